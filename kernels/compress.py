@@ -1,0 +1,110 @@
+"""Compression with error feedback: what of a pseudo-gradient is sent, and what waits for the next round.
+
+    a = β·e + Δ        Δ̂ = Q(topk(a))        e ← a − Δ̂        (SparseLoCo, arXiv 2508.15706 §3)
+
+Each operation rounds to fp32 once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kernels.grid import TILE, Grid
+from kernels.quantiser import quantise
+from kernels.update import SparseUpdate
+
+_Ints = npt.NDArray[np.int64]
+
+_INDEX_BITS = TILE.bit_length() - 1
+
+
+def fold(residual: Sequence[Tensor], delta: Sequence[Tensor], decay: float) -> list[Tensor]:
+    """a = fl(fl(β·e) + Δ) as new tensors, fp32 of the shapes of both; `decay` β is rounded to fp32 first."""
+    beta = float(np.float32(decay))
+    return [kept * beta + new for kept, new in zip(residual, delta, strict=True)]
+
+
+def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
+    """The k largest entries of each tile of `acc` (fp32 CPU tensors of grid.shapes), quantised.
+
+    Entries are ordered by (|a| as uint32 descending, index ascending), so ties and −0 have one answer.
+
+    Raises:
+        ValueError: a value is not finite, a shape or dtype is not the grid's, or k is not in 1..4096.
+    """
+    count = int(grid.entry_starts(k)[-1])
+    indices = torch.empty(count, dtype=torch.int16)
+    codes = torch.empty(count, dtype=torch.uint8)
+    scales = torch.empty(grid.tiles, dtype=torch.uint8)
+    _check_shapes(acc, grid)
+    for i, tensor in enumerate(acc):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
+        entries, (first, last) = grid.entries(i, k), grid.tensor_tiles[i]
+        tile_order = tensor.reshape(-1)[grid.order(i)]
+        _compress_tensor(
+            tile_order,
+            grid.tile_sizes[first:last].astype(np.int64),
+            grid.kept(k)[first:last].astype(np.int64),
+            (indices[entries], codes[entries], scales[first:last]),
+        )
+    return SparseUpdate(grid=grid, k=k, indices=indices, codes=codes, scales=scales)
+
+
+def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
+    """e = fl(a − Δ̂) as new tensors; entries that were not kept have the bits they had.
+
+    Raises:
+        ValueError: a shape or dtype of `acc` is not the update's.
+    """
+    _check_shapes(acc, update.grid)
+    left = []
+    for i, tensor in enumerate(acc):
+        flat = tensor.flatten().clone()
+        positions = update.positions(i)
+        flat[positions] = flat[positions] - update.values(i)
+        left.append(flat.reshape(tensor.shape))
+    return left
+
+
+def _check_shapes(acc: Sequence[Tensor], grid: Grid) -> None:
+    shapes = tuple(tuple(tensor.shape) for tensor in acc)
+    if shapes != grid.shapes or any(tensor.dtype != torch.float32 for tensor in acc):
+        raise ValueError("the tensors must be fp32 and of the shapes of the grid")
+
+
+def _compress_tensor(values: Tensor, sizes: _Ints, counts: _Ints, out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Write one tensor's indices, codes and scales into `out`; `values` are its entries in tile order.
+
+    Tiles of one size are handled together, as the rows of a matrix.
+    """
+    indices, codes, scales = out
+    value_starts, entry_starts = np.cumsum(sizes) - sizes, np.cumsum(counts) - counts
+    for size in np.unique(sizes):
+        tiles = np.flatnonzero(sizes == size)
+        kept = int(counts[tiles[0]])
+        rows = values[torch.from_numpy(value_starts[tiles])[:, None] + torch.arange(int(size))]
+        chosen = _top(rows, kept)
+        row_codes, row_scales = quantise(rows.gather(1, chosen))
+        where = torch.from_numpy(entry_starts[tiles])[:, None] + torch.arange(kept)
+        indices[where] = chosen.to(torch.int16)
+        codes[where] = row_codes
+        scales[torch.from_numpy(tiles)] = row_scales
+
+
+def _top(rows: Tensor, kept: int) -> Tensor:
+    """Ascending indices, int64 (T, kept), of the `kept` largest |a| of each row of fp32 (T, n), n ≤ 4096.
+
+    One integer key, different for all, holds the whole order: the bits of |a| above the complement of the
+    index.
+    """
+    magnitude = rows.abs().view(torch.int32).long()
+    index = torch.arange(rows.shape[1])
+    keys = (magnitude << _INDEX_BITS) | (TILE - 1 - index)
+    chosen = torch.topk(keys, kept, dim=1, sorted=False).values & (TILE - 1)
+    return (TILE - 1 - chosen).sort(dim=1).values

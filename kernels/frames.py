@@ -1,0 +1,245 @@
+"""Codec 1: an update as independent frames of bytes, and back, from bytes that a stranger may have made up.
+
+A frame is one entry of `grid.frames` and is decoded alone. It is
+
+    u32 little-endian, length of the next part ‖ gaps, a zstd frame ‖ codes ‖ scale bytes, one a tile
+
+Gaps: for each tile, the first index, then each index − previous − 1; a gap g is ⌊g/255⌋ bytes of 255 and one
+byte g mod 255. The zstd frame has level 1, its content size, no checksum and no dictionary (RFC 8878 §3.1.1).
+Codes: code j of the frame in bits 2·(j mod 4) of byte ⌊j/4⌋; the bits after the last code are zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import zstandard
+
+from kernels.grid import Grid
+from kernels.update import SparseUpdate
+
+_Bytes = npt.NDArray[np.uint8]
+_Ints = npt.NDArray[np.int64]
+
+ZSTD_LEVEL = 1
+"""Gap bytes hold no long repeats: levels above 1 cost time and save under 1 %."""
+MAX_WINDOW_BYTES = 8 << 20
+"""A frame may ask its decoder for no more history: what RFC 8878 §3.1.1.1.2 tells every decoder to offer."""
+_ESCAPE = 255
+_LENGTH_BYTES = 4
+_CODE_SHIFTS = np.array([0, 2, 4, 6], np.uint8)
+
+
+class FrameError(ValueError):
+    """Bytes that are not a codec 1 payload of the grid; `reason` is a stable slug.
+
+    frame_truncated  the payload ends inside a frame
+    frame_length     a declared size is above what the grid and k allow
+    frame_zstd       the gaps are not exactly one plain zstd frame with its content size
+    frame_gaps       the gap bytes do not hold exactly the frame's entries
+    index_range      an index is outside its tile
+    code_padding     a bit after the last code is set
+    scale_zero       a tile of scale 0 has a code that is not 0
+    frame_trailing   bytes follow the last frame
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def _code_bytes(entries: int) -> int:
+    return -(-entries // 4)
+
+
+def _gap_bound(sizes: _Ints, counts: _Ints) -> int:
+    """The most gap bytes tiles of `sizes` entries with `counts` kept can have.
+
+    A tile's gaps sum to its last index − (count − 1) ≤ size − count; each costs a byte and one per full 255.
+    """
+    return int((counts + (sizes - counts) // _ESCAPE).sum())
+
+
+def _compress_bound(size: int) -> int:
+    """The most bytes zstd makes of `size` bytes: ZSTD_COMPRESSBOUND of zstd.h, in its stable interface."""
+    small = ((128 << 10) - size) >> 11 if size < (128 << 10) else 0
+    return size + (size >> 8) + small
+
+
+def _frame_sizes(grid: Grid, k: int, start: int, stop: int) -> tuple[_Ints, _Ints]:
+    """Entries and kept entries of the frame's tiles."""
+    starts = grid.entry_starts(k)
+    return grid.tile_sizes[start:stop].astype(np.int64), np.diff(starts[start : stop + 1])
+
+
+def max_encoded_bytes(grid: Grid, k: int) -> int:
+    """The most bytes `encode` makes of any update of this grid and k; a longer payload is not an honest one.
+
+    Per frame: 4 + the zstd bound of its most gap bytes + its code bytes + its scale bytes.
+
+    Raises:
+        ValueError: k is not in 1..4096.
+    """
+    total = 0
+    for start, stop in grid.frames:
+        sizes, counts = _frame_sizes(grid, k, start, stop)
+        gaps = _compress_bound(_gap_bound(sizes, counts))
+        total += _LENGTH_BYTES + gaps + _code_bytes(int(counts.sum())) + (stop - start)
+    return total
+
+
+def encode(update: SparseUpdate) -> bytes:
+    """The frames of an update, in grid order.
+
+    The bytes may differ between versions of zstd; what they decode to may not.
+
+    Raises:
+        ValueError: the update has a scale limit, which the format does not carry.
+    """
+    if update.scale_limit is not None:
+        raise ValueError("only an update as its miner made it can be encoded, not one with a scale limit")
+    grid, starts = update.grid, update.grid.entry_starts(update.k)
+    indices, codes, scales = update.indices.numpy(), update.codes.numpy(), update.scales.numpy()
+    compressor = zstandard.ZstdCompressor(
+        level=ZSTD_LEVEL, write_content_size=True, write_checksum=False, write_dict_id=False
+    )
+    parts = []
+    for start, stop in grid.frames:
+        entries = slice(int(starts[start]), int(starts[stop]))
+        counts = np.diff(starts[start : stop + 1])
+        gaps = compressor.compress(_gap_bytes(indices[entries].astype(np.int64), counts).tobytes())
+        packed = _pack(codes[entries]).tobytes()
+        parts += [len(gaps).to_bytes(_LENGTH_BYTES, "little"), gaps, packed, scales[start:stop].tobytes()]
+    return b"".join(parts)
+
+
+def decode(data: bytes, grid: Grid, k: int) -> SparseUpdate:
+    """The update that `data` encodes. No byte of it is trusted; sizes are checked before memory is taken.
+
+    Raises:
+        FrameError: not a payload of this grid and k, with the reason.
+        ValueError: k is not in 1..4096.
+    """
+    starts = grid.entry_starts(k)
+    if len(data) > max_encoded_bytes(grid, k):
+        raise FrameError("frame_length", f"{len(data)} bytes are more than any update of this grid has")
+    indices: list[npt.NDArray[np.int16]] = []
+    codes: list[_Bytes] = []
+    scales: list[_Bytes] = []
+    view, at = memoryview(data), 0
+    for start, stop in grid.frames:
+        sizes, counts = _frame_sizes(grid, k, start, stop)
+        entries = int(starts[stop] - starts[start])
+        gaps, at = _take_gaps(view, at, _gap_bound(sizes, counts), entries)
+        indices.append(_indices(gaps, sizes, counts))
+        packed, at = _take(view, at, _code_bytes(entries))
+        codes.append(_unpack(np.frombuffer(packed, np.uint8), entries))
+        taken, at = _take(view, at, stop - start)
+        scales.append(np.frombuffer(taken, np.uint8))
+        _check_zero_scales(scales[-1], codes[-1], counts)
+    if at != len(data):
+        raise FrameError("frame_trailing", f"{len(data) - at} bytes follow the last frame")
+    return SparseUpdate(
+        grid=grid,
+        k=k,
+        indices=torch.from_numpy(np.concatenate([np.empty(0, np.int16), *indices])),
+        codes=torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *codes])),
+        scales=torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *scales])),
+    )
+
+
+def _first(counts: _Ints) -> _Ints:
+    """Where each tile's entries begin in the frame; every tile keeps at least one."""
+    return np.cumsum(counts) - counts
+
+
+def _gap_bytes(indices: _Ints, counts: _Ints) -> _Bytes:
+    """The gap bytes of the frame's indices (`counts` of them in each tile)."""
+    first = _first(counts)
+    gaps = np.diff(indices, prepend=0) - 1
+    gaps[first] = indices[first]
+    assert (gaps >= 0).all(), "the indices of an update increase inside each tile"
+    escapes = gaps // _ESCAPE
+    out = np.full(len(gaps) + int(escapes.sum()), _ESCAPE, np.uint8)
+    out[np.cumsum(escapes + 1) - 1] = gaps % _ESCAPE
+    return out
+
+
+def _indices(gaps: _Bytes, sizes: _Ints, counts: _Ints) -> npt.NDArray[np.int16]:
+    """The indices that gap bytes stand for: the inverse of `_gap_bytes`, for bytes it may not have made."""
+    ends = np.flatnonzero(gaps != _ESCAPE)
+    if len(ends) != int(counts.sum()) or ends[-1] != len(gaps) - 1:
+        raise FrameError("frame_gaps", f"{len(ends)} gaps where the tiles keep {int(counts.sum())} entries")
+    escapes = np.diff(ends, prepend=-1) - 1
+    steps = escapes * _ESCAPE + gaps[ends] + 1
+    # A gap is at most 255 × the frame's bytes, so sums over the frame stay far inside int64.
+    reached = np.cumsum(steps)
+    first = _first(counts)
+    before = reached[first] - steps[first]
+    indices = reached - np.repeat(before, counts) - 1
+    last = indices[first + counts - 1]
+    # Indices increase inside a tile, so the last one decides for all.
+    if (last >= sizes).any():
+        raise FrameError("index_range", "an index is outside its tile")
+    return indices.astype(np.int16)
+
+
+def _pack(codes: _Bytes) -> _Bytes:
+    assert (codes <= 3).all(), "a code has two bits"
+    padded = np.zeros(_code_bytes(len(codes)) * 4, np.uint8)
+    padded[: len(codes)] = codes
+    quads = padded.reshape(-1, 4)
+    packed: _Bytes = np.bitwise_or.reduce(quads << _CODE_SHIFTS, axis=1)
+    return packed
+
+
+def _unpack(packed: _Bytes, entries: int) -> _Bytes:
+    codes: _Bytes = (packed[:, None] >> _CODE_SHIFTS & np.uint8(3)).reshape(-1)
+    if codes[entries:].any():
+        raise FrameError("code_padding", "a bit after the last code is set")
+    return codes[:entries]
+
+
+def _check_zero_scales(scales: _Bytes, codes: _Bytes, counts: _Ints) -> None:
+    """An empty tile has one form: with scale 0 every code is 0."""
+    if (np.repeat(scales == 0, counts) & (codes != 0)).any():
+        raise FrameError("scale_zero", "a tile of scale 0 has a code that is not 0")
+
+
+def _take(view: memoryview, at: int, size: int) -> tuple[memoryview, int]:
+    if len(view) - at < size:
+        raise FrameError("frame_truncated", f"{size} bytes expected at {at}, {len(view) - at} left")
+    return view[at : at + size], at + size
+
+
+def _take_gaps(view: memoryview, at: int, bound: int, entries: int) -> tuple[_Bytes, int]:
+    """The decompressed gap bytes at `at`, between `entries` and `bound` of them."""
+    prefix, at = _take(view, at, _LENGTH_BYTES)
+    length = int.from_bytes(prefix, "little")
+    if length > _compress_bound(bound):
+        raise FrameError("frame_length", f"{length} bytes of gaps are more than the frame's tiles can have")
+    body, at = _take(view, at, length)
+    return np.frombuffer(_decompress(bytes(body), entries, bound), np.uint8), at
+
+
+def _decompress(body: bytes, least: int, most: int) -> bytes:
+    if body[:4] != zstandard.FRAME_HEADER:
+        raise FrameError("frame_zstd", "the gaps do not begin with the magic number of a zstd frame")
+    try:
+        header = zstandard.get_frame_parameters(body)
+        size = zstandard.frame_content_size(body)
+    except zstandard.ZstdError as error:
+        raise FrameError("frame_zstd", str(error)) from error
+    if size < 0 or header.dict_id or header.has_checksum:
+        raise FrameError("frame_zstd", "a frame must have its content size, no dictionary and no checksum")
+    if not least <= size <= most or header.window_size > max(size, MAX_WINDOW_BYTES):
+        raise FrameError("frame_length", f"{size} gap bytes declared, {least} to {most} possible")
+    try:
+        # The output is allocated from the content size, which was checked above; zstd never writes past it.
+        return zstandard.ZstdDecompressor().decompress(
+            body, max_output_size=most, read_across_frames=False, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise FrameError("frame_zstd", str(error)) from error

@@ -1,0 +1,182 @@
+"""The outer step: what accepted updates do to θ, the same bits on every replica.
+
+Sums over entries or updates are either in record order, one rounding each, or correctly rounded
+(`math.fsum`), and every median is an order statistic, so nothing depends on how a device arranges its work.
+θ and the updates' values are fp32. No fused multiply-add: each product and each sum is its own operation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kernels.grid import Grid
+from kernels.quantiser import magnitudes
+from kernels.update import SparseUpdate
+
+Rule = Literal["mean", "sender_mean"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """The entries of θ that `perturb_` changed, as they were: per tensor, positions int64 and values fp32."""
+
+    positions: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+def scale_caps(updates: Sequence[SparseUpdate], cap: float) -> list[float]:
+    """Per tensor, the largest scale in force: fl32(cap · lower median of the updates' largest scales).
+
+    It keeps one update's spike on entries that nobody else sends from outweighing a round's work. The
+    median is of the largest scales and not of all: tiles of one tensor differ by orders of magnitude when
+    all is well (rows of an embedding whose tokens do not occur), and a median of those would cap every
+    honest update. `cap` is rounded to fp32 first. Infinite where `cap` is 0, or the tensor has no tiles.
+
+    Raises:
+        ValueError: the updates are of different grids, or there are none.
+    """
+    grid = _common_grid(updates)
+    if cap == 0:
+        return [math.inf] * len(grid.shapes)
+    caps = []
+    for i, (first, last) in enumerate(grid.tensor_tiles):
+        if first == last:
+            caps.append(math.inf)
+            continue
+        peaks = sorted(float(update.tensor_scales(i).max()) for update in updates)
+        caps.append(float(np.float32(cap) * np.float32(peaks[(len(peaks) - 1) // 2])))
+    return caps
+
+
+def capped(update: SparseUpdate, caps: Sequence[float]) -> SparseUpdate:
+    """`update` with every scale of tensor i limited to caps[i] (fp32 values, or infinity)."""
+    return replace(update, scale_limit=tuple(caps))
+
+
+def norm(update: SparseUpdate, i: int) -> float:
+    """The Euclidean norm of tensor i's values, float64.
+
+    The square root of the correctly rounded sum, over tiles and the two magnitudes, of count · value²; in
+    float64 value² is exact and its product with the count rounds once.
+    """
+    first, last = update.grid.tensor_tiles[i]
+    tiles = update.entry_tiles(i) - first
+    high = (update.codes[update.grid.entries(i, update.k)] & 1).long()
+    counts = torch.bincount(2 * tiles + high, minlength=2 * (last - first)).double()
+    levels = magnitudes(update.tensor_scales(i)).reshape(-1).double()
+    return math.sqrt(math.fsum((counts * (levels * levels)).tolist()))
+
+
+def clip_weights(updates: Sequence[SparseUpdate]) -> npt.NDArray[np.float32]:
+    """The median-norm clip, fp32 (R, tensors): min(1, median / norm) of each update's norm of each tensor.
+
+    The lower median over the updates; divided in float64 and rounded to fp32 once; 1 where the norm is 0
+    (Gauntlet, arXiv 2505.21684).
+
+    Raises:
+        ValueError: the updates are of different grids, or there are none.
+    """
+    grid = _common_grid(updates)
+    norms = np.array([[norm(update, i) for i in range(len(grid.shapes))] for update in updates], np.float64)
+    median = np.sort(norms, axis=0)[(len(updates) - 1) // 2]
+    ratios = np.ones_like(norms)
+    np.divide(median, norms, out=ratios, where=norms > median)
+    return ratios.astype(np.float32)
+
+
+def aggregate_(
+    theta: Sequence[Tensor],
+    updates: Sequence[SparseUpdate],
+    weights: npt.NDArray[np.float32],
+    lr: float,
+    rule: Rule,
+) -> None:
+    """The outer step, in place: θ ← θ − α·u, where u is the updates' weighted sum or senders' mean.
+
+    For each coordinate that an update lists, over the updates in the given order: t = fl(w·v), s = fl(s +
+    t) from +0; u = s for "mean" (w already holds 1/R), u = fl(s / number of updates that list it) for
+    "sender_mean"; θ = fl(θ − fl(α·u)). Other coordinates keep their bits.
+
+    Args:
+        theta: contiguous fp32 tensors of the grid's shapes, all on one device.
+        updates: R updates, in record order.
+        weights: w, fp32 (R, tensors).
+        lr: α; rounded to fp32 first.
+        rule: how u is made.
+
+    Raises:
+        ValueError: θ, the updates and the weights do not fit each other, or the rule is not known.
+    """
+    if rule not in ("mean", "sender_mean"):
+        raise ValueError(f"unknown outer rule {rule!r}; there are mean and sender_mean")
+    grid = _common_grid(updates)
+    _check_theta(theta, grid)
+    expected = (len(updates), len(grid.shapes))
+    if weights.dtype != np.float32 or weights.shape != expected:
+        raise ValueError(f"weights must be fp32 {expected}, one per update and tensor")
+    alpha = float(np.float32(lr))
+    for i, tensor in enumerate(theta):
+        flat = tensor.detach().view(-1)
+        total, listed = torch.zeros_like(flat), torch.zeros_like(flat)
+        for update, weight in zip(updates, weights[:, i].tolist(), strict=True):
+            positions, values = _entries(update, i, flat)
+            total[positions] = total[positions] + weight * values
+            listed[positions] = listed[positions] + 1
+        touched = listed.nonzero().squeeze(1)
+        step = total[touched]
+        if rule == "sender_mean":
+            # A tensor and not a number: torch multiplies by the inverse of a number on some devices.
+            step = step / listed[touched]
+        flat[touched] = flat[touched] - alpha * step
+
+
+def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Saved:
+    """θ ← θ − scale·Δ̂ in place, for a look at what the update does; give the result to `restore_`.
+
+    θ = fl(θ − fl(scale·v)) at the update's entries, scale rounded to fp32 first; `theta` as for `aggregate_`.
+
+    Raises:
+        ValueError: θ does not have the update's shapes.
+    """
+    _check_theta(theta, update.grid)
+    factor = float(np.float32(scale))
+    kept: list[tuple[Tensor, Tensor]] = []
+    for i, tensor in enumerate(theta):
+        flat = tensor.detach().view(-1)
+        positions, values = _entries(update, i, flat)
+        kept.append((positions, flat[positions]))
+        flat[positions] = flat[positions] - factor * values
+    return Saved(tuple(positions for positions, _ in kept), tuple(values for _, values in kept))
+
+
+def restore_(theta: Sequence[Tensor], saved: Saved) -> None:
+    """Put back what `perturb_` changed: the saved bits are written, nothing is added, so θ is what it was."""
+    for tensor, positions, values in zip(theta, saved.positions, saved.values, strict=True):
+        tensor.detach().view(-1)[positions] = values
+
+
+def _entries(update: SparseUpdate, i: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    return update.positions(i).to(like.device), update.values(i).to(like.device)
+
+
+def _common_grid(updates: Sequence[SparseUpdate]) -> Grid:
+    if not updates:
+        raise ValueError("there must be at least one update")
+    if any(update.grid != updates[0].grid for update in updates):
+        raise ValueError("the updates are of different grids")
+    return updates[0].grid
+
+
+def _check_theta(theta: Sequence[Tensor], grid: Grid) -> None:
+    if tuple(tuple(tensor.shape) for tensor in theta) != grid.shapes:
+        raise ValueError("θ does not have the shapes of the updates' grid")
+    if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in theta):
+        raise ValueError("θ must be contiguous fp32 tensors")

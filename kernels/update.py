@@ -1,0 +1,93 @@
+"""SparseUpdate: the one form in which a pseudo-gradient leaves a miner, travels, is judged and is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.grid import Grid
+from kernels.quantiser import dequantise, scale_values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseUpdate:
+    """k entries of each tile, as positions, 2-bit codes and one scale byte a tile; CPU tensors.
+
+    Attributes:
+        grid: the tile grid of the tensors.
+        k: entries kept of a whole tile; a clipped tile keeps grid.kept(k).
+        indices: int16 (N,), strictly increasing inside each tile, tiles in grid order; N is the sum of
+        kept(k). codes: uint8 (N,), 0 to 3 (see `kernels.quantiser`). scales: uint8 (tiles,), the scale
+        bytes. scale_limit: per tensor, the largest scale value in force (fp32); None for no limit. It is
+        never sent.
+
+    Raises:
+        ValueError: a tensor's dtype or size is not the one above.
+    """
+
+    grid: Grid
+    k: int
+    indices: Tensor
+    codes: Tensor
+    scales: Tensor
+    scale_limit: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = int(self.grid.entry_starts(self.k)[-1])
+        for name, tensor, dtype, length in (
+            ("indices", self.indices, torch.int16, count),
+            ("codes", self.codes, torch.uint8, count),
+            ("scales", self.scales, torch.uint8, self.grid.tiles),
+        ):
+            if tensor.dtype != dtype or tuple(tensor.shape) != (length,):
+                found = f"{tensor.dtype} {tuple(tensor.shape)}"
+                raise ValueError(f"{name} must be {dtype} ({length},), not {found}")
+        if self.scale_limit is not None and len(self.scale_limit) != len(self.grid.shapes):
+            raise ValueError(f"scale_limit must have one value a tensor, {len(self.grid.shapes)} in all")
+
+    def tensor_scales(self, i: int) -> Tensor:
+        """The scales of tensor i's tiles after the limit, fp32 (tiles_i,)."""
+        first, last = self.grid.tensor_tiles[i]
+        scales = scale_values(self.scales[first:last])
+        return scales if self.scale_limit is None else scales.clamp(max=self.scale_limit[i])
+
+    def scale_values(self) -> Tensor:
+        """Each tile's scale after the limit, fp32 (tiles,)."""
+        return torch.cat([torch.empty(0), *(self.tensor_scales(i) for i in range(len(self.grid.shapes)))])
+
+    def entry_tiles(self, i: int) -> Tensor:
+        """The global tile id of each of tensor i's kept entries, int64 (N_i,)."""
+        first, last = self.grid.tensor_tiles[i]
+        counts = np.diff(self.grid.entry_starts(self.k)[first : last + 1])
+        return torch.repeat_interleave(torch.arange(first, last), torch.from_numpy(counts))
+
+    def values(self, i: int) -> Tensor:
+        """The values Δ̂ of tensor i's kept entries, fp32 (N_i,)."""
+        tiles = self.entry_tiles(i) - self.grid.tensor_tiles[i][0]
+        return dequantise(self.codes[self.grid.entries(i, self.k)], self.tensor_scales(i)[tiles])
+
+    def positions(self, i: int) -> Tensor:
+        """The row-major offsets of tensor i's kept entries, int64 (N_i,), all different, in tile order."""
+        indices = self.indices[self.grid.entries(i, self.k)].long()
+        return self.grid.offsets(i, self.entry_tiles(i), indices)
+
+    def dense(self) -> list[Tensor]:
+        """Δ̂ as fp32 tensors of grid.shapes, +0 where nothing was kept."""
+        tensors = []
+        for i, shape in enumerate(self.grid.shapes):
+            flat = torch.zeros(self.grid.numel[i])
+            flat[self.positions(i)] = self.values(i)
+            tensors.append(flat.reshape(shape))
+        return tensors
+
+    def identical(self, other: SparseUpdate) -> bool:
+        """Whether both have the same grid, k, entries, codes, scale bytes and limits."""
+        return (
+            (self.grid, self.k, self.scale_limit) == (other.grid, other.k, other.scale_limit)
+            and torch.equal(self.indices, other.indices)
+            and torch.equal(self.codes, other.codes)
+            and torch.equal(self.scales, other.scales)
+        )

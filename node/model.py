@@ -1,0 +1,204 @@
+"""The model being trained, so that training, scoring and replay share one definition of the loss.
+
+A Llama-family decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases (Touvron et
+al., arXiv 2302.13971 and 2307.09288). Weights carry the names, and mean the same, as in Hugging Face's
+`LlamaForCausalLM`. Blocks are plain modules with plain calls, so that a sharding wrapper can be put around
+each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's own name)
+from torch import Tensor, nn
+
+from protocol.spec import ModelSpec
+
+
+def _matrix(rows: int, columns: int) -> nn.Linear:
+    """A bias-free projection whose weights are left unset: genesis or a checkpoint fills them."""
+    linear = nn.Linear(columns, rows, bias=False, device="meta")
+    linear.weight = nn.Parameter(torch.empty(rows, columns))
+    return linear
+
+
+def _embedding(rows: int, columns: int) -> nn.Embedding:
+    """A table of token vectors whose weights are left unset."""
+    embedding = nn.Embedding(rows, columns, device="meta")
+    embedding.weight = nn.Parameter(torch.empty(rows, columns))
+    return embedding
+
+
+class RMSNorm(nn.Module):
+    """x ÷ √(mean(x²) + ε), computed in fp32, times a learned gain (Zhang & Sennrich, arXiv 1910.07467)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.hidden))
+        self.eps = spec.norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x` (…, hidden); the result has the dtype of `x`."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of rotary positions 0 … length−1, fp32 (length, 1, head_dim).
+
+    Pair j of a head is entries j and j + head_dim/2 and turns by position · θ^(−2j/head_dim) (Su et al.,
+    arXiv 2104.09864, in the half-split order of Hugging Face's checkpoints). The sines of the first half are
+    negated, so that `rotate` needs no other sign.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, 1.0 / theta**exponents)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1)
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn `x` (batch, length, heads, head_dim) by `tables`, in fp32; the result has the dtype of `x`."""
+    cos, sin = tables
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention: `heads` queries share `kv_heads` keys and values (arXiv 2305.13245)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.head_dim = spec.head_dim
+        self.group = spec.heads // spec.kv_heads
+        self.q_proj = _matrix(spec.heads * spec.head_dim, spec.hidden)
+        self.k_proj = _matrix(spec.kv_heads * spec.head_dim, spec.hidden)
+        self.v_proj = _matrix(spec.kv_heads * spec.head_dim, spec.hidden)
+        self.o_proj = _matrix(spec.hidden, spec.heads * spec.head_dim)
+
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Mix `x` (batch, length, hidden) over earlier positions."""
+        split = (*x.shape[:2], -1, self.head_dim)
+        query = rotate(self.q_proj(x).view(split), tables)
+        key = self._share(rotate(self.k_proj(x).view(split), tables))
+        value = self._share(self.v_proj(x).view(split))
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=True
+        )
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def _share(self, x: Tensor) -> Tensor:
+        """Repeat each of the kv heads (dimension 2) for the queries of its group.
+
+        The attention call could do it itself (`enable_gqa`), but not in the oldest torch we support.
+        """
+        return x if self.group == 1 else x.repeat_interleave(self.group, 2)
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.gate_proj = _matrix(spec.ffn, spec.hidden)
+        self.up_proj = _matrix(spec.ffn, spec.hidden)
+        self.down_proj = _matrix(spec.hidden, spec.ffn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position of `x` (…, hidden) on its own."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """One decoder layer: attention, then the MLP, each normalised before and added to the stream."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(spec)
+        self.self_attn = Attention(spec)
+        self.post_attention_layernorm = RMSNorm(spec)
+        self.mlp = MLP(spec)
+
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """The residual stream (batch, length, hidden) after this layer."""
+        x = x + self.self_attn(self.input_layernorm(x), tables)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """Everything below the output head; it exists so that names begin with `model.` as Hugging Face's do."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.embed_tokens = _embedding(spec.vocab, spec.hidden)
+        self.layers = nn.ModuleList(Block(spec) for _ in range(spec.layers))
+        self.norm = RMSNorm(spec)
+
+    def forward(self, tokens: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """The normalised residual stream (batch, length, hidden) of `tokens` (batch, length)."""
+        x = self.embed_tokens(tokens)
+        for layer in self.layers:
+            x = layer(x, tables)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class Llama(nn.Module):
+    """The decoder with its output head.
+
+    `parameters()` and `state_dict()` are in layout order and hold each trained storage once. Weights of a
+    new model are unset, so building one costs no random numbers, and under `torch.device("meta")` no memory
+    either.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.model = Decoder(spec)
+        self.lm_head = None if spec.tied else _matrix(spec.vocab, spec.hidden)
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def over(cls, spec: ModelSpec, parameters: Sequence[Tensor]) -> Self:
+        """A model whose weights *are* the given tensors (layout order), without a copy.
+
+        It computes with whatever the tensors hold at the time of each call and does not ask for gradients.
+
+        Raises:
+            ValueError: the tensors do not have the shapes of the spec.
+        """
+        with torch.device("meta"):
+            model = cls(spec)
+        names = list(model.state_dict())
+        if [t.shape for t in parameters] != [p.shape for p in model.parameters()]:
+            raise ValueError("the tensors do not have the shapes of this model's layout")
+        model.load_state_dict(dict(zip(names, parameters, strict=True)), assign=True)
+        return model.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits, fp32 (batch, length, vocab), of the token after each of `tokens`, int64 (batch, length)."""
+        hidden = self.model(tokens, self._rope(tokens.shape[1], tokens.device))
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return F.linear(hidden, head.weight).float()
+
+    def loss(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nat/token over `windows`, int64 (batch, length + 1); a scalar fp32."""
+        return F.cross_entropy(self(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+
+    def window_losses(self, windows: Tensor) -> Tensor:
+        """Mean cross-entropy in nat/token, fp32 (batch,), of each window, int64 (batch, length + 1)."""
+        logits = self(windows[:, :-1])
+        return F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(1)
+
+    def _rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rotary tables of a length and device; the last pair is kept, as neither changes in practice."""
+        kept = self._tables
+        if kept is None or kept[0].shape[0] != length or kept[0].device != device:
+            with torch.inference_mode(False):  # else tables made while scoring could not be trained through
+                kept = rope_tables(length, self.spec.head_dim, self.spec.rope_theta, device)
+            self._tables = kept
+        return kept

@@ -1,0 +1,1 @@
+"""Chains: who is who, what time it is, where everybody's bucket is, and who is paid."""

@@ -1,0 +1,144 @@
+"""What every chain can do: the interface the rest of Muster is written against.
+
+A chain says what time it is (blocks), who is who (registered hotkeys with stake and permits), where each peer's
+bucket is and which record is the newest (commitments), and it pays (weights, incentive, emission). It decides
+nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol.identity import Identity
+
+MAX_LOCATION = 512
+"""Bytes of a committed location (two 256-byte commitment fields on Bittensor hold it)."""
+
+WEIGHT_MAX = 65_535
+"""Weights on chain are 16-bit: the largest of a validator's weights is scaled to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One tick of the clock: its height and its 32-byte hash."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A claim that `digest` (32 bytes) is the record of `round`."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSeen:
+    """An anchor as the chain ordered it: first by block, then by extrinsic index."""
+
+    hotkey: str
+    anchor: Anchor
+    block: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One registered hotkey, as of a snapshot.
+
+    `stake` is in the chain's smallest unit. `permit` says whether it may validate. `incentive` sums to 1 over all
+    peers (or is 0 everywhere before the first epoch); `emission` is the total paid so far in smallest units.
+    `location` is where its bucket is, None until it has committed one.
+    """
+
+    uid: int
+    hotkey: str
+    stake: int
+    permit: bool
+    incentive: float
+    emission: int
+    location: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everybody registered at one block, in uid order."""
+
+    block: Block
+    peers: tuple[Peer, ...]
+
+    def by_hotkey(self) -> dict[str, Peer]:
+        """The peers keyed by ss58 address."""
+        return {peer.hotkey: peer for peer in self.peers}
+
+
+class Chain(ABC):
+    """A client of one chain and one subnet on it."""
+
+    @abstractmethod
+    async def head(self) -> Block:
+        """The newest block."""
+
+    @abstractmethod
+    async def next_block(self, after: int) -> Block:
+        """Wait until the head is beyond height `after`; returns the head then. This is the only way to wait."""
+
+    @abstractmethod
+    async def block(self, number: int) -> Block:
+        """The block at a height that has been reached.
+
+        Raises:
+            ChainError: the height lies in the future.
+        """
+
+    @abstractmethod
+    async def beacon(self, purpose: str, round_: int, block: int) -> bytes:
+        """32 unpredictable bytes for (`purpose`, `round_`) that nobody could know before `block`.
+
+        Local chains derive them from the run's seed, purpose and round alone, so that a run can be repeated.
+        """
+
+    @abstractmethod
+    async def snapshot(self) -> Snapshot:
+        """Everybody registered now."""
+
+    @abstractmethod
+    async def register(self, identity: Identity) -> int:
+        """Register a hotkey and return its uid; one already registered keeps its uid.
+
+        With all slots taken the least rewarded peer outside its immunity period loses its slot.
+
+        Raises:
+            ChainError: refused (bad signature, every slot immune).
+        """
+
+    @abstractmethod
+    async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
+        """Publish where the hotkey's bucket is and, by an aggregator, its newest anchor; overwrites both.
+
+        Raises:
+            ChainError: not registered, or the location is over `MAX_LOCATION` bytes.
+        """
+
+    @abstractmethod
+    async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
+        """All anchors ever committed for a round on this machine's chain, in chain order.
+
+        A chain that keeps newest values only (Bittensor) returns those of them that are for this round.
+        """
+
+    @abstractmethod
+    async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
+        """Publish a validator's weights, uid → 0…`WEIGHT_MAX`.
+
+        Raises:
+            ChainError: not registered, no permit, an unknown uid, a weight out of range, or too soon.
+        """
+
+    async def close(self) -> None:
+        """Release connections and handles."""
+        return

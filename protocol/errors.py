@@ -1,0 +1,118 @@
+"""One tree of errors, so that whoever meets one knows its code, its exit status and what to do.
+
+    MusterError            1  something went wrong that is not any of the below
+    ├── UsageError         2  a flag or an argument does not make sense
+    ├── ConfigError        3  a preset, a TOML file or a run spec is not valid
+    ├── StorageError       4  the object store failed
+    │   ├── ObjectMissing     no such object
+    │   └── ObjectTooLarge    an object exceeds the cap its reader set
+    ├── ChainError         5  the chain refused or could not be reached
+    ├── LedgerError        6  a seal, record, bundle or checkpoint is not what it must be
+    │   └── AuditError        the audit found the first bad object
+    ├── DataError          7  the training text is missing or not the one the run pins
+    ├── WireError          8  bytes that came from a peer are not valid (carries a reason)
+    ├── IdentityError      9  a key is missing, unreadable or not the expected one
+    └── RunFailed         10  a run ended, but not as it had to
+
+The number is the process's exit status; `code` is the stable name in logs and `--json` output.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MusterError(Exception):
+    """Base of every error Muster raises on purpose; its text is a sentence a person can act on."""
+
+    code: ClassVar[str] = "error"
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(MusterError):
+    """A flag or an argument does not make sense."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigError(MusterError):
+    """A preset, a TOML file or a run spec is not valid."""
+
+    code = "config"
+    exit_status = 3
+
+
+class StorageError(MusterError):
+    """The object store failed or refused."""
+
+    code = "storage"
+    exit_status = 4
+
+
+class ObjectMissing(StorageError):
+    """No object is stored under the key."""
+
+    code = "storage.missing"
+
+
+class ObjectTooLarge(StorageError):
+    """An object is larger than the cap its reader set; nothing of it was kept."""
+
+    code = "storage.too_large"
+
+
+class ChainError(MusterError):
+    """The chain refused an extrinsic or could not be reached."""
+
+    code = "chain"
+    exit_status = 5
+
+
+class LedgerError(MusterError):
+    """A seal, record, bundle or checkpoint is not what the rules make it."""
+
+    code = "ledger"
+    exit_status = 6
+
+
+class AuditError(LedgerError):
+    """The audit found an object that is not what it must be."""
+
+    code = "audit"
+
+
+class DataError(MusterError):
+    """The training text is missing or is not the one the run spec pins."""
+
+    code = "data"
+    exit_status = 7
+
+
+class WireError(MusterError):
+    """Bytes that came from outside are not valid.
+
+    `reason` is a stable slug (`snake_case`): the name a rejection has in records, reports and metrics.
+    """
+
+    code = "wire"
+    exit_status = 8
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class IdentityError(MusterError):
+    """A key is missing, unreadable or not the expected one."""
+
+    code = "identity"
+    exit_status = 9
+
+
+class RunFailed(MusterError):
+    """A run ended, but not as it had to: replicas disagree, or a participant kept failing."""
+
+    code = "run"
+    exit_status = 10

@@ -1,0 +1,77 @@
+"""`spec.at(round)`: the genesis spec with every amendment that has taken effect by then."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+from pydantic import ValidationError
+
+from protocol.errors import LedgerError
+from protocol.identity import public_of
+from protocol.spec import RunSpec, first_problem
+from protocol.wire import Amendment
+
+AMENDABLE = frozenset(
+    {
+        "inner.steps", "inner.lr", "inner.final_lr", "inner.total",
+        "sparse.k",
+        "outer.alpha", "outer.scale_cap",
+        "gauntlet.seats", "gauntlet.eval_windows", "gauntlet.score_wait",
+        "clock.min_blocks", "clock.deadline", "clock.reveal", "clock.min_submissions", "clock.checkpoint_every",
+        "data.manifest", "data.windows", "data.heldout",
+    }
+)  # fmt: skip
+"""What may change while a run lives: nothing that would change the meaning of θ or of past records."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecHistory:
+    """A run's spec over time. Immutable: adopting an amendment gives a new history."""
+
+    genesis: RunSpec
+    run_id: bytes
+    amendments: tuple[Amendment, ...] = ()
+
+    @classmethod
+    def of(cls, genesis: RunSpec) -> SpecHistory:
+        """The history a run begins with."""
+        return cls(genesis, genesis.run_id())
+
+    def at(self, round_: int) -> RunSpec:
+        """The spec in force in a round."""
+        spec = self.genesis
+        for amendment in self.amendments:
+            if amendment.round <= round_:
+                spec = _amended(spec, amendment)
+        return spec
+
+    def adopt(self, amendment: Amendment, recorded_in: int) -> SpecHistory:
+        """The history with one more amendment, which stands in the record of round `recorded_in`.
+
+        Raises:
+            LedgerError: not the owner's, a field that may not change, too soon, or the result is not a valid spec.
+        """
+        if amendment.signer != public_of(self.genesis.genesis.owner):
+            raise LedgerError("an amendment must be signed by the run's owner")
+        if amendment.path not in AMENDABLE:
+            raise LedgerError(f"{amendment.path} cannot be amended")
+        if amendment.round < recorded_in + self.at(recorded_in).clock.amend_delay:
+            raise LedgerError(f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round})")
+        grown = SpecHistory(self.genesis, self.run_id, (*self.amendments, amendment))
+        grown.at(amendment.round)
+        return grown
+
+
+def _amended(spec: RunSpec, amendment: Amendment) -> RunSpec:
+    section, key = amendment.path.split(".")
+    document: dict[str, Any] = spec.model_dump(mode="json")
+    try:
+        document[section][key] = json.loads(amendment.value)
+        return RunSpec.model_validate_json(rfc8785.dumps(document))
+    except json.JSONDecodeError as error:
+        raise LedgerError(f"the value of an amendment of {amendment.path} is not JSON") from error
+    except ValidationError as error:
+        raise LedgerError(f"an amendment of {amendment.path} is not valid: {first_problem(error)}") from error

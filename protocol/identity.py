@@ -1,0 +1,85 @@
+"""Who signed this: sr25519 hotkeys, the same on every chain Muster runs on.
+
+A hotkey is 32 public bytes on the wire and in sort orders, and its ss58 address wherever a person reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bittensor_core
+from blake3 import blake3
+
+from protocol.errors import IdentityError
+
+PUBLIC_BYTES = 32
+SIGNATURE_BYTES = 64
+SEED_BYTES = 32
+
+
+class Identity:
+    """A hotkey that can sign. The secret never leaves this object."""
+
+    __slots__ = ("_pair", "hotkey", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        """Make the sr25519 pair of a 32-byte mini-secret.
+
+        Raises:
+            IdentityError: the seed is not 32 bytes.
+        """
+        if len(seed) != SEED_BYTES:
+            raise IdentityError(f"a hotkey seed is {SEED_BYTES} bytes, not {len(seed)}")
+        self._pair = bittensor_core.Keypair.create_from_seed(seed)
+        self.public: bytes = bytes(self._pair.public_key)
+        self.hotkey: str = str(self._pair.ss58_address)
+
+    @classmethod
+    def derive(cls, seed: int, name: str) -> Identity:
+        """The identity a local run gives to participant `name`: BLAKE3 of the run's seed and the name."""
+        return cls(blake3(b"muster/identity/v1" + seed.to_bytes(8, "little") + name.encode()).digest())
+
+    @classmethod
+    def from_file(cls, path: Path) -> Identity:
+        """Read a hexadecimal 32-byte seed from a file.
+
+        Raises:
+            IdentityError: the file cannot be read or does not hold 64 hexadecimal digits.
+        """
+        try:
+            return cls(bytes.fromhex(path.read_text().strip().removeprefix("0x")))
+        except OSError as error:
+            raise IdentityError(f"cannot read the hotkey file {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise IdentityError(f"the hotkey file {path} must hold 64 hexadecimal digits") from error
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign `message`; 64 bytes (sr25519 signatures are randomised, so digests never cover them)."""
+        return bytes(self._pair.sign(message))
+
+    def __repr__(self) -> str:
+        return f"Identity({self.hotkey})"
+
+
+def verify(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether `signature` over `message` was made by the owner of `public`; false for anything malformed."""
+    if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    return bool(bittensor_core.verify(message, signature, hotkey_of(public)))
+
+
+def hotkey_of(public: bytes) -> str:
+    """The ss58 address of 32 public bytes."""
+    return str(bittensor_core.ss58_encode(public))
+
+
+def public_of(hotkey: str) -> bytes:
+    """The 32 public bytes of an ss58 address.
+
+    Raises:
+        IdentityError: not an ss58 address.
+    """
+    try:
+        return bytes(bittensor_core.ss58_decode(hotkey))
+    except ValueError as error:
+        raise IdentityError(f"{hotkey!r} is not a hotkey address") from error

@@ -1,0 +1,82 @@
+"""Where every parameter lives: the one map from a model's spec to tensors, tiles, frames and byte bounds.
+
+The layout is a pure function of `spec.model`. Its digest stands in every submission header, so two peers that
+disagree about a shape find out before a payload is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import rfc8785
+from blake3 import blake3
+
+from kernels import Grid, max_encoded_bytes
+from protocol.spec import ModelSpec
+
+AEAD_TAG_BYTES = 16
+"""ChaCha20-Poly1305 appends a 16-byte tag to a payload (RFC 8439 §2.8)."""
+
+
+def parameter_shapes(model: ModelSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all trained storages in consensus order, named as Hugging Face's Llama names them.
+
+    A tied output head is the embedding's own storage and appears once.
+    """
+    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (model.vocab, model.hidden))]
+    for i in range(model.layers):
+        layer = f"model.layers.{i}"
+        shapes += [
+            (f"{layer}.input_layernorm.weight", (model.hidden,)),
+            (f"{layer}.self_attn.q_proj.weight", (query, model.hidden)),
+            (f"{layer}.self_attn.k_proj.weight", (key, model.hidden)),
+            (f"{layer}.self_attn.v_proj.weight", (key, model.hidden)),
+            (f"{layer}.self_attn.o_proj.weight", (model.hidden, query)),
+            (f"{layer}.post_attention_layernorm.weight", (model.hidden,)),
+            (f"{layer}.mlp.gate_proj.weight", (model.ffn, model.hidden)),
+            (f"{layer}.mlp.up_proj.weight", (model.ffn, model.hidden)),
+            (f"{layer}.mlp.down_proj.weight", (model.hidden, model.ffn)),
+        ]
+    shapes.append(("model.norm.weight", (model.hidden,)))
+    if not model.tied:
+        shapes.append(("lm_head.weight", (model.vocab, model.hidden)))
+    return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Tensors in consensus order with their tile grid. A tensor's id is its position in `names`."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    grid: Grid
+    digest: bytes
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(self.grid.numel)
+
+    def max_payload_bytes(self, k: int) -> int:
+        """The largest sealed payload an honest submission of this layout can have."""
+        return max_encoded_bytes(self.grid, k) + AEAD_TAG_BYTES
+
+    def kept(self, k: int) -> int:
+        """How many values a submission carries."""
+        return int(self.grid.kept(k).sum())
+
+
+@lru_cache(maxsize=8)
+def layout_of(model: ModelSpec) -> Layout:
+    """The layout of a model; its digest is BLAKE3 over the RFC 8785 JSON of [[name, shape], …]."""
+    tensors = parameter_shapes(model)
+    table = rfc8785.dumps([[name, list(shape)] for name, shape in tensors])
+    shapes = tuple(shape for _, shape in tensors)
+    return Layout(
+        names=tuple(name for name, _ in tensors),
+        shapes=shapes,
+        grid=Grid(shapes),
+        digest=blake3(b"muster/layout/v1" + table).digest(),
+    )

@@ -1,0 +1,98 @@
+"""A validator's signed judgement of one round: the only thing the Gauntlet and the aggregator exchange.
+
+The file is RFC 8785 JSON {"body": …, "hotkey": ss58, "signature": hex}; the signature covers
+"muster/scores/v1" ‖ run id ‖ canonical body, the digest is BLAKE3 of the same bytes without the run id.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import rfc8785
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from protocol.errors import WireError
+from protocol.identity import Identity, public_of, verify
+from protocol.spec import HEX32, Natural, Rate, Share
+from protocol.wire import ScoreRow, ScoresUsed
+
+MAX_SCORES_BYTES = 4 * 2**20
+"""Cap of a score file; one peer takes about 400 bytes, a subnet of 256 about 100 KiB."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+_DOMAIN = b"muster/scores/v1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PeerScores(_Part):
+    """One peer as judged in one round; losses in nat/token as (before, after), None where it was not evaluated."""
+
+    hotkey: str
+    uid: Natural
+    assigned: tuple[Finite, Finite] | None
+    unassigned: tuple[Finite, Finite] | None
+    mu: Annotated[float, Field(ge=-1, le=1)]
+    rating: tuple[Finite, Finite]
+    positive: bool
+    peer_score: Rate
+    incentive: Share
+
+
+class ScoresBody(_Part):
+    """Everything one validator says of one round; `heldout` is the loss of θ before the round's record."""
+
+    round: Natural
+    record: Annotated[str, Field(pattern=f"^{HEX32}$")]
+    heldout: Finite
+    peers: tuple[PeerScores, ...]
+
+
+class _File(_Part):
+    body: ScoresBody
+    hotkey: str
+    signature: Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
+
+
+def _signed_bytes(body: ScoresBody) -> bytes:
+    return rfc8785.dumps(body.model_dump(mode="json"))
+
+
+def encode_scores(body: ScoresBody, identity: Identity, run_id: bytes) -> bytes:
+    """The signed file."""
+    signature = identity.sign(_DOMAIN + run_id + _signed_bytes(body))
+    file = _File(body=body, hotkey=identity.hotkey, signature=signature.hex())
+    return rfc8785.dumps(file.model_dump(mode="json"))
+
+
+def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple[ScoresBody, bytes]:
+    """The body and its digest.
+
+    Raises:
+        WireError: `scores_format`, `scores_signer`, `scores_round`, `signature`, `scores_duplicate`.
+    """
+    try:
+        file = _File.model_validate_json(data)
+    except ValidationError as error:
+        raise WireError("scores_format", str(error.errors(include_url=False)[0]["msg"])) from error
+    if file.hotkey != hotkey:
+        raise WireError("scores_signer", file.hotkey)
+    if file.body.round != round_:
+        raise WireError("scores_round", f"round {file.body.round}")
+    signed = _signed_bytes(file.body)
+    if not verify(public_of(hotkey), _DOMAIN + run_id + signed, bytes.fromhex(file.signature)):
+        raise WireError("signature", f"not signed by {hotkey}")
+    if len({peer.hotkey for peer in file.body.peers}) != len(file.body.peers):
+        raise WireError("scores_duplicate", "a peer is judged twice")
+    return file.body, blake3(_DOMAIN + signed).digest()
+
+
+def used(body: ScoresBody, digest: bytes, hotkey: str, stake: int) -> ScoresUsed:
+    """The part of a score file that a record carries, rows in key order."""
+    rows = sorted(
+        (ScoreRow(public_of(p.hotkey), p.peer_score, p.positive) for p in body.peers), key=lambda row: row.public
+    )
+    return ScoresUsed(public_of(hotkey), stake, body.round, digest, tuple(rows))

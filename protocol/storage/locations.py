@@ -1,0 +1,86 @@
+"""From a committed location to a bucket: the one place that decides what a stranger's text may open."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+
+from protocol.errors import StorageError
+from protocol.storage.base import Store, check_key
+from protocol.storage.directory import DirectoryStore
+from protocol.storage.memory import MemoryStore
+
+DIRECTORY = "dir"
+MEMORY = "mem"
+
+_SHOWN = 80
+"""Characters of a stranger's location that an error message repeats."""
+
+
+def open_store(location: str, base: Path, *, fsync: bool = True) -> Store:
+    """The bucket a peer committed as its location: `dir:NAME` is the folder NAME of `base`.
+
+    `base` must hold buckets only, since any peer may name any folder in it.
+
+    Raises:
+        StorageError: another scheme, or NAME is not one legal key segment (a path, `..`, hidden).
+    """
+    return DirectoryStore(base / _name(location, DIRECTORY), fsync=fsync)
+
+
+class Buckets(ABC):
+    """The buckets of a run by location; the same location gives the same `Store` each time."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Store] = {}
+
+    def bucket(self, location: str) -> Store:
+        """The bucket at `location`, opened on first use; one that does not exist yet reads as empty.
+
+        Raises:
+            StorageError: not a location this kind of run can open.
+        """
+        if location not in self._open:
+            self._open[location] = self._make(location)
+        return self._open[location]
+
+    async def close(self) -> None:
+        """Close every bucket that was opened."""
+        for store in self._open.values():
+            await store.close()
+
+    @abstractmethod
+    def _make(self, location: str) -> Store: ...
+
+
+class DirectoryBuckets(Buckets):
+    """Buckets in the folders of one base folder, at `dir:NAME`."""
+
+    def __init__(self, base: Path, *, fsync: bool = True) -> None:
+        super().__init__()
+        self._base = base
+        self._fsync = fsync
+
+    def _make(self, location: str) -> Store:
+        return open_store(location, self._base, fsync=self._fsync)
+
+
+class MemoryBuckets(Buckets):
+    """Buckets of this process, at `mem:NAME`; they live as long as this object."""
+
+    def _make(self, location: str) -> Store:
+        _name(location, MEMORY)
+        return MemoryStore()
+
+
+def _name(location: str, scheme: str) -> str:
+    """NAME of `scheme:NAME`."""
+    found, _, name = location.partition(":")
+    if found == scheme and "/" not in name:
+        with suppress(StorageError):
+            return check_key(name)
+    shown = location[:_SHOWN]
+    raise StorageError(
+        f"cannot open the location {shown!r}: only {scheme}:NAME is known here, NAME one plain folder name"
+    )

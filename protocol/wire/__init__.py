@@ -1,0 +1,87 @@
+"""Bytes that cross between participants: one strict binary format, and nothing else is ever parsed from a peer.
+
+`encode`/`decode` are for submissions; `seal`/`open` encrypt and decrypt their payload. Everything that is wrong
+with received bytes is a `WireError` with a stable reason.
+"""
+
+from protocol.errors import WireError
+from protocol.wire.amendment import Amendment, decode_amendment, encode_amendment
+from protocol.wire.envelope import (
+    MAX_BODY_BYTES,
+    PREFIX_BYTES,
+    Envelope,
+    Prefix,
+    Type,
+    digest_of,
+    read_head,
+    read_prefix,
+)
+from protocol.wire.record import (
+    MAX_AMENDMENTS,
+    Beacon,
+    Entry,
+    Kind,
+    Opening,
+    Record,
+    ScoreRow,
+    ScoresUsed,
+    decode_record,
+    encode_record,
+)
+from protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal
+from protocol.wire.submission import (
+    KEY_BYTES,
+    Header,
+    Signed,
+    decode,
+    decode_head,
+    decode_key,
+    encode,
+    encode_key,
+    key_commitment,
+    open,  # noqa: A004
+    seal,
+)
+from protocol.wire.tlv import counted, whole
+
+__all__ = [
+    "KEY_BYTES",
+    "MAX_AMENDMENTS",
+    "MAX_BODY_BYTES",
+    "MAX_SEALED",
+    "PREFIX_BYTES",
+    "Amendment",
+    "Beacon",
+    "Entry",
+    "Envelope",
+    "Header",
+    "Kind",
+    "Opening",
+    "Prefix",
+    "Record",
+    "ScoreRow",
+    "ScoresUsed",
+    "Seal",
+    "Signed",
+    "Type",
+    "WireError",
+    "counted",
+    "decode",
+    "decode_amendment",
+    "decode_head",
+    "decode_key",
+    "decode_record",
+    "decode_seal",
+    "digest_of",
+    "encode",
+    "encode_amendment",
+    "encode_key",
+    "encode_record",
+    "encode_seal",
+    "key_commitment",
+    "open",
+    "read_head",
+    "read_prefix",
+    "seal",
+    "whole",
+]

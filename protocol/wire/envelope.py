@@ -1,0 +1,153 @@
+"""The frame around every signed object: sizes first, so that nothing is read or allocated on a stranger's word.
+
+    offset  size  field
+         0     4  magic "MSTR"
+         4     1  format, 1
+         5     1  type
+         6     2  zero
+         8     4  body length, u32
+        12     8  tail length, u64
+        20     b  body: canonical fields (1 run id, 2 hotkey of the signer, 3 round, …)
+      20+b    64  sr25519 signature over "muster/<type>/v1" ‖ run id ‖ body
+      84+b     t  tail (a submission's ciphertext; empty elsewhere)
+
+The digest of an object is BLAKE3("muster/<type>/v1" ‖ body): it covers neither the randomised signature nor the
+tail, which the body commits to where there is one.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from blake3 import blake3
+
+from protocol.errors import WireError
+from protocol.identity import SIGNATURE_BYTES, Identity, hotkey_of, verify
+from protocol.wire.tlv import Fields, u64, write_fields
+
+MAGIC = b"MSTR"
+FORMAT = 1
+_PREFIX = struct.Struct("<4sBBHIQ")
+PREFIX_BYTES = _PREFIX.size
+MAX_BODY_BYTES = 64 * 2**20
+"""Cap of any body; a 72B record of 20 submissions × 724 tensors with 256 headers is under 1 MiB."""
+
+RUN, HOTKEY, ROUND = 1, 2, 3
+
+
+class Type(IntEnum):
+    """What an envelope holds."""
+
+    SUBMISSION = 1
+    KEY = 2
+    SEAL = 3
+    RECORD = 4
+    AMENDMENT = 5
+
+    @property
+    def tag(self) -> bytes:
+        """Domain separator of signatures and digests."""
+        return f"muster/{self.name.lower()}/v1".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first 20 bytes: type and sizes."""
+
+    type: Type
+    body: int
+    tail: int
+
+    @property
+    def head_bytes(self) -> int:
+        """Prefix, body and signature: everything but the tail."""
+        return PREFIX_BYTES + self.body + SIGNATURE_BYTES
+
+    @property
+    def total_bytes(self) -> int:
+        """The whole object."""
+        return self.head_bytes + self.tail
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A verified frame: who signed which fields. `head` is everything but the tail, as received."""
+
+    type: Type
+    run_id: bytes
+    signer: bytes
+    round: int
+    fields: Fields
+    digest: bytes
+    head: bytes
+    tail_bytes: int
+
+    @property
+    def hotkey(self) -> str:
+        """The signer's ss58 address."""
+        return hotkey_of(self.signer)
+
+
+def read_prefix(data: bytes, expected: Type) -> Prefix:
+    """Check the first `PREFIX_BYTES` of an object.
+
+    Raises:
+        WireError: `truncated`, `magic`, `format`, `type`, `reserved`, `body_size`.
+    """
+    if len(data) < PREFIX_BYTES:
+        raise WireError("truncated", f"{len(data)} bytes are less than a prefix")
+    magic, version, kind, zero, body, tail = _PREFIX.unpack_from(data)
+    if magic != MAGIC:
+        raise WireError("magic", "not a Muster object")
+    if version != FORMAT:
+        raise WireError("format", f"format {version}; this release reads {FORMAT}")
+    if kind != expected:
+        raise WireError("type", f"type {kind} where {expected} was expected")
+    if zero:
+        raise WireError("reserved", "reserved bytes are not zero")
+    if body > MAX_BODY_BYTES:
+        raise WireError("body_size", f"a body of {body} bytes")
+    return Prefix(expected, body, tail)
+
+
+def write_head(kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes], tail: int = 0) -> bytes:
+    """Prefix, body and signature of an object whose tail will have `tail` bytes."""
+    body = write_fields({RUN: run_id, HOTKEY: identity.public, ROUND: u64(round_), **fields})
+    signature = identity.sign(kind.tag + run_id + body)
+    return _PREFIX.pack(MAGIC, FORMAT, kind, 0, len(body), tail) + body + signature
+
+
+def digest_of(head: bytes) -> bytes:
+    """The digest of an object from its head bytes (made or verified by this process)."""
+    _, _, kind, _, body, _ = _PREFIX.unpack_from(head)
+    return blake3(Type(kind).tag + head[PREFIX_BYTES : PREFIX_BYTES + body]).digest()
+
+
+def read_head(data: bytes, expected: Type, run_id: bytes) -> Envelope:
+    """Parse and verify the head of an object; `data` must end where the head ends.
+
+    Raises:
+        WireError: what `read_prefix` raises, `truncated`, `trailing`, field errors, `wrong_run`, `signature`.
+    """
+    prefix = read_prefix(data, expected)
+    if len(data) != prefix.head_bytes:
+        raise WireError("truncated" if len(data) < prefix.head_bytes else "trailing", f"{len(data)} bytes")
+    body = data[PREFIX_BYTES : PREFIX_BYTES + prefix.body]
+    fields = Fields(body)
+    named_run, signer, round_ = fields.digest(RUN), fields.digest(HOTKEY), fields.u64(ROUND)
+    if named_run != run_id:
+        raise WireError("wrong_run", f"run {named_run.hex()[:16]}")
+    if not verify(signer, expected.tag + run_id + body, data[-SIGNATURE_BYTES:]):
+        raise WireError("signature", f"not signed by {hotkey_of(signer)}")
+    return Envelope(expected, run_id, signer, round_, fields, digest_of(data), data, prefix.tail)
+
+
+def read_whole(data: bytes, expected: Type, run_id: bytes) -> Envelope:
+    """Parse and verify an object without a tail (everything but submissions)."""
+    envelope = read_head(data, expected, run_id)
+    if envelope.tail_bytes:
+        raise WireError("trailing", "this type of object has no tail")
+    return envelope
+

@@ -1,0 +1,252 @@
+"""The round record: everything one round decided on, signed, chained to the record before it.
+
+A record that is valid and anchored *is* the round: every participant applies exactly what it names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from protocol.chain.base import Block
+from protocol.errors import WireError
+from protocol.identity import PUBLIC_BYTES, Identity
+from protocol.wire.envelope import Type, read_whole, write_head
+from protocol.wire.seal import MAX_SEALED, chunks
+from protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
+
+MAX_REASON = 64
+MAX_AMENDMENTS = 16
+
+
+class Kind(IntEnum):
+    """What a record does: step θ, close a round in which too little came in, or end the run."""
+
+    ROUND = 0
+    NULL = 1
+    CLOSE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """32 random bytes, with the block they come from."""
+
+    block: Block
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a record fixes for the next round. Blocks are heights; `expected` is A in key order."""
+
+    round: int
+    open: Block
+    min_block: int
+    deadline: int
+    expected: tuple[bytes, ...]
+    base_round: int
+    spec_digest: bytes
+    assign: Beacon
+    possess: Beacon
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sealed submission: its head as signed, and why it was rejected ("" = accepted)."""
+
+    public: bytes
+    head: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore."""
+
+    public: bytes
+    score: float
+    positive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScoresUsed:
+    """The part of one validator's score file that selection uses, with the digest of the file."""
+
+    validator: bytes
+    stake: int
+    round: int
+    digest: bytes
+    rows: tuple[ScoreRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One round. `root` is the state root of θ before it is applied; weights are (accepted, tensors) float32.
+
+    `checkpoint` is the digest of the manifest of θ before this record, or 32 zero bytes where there is none.
+    """
+
+    run_id: bytes
+    leader: bytes
+    round: int
+    kind: Kind
+    parent: bytes
+    turn: int
+    seal: bytes
+    outer_step: int
+    root: bytes
+    spec_digest: bytes
+    entries: tuple[Entry, ...]
+    scores: tuple[ScoresUsed, ...]
+    weights: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    bundle: bytes
+    bundle_bytes: int
+    evaluate: Beacon
+    checkpoint: bytes
+    amendments: tuple[bytes, ...]
+    opening: Opening | None
+
+    @property
+    def accepted(self) -> tuple[Entry, ...]:
+        """The entries that are applied, in record order."""
+        return tuple(entry for entry in self.entries if not entry.reason)
+
+
+(
+    _KIND, _PARENT, _TURN, _SEAL, _STEP, _ROOT, _SPEC, _ENTRIES, _SCORES,
+    _WEIGHTS, _BUNDLE, _BUNDLE_BYTES, _EVALUATE, _CHECKPOINT, _AMENDMENTS, _OPENING,
+) = range(4, 20)  # fmt: skip
+
+
+def encode_record(record: Record, identity: Identity) -> bytes:
+    """The signed object."""
+    fields = {
+        _KIND: u8(record.kind),
+        _PARENT: record.parent,
+        _TURN: u32(record.turn),
+        _SEAL: record.seal,
+        _STEP: u64(record.outer_step),
+        _ROOT: record.root,
+        _SPEC: record.spec_digest,
+        _ENTRIES: counted(_write_entry(entry) for entry in record.entries),
+        _SCORES: counted(_write_scores(scores) for scores in record.scores),
+        _WEIGHTS: record.weights.astype("<f4").tobytes(),
+        _BUNDLE: record.bundle,
+        _BUNDLE_BYTES: u64(record.bundle_bytes),
+        _EVALUATE: _write_beacon(record.evaluate),
+        _CHECKPOINT: record.checkpoint,
+        _AMENDMENTS: counted(record.amendments),
+    }
+    if record.opening:
+        fields[_OPENING] = _write_opening(record.opening)
+    return write_head(Type.RECORD, identity, record.run_id, record.round, fields)
+
+
+def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, bytes]:
+    """The record and its digest; `tensors` is how many weights an accepted submission has.
+
+    Raises:
+        WireError: with the reason.
+    """
+    envelope = read_whole(data, Type.RECORD, run_id)
+    fields = envelope.fields
+    kind = fields.u8(_KIND)
+    if kind not in (Kind.ROUND, Kind.NULL, Kind.CLOSE):
+        raise WireError("record_kind", f"kind {kind}")
+    entries = tuple(whole(item, _read_entry) for item in whole(fields.raw(_ENTRIES), lambda c: c.items(MAX_SEALED)))
+    opening = fields.get(_OPENING)
+    record = Record(
+        run_id=run_id,
+        leader=envelope.signer,
+        round=envelope.round,
+        kind=Kind(kind),
+        parent=fields.digest(_PARENT),
+        turn=fields.u32(_TURN),
+        seal=fields.digest(_SEAL),
+        outer_step=fields.u64(_STEP),
+        root=fields.digest(_ROOT),
+        spec_digest=fields.digest(_SPEC),
+        entries=entries,
+        scores=tuple(whole(item, _read_scores) for item in whole(fields.raw(_SCORES), lambda c: c.items(MAX_SEALED))),
+        weights=_read_weights(fields, sum(not entry.reason for entry in entries), tensors),
+        bundle=fields.digest(_BUNDLE),
+        bundle_bytes=fields.u64(_BUNDLE_BYTES),
+        evaluate=whole(fields.raw(_EVALUATE), _read_beacon),
+        checkpoint=fields.digest(_CHECKPOINT),
+        amendments=tuple(whole(fields.raw(_AMENDMENTS), lambda c: c.items(MAX_AMENDMENTS))),
+        opening=None if opening is None else whole(opening, _read_opening),
+    )
+    fields.end()
+    if (record.opening is None) != (record.kind is Kind.CLOSE):
+        raise WireError("record_opening", "every record but the closing one opens the next round")
+    return record, envelope.digest
+
+
+def _write_entry(entry: Entry) -> bytes:
+    return entry.public + u8(len(entry.reason)) + entry.reason.encode("ascii") + entry.head
+
+
+def _read_entry(cursor: Cursor) -> Entry:
+    public = cursor.take(PUBLIC_BYTES)
+    reason = ascii_text(cursor.take(cursor.u8()), MAX_REASON)
+    return Entry(public, cursor.rest(), reason)
+
+
+def _write_scores(scores: ScoresUsed) -> bytes:
+    rows = b"".join(row.public + f64(row.score) + u8(row.positive) for row in scores.rows)
+    return scores.validator + u64(scores.stake) + u64(scores.round) + scores.digest + u32(len(scores.rows)) + rows
+
+
+def _read_scores(cursor: Cursor) -> ScoresUsed:
+    validator, stake, round_, digest = cursor.take(PUBLIC_BYTES), cursor.u64(), cursor.u64(), cursor.take(32)
+    count = cursor.u32()
+    if count > MAX_SEALED:
+        raise WireError("too_many", f"{count} score rows")
+    rows = tuple(ScoreRow(cursor.take(PUBLIC_BYTES), cursor.f64(), bool(cursor.u8())) for _ in range(count))
+    return ScoresUsed(validator, stake, round_, digest, rows)
+
+
+def _read_weights(fields: Fields, accepted: int, tensors: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    value = fields.sized(_WEIGHTS, 4 * accepted * tensors)
+    return np.frombuffer(value, dtype="<f4").astype(np.float32).reshape(accepted, tensors)
+
+
+def _write_beacon(beacon: Beacon) -> bytes:
+    return u64(beacon.block.number) + beacon.block.hash + beacon.value
+
+
+def _read_beacon(cursor: Cursor) -> Beacon:
+    return Beacon(Block(cursor.u64(), cursor.take(32)), cursor.take(32))
+
+
+def _write_opening(opening: Opening) -> bytes:
+    return b"".join(
+        (
+            u64(opening.round),
+            u64(opening.open.number),
+            opening.open.hash,
+            u64(opening.min_block),
+            u64(opening.deadline),
+            u64(opening.base_round),
+            opening.spec_digest,
+            _write_beacon(opening.assign),
+            _write_beacon(opening.possess),
+            b"".join(opening.expected),
+        )
+    )
+
+
+def _read_opening(cursor: Cursor) -> Opening:
+    return Opening(
+        round=cursor.u64(),
+        open=Block(cursor.u64(), cursor.take(32)),
+        min_block=cursor.u64(),
+        deadline=cursor.u64(),
+        base_round=cursor.u64(),
+        spec_digest=cursor.take(32),
+        assign=_read_beacon(cursor),
+        possess=_read_beacon(cursor),
+        expected=tuple(chunks(cursor.rest(), PUBLIC_BYTES)),
+    )

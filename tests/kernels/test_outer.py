@@ -1,0 +1,248 @@
+"""The outer step against scalar arithmetic in numpy, one operation and one rounding at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_inputs import GOLDEN_GRID, KEPT, SHAPES, same_bits, tensors, update
+
+from kernels import (
+    HI,
+    LO,
+    Grid,
+    Rule,
+    SparseUpdate,
+    aggregate_,
+    capped,
+    clip_weights,
+    norm,
+    perturb_,
+    restore_,
+    scale_caps,
+)
+
+F = np.float32
+RULES = st.sampled_from(["mean", "sender_mean"])
+
+
+def one(index: int, code: int, scale: int, size: int = 8) -> SparseUpdate:
+    """An update of a vector that keeps one entry."""
+    return SparseUpdate(
+        grid=Grid([(size,)]),
+        k=1,
+        indices=torch.tensor([index], dtype=torch.int16),
+        codes=torch.tensor([code], dtype=torch.uint8),
+        scales=torch.tensor([scale], dtype=torch.uint8),
+    )
+
+
+def stepped(
+    theta: list[float], sent: list[list[tuple[int, float]]], weights: list[float], lr: float, rule: str
+) -> list[float]:
+    """θ after the outer step, coordinate by coordinate."""
+    result = [F(value) for value in theta]
+    for place, value in enumerate(result):
+        total, listed = F(0), 0
+        for entries, weight in zip(sent, weights, strict=True):
+            for position, sent_value in entries:
+                if position == place:
+                    total = F(total + F(F(weight) * F(sent_value)))
+                    listed += 1
+        if listed:
+            step = F(total / F(listed)) if rule == "sender_mean" else total
+            result[place] = F(value - F(F(lr) * step))
+    return [float(value) for value in result]
+
+
+@given(SHAPES, KEPT, RULES, st.integers(1, 4), st.floats(0.01, 2.0))
+def test_the_step_is_the_scalar_one(
+    shapes: list[tuple[int, ...]], k: int, rule: Rule, count: int, lr: float
+) -> None:
+    grid = Grid([tuple(min(n, 40) for n in shape) for shape in shapes])
+    updates = [update(grid, k, salt) for salt in range(count)]
+    weights = np.array([[(3 * r + i + 1) / 7 for i in range(len(shapes))] for r in range(count)], F).reshape(
+        count, len(shapes)
+    )
+    theta = tensors(grid, 9)
+    expected = [
+        stepped(
+            theta[i].flatten().tolist(),
+            [list(zip(u.positions(i).tolist(), u.values(i).tolist(), strict=True)) for u in updates],
+            weights[:, i].tolist(),
+            lr,
+            rule,
+        )
+        for i in range(len(shapes))
+    ]
+    aggregate_(theta, updates, weights, lr, rule)
+    for made, wanted, shape in zip(theta, expected, grid.shapes, strict=True):
+        assert same_bits(made, torch.tensor(wanted).reshape(shape))
+
+
+def test_entries_that_no_update_lists_keep_their_bits() -> None:
+    theta = torch.tensor([-0.0, 0.0, 2.0**-149, 5.0, float("nan"), -0.0, 1.0, 1.0])
+    before = theta.clone()
+    aggregate_([theta], [one(3, 0, 242)], np.ones((1, 1), F), 1.0, "mean")
+    aggregate_([theta], [one(3, 0, 242)], np.ones((1, 1), F), 1.0, "sender_mean")
+    untouched = torch.arange(8) != 3
+    assert same_bits(theta[untouched], before[untouched])
+    assert theta[3] == 5 - 2 * LO
+
+
+def test_senders_share_an_entry_and_everybody_a_mean() -> None:
+    updates = [one(0, 0, 242), one(0, 1, 242), one(1, 2, 242)]
+    cases: list[tuple[Rule, float]] = [("sender_mean", 1.0), ("mean", 0.5)]
+    for rule, weight in cases:
+        theta = torch.zeros(8)
+        aggregate_([theta], updates, np.full((3, 1), weight, F), 2.0, rule)
+        assert theta[0] == -(LO + HI)
+        assert theta[1] == 2 * weight * LO
+
+
+def test_the_order_of_updates_shows() -> None:
+    """Rounding makes sums depend on the order, so records fix it."""
+    updates = [one(0, 0, 242), one(0, 0, 42), one(0, 2, 242)]
+    results = []
+    for order in ([0, 1, 2], [0, 2, 1]):
+        theta = torch.zeros(8)
+        aggregate_([theta], [updates[j] for j in order], np.ones((3, 1), F), 1.0, "mean")
+        results.append(float(theta[0]))
+    assert results == [0.0, -LO * 2.0**-25]
+
+
+def test_the_learning_rate_is_rounded_to_fp32_first() -> None:
+    theta = torch.zeros(8)
+    aggregate_([theta], [one(0, 1, 245)], np.ones((1, 1), F), 0.1, "mean")
+    value = one(0, 1, 245).values(0).numpy()[0]
+    assert theta[0].item() == float(-(F(0.1) * value))
+
+
+def test_a_parameter_that_needs_a_gradient_is_stepped() -> None:
+    theta = torch.nn.Parameter(torch.zeros(8))
+    aggregate_([theta], [one(0, 0, 242)], np.ones((1, 1), F), 1.0, "mean")
+    restore_([theta], perturb_([theta], one(1, 0, 242), 1.0))
+    assert theta.tolist() == [-LO, *[0.0] * 7]
+    assert theta.grad is None
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    theta, weights = [torch.zeros(8)], np.ones((1, 1), F)
+    with pytest.raises(ValueError, match="unknown outer rule"):
+        aggregate_(theta, [one(0, 0, 1)], weights, 1.0, "median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one"):
+        aggregate_(theta, [], np.ones((0, 1), F), 1.0, "mean")
+    with pytest.raises(ValueError, match="different grids"):
+        aggregate_(theta, [one(0, 0, 1), one(0, 0, 1, size=9)], np.ones((2, 1), F), 1.0, "mean")
+    with pytest.raises(ValueError, match="weights must be"):
+        aggregate_(theta, [one(0, 0, 1)], weights.astype(np.float64), 1.0, "mean")
+    with pytest.raises(ValueError, match="weights must be"):
+        aggregate_(theta, [one(0, 0, 1)], np.ones((1, 2), F), 1.0, "mean")
+    with pytest.raises(ValueError, match="shapes"):
+        aggregate_([torch.zeros(9)], [one(0, 0, 1)], weights, 1.0, "mean")
+    with pytest.raises(ValueError, match="contiguous"):
+        perturb_([torch.zeros(16)[::2]], one(0, 0, 1), 1.0)
+    with pytest.raises(ValueError, match="contiguous"):
+        perturb_([torch.zeros(8).double()], one(0, 0, 1), 1.0)
+
+
+@given(SHAPES, KEPT, st.floats(-2.0, 2.0))
+def test_a_perturbation_is_undone_to_the_bit(shapes: list[tuple[int, ...]], k: int, scale: float) -> None:
+    grid = Grid(shapes)
+    made = update(grid, k, 6)
+    theta = [torch.where(part == 0, -part, part) for part in tensors(grid, 7)]
+    before = [part.clone() for part in theta]
+    saved = perturb_(theta, made, scale)
+    for part, was, sent in zip(theta, before, made.dense(), strict=True):
+        assert torch.equal(part, was - sent * float(F(scale)))
+    restore_(theta, saved)
+    assert all(same_bits(part, was) for part, was in zip(theta, before, strict=True))
+
+
+def test_a_negative_zero_survives_a_perturbation() -> None:
+    theta = torch.full((8,), -0.0)
+    saved = perturb_([theta], one(2, 2, 242), 0.5)
+    assert theta[2] == LO / 2
+    restore_([theta], saved)
+    assert same_bits(theta, torch.full((8,), -0.0))
+
+
+@given(SHAPES, KEPT)
+def test_the_norm_is_the_exact_one_to_a_rounding(shapes: list[tuple[int, ...]], k: int) -> None:
+    grid = Grid(shapes)
+    made = capped(update(grid, k, 8), [0.01] * len(shapes))
+    for i in range(len(shapes)):
+        exact = sum((Fraction(value) ** 2 for value in made.values(i).tolist()), Fraction(0))
+        assert norm(made, i) == pytest.approx(math.sqrt(exact), rel=1e-15)
+
+
+def test_norms_by_hand() -> None:
+    assert norm(one(0, 3, 250), 0) == 2 * HI
+    assert norm(one(0, 0, 0), 0) == 0.0
+
+
+def test_a_large_update_is_scaled_to_the_lower_median() -> None:
+    updates = [one(0, 0, scale) for scale in (234, 226, 242, 0)]
+    assert clip_weights(updates).tolist() == [[0.5], [1.0], [0.25], [1.0]]
+    assert clip_weights(updates).dtype == F
+    assert clip_weights(updates[:3]).tolist() == [[1.0], [1.0], [0.5]]
+    assert clip_weights(updates[2:]).tolist() == [[0.0], [1.0]]
+
+
+def test_weights_are_per_tensor() -> None:
+    def pair(first: int, second: int) -> SparseUpdate:
+        return SparseUpdate(
+            grid=Grid([(8,), (0,), (4,)]),
+            k=1,
+            indices=torch.zeros(2, dtype=torch.int16),
+            codes=torch.zeros(2, dtype=torch.uint8),
+            scales=torch.tensor([first, second], dtype=torch.uint8),
+        )
+
+    updates = [pair(242, 250), pair(250, 242)]
+    assert clip_weights(updates).tolist() == [[1.0, 1.0, 0.5], [0.5, 1.0, 1.0]]
+    assert scale_caps([*updates, pair(250, 242)], 3.0) == [6.0, math.inf, 3.0]
+
+
+def test_the_cap_follows_the_lower_median_of_the_largest_scales() -> None:
+    updates = [one(0, 0, scale) for scale in (234, 242, 250, 255)]
+    assert scale_caps(updates, 2.0) == [2.0]
+    assert scale_caps(updates, 0.1) == [float(F(0.1))]
+    assert scale_caps(updates[1:], 2.0) == [4.0]
+    assert scale_caps(updates, 0.0) == [math.inf]
+    assert capped(updates[3], scale_caps(updates, 2.0)).values(0).tolist() == [2 * LO]
+    assert capped(updates[0], scale_caps(updates, 2.0)).values(0).tolist() == [LO / 2]
+
+
+def test_tiles_that_hardly_move_do_not_cap_those_that_do() -> None:
+    """Where most rows of an embedding belong to tokens that did not occur, honest updates are not capped."""
+    honest = replace(
+        update(Grid([(256, 64)]), 64, 0), scales=torch.tensor([242, 240, 60, 60], dtype=torch.uint8)
+    )
+    spiked = replace(honest, scales=torch.tensor([242, 240, 60, 255], dtype=torch.uint8))
+    caps = scale_caps([honest, honest, spiked], 1.5)
+    assert torch.equal(capped(honest, caps).scale_values(), honest.scale_values())
+    assert capped(spiked, caps).scale_values()[3] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("rule", "digest"),
+    [
+        ("mean", "fa0f306c30b04e1dbe14c35cad159a2fa4e16aece47b3b36b241b0830df71b37"),
+        ("sender_mean", "d4161b457789eae039958f8ce326bd4631c1bca7129c3e4b42320b79b9d507cb"),
+    ],
+)
+def test_golden_step(rule: Rule, digest: str) -> None:
+    updates = [update(GOLDEN_GRID, 64, salt) for salt in range(5)]
+    caps = scale_caps(updates, 0.9)
+    updates = [capped(each, caps) for each in updates]
+    theta = tensors(GOLDEN_GRID, 11)
+    aggregate_(theta, updates, clip_weights(updates) / F(5), 0.65, rule)
+    assert blake3(b"".join(part.numpy().tobytes() for part in theta)).hexdigest() == digest

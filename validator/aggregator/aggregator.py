@@ -1,0 +1,220 @@
+"""The aggregator: follows the ledger and, when it leads, seals the round, decides it and signs the record."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from node import follow
+from node.checkpoint import make_checkpoint
+from node.participant import Follower, Surroundings
+from node.replica import Replica
+from protocol import ledger, paths, wire
+from protocol.chain.base import Anchor, Block, Snapshot
+from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
+from protocol.identity import public_of
+from protocol.ledger import Applied, Tip
+from protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
+from protocol.scores import MAX_SCORES_BYTES, decode_scores, used
+from protocol.session import MAX_SEAL_BYTES
+from protocol.storage import Store
+from protocol.wire import Record, ScoresUsed, Seal
+from validator.aggregator.compose import Decision, compose
+from validator.aggregator.intake import Intake
+
+log = logging.getLogger(__name__)
+
+MAX_AMENDMENT_BYTES = 8192
+
+
+@dataclass(slots=True)
+class _Open:
+    """What this process knows of the round it leads."""
+
+    intake: Intake
+    scores: dict[str, ScoresUsed] = field(default_factory=dict)
+    sealed: tuple[Seal, bytes] | None = None
+
+
+class Aggregator(Follower):
+    """One aggregator. `rounds` is after how many rounds it closes the run when it leads (None: never)."""
+
+    def __init__(self, surroundings: Surroundings, tip: Tip, replica: Replica, rounds: int | None) -> None:
+        super().__init__(surroundings, tip, replica)
+        self._rounds = rounds
+        self._open = self._begin()
+
+    def role(self) -> Role:
+        """It leads when it is its turn."""
+        return Role.LEADER if self._tip.leader(0) == self.public else Role.FOLLOWER
+
+    @property
+    def _closing(self) -> bool:
+        return self._rounds is not None and self._tip.round >= self._rounds
+
+    def _begin(self) -> _Open:
+        beacon, round_ = self._tip.opening.possess.value, self._tip.round
+        facts = self._tip.facts(lambda public: self.replica.possession(beacon, public, round_))
+        return _Open(Intake(facts, self.surroundings.offload))
+
+    async def after_apply(self, applied: Applied) -> None:
+        """The next round begins with nothing taken in."""
+        self._open = self._begin()
+
+    async def observe(self, state: RoundState, head: Block) -> list[Event]:
+        """New heads before the seal; keys, payloads and scores after it."""
+        if state.role is not Role.LEADER:
+            return []
+        if self._closing:
+            if state.phase is Phase.SUBMIT:
+                await self.publish_seal(head)
+            return [] if state.scored else [ScoresIn()]
+        snapshot = await self.surroundings.chain.snapshot()
+        stores = self._stores(snapshot)
+        if state.phase is Phase.SUBMIT:
+            peers = {public_of(peer.hotkey): peer.uid for peer in snapshot.peers}
+            self._open.intake.facts = self._tip.facts(self._open.intake.facts.possession, peers)
+            return [SubmissionSeen(peer) for peer in await self._open.intake.look(stores)]
+        seal, _ = await self._seal()
+        settled = await self._open.intake.reveal(stores, seal.early)
+        events: list[Event] = [KeySettled(peer) for peer in settled]
+        if not state.scored and await self._collect_scores(snapshot):
+            events.append(ScoresIn())
+        return events
+
+    def _stores(self, snapshot: Snapshot) -> dict[bytes, Store]:
+        stores: dict[bytes, Store] = {}
+        for peer in snapshot.peers:
+            if peer.location is None:
+                continue
+            try:
+                stores[public_of(peer.hotkey)] = self.surroundings.buckets.bucket(peer.location)
+            except StorageError as error:
+                log.warning("peer %s committed a location that cannot be used: %s", peer.hotkey, error)
+        return stores
+
+    async def publish_seal(self, head: Block) -> None:
+        """Sign the list of what is in; of two lives of this leader the first one's seal stands."""
+        tip, intake, bucket = self._tip, self._open.intake, self.surroundings.bucket
+        stores = self._stores(await self.surroundings.chain.snapshot())
+        headers = tuple((public, ledger.head_digest(intake.heads[public].data)) for public in sorted(intake.heads))
+        early = await intake.early(stores)
+        seal = Seal(tip.run_id, self.public, tip.round, tip.parent, 0, head, headers, early)
+        self.surroundings.faults.trip("seal.before_put")
+        await bucket.put_if_absent(paths.heads(tip.run_id, tip.round), intake.save())
+        data = wire.encode_seal(seal, self.surroundings.identity)
+        if await bucket.put_if_absent(paths.seal(tip.run_id, tip.round), data):
+            self.note("sealed", round=tip.round, block=head.number, submissions=len(headers))
+
+    async def _seal(self) -> tuple[Seal, bytes]:
+        """This round's seal as it stands in the bucket, with the heads it lists."""
+        if self._open.sealed is None:
+            tip, bucket = self._tip, self.surroundings.bucket
+            data = await bucket.get(paths.seal(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
+            seal, digest = wire.decode_seal(data, tip.run_id)
+            if {public for public, _ in seal.headers} != set(self._open.intake.heads):
+                saved = await bucket.get(paths.heads(tip.run_id, tip.round), max_bytes=wire.MAX_BODY_BYTES)
+                self._open.intake.heads.clear()
+                self._open.intake.load(saved)
+            self._open.sealed = seal, digest
+        return self._open.sealed
+
+    async def _collect_scores(self, snapshot: Snapshot) -> bool:
+        """Read the score files selection may use; True once there is none left to wait for."""
+        tip = self._tip
+        wanted = tip.round - tip.spec.gauntlet.lag
+        if wanted < 0:
+            return True
+        peers = snapshot.by_hotkey()
+        for hotkey in tip.spec.genesis.leaders:
+            peer = peers.get(hotkey)
+            if hotkey in self._open.scores or peer is None or peer.location is None or not peer.permit:
+                continue
+            try:
+                store = self.surroundings.buckets.bucket(peer.location)
+                data = await store.get(paths.scores(tip.run_id, wanted), max_bytes=MAX_SCORES_BYTES)
+                body, digest = decode_scores(data, tip.run_id, hotkey, wanted)
+            except ObjectMissing:
+                continue
+            except (StorageError, WireError) as error:
+                log.warning("the scores of %s for round %d cannot be used: %s", hotkey, wanted, error)
+                continue
+            self._open.scores[hotkey] = used(body, digest, hotkey, peer.stake)
+        return len(self._open.scores) == len(tip.spec.genesis.leaders)
+
+    async def publish_record(self, head: Block) -> None:
+        """Decide the round, put bundle, checkpoint and record, and anchor it; all of it can be done again."""
+        tip, bucket = self._tip, self.surroundings.bucket
+        anchors = await self.surroundings.chain.anchors(tip.round)
+        if any(seen.hotkey == self.surroundings.identity.hotkey for seen in anchors):
+            return
+        key = paths.record(tip.run_id, tip.round)
+        if await bucket.head(key) is None:
+            record, bundle = await self._decide(head)
+            if bundle:
+                self.surroundings.faults.trip("bundle.before_put")
+                await bucket.put(paths.bundle(tip.run_id, tip.round), bundle, deadline=follow.BULK_DEADLINE)
+            self.surroundings.faults.trip("record.before_put")
+            await bucket.put_if_absent(key, wire.encode_record(record, self.surroundings.identity))
+        data = await bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
+        record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        await self.surroundings.chain.commit(
+            self.surroundings.identity, self.surroundings.location, Anchor(tip.round, digest)
+        )
+        self.note("recorded", round=tip.round, kind=record.kind.name.lower(), accepted=len(record.accepted))
+
+    async def _decide(self, head: Block) -> tuple[Record, bytes]:
+        tip, chain, intake = self._tip, self.surroundings.chain, self._open.intake
+        seal, digest = await self._seal()
+        stores = self._stores(await chain.snapshot())
+        await intake.give_up(stores)
+        decision = Decision(
+            seal=seal,
+            seal_digest=digest,
+            root=await self.surroundings.offload(self.replica.root),
+            scores=tuple(self._open.scores[hotkey] for hotkey in sorted(self._open.scores, key=public_of)),
+            evaluate=await follow.draw(chain, follow.EVALUATE, tip.round, head.number),
+            assign=await follow.draw(chain, follow.ASSIGN, tip.round + 1, tip.opening.open.number),
+            possess=await follow.draw(chain, follow.POSSESS, tip.round + 1, head.number),
+            checkpoint=await self._checkpoint(),
+            amendments=await self._amendments(),
+            closing=self._closing,
+        )
+        return await self.surroundings.offload(
+            lambda: compose(tip, decision, intake.heads, intake.payloads, intake.failures)
+        )
+
+    async def _checkpoint(self) -> bytes:
+        """Write the checkpoint of θ where one is due; returns what the record pins."""
+        tip, replica, bucket = self._tip, self.replica, self.surroundings.bucket
+        if not self._closing and (tip.round == 0 or tip.round % tip.spec.clock.checkpoint_every):
+            return ledger.NO_CHECKPOINT
+        made = await self.surroundings.offload(
+            lambda: make_checkpoint(
+                replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root()
+            )
+        )
+        for name, data in made.shards.items():
+            key = paths.checkpoint(tip.run_id, tip.round, name)
+            await bucket.put(key, data, deadline=follow.BULK_DEADLINE)
+        await bucket.put(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), made.manifest)
+        self.note("checkpoint", round=tip.round, bytes=sum(map(len, made.shards.values())))
+        return made.digest
+
+    async def _amendments(self) -> tuple[bytes, ...]:
+        """Amendments waiting in the bucket that are valid now and not yet adopted."""
+        tip, bucket = self._tip, self.surroundings.bucket
+        found: list[bytes] = []
+        known = set(tip.history.amendments)
+        for info in await bucket.list(paths.amendments(tip.run_id), limit=wire.MAX_AMENDMENTS):
+            data = await bucket.get(info.key, max_bytes=MAX_AMENDMENT_BYTES)
+            try:
+                if wire.decode_amendment(data, tip.run_id) in known:
+                    continue
+                ledger.adopt_amendments(tip.history, [*found, data], tip.round)
+            except (LedgerError, WireError) as error:
+                log.warning("the amendment %s is not taken up: %s", info.key, error)
+                continue
+            found.append(data)
+        return tuple(found)
+

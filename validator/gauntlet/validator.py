@@ -1,0 +1,216 @@
+"""The validator: measures what each submission was worth while it still holds the θ it was made from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels import SparseUpdate
+from node.data import TextReader
+from node.follow import BULK_DEADLINE
+from node.participant import Follower, Surroundings
+from node.replica import Replica
+from protocol import paths, wire
+from protocol.admission import MAX_KEY_BYTES, UNAVAILABLE
+from protocol.assignment import assigned, share, unassigned
+from protocol.attendance import NULL_ROUND
+from protocol.chain.base import Snapshot
+from protocol.errors import ChainError, StorageError, WireError
+from protocol.identity import hotkey_of, public_of
+from protocol.ledger import Applied, Tip
+from protocol.round import Role
+from protocol.sampling import sample
+from protocol.scores import PeerScores, ScoresBody, encode_scores
+from protocol.selection import NOT_SELECTED
+from protocol.wire import Entry
+from validator.gauntlet.book import Book
+from validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
+from validator.gauntlet.payout import chain_weights, incentives
+from validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
+
+log = logging.getLogger(__name__)
+
+HELDOUT_BEACON = bytes(32)
+"""The held-out windows are drawn once for the whole run, so that losses of different rounds compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a round's judgement is made of."""
+
+    states: Mapping[str, PeerState]
+    evaluations: Mapping[str, Evaluation]
+    heldout: float
+
+
+class Validator(Follower):
+    """A participant that scores. Its book keeps every peer's standing by hotkey."""
+
+    def __init__(
+        self, surroundings: Surroundings, tip: Tip, replica: Replica, text: TextReader, book: Book
+    ) -> None:
+        super().__init__(surroundings, tip, replica)
+        self._text = text
+        self._book = book
+        self._heldout: float | None = None
+
+    def role(self) -> Role:
+        """A validator validates."""
+        return Role.VALIDATOR
+
+    async def before_apply(self, applied: Applied) -> None:
+        """Judge the round, publish the scores, set the weights."""
+        round_ = applied.record.round
+        newest = await self.surroundings.offload(self._book.newest_round)
+        if applied.tip.closed or (newest is not None and newest > round_):
+            return
+        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
+        late = bool(await self.surroundings.chain.anchors(round_ + 1))
+        candidates = [] if late else await self._candidates(applied)
+        judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
+        snapshot = await self.surroundings.chain.snapshot()
+        await self._publish(applied, judged, snapshot)
+        await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
+
+    async def after_apply(self, applied: Applied) -> None:
+        """Measure the new θ on held-out text."""
+        if not applied.tip.closed:
+            self._heldout = await self.surroundings.offload(self.heldout_loss)
+            self.note("heldout", round=applied.record.round, loss=self._heldout)
+
+    def heldout_loss(self) -> float:
+        """Loss of θ on the run's fixed sample of the held-out split, nat/token."""
+        gauntlet, data = self._tip.spec.gauntlet, self._tip.spec.data
+        return self.replica.loss(
+            self._text.heldout(sample(HELDOUT_BEACON, b"heldout", data.heldout, gauntlet.heldout_windows))
+        )
+
+    async def _candidates(self, applied: Applied) -> list[tuple[str, SparseUpdate, list[int]]]:
+        """Every submission that can be measured, with the windows it says it trained on."""
+        accepted = iter(applied.updates)
+        found = []
+        for entry in applied.record.entries:
+            update = next(accepted) if not entry.reason else None
+            if entry.reason in (NOT_SELECTED, NULL_ROUND):
+                update = await self._fetch(entry)
+            if update is not None:
+                header = wire.decode_head(entry.head, self._tip.run_id).header
+                windows = assigned(
+                    self._tip.opening.assign.value, header.uid, self._tip.spec.data, header.windows
+                )
+                found.append((header.hotkey, update, windows))
+        return found
+
+    async def _fetch(self, entry: Entry) -> SparseUpdate | None:
+        """A valid submission that is not in the bundle, from its peer's bucket; not to be had is no fault of its."""
+        tip = self._tip
+        signed = wire.decode_head(entry.head, tip.run_id)
+        peer = (await self.surroundings.chain.snapshot()).by_hotkey().get(signed.header.hotkey)
+        if peer is None or peer.location is None:
+            return None
+        try:
+            store = self.surroundings.buckets.bucket(peer.location)
+            key_data = await store.get(paths.key(tip.run_id, tip.round), max_bytes=MAX_KEY_BYTES)
+            key = wire.decode_key(key_data, tip.run_id, tip.round, entry.public)
+            ciphertext = await store.get_range(
+                paths.submission(tip.run_id, tip.round),
+                len(entry.head),
+                signed.ciphertext_bytes,
+                deadline=BULK_DEADLINE,
+            )
+            return await self.surroundings.offload(
+                lambda: wire.open(signed.header, ciphertext, key, tip.layout, tip.spec.sparse.k)
+            )
+        except (StorageError, WireError) as error:
+            log.warning("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
+            return None
+
+    def _judge(
+        self,
+        applied: Applied,
+        states: Mapping[str, PeerState],
+        found: list[tuple[str, SparseUpdate, list[int]]],
+        late: bool,
+    ) -> Judged:
+        """Measure and judge, with the replica at θ of the round."""
+        spec, beacon = self._tip.spec, applied.record.evaluate.value
+        count = spec.gauntlet.eval_windows
+        if self._heldout is None:
+            self._heldout = self.heldout_loss()
+        evaluations: dict[str, Evaluation] = {}
+        if found:
+            positions = sample(beacon, b"unassigned", share(spec.data), count)
+            common = self._text.windows(unassigned(self._tip.opening.assign.value, spec.data, positions))
+            candidates = [
+                Candidate(hotkey, update, self._sampled(beacon, hotkey, windows, count))
+                for hotkey, update, windows in found
+            ]
+            scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self.replica.outer_step)
+            evaluations = evaluate(self.replica, candidates, common, scale)
+        outcomes = {} if late else _outcomes(applied, states, evaluations)
+        return Judged(judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
+
+    def _sampled(self, beacon: bytes, hotkey: str, windows: list[int], count: int) -> Tensor:
+        return self._text.windows(assigned_sample(beacon, public_of(hotkey), windows, count))
+
+    async def _publish(self, applied: Applied, judged: Judged, snapshot: Snapshot) -> None:
+        gauntlet, round_ = self._tip.spec.gauntlet, applied.record.round
+        uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
+        scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
+        shares = incentives(scores, gauntlet.power)
+        peers = tuple(
+            _row(state, uids[hotkey], judged.evaluations.get(hotkey), scores[hotkey], shares[hotkey])
+            for hotkey, state in judged.states.items()
+            if hotkey in uids
+        )
+        body = ScoresBody(round=round_, record=applied.digest.hex(), heldout=judged.heldout, peers=peers)
+        self.surroundings.faults.trip("score.before_put")
+        data = encode_scores(body, self.surroundings.identity, self._tip.run_id)
+        await self.surroundings.bucket.put(paths.scores(self._tip.run_id, round_), data)
+        self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
+        weights = chain_weights(shares, uids)
+        if weights:
+            try:
+                await self.surroundings.chain.set_weights(self.surroundings.identity, weights)
+                self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
+            except ChainError as error:
+                log.info("weights are not set this round: %s", error)
+
+
+def _outcomes(
+    applied: Applied, states: Mapping[str, PeerState], evaluations: Mapping[str, Evaluation]
+) -> dict[str, Outcome]:
+    """What the record and the measurements say of each peer; a peer known to the book but not sealed is absent."""
+    outcomes: dict[str, Outcome] = {hotkey: Absent() for hotkey in states}
+    for entry in applied.record.entries:
+        hotkey = hotkey_of(entry.public)
+        evaluation = evaluations.get(hotkey)
+        if isinstance(evaluation, Measured):
+            outcomes[hotkey] = evaluation.outcome()
+        elif evaluation is not None:
+            outcomes[hotkey] = evaluation
+        elif entry.reason in ("", NOT_SELECTED, NULL_ROUND, UNAVAILABLE):
+            outcomes[hotkey] = NotEvaluated()
+        else:
+            outcomes[hotkey] = Failed(entry.reason)
+    return outcomes
+
+
+def _row(
+    state: PeerState, uid: int, evaluation: Evaluation | None, score: float, incentive: float
+) -> PeerScores:
+    measured = evaluation if isinstance(evaluation, Measured) else None
+    return PeerScores(
+        hotkey=state.hotkey,
+        uid=uid,
+        assigned=(measured.assigned.before, measured.assigned.after) if measured else None,
+        unassigned=(measured.unassigned.before, measured.unassigned.after) if measured else None,
+        mu=state.mu,
+        rating=(state.rating.mu, state.rating.sigma),
+        positive=state.positive,
+        peer_score=score,
+        incentive=incentive,
+    )

@@ -7,6 +7,7 @@ follow the reader's light or dark scheme. The same summary gives the same bytes.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +16,8 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from muster.status import PHASES, PeerRow, RunSummary, printable
-from muster.view import MISSING, clock, number, reasons
+from muster.view import MISSING, ROOT_DIGITS, clock, number, reasons
+from protocol.errors import StorageError
 
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 36
@@ -30,8 +32,8 @@ HUES = 6
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c2330;--dim:#667085;--line:#e2e6ec;--good:#16794a;
 --bad:#c02b2b;--c0:#2563c9;--c1:#d9730d;--c2:#1f9d63;--c3:#b83aa0;--c4:#7a5af0;--c5:#8a6d00}
-@media (prefers-color-scheme:dark){:root{--bg:#12161d;--fg:#e4e8ef;--dim:#98a2b3;--line:#2b3340;--good:#4cc38a;
---bad:#ff7b72;--c0:#6ea8fe;--c1:#ffa657;--c2:#56d39b;--c3:#f08bdc;--c4:#b39dff;--c5:#e3c34d}}
+@media (prefers-color-scheme:dark){:root{--bg:#12161d;--fg:#e4e8ef;--dim:#98a2b3;--line:#2b3340;
+--good:#4cc38a;--bad:#ff7b72;--c0:#6ea8fe;--c1:#ffa657;--c2:#56d39b;--c3:#f08bdc;--c4:#b39dff;--c5:#e3c34d}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:60rem;background:var(--bg);color:var(--fg);
 font:16px/1.5 system-ui,sans-serif}
@@ -46,7 +48,8 @@ svg{width:100%;height:auto;display:block}
 svg text{fill:var(--dim);font:12px system-ui,sans-serif}.grid{stroke:var(--line)}.base{stroke:var(--dim)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-.text{text-align:left}.wrap{text-align:left;white-space:normal;min-width:11rem}code,pre{font:.85rem ui-monospace,monospace;overflow-wrap:anywhere}
+.text{text-align:left}.wrap{text-align:left;white-space:normal;min-width:11rem}
+code,pre{font:.85rem ui-monospace,monospace;overflow-wrap:anywhere}
 pre{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem;white-space:pre-wrap;margin:.4rem 0}
 """ + "".join(
     f".s{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}.k{i}{{color:var(--c{i})}}\n" for i in range(HUES)
@@ -257,9 +260,9 @@ def _peer_table(peers: Sequence[PeerRow]) -> str:
 
 def render_report(summary: RunSummary) -> str:
     """The page as a string; a pure function of the summary."""
-    run, directory = escape(printable(summary.run_id)), escape(printable(summary.directory))
+    run = escape(printable(summary.run_id))
     roots = "\n".join(
-        f"{row.round:>4}  {escape(printable(root))}"
+        f"{row.round:>4}  {escape(printable(root[:ROOT_DIGITS]))}"
         for row, root in zip(summary.rounds, summary.state_roots, strict=False)
     )
     events = "".join(f"<li>{escape(printable(event))}</li>" for event in summary.events)
@@ -276,9 +279,10 @@ def render_report(summary: RunSummary) -> str:
 <h2>Miners</h2>{_peer_table(summary.peers)}
 <h2>Check it yourself</h2>
 <p>An audit trusts nobody: it replays signatures, digests, selection, weights and every outer step.</p>
-<pre>muster audit {directory}</pre>
-<h2>State roots</h2><p class="dim">After each round; two replicas with one root hold the same bits.</p>
-<pre>{roots}</pre>
+<pre>muster audit {escape(shlex.quote(printable(summary.directory)))}</pre>
+<h2>State roots</h2>
+<p class="dim">After each round; two replicas with one root hold the same bits. The last:</p>
+<pre>{escape(printable(summary.state_root))}</pre><pre>{roots}</pre>
 <h2>Events</h2>{f"<ul>{events}</ul>" if events else "<p>Nothing went wrong.</p>"}
 </body></html>
 """
@@ -288,8 +292,11 @@ def write_report(summary: RunSummary, path: Path) -> None:
     """Write the page to `path`, whole or not at all.
 
     Raises:
-        OSError: the file cannot be written.
+        StorageError: the file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(render_report(summary), encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(render_report(summary), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write the report {path}: {error.strerror}") from error

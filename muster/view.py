@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import IO, Self
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -36,7 +36,7 @@ PLAIN_WIDTH = 100
 """Columns of the summary where there is no terminal to ask."""
 
 ROOT_DIGITS = 16
-"""Hexadecimal digits of a root that a person compares; the report and `--json` have all 64."""
+"""Hexadecimal digits of a root that a person compares; `--json` has all 64."""
 
 CHROME_LINES = 14
 """Lines of the live view that are not peers."""
@@ -300,7 +300,7 @@ class LiveView(View):
 class PlainView(View):
     """One line per closed round and per event: for logs, pipes and `--json`."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._shown = 0
 
@@ -329,4 +329,4 @@ def make_view(console: Console, json: bool) -> View:
     """The view that fits: plain on stderr with `--json` (whose object owns stdout), live on a terminal."""
     if json:
         return PlainView(sys.stderr)
-    return LiveView(console) if console.is_terminal else PlainView(console.file)  # type: ignore[arg-type]
+    return LiveView(console) if console.is_terminal else PlainView(console.file)

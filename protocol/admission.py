@@ -16,10 +16,10 @@ from protocol.spec import RunSpec
 from protocol.wire import Opening, Signed, decode_head
 
 MAX_HEAD_BYTES = 4096
-"""A submission's head has 378 bytes; the rest is room for optional fields of later versions."""
+"""A submission's head has 430 bytes; the rest is room for optional fields of later versions."""
 
 MAX_KEY_BYTES = 1024
-"""A key object has 202 bytes; the rest is room for optional fields."""
+"""A key object has 212 bytes; the rest is room for optional fields."""
 
 KEY_EARLY = "key_early"
 KEY_MISSING = "key_missing"
@@ -52,9 +52,9 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
     """Judge a submission's head, found in the bucket of `owner`.
 
     Raises:
-        WireError: envelope reasons, `head_size`, `foreign_header`, `wrong_round`, `wrong_base`, `unregistered`,
-            `uid_mismatch`, `uid_range`, `wrong_layout`, `payload_size`, `windows_range`, `tokens`,
-            `data_digest`, `possession`.
+        WireError: envelope reasons, `head_size`, `foreign_header`, `wrong_round`, `wrong_base`, `wrong_layout`,
+            `payload_size`, `windows_range`, `tokens`, `uid_range`, `data_digest`, `possession`; where the judge
+            has a snapshot, then `unregistered`, `uid_mismatch`.
     """
     if len(head) > MAX_HEAD_BYTES:
         raise WireError("head_size", f"a head of {len(head)} bytes")
@@ -66,10 +66,6 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
         raise WireError("wrong_round", f"round {header.round} in round {opening.round}")
     if header.base_round != opening.base_round:
         raise WireError("wrong_base", f"base round {header.base_round}")
-    if facts.peers is not None and owner not in facts.peers:
-        raise WireError("unregistered", "the hotkey has no slot")
-    if facts.peers is not None and facts.peers[owner] != header.uid:
-        raise WireError("uid_mismatch", f"uid {header.uid} claimed, {facts.peers[owner]} registered")
     if header.layout != facts.layout.digest:
         raise WireError("wrong_layout", "another model")
     if signed.ciphertext_bytes > facts.layout.max_payload_bytes(facts.spec.sparse.k):
@@ -77,7 +73,17 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
     _admit_data(facts, signed)
     if header.possession != facts.possession(owner):
         raise WireError("possession", "the peer does not hold θ of the base round")
+    # Last, because an auditor has no snapshot: what is wrong with the head itself must be the same to everybody.
+    if facts.peers is not None:
+        _admit_registration(facts.peers, owner, header.uid)
     return signed
+
+
+def _admit_registration(peers: Mapping[bytes, int], owner: bytes, uid: int) -> None:
+    if owner not in peers:
+        raise WireError("unregistered", "the hotkey has no slot")
+    if peers[owner] != uid:
+        raise WireError("uid_mismatch", f"uid {uid} claimed, {peers[owner]} registered")
 
 
 def _admit_data(facts: RoundFacts, signed: Signed) -> None:

@@ -106,7 +106,7 @@ class Session:
                             undone.append(Undone())
                 if state.phase is Phase.CLOSED:
                     break
-                events = await self._look(state) + await me.observe(state, head)
+                events = await self._look(state) or await me.observe(state, head)
                 if not events:
                     head = await self._chain.next_block(head.number)
                     events = [*undone, Tick(head.number)]

@@ -53,6 +53,7 @@ class Miner(Follower):
         self._trainer = InnerTrainer(tip.spec.model, tip.spec.inner)
         if self._memory.optimizer:
             self._trainer.load_state(self._memory.optimizer)
+        self.sits_out: Callable[[int], bool] = lambda _round: False
         self._stop = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -82,6 +83,8 @@ class Miner(Follower):
         """Train the open round and put the submission; a submission made before a restart is put again."""
         tip = self._tip
         pending = self._memory.pending
+        if self.sits_out(tip.round):
+            return
         if pending is None or pending.round != tip.round:
             self._idle.clear()
             try:
@@ -144,8 +147,7 @@ class Miner(Follower):
     def _work(self, tip: Tip) -> Pending | None:
         """Inner training and compression, in a thread; None where the round was over first."""
         spec = tip.spec
-        count = min(spec.inner.steps * spec.inner.batch, share(spec.data) // spec.inner.batch * spec.inner.batch)
-        windows = assigned(tip.opening.assign.value, self.uid, spec.data, count)
+        windows = self.assigned_windows(tip)
         self._trainer.inner = spec.inner
         self.note("training", round=tip.round)
         result = self.inner_training(tip, windows)
@@ -159,6 +161,12 @@ class Miner(Follower):
         pending = Pending(tip.round, spec.sparse.k, tuple(acc), key, submission)
         self._remember(Memory(self._memory.residual, self._trainer.state(), pending))
         return pending
+
+    def assigned_windows(self, tip: Tip) -> list[int]:
+        """The windows of a full round's work: H batches, or as many whole ones as the slot's share holds."""
+        spec = tip.spec
+        batches = min(spec.inner.steps, share(spec.data) // spec.inner.batch)
+        return assigned(tip.opening.assign.value, self.uid, spec.data, batches * spec.inner.batch)
 
     def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
         """H inner steps on the windows; None where the round was over first."""

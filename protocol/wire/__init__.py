@@ -38,6 +38,7 @@ from protocol.wire.submission import (
     decode_key,
     encode,
     encode_key,
+    encrypt,
     key_commitment,
     open,  # noqa: A004
     seal,
@@ -78,6 +79,7 @@ __all__ = [
     "encode_key",
     "encode_record",
     "encode_seal",
+    "encrypt",
     "key_commitment",
     "open",
     "read_head",

@@ -78,7 +78,11 @@ def associated_data(run_id: bytes, round_: int, public: bytes) -> bytes:
 
 def seal(update: SparseUpdate, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
     """Encode and encrypt an update; returns the ciphertext with its tag."""
-    payload = kernels.encode(update)
+    return encrypt(kernels.encode(update), key, run_id, round_, public)
+
+
+def encrypt(payload: bytes, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
+    """Encrypt payload bytes for one peer, round and run; returns the ciphertext with its tag."""
     return ChaCha20Poly1305(key).encrypt(NONCE, payload, associated_data(run_id, round_, public))
 
 

@@ -66,9 +66,7 @@ class Aggregator(Follower):
         if state.role is not Role.LEADER:
             return []
         if self._closing:
-            if state.phase is Phase.SUBMIT:
-                await self.publish_seal(head)
-            return [] if state.scored else [ScoresIn()]
+            return await self._observe_closing(state, head)
         snapshot = await self.surroundings.chain.snapshot()
         stores = self._stores(snapshot)
         if state.phase is Phase.SUBMIT:
@@ -78,9 +76,19 @@ class Aggregator(Follower):
         seal, _ = await self._seal()
         settled = await self._open.intake.reveal(stores, seal.early)
         events: list[Event] = [KeySettled(peer) for peer in settled]
-        if not state.scored and await self._collect_scores(snapshot):
+        wanted = self._tip.round - self._tip.spec.gauntlet.lag
+        if not state.scored and await self._collect_scores(snapshot, wanted):
             events.append(ScoresIn())
         return events
+
+    async def _observe_closing(self, state: RoundState, head: Block) -> list[Event]:
+        """The run ends: nothing more is taken in, but the last round's scores are waited for."""
+        if state.phase is Phase.SUBMIT:
+            await self.publish_seal(head)
+        snapshot = await self.surroundings.chain.snapshot()
+        if not state.scored and await self._collect_scores(snapshot, self._tip.round - 1):
+            return [ScoresIn()]
+        return []
 
     def _stores(self, snapshot: Snapshot) -> dict[bytes, Store]:
         stores: dict[bytes, Store] = {}
@@ -119,10 +127,9 @@ class Aggregator(Follower):
             self._open.sealed = seal, digest
         return self._open.sealed
 
-    async def _collect_scores(self, snapshot: Snapshot) -> bool:
-        """Read the score files selection may use; True once there is none left to wait for."""
+    async def _collect_scores(self, snapshot: Snapshot, wanted: int) -> bool:
+        """Read the score files of round `wanted`; True once there is none left to wait for."""
         tip = self._tip
-        wanted = tip.round - tip.spec.gauntlet.lag
         if wanted < 0:
             return True
         peers = snapshot.by_hotkey()

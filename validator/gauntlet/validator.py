@@ -68,7 +68,7 @@ class Validator(Follower):
         if applied.tip.closed or (newest is not None and newest > round_):
             return
         states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
-        late = bool(await self.surroundings.chain.anchors(round_ + 1))
+        late = bool(await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag))
         candidates = [] if late else await self._candidates(applied)
         judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
         snapshot = await self.surroundings.chain.snapshot()

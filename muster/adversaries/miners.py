@@ -1,0 +1,165 @@
+"""One class per way of cheating; each overrides the one seam it cheats at and is an honest miner otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from kernels import SparseUpdate
+from node.miner.inner import TrainResult
+from node.miner.miner import Miner
+from protocol import paths, wire
+from protocol.assignment import data_digest
+from protocol.errors import ObjectMissing
+from protocol.identity import public_of
+from protocol.ledger import Tip
+from protocol.wire import Seal
+
+
+class EarlyKey(Miner):
+    """Shows the key before the seal, so that accomplices could copy: `key_early`."""
+
+    async def train(self) -> None:
+        """Submit and publish the key at once."""
+        await super().train()
+        pending, tip = self._memory.pending, self._tip
+        if pending is not None:
+            data = wire.encode_key(self.surroundings.identity, tip.run_id, tip.round, pending.key)
+            await self.surroundings.bucket.put(paths.key(tip.run_id, tip.round), data)
+
+
+class NoKey(Miner):
+    """Never shows the key, to hold up the round: `key_missing`."""
+
+    async def publish_key(self, seal: Seal) -> None:
+        """Keep silent."""
+
+
+class WrongKey(Miner):
+    """Publishes another key than the one committed to: `key_mismatch`."""
+
+    async def publish_key(self, seal: Seal) -> None:
+        """Sign and publish a key that opens nothing."""
+        tip = self._tip
+        data = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, bytes(wire.KEY_BYTES))
+        await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), data)
+
+
+class Swapped(Miner):
+    """Puts another payload than its header commits to: `ciphertext_digest`."""
+
+    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+        """Change the ciphertext after signing."""
+        data = super().build(tip, update, windows, key)
+        return data[:-1] + bytes((data[-1] ^ 1,))
+
+
+class Garbage(Miner):
+    """Encrypts noise instead of codec frames: a codec reason."""
+
+    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+        """A payload that decrypts but does not decode."""
+        signed, ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
+        noise = blake3(key).digest(length=signed.header.payload_bytes)
+        sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
+        header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
+        return wire.encode(header, self.surroundings.identity, sealed)
+
+
+class Desynchronised(Miner):
+    """Holds another θ than the run's: `possession`."""
+
+    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+        """Prove possession of a θ that is one outer step behind."""
+        signed, ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
+        stale = blake3(signed.header.possession).digest()
+        return wire.encode(replace(signed.header, possession=stale), self.surroundings.identity, ciphertext)
+
+
+class Resigner(Miner):
+    """Puts an earlier finisher's submission under its own signature: `payload_auth` (or `key_missing`)."""
+
+    async def train(self) -> None:
+        """Wait for somebody's submission, then claim it."""
+        tip, chain = self._tip, self.surroundings.chain
+        head = await chain.head()
+        while head.number < tip.opening.deadline:
+            for peer in (await chain.snapshot()).peers:
+                if peer.location is None or public_of(peer.hotkey) not in tip.opening.expected:
+                    continue
+                store = self.surroundings.buckets.bucket(peer.location)
+                try:
+                    data = await store.get(paths.submission(tip.run_id, tip.round), max_bytes=2**24)
+                except ObjectMissing:
+                    continue
+                await self._claim(tip, data)
+                return
+            head = await chain.next_block(head.number)
+
+    async def _claim(self, tip: Tip, data: bytes) -> None:
+        signed, ciphertext = wire.decode(data, tip.run_id)
+        if signed.header.public == self.public:
+            return
+        self._victim = signed.header.hotkey
+        mine = replace(
+            signed.header,
+            public=self.public,
+            possession=self.replica.possession(tip.opening.possess.value, self.public, tip.round),
+            uid=self.uid,
+            data_digest=data_digest(self.assigned_windows(tip)[: signed.header.windows]),
+        )
+        stolen = wire.encode(mine, self.surroundings.identity, ciphertext)
+        await self.surroundings.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
+
+    async def publish_key(self, seal: Seal) -> None:
+        """Copy the victim's key as soon as it is public."""
+        tip, chain = self._tip, self.surroundings.chain
+        peer = (await chain.snapshot()).by_hotkey()[self._victim]
+        assert peer.location is not None
+        store = self.surroundings.buckets.bucket(peer.location)
+        head = await chain.head()
+        for _ in range(tip.spec.clock.reveal):
+            try:
+                data = await store.get(paths.key(tip.run_id, seal.round), max_bytes=4096)
+            except ObjectMissing:
+                head = await chain.next_block(head.number)
+                continue
+            key = wire.decode_key(data, tip.run_id, seal.round, public_of(self._victim))
+            mine = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, key)
+            await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), mine)
+            return
+
+
+class Noise(Miner):
+    """Trains nothing and sends random directions of the usual size: of good form, and worth nothing."""
+
+    def shape_delta(self, result: TrainResult) -> list[Tensor]:
+        """Noise as large as the honest pseudo-gradient."""
+        generator = torch.Generator().manual_seed(self.uid)
+        return [
+            torch.randn(delta.shape, generator=generator) * delta.pow(2).mean().sqrt() for delta in result.delta
+        ]
+
+
+class Silent(Miner):
+    """Is registered and expected, and submits nothing: costs the run one deadline, once."""
+
+    async def train(self) -> None:
+        """Do nothing."""
+
+
+ADVERSARIES: dict[str, type[Miner]] = {
+    "desynchronised": Desynchronised,
+    "early_key": EarlyKey,
+    "garbage": Garbage,
+    "no_key": NoKey,
+    "noise": Noise,
+    "resigner": Resigner,
+    "silent": Silent,
+    "swapped": Swapped,
+    "wrong_key": WrongKey,
+}
+"""Every adversary by the name `--adversary NAME=COUNT` takes."""

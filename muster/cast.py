@@ -1,0 +1,108 @@
+"""Who takes part in a local run, and the run spec they agree on: the same for real processes and the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from node.corpus import Manifest
+from node.replica import genesis_root
+from protocol.chain.rules import ChainGenesis
+from protocol.errors import UsageError
+from protocol.identity import Identity
+from protocol.spec import GenesisSpec, RunSpec, Template
+
+HONEST = "honest"
+OPERATOR_STAKE = 1_000_000_000
+"""Stake of every validator operator, in the chain's smallest unit; equal stakes, so equal say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One hotkey of a run: its plain name (also its bucket's), and how it behaves."""
+
+    name: str
+    identity: Identity
+    behaviour: str = HONEST
+
+    @property
+    def hotkey(self) -> str:
+        """Its ss58 address."""
+        return self.identity.hotkey
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Everybody in a local run, in registration order (so uids are the same every time).
+
+    An operator holds one hotkey and runs two participants with it: a validator and an aggregator.
+    """
+
+    seed: int
+    operators: tuple[Member, ...]
+    miners: tuple[Member, ...]
+
+    @classmethod
+    def of(cls, seed: int, miners: int, validators: int, adversaries: Mapping[str, int]) -> Cast:
+        """Honest miners, then adversaries by name.
+
+        Raises:
+            UsageError: a run without miners or validators, or more of them than a local run can hold.
+        """
+        if miners + sum(adversaries.values()) < 1 or validators < 1:
+            raise UsageError("a run needs at least one miner and one validator")
+
+        def member(name: str, behaviour: str = HONEST) -> Member:
+            return Member(name, Identity.derive(seed, name), behaviour)
+
+        bad = [
+            member(f"{behaviour}-{i}", behaviour)
+            for behaviour, count in sorted(adversaries.items())
+            for i in range(count)
+        ]
+        return cls(
+            seed,
+            operators=tuple(member(f"operator-{i}") for i in range(validators)),
+            miners=(*(member(f"miner-{i}") for i in range(miners)), *bad),
+        )
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Every hotkey, operators first."""
+        return (*self.operators, *self.miners)
+
+    def chain_genesis(self, slots: int) -> ChainGenesis:
+        """The local chain this cast lives on: operators have stake, nobody else does."""
+        return ChainGenesis(
+            seed=self.seed,
+            stakes={operator.hotkey: OPERATOR_STAKE for operator in self.operators},
+            slots=slots,
+            weights_rate_limit=1,
+        )
+
+    def spec(self, template: Template, manifest: Manifest) -> RunSpec:
+        """The run spec: the template with this cast, its seed and this text filled in.
+
+        Raises:
+            UsageError: more participants than the run has data slots for.
+        """
+        if len(self.members) > template.data.slots:
+            raise UsageError(
+                f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
+            )
+        data = template.data.model_copy(
+            update={
+                "manifest": manifest.digest,
+                "windows": manifest.windows,
+                "heldout": manifest.heldout_windows,
+            }
+        )
+        genesis = GenesisSpec(
+            seed=self.seed,
+            root=genesis_root(template.model, self.seed).hex(),
+            miners=tuple(miner.hotkey for miner in self.miners),
+            leaders=tuple(operator.hotkey for operator in self.operators),
+            owner=Identity.derive(self.seed, "owner").hotkey,
+        )
+        fields = {name: getattr(template, name) for name in Template.model_fields}
+        return RunSpec(**{**fields, "data": data, "genesis": genesis})

@@ -1,0 +1,132 @@
+"""A whole run in one process: every participant real, only the store in memory and the clock turned by hand.
+
+The session, round machine, replica and rules are the daemons' own; work happens in place, one thing at a time, so a
+simulated run is one fixed order of events and takes no longer than its arithmetic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from muster.adversaries import miner_class
+from muster.cast import Cast, Member
+from node.data import TextReader
+from node.journal import Journal
+from node.miner.miner import Miner
+from node.participant import Follower, Surroundings, in_place, join
+from protocol.chain.virtual import VirtualChain
+from protocol.history import SpecHistory
+from protocol.session import Session
+from protocol.spec import RunSpec
+from protocol.storage import MemoryBuckets
+from validator.aggregator.aggregator import Aggregator
+from validator.gauntlet.book import Book
+from validator.gauntlet.validator import Validator
+
+Absence = Callable[[str, int], bool]
+"""(member name, round) → whether that miner sits the round out."""
+
+Make = Callable[[Surroundings], Awaitable[Follower]]
+"""Joins the run and gives the participant."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRun:
+    """What a simulated run leaves behind: its store and chain, and each participant's journal by name."""
+
+    spec: RunSpec
+    chain: VirtualChain
+    buckets: MemoryBuckets
+    journals: Mapping[str, Sequence[Mapping[str, Any]]]
+    participants: Mapping[str, Follower]
+
+    def events(self, name: str, kind: str) -> list[Mapping[str, Any]]:
+        """One participant's events of a kind."""
+        return [event for event in self.journals[name] if event["event"] == kind]
+
+    def roots(self, name: str) -> list[str]:
+        """State roots after each round, as one participant has them (the closing record aside)."""
+        return [event["root"] for event in self.events(name, "applied") if event["kind"] != "close"]
+
+    @property
+    def state_roots(self) -> list[str]:
+        """State roots after each round; every participant has the same or the run is wrong.
+
+        Raises:
+            AssertionError: two honest replicas disagree.
+        """
+        honest = {name: self.roots(name) for name in self.participants}
+        first = next(iter(honest.values()))
+        assert all(roots == first for roots in honest.values()), "replicas disagree"
+        return first
+
+    @property
+    def losses(self) -> list[float]:
+        """Held-out loss after each round, nat/token."""
+        return [event["loss"] for event in self.events("validator-0", "heldout")]
+
+
+class Simulator:
+    """Builds and drives one run."""
+
+    def __init__(self, cast: Cast, spec: RunSpec, text: TextReader, absent: Absence | None = None) -> None:
+        self._cast = cast
+        self._spec = spec
+        self._text = text
+        self._absent = absent or (lambda _name, _round: False)
+        self._history = SpecHistory.of(spec)
+        self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
+        self._buckets = MemoryBuckets()
+        self._journals: dict[str, Journal] = {}
+        self._participants: dict[str, Follower] = {}
+
+    async def run(self, rounds: int) -> SimulatedRun:
+        """Play `rounds` rounds and the closing record."""
+        for member in self._cast.members:
+            await self._chain.register(member.identity)
+            await self._chain.commit(member.identity, f"mem:{member.name}")
+        with tempfile.TemporaryDirectory(prefix="muster-books-") as books:
+            roles: list[tuple[str, Member, Make]] = []
+            for i, operator in enumerate(self._cast.operators):
+                book = Path(books) / f"validator-{i}.sqlite"
+                roles.append((f"aggregator-{i}", operator, partial(self._aggregator, rounds)))
+                roles.append((f"validator-{i}", operator, partial(self._validator, book)))
+            roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._cast.miners]
+            async with asyncio.TaskGroup() as tasks:
+                for name, member, make in roles:
+                    tasks.create_task(self._live(name, member, make))
+                tasks.create_task(self._chain.drive(len(roles)))
+        journals = {name: journal.events for name, journal in self._journals.items()}
+        return SimulatedRun(self._spec, self._chain, self._buckets, journals, self._participants)
+
+    async def _live(self, name: str, member: Member, make: Make) -> None:
+        self._journals[name] = Journal(None, clock=lambda: 0.0)
+        surroundings = Surroundings(
+            member.identity, self._chain, self._buckets, f"mem:{member.name}", self._journals[name], in_place
+        )
+        with self._chain.participant():
+            participant = await make(surroundings)
+            self._participants[name] = participant
+            await Session(participant, self._chain, self._buckets).run()
+
+    async def _aggregator(self, rounds: int, surroundings: Surroundings) -> Aggregator:
+        tip, replica = await join(self._history, surroundings)
+        return Aggregator(surroundings, tip, replica, rounds)
+
+    async def _validator(self, book: Path, surroundings: Surroundings) -> Validator:
+        tip, replica = await join(self._history, surroundings)
+        return Validator(surroundings, tip, replica, self._text, Book(book))
+
+    async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
+        tip, replica = await join(self._history, surroundings)
+        uid = await self._chain.register(member.identity)
+        make = miner_class(member.behaviour)
+        miner = make(surroundings, tip, replica, self._text, None, uid)
+        miner.sits_out = lambda round_: self._absent(member.name, round_)
+        return miner

@@ -9,7 +9,7 @@ from node.corpus import Manifest
 from node.replica import genesis_root
 from protocol.chain.rules import ChainGenesis
 from protocol.errors import UsageError
-from protocol.identity import Identity
+from protocol.identity import Identity, derive_seed
 from protocol.spec import GenesisSpec, RunSpec, Template
 
 HONEST = "honest"
@@ -22,6 +22,7 @@ class Member:
     """One hotkey of a run: its plain name (also its bucket's), and how it behaves."""
 
     name: str
+    seed: bytes
     identity: Identity
     behaviour: str = HONEST
 
@@ -53,7 +54,8 @@ class Cast:
             raise UsageError("a run needs at least one miner and one validator")
 
         def member(name: str, behaviour: str = HONEST) -> Member:
-            return Member(name, Identity.derive(seed, name), behaviour)
+            secret = derive_seed(seed, name)
+            return Member(name, secret, Identity(secret), behaviour)
 
         bad = [
             member(f"{behaviour}-{i}", behaviour)
@@ -90,19 +92,42 @@ class Cast:
             raise UsageError(
                 f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
             )
-        data = template.data.model_copy(
-            update={
-                "manifest": manifest.digest,
-                "windows": manifest.windows,
-                "heldout": manifest.heldout_windows,
-            }
-        )
-        genesis = GenesisSpec(
+        return fill_template(
+            template,
+            manifest,
             seed=self.seed,
-            root=genesis_root(template.model, self.seed).hex(),
+            block=0,
             miners=tuple(miner.hotkey for miner in self.miners),
             leaders=tuple(operator.hotkey for operator in self.operators),
             owner=Identity.derive(self.seed, "owner").hotkey,
         )
-        fields = {name: getattr(template, name) for name in Template.model_fields}
-        return RunSpec(**{**fields, "data": data, "genesis": genesis})
+
+
+def fill_template(
+    template: Template,
+    manifest: Manifest,
+    *,
+    seed: int,
+    block: int,
+    miners: tuple[str, ...],
+    leaders: tuple[str, ...],
+    owner: str,
+) -> RunSpec:
+    """A template with its genesis and text: from then on it is one particular run."""
+    data = template.data.model_copy(
+        update={
+            "manifest": manifest.digest,
+            "windows": manifest.windows,
+            "heldout": manifest.heldout_windows,
+        }
+    )
+    genesis = GenesisSpec(
+        seed=seed,
+        block=block,
+        root=genesis_root(template.model, seed).hex(),
+        miners=miners,
+        leaders=leaders,
+        owner=owner,
+    )
+    fields = {name: getattr(template, name) for name in Template.model_fields}
+    return RunSpec(**{**fields, "data": data, "genesis": genesis})

@@ -51,9 +51,7 @@ th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid var(--line);w
 .text{text-align:left}.wrap{text-align:left;white-space:normal;min-width:11rem}
 code,pre{font:.85rem ui-monospace,monospace;overflow-wrap:anywhere}
 pre{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem;white-space:pre-wrap;margin:.4rem 0}
-""" + "".join(
-    f".s{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}.k{i}{{color:var(--c{i})}}\n" for i in range(HUES)
-)
+""" + "".join(f".s{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}.k{i}{{color:var(--c{i})}}\n" for i in range(HUES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +99,7 @@ def chart(frame: Frame, label: Callable[[float], str], title: str, marks: Iterab
     for value in ticks(*frame.x):
         if value == round(value):
             x, _ = frame.at(value, frame.y[0])
-            parts.append(
-                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>'
-            )
+            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">round</text>')
     return "".join([*parts, *marks, "</svg>"])
 
@@ -166,9 +162,7 @@ def rating_figure(summary: RunSummary) -> str:
     )
     bands, lines = [], []
     for i, (hotkey, points) in enumerate(history):
-        edge = [(r, mu + sigma) for r, mu, sigma in points] + [
-            (r, mu - sigma) for r, mu, sigma in points[::-1]
-        ]
+        edge = [(r, mu + sigma) for r, mu, sigma in points] + [(r, mu - sigma) for r, mu, sigma in points[::-1]]
         bands.append(f'<polygon class="f{i % HUES}" points="{frame.path(edge)}" fill-opacity=".12"/>')
         middle = frame.path((r, mu) for r, mu, _ in points)
         title = escape(printable(names.get(hotkey, hotkey)))

@@ -30,9 +30,7 @@ from protocol.errors import ConfigError, DataError, IdentityError, RunFailed, Us
 SUPERVISOR_VARIABLE = "SUPERVISED_BY_PID"
 """Environment variable that tells a child its supervisor's pid (`MUSTER_*` is configuration)."""
 
-PERSON_MUST_ACT = frozenset(
-    error.exit_status for error in (UsageError, ConfigError, DataError, IdentityError)
-)
+PERSON_MUST_ACT = frozenset(error.exit_status for error in (UsageError, ConfigError, DataError, IdentityError))
 """Exit statuses that a restart cannot cure."""
 
 DEFAULT_GRACE = 10.0
@@ -153,7 +151,7 @@ def last_lines(path: Path, start: int = 0, count: int = TAIL_LINES) -> list[str]
     return [printable(line.expandtabs()) for line in lines[-count:]]
 
 
-class _Interrupted(Exception):  # noqa: N818 - never leaves this module
+class _Interrupted(Exception):
     """Ends the task group when a signal asks for it."""
 
 

@@ -214,9 +214,7 @@ class Summary:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
-        agree = Text.assemble(
-            ("all honest replicas agree", "green"), f" on root {summary.state_root[:ROOT_DIGITS]}"
-        )
+        agree = Text.assemble(("all honest replicas agree", "green"), f" on root {summary.state_root[:ROOT_DIGITS]}")
         grid.add_row("state", agree if summary.roots_agree else Text("honest replicas DISAGREE", "bold red"))
         losses = summary.losses
         course = f"{losses[0]:.4f} → {losses[-1]:.4f}" if losses else MISSING

@@ -114,7 +114,11 @@ def _safetensors(theta: Sequence[Tensor], layout: Layout, group: Sequence[int]) 
     offset = 0
     for i in group:
         end = offset + 4 * layout.grid.numel[i]
-        header[layout.names[i]] = {"data_offsets": [offset, end], "dtype": "F32", "shape": list(layout.shapes[i])}
+        header[layout.names[i]] = {
+            "data_offsets": [offset, end],
+            "dtype": "F32",
+            "shape": list(layout.shapes[i]),
+        }
         offset = end
     text = rfc8785.dumps(header)
     text += b" " * (-len(text) % _ALIGN)
@@ -166,4 +170,3 @@ def read_shards(manifest: Manifest, read: Callable[[ShardInfo], bytes], layout: 
     ):
         raise LedgerError("the checkpoint does not hold exactly this model's tensors")
     return [found[name] for name in layout.names]
-

@@ -45,9 +45,7 @@ async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
 async def genesis(history: SpecHistory, chain: Chain) -> Tip:
     """The tip every run begins with."""
     block = history.genesis.genesis.block
-    return ledger.genesis_tip(
-        history, await draw(chain, ASSIGN, 0, block), await draw(chain, POSSESS, 0, block)
-    )
+    return ledger.genesis_tip(history, await draw(chain, ASSIGN, 0, block), await draw(chain, POSSESS, 0, block))
 
 
 async def fetch_record(store: Store, run_id: bytes, round_: int, tensors: int) -> tuple[Record, bytes]:

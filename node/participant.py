@@ -18,7 +18,7 @@ from protocol.history import SpecHistory
 from protocol.identity import Identity, hotkey_of
 from protocol.ledger import Applied, Tip
 from protocol.session import Participant
-from protocol.storage import Buckets, Store
+from protocol.storage import Buckets, Meter, Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class Surroundings:
     journal: Journal
     offload: Offload = in_thread
     faults: Faults = field(default_factory=Faults)
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def bucket(self) -> Store:
@@ -135,6 +136,8 @@ class Follower(Participant):
             outer_step=self.replica.outer_step,
             accepted=[hotkey_of(entry.public) for entry in applied.record.accepted],
             rejected={hotkey_of(e.public): e.reason for e in applied.record.entries if e.reason},
+            bytes_up=self.surroundings.meter.up,
+            bytes_down=self.surroundings.meter.down,
         )
         await self.after_apply(applied)
         return True

@@ -1,7 +1,7 @@
 """The one judge of a submission's form: why it is not accepted, by name, or that nothing is wrong with it.
 
-Leader, followers and auditors all call these functions on the same bytes, so the reason in a record is the only
-reason there is. Whether work of good form is worth anything is the Gauntlet's question, not this module's.
+Leader, followers and auditors all call these functions on the same bytes, so the reason in a record is the
+only reason there is. Whether work of good form is worth anything is the Gauntlet's question, not this module's.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ UNAVAILABLE = "unavailable"
 class RoundFacts:
     """What a submission of one round is judged against.
 
-    `peers` maps registered public keys to uids (None where the judge has no snapshot of that time, as an auditor);
-    `possession` gives the proof a peer must show; it needs θ of the round's base.
+    `peers` maps registered public keys to uids (None where the judge has no snapshot of that time, as an
+    auditor); `possession` gives the proof a peer must show; it needs θ of the round's base.
     """
 
     run_id: bytes
@@ -52,9 +52,9 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
     """Judge a submission's head, found in the bucket of `owner`.
 
     Raises:
-        WireError: envelope reasons, `head_size`, `foreign_header`, `wrong_round`, `wrong_base`, `wrong_layout`,
-            `payload_size`, `windows_range`, `tokens`, `uid_range`, `data_digest`, `possession`; where the judge
-            has a snapshot, then `unregistered`, `uid_mismatch`.
+        WireError: envelope reasons, `head_size`, `foreign_header`, `wrong_round`, `wrong_base`,
+            `wrong_layout`, `payload_size`, `windows_range`, `tokens`, `uid_range`, `data_digest`, `possession`;
+            where the judge has a snapshot, then `unregistered`, `uid_mismatch`.
     """
     if len(head) > MAX_HEAD_BYTES:
         raise WireError("head_size", f"a head of {len(head)} bytes")
@@ -73,7 +73,7 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
     _admit_data(facts, signed)
     if header.possession != facts.possession(owner):
         raise WireError("possession", "the peer does not hold θ of the base round")
-    # Last, because an auditor has no snapshot: what is wrong with the head itself must be the same to everybody.
+    # Last, because an auditor has no snapshot: what is wrong with the head must be the same to everybody.
     if facts.peers is not None:
         _admit_registration(facts.peers, owner, header.uid)
     return signed
@@ -99,10 +99,10 @@ def _admit_data(facts: RoundFacts, signed: Signed) -> None:
 
 HEADER_REASONS = frozenset(
     {
-        "truncated", "trailing", "magic", "format", "type", "reserved", "body_size", "field_order", "field_size",
-        "missing_field", "unknown_field", "wrong_run", "signature", "head_size", "foreign_header", "wrong_round",
-        "wrong_base", "wrong_layout", "payload_size", "uid_range", "windows_range", "tokens", "data_digest",
-        "possession",
+        "truncated", "trailing", "magic", "format", "type", "reserved", "body_size",
+        "field_order", "field_size", "missing_field", "unknown_field", "wrong_run", "signature",
+        "head_size", "foreign_header", "wrong_round", "wrong_base", "wrong_layout", "payload_size",
+        "windows_range", "tokens", "uid_range", "data_digest", "possession",
     }
 )  # fmt: skip
 """Reasons anyone can recompute from the head alone; a record that claims one wrongly is not valid."""

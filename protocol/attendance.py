@@ -43,6 +43,4 @@ def expected(history: Sequence[Attendance]) -> tuple[bytes, ...]:
     recent = history[-MEMORY:]
     if not recent:
         return ()
-    return tuple(
-        sorted(peer for peer in recent[-1].present if sum(peer in past.accepted for past in recent) >= NEEDED)
-    )
+    return tuple(sorted(peer for peer in recent[-1].present if sum(peer in past.accepted for past in recent) >= NEEDED))

@@ -62,13 +62,9 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
 def _parse_one(text: str) -> Fault:
     match = _FAULT.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"{VARIABLE}: {text!r} is not POINT:crash or POINT:error, with @FIRST or *TIMES if wanted"
-        )
+        raise ConfigError(f"{VARIABLE}: {text!r} is not POINT:crash or POINT:error, with @FIRST or *TIMES if wanted")
     if match["point"] not in FAULT_POINTS:
-        raise ConfigError(
-            f"{VARIABLE}: no fault point {match['point']!r}; there are: {', '.join(FAULT_POINTS)}"
-        )
+        raise ConfigError(f"{VARIABLE}: no fault point {match['point']!r}; there are: {', '.join(FAULT_POINTS)}")
     action: Literal["crash", "error"] = "crash" if match["action"] == "crash" else "error"
     return Fault(match["point"], action, int(match["first"] or 1), int(match["times"] or 1))
 

@@ -61,7 +61,9 @@ class SpecHistory:
         if amendment.round < recorded_in + self.at(recorded_in).clock.amend_delay:
             raise LedgerError(f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round})")
         grown = SpecHistory(self.genesis, self.run_id, (*self.amendments, amendment))
-        grown.at(amendment.round)
+        # An amendment recorded before may take effect after this one, and the two may not go together.
+        for round_ in sorted({known.round for known in grown.amendments if known.round >= amendment.round}):
+            grown.at(round_)
         return grown
 
 
@@ -71,7 +73,7 @@ def _amended(spec: RunSpec, amendment: Amendment) -> RunSpec:
     try:
         document[section][key] = json.loads(amendment.value)
         return RunSpec.model_validate_json(rfc8785.dumps(document))
-    except json.JSONDecodeError as error:
-        raise LedgerError(f"the value of an amendment of {amendment.path} is not JSON") from error
     except ValidationError as error:
         raise LedgerError(f"an amendment of {amendment.path} is not valid: {first_problem(error)}") from error
+    except (json.JSONDecodeError, rfc8785.CanonicalizationError, RecursionError) as error:
+        raise LedgerError(f"the value of an amendment of {amendment.path} is not JSON") from error

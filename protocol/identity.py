@@ -37,7 +37,7 @@ class Identity:
     @classmethod
     def derive(cls, seed: int, name: str) -> Identity:
         """The identity a local run gives to participant `name`: BLAKE3 of the run's seed and the name."""
-        return cls(blake3(b"muster/identity/v1" + seed.to_bytes(8, "little") + name.encode()).digest())
+        return cls(derive_seed(seed, name))
 
     @classmethod
     def from_file(cls, path: Path) -> Identity:
@@ -59,6 +59,11 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({self.hotkey})"
+
+
+def derive_seed(seed: int, name: str) -> bytes:
+    """The 32-byte hotkey seed of a local run's participant."""
+    return blake3(b"muster/identity/v1" + seed.to_bytes(8, "little") + name.encode()).digest()
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:

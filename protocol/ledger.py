@@ -160,7 +160,7 @@ def verify(tip: Tip, record: Record, digest: bytes, seal: tuple[Seal, bytes], bu
     check_link(tip, record, root)
     check_seal(tip, record, *seal)
     admitted = _check_entries(tip, record, seal[0], possession)
-    updates = _check_bundle(tip, record, bundle, [admitted[entry.public] for entry in record.accepted])
+    updates = _open_bundle(tip, record, bundle, [admitted[entry.public] for entry in record.accepted])
     capped, weights = prepare(updates, tip.spec)
     if not np.array_equal(weights.view(np.uint32), record.weights.view(np.uint32)):
         raise LedgerError("the weights are not what the accepted submissions give")
@@ -250,8 +250,22 @@ def _check_entries(tip: Tip, record: Record, seal: Seal, possession: Possession)
     uids = [admitted[entry.public].header.uid for entry in record.accepted]
     if len(set(uids)) != len(uids):
         raise LedgerError("two accepted submissions claim the same slot")
+    _check_scores(tip, record)
     _check_selection(tip, record)
     return admitted
+
+
+def _check_scores(tip: Tip, record: Record) -> None:
+    """The scores are of the round that steers this one, each by one validator of the run."""
+    validators = [scores.validator for scores in record.scores]
+    allowed = {public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders}
+    steering = tip.round - tip.spec.gauntlet.lag
+    if not wire.strictly_ascending(validators) or not allowed.issuperset(validators):
+        raise LedgerError("the scores are not by validators of the run, each once and in key order")
+    if any(scores.round != steering for scores in record.scores):
+        raise LedgerError(f"the scores are not those of round {steering}")
+    if not all(wire.strictly_ascending([row.public for row in scores.rows]) for scores in record.scores):
+        raise LedgerError("the rows of a validator's scores are not each peer once, in key order")
 
 
 def _check_selection(tip: Tip, record: Record) -> None:
@@ -264,6 +278,10 @@ def _check_selection(tip: Tip, record: Record) -> None:
         raise LedgerError(f"{len(valid)} valid submissions make it a {kind.name.lower()} record")
     if tuple(entry.public for entry in record.accepted) != accepted:
         raise LedgerError("the selection is not what the rules give")
+    # The two differ in what they mean for attendance, so a leader must not choose between them.
+    refusal, other = (NOT_SELECTED, NULL_ROUND) if kind is Kind.ROUND else (NULL_ROUND, NOT_SELECTED)
+    if any(entry.reason == other for entry in record.entries):
+        raise LedgerError(f"a valid submission that is not applied is {refusal} in this record, not {other}")
 
 
 def decide(tip: Tip, valid: Sequence[bytes], record: Record) -> tuple[Kind, tuple[bytes, ...]]:
@@ -273,9 +291,18 @@ def decide(tip: Tip, valid: Sequence[bytes], record: Record) -> tuple[Kind, tupl
     return Kind.ROUND, select(valid, record.scores, record.evaluate.value, tip.spec.gauntlet)
 
 
-def _check_bundle(tip: Tip, record: Record, bundle: bytes, accepted: list[Signed]) -> list[SparseUpdate]:
+def check_bundle(record: Record, bundle: bytes) -> None:
+    """The bundle's bytes are the ones the record names.
+
+    Raises:
+        LedgerError: they are not.
+    """
     if blake3(bundle).digest() != record.bundle or len(bundle) != record.bundle_bytes:
         raise LedgerError("the bundle is not the one the record names")
+
+
+def _open_bundle(tip: Tip, record: Record, bundle: bytes, accepted: list[Signed]) -> list[SparseUpdate]:
+    check_bundle(record, bundle)
     updates = []
     for opened in read_bundle(bundle, accepted):
         try:
@@ -307,4 +334,3 @@ def prepare(updates: Sequence[SparseUpdate], spec: RunSpec) -> tuple[list[Sparse
         return [], np.zeros((0, len(layout_of(spec.model).shapes)), dtype=np.float32)
     capped = cap_scales(updates, spec.outer)
     return capped, weigh(capped, spec.outer)
-

@@ -38,9 +38,7 @@ def state_root(theta: Sequence[torch.Tensor], layout: Layout, run_id: bytes, out
     return root.digest()
 
 
-def possession(
-    theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes, public: bytes, round_: int
-) -> bytes:
+def possession(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes, public: bytes, round_: int) -> bytes:
     """The proof that a peer holds θ: BLAKE3 over 64 beacon-chosen tiles, mixed with who claims it and when.
 
     Copying somebody else's proof fails because the hotkey is inside; computing it needs the tiles themselves.

@@ -1,7 +1,8 @@
 """A validator's signed judgement of one round: the only thing the Gauntlet and the aggregator exchange.
 
-The file is RFC 8785 JSON {"body": …, "hotkey": ss58, "signature": hex}; the signature covers
-"muster/scores/v1" ‖ run id ‖ canonical body, the digest is BLAKE3 of the same bytes without the run id.
+The file is RFC 8785 JSON {"body": …, "hotkey": ss58, "signature": hex}, in canonical form and no other; the
+signature covers "muster/scores/v1" ‖ run id ‖ canonical body, the digest is BLAKE3 of the same bytes without
+the run id.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import rfc8785
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocol.errors import WireError
+from protocol.errors import IdentityError, WireError
 from protocol.identity import Identity, public_of, verify
 from protocol.spec import HEX32, Natural, Rate, Share
 from protocol.wire import ScoreRow, ScoresUsed
@@ -64,7 +65,10 @@ def _signed_bytes(body: ScoresBody) -> bytes:
 def encode_scores(body: ScoresBody, identity: Identity, run_id: bytes) -> bytes:
     """The signed file."""
     signature = identity.sign(_DOMAIN + run_id + _signed_bytes(body))
-    file = _File(body=body, hotkey=identity.hotkey, signature=signature.hex())
+    return _canonical(_File(body=body, hotkey=identity.hotkey, signature=signature.hex()))
+
+
+def _canonical(file: _File) -> bytes:
     return rfc8785.dumps(file.model_dump(mode="json"))
 
 
@@ -78,6 +82,8 @@ def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple
         file = _File.model_validate_json(data)
     except ValidationError as error:
         raise WireError("scores_format", str(error.errors(include_url=False)[0]["msg"])) from error
+    if _canonical(file) != data:
+        raise WireError("scores_format", "not in canonical form (RFC 8785)")
     if file.hotkey != hotkey:
         raise WireError("scores_signer", file.hotkey)
     if file.body.round != round_:
@@ -85,7 +91,11 @@ def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple
     signed = _signed_bytes(file.body)
     if not verify(public_of(hotkey), _DOMAIN + run_id + signed, bytes.fromhex(file.signature)):
         raise WireError("signature", f"not signed by {hotkey}")
-    if len({peer.hotkey for peer in file.body.peers}) != len(file.body.peers):
+    try:
+        judged = {public_of(peer.hotkey) for peer in file.body.peers}
+    except IdentityError as error:
+        raise WireError("scores_format", str(error)) from error
+    if len(judged) != len(file.body.peers):
         raise WireError("scores_duplicate", "a peer is judged twice")
     return file.body, blake3(_DOMAIN + signed).digest()
 
@@ -93,6 +103,7 @@ def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple
 def used(body: ScoresBody, digest: bytes, hotkey: str, stake: int) -> ScoresUsed:
     """The part of a score file that a record carries, rows in key order."""
     rows = sorted(
-        (ScoreRow(public_of(p.hotkey), p.peer_score, p.positive) for p in body.peers), key=lambda row: row.public
+        (ScoreRow(public_of(p.hotkey), p.peer_score, p.positive) for p in body.peers),
+        key=lambda row: row.public,
     )
     return ScoresUsed(public_of(hotkey), stake, body.round, digest, tuple(rows))

@@ -53,7 +53,10 @@ class Participant(ABC):
 
     @abstractmethod
     async def apply(self, anchor: AnchorSeen, store: Store) -> bool:
-        """Fetch, verify and apply the anchored record: `tip` moves on. False where its bytes are not (yet) to be had or not valid."""
+        """Fetch, verify and apply the anchored record, so that `tip` moves on.
+
+        Returns False where its bytes are not to be had yet, or not valid.
+        """
 
     async def train(self) -> None:
         """Do the open round's work and submit it. Runs beside the session; is cancelled when the record is there."""
@@ -61,7 +64,7 @@ class Participant(ABC):
     async def publish_key(self, seal: Seal) -> None:
         """Show the payload's key: the seal is public."""
 
-    async def observe(self, state: RoundState, head: Block) -> list[Event]:
+    async def observe(self, state: RoundState, head: Block) -> list[Event]:  # noqa: ARG002
         """What a leader sees in the peers' buckets since it last looked."""
         return []
 

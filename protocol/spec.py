@@ -258,11 +258,13 @@ def load_template(name: str) -> Template:
     """
     if name.endswith(".toml"):
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot read the template {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the template {name} is not UTF-8 text") from error
     elif name in preset_names():
-        text = resources.files("protocol.presets").joinpath(f"{name}.toml").read_text()
+        text = resources.files("protocol.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ConfigError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     try:

@@ -158,28 +158,25 @@ def payload_key(salt: int = 1) -> bytes:
     return hash32("key", salt)
 
 
-def header(
-    facts: RoundFacts, miner: Identity, uid: int, ciphertext: bytes, key: bytes, **changes: Any
-) -> Header:
-    """The header an honest miner in slot `uid` makes of a sealed payload, with `changes`."""
+def header(facts: RoundFacts, miner: Identity, uid: int, ciphertext: bytes, key: bytes) -> Header:
+    """The header an honest miner in slot `uid` makes of a sealed payload; `dataclasses.replace` spoils it."""
     spec = facts.spec
     windows = spec.inner.steps * spec.inner.batch
-    fields: dict[str, Any] = {
-        "run_id": facts.run_id,
-        "public": miner.public,
-        "round": facts.opening.round,
-        "base_round": facts.opening.base_round,
-        "uid": uid,
-        "layout": facts.layout.digest,
-        "possession": facts.possession(miner.public),
-        "data_digest": data_digest(assigned(facts.opening.assign.value, uid, spec.data, windows)),
-        "windows": windows,
-        "tokens": windows * spec.data.window,
-        "payload_bytes": len(ciphertext) - AEAD_TAG_BYTES,
-        "ciphertext_digest": blake3(ciphertext).digest(),
-        "key_commitment": wire.key_commitment(key),
-    }
-    return Header(**(fields | changes))
+    return Header(
+        run_id=facts.run_id,
+        public=miner.public,
+        round=facts.opening.round,
+        base_round=facts.opening.base_round,
+        uid=uid,
+        layout=facts.layout.digest,
+        possession=facts.possession(miner.public),
+        data_digest=data_digest(assigned(facts.opening.assign.value, uid, spec.data, windows)),
+        windows=windows,
+        tokens=windows * spec.data.window,
+        payload_bytes=len(ciphertext) - AEAD_TAG_BYTES,
+        ciphertext_digest=blake3(ciphertext).digest(),
+        key_commitment=wire.key_commitment(key),
+    )
 
 
 def submission(
@@ -218,9 +215,7 @@ def framed(kind: Type, signer: Identity, run_id: bytes, body: bytes, tail: bytes
     return prefix + body + signer.sign(kind.tag + run_id + body) + tail
 
 
-def resigned(
-    data: bytes, signer: Identity, run_id: bytes, change: Callable[[dict[int, bytes]], object]
-) -> bytes:
+def resigned(data: bytes, signer: Identity, run_id: bytes, change: Callable[[dict[int, bytes]], object]) -> bytes:
     """A well-formed object after `change` to its fields, signed again; its tail stays."""
     fields = dict(split_fields(body_of(data)))
     change(fields)

@@ -62,7 +62,7 @@ class Garbage(Miner):
 
     def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """A payload that decrypts but does not decode."""
-        signed, ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
+        signed, _ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
         noise = blake3(key).digest(length=signed.header.payload_bytes)
         sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
         header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
@@ -139,9 +139,7 @@ class Noise(Miner):
     def shape_delta(self, result: TrainResult) -> list[Tensor]:
         """Noise as large as the honest pseudo-gradient."""
         generator = torch.Generator().manual_seed(self.uid)
-        return [
-            torch.randn(delta.shape, generator=generator) * delta.pow(2).mean().sqrt() for delta in result.delta
-        ]
+        return [torch.randn(delta.shape, generator=generator) * delta.pow(2).mean().sqrt() for delta in result.delta]
 
 
 class Silent(Miner):

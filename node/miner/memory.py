@@ -84,9 +84,7 @@ def load_memory(path: Path, layout: Layout) -> Memory:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         residual = _layout_tensors(tensors, "residual", layout)
         optimizer = {
-            name.removeprefix("optimizer."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("optimizer.")
+            name.removeprefix("optimizer."): tensor for name, tensor in tensors.items() if name.startswith("optimizer.")
         }
         return Memory(residual, optimizer, _pending(tensors, layout))
     except (safetensors.SafetensorError, KeyError) as error:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
 from blake3 import blake3
+from torch import Tensor
 
 from kernels import SparseUpdate, compress, fold, residual
 from node import follow

@@ -291,9 +291,7 @@ def _check_location(location: str) -> None:
     except UnicodeEncodeError as error:
         raise ChainError("the committed location is not valid Unicode text") from error
     if size > MAX_LOCATION:
-        raise ChainError(
-            f"the committed location has {size} bytes, over {MAX_LOCATION}; use a shorter prefix"
-        )
+        raise ChainError(f"the committed location has {size} bytes, over {MAX_LOCATION}; use a shorter prefix")
 
 
 def _anchor_json(anchor: Anchor) -> dict[str, str | int]:
@@ -349,14 +347,10 @@ def _set_weights(
         raise ChainError(f"{member.hotkey} has no validator permit: its stake of {member.stake} is too low")
     if member.weighed is not None and state.height - member.weighed < genesis.weights_rate_limit:
         again = member.weighed + genesis.weights_rate_limit
-        raise ChainError(
-            f"{member.hotkey} set weights in block {member.weighed}; it may again in block {again}"
-        )
+        raise ChainError(f"{member.hotkey} set weights in block {member.weighed}; it may again in block {again}")
     unknown = [uid for uid, _ in weights if uid >= len(state.members)]
     if unknown:
-        raise ChainError(
-            f"weights name uid {unknown[0]}, an unknown uid: {len(state.members)} are registered"
-        )
+        raise ChainError(f"weights name uid {unknown[0]}, an unknown uid: {len(state.members)} are registered")
     return _replace_member(state, replace(member, weights=weights, weighed=state.height))
 
 
@@ -366,10 +360,7 @@ def _run_epochs(genesis: ChainGenesis, state: ChainState, due: int) -> ChainStat
     rank = emission.ranks(
         {member.uid: member.stake for member in validators},
         # A weight on oneself does not count (the diagonal is masked on Bittensor too).
-        {
-            member.uid: {uid: weight for uid, weight in member.weights if uid != member.uid}
-            for member in validators
-        },
+        {member.uid: {uid: weight for uid, weight in member.weights if uid != member.uid} for member in validators},
     )
     incentive, paid = emission.incentives(rank), emission.split(genesis.epoch_emission, rank)
     members = tuple(

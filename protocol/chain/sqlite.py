@@ -316,8 +316,7 @@ def _read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
         raise ChainError(f"the chain file {path} has version {version}, and this Muster reads {VERSION}")
     seed, *rest = _one(
         connection,
-        "SELECT seed, slots, tempo, immunity, max_validators, weights_rate_limit, epoch_emission"
-        " FROM genesis",
+        "SELECT seed, slots, tempo, immunity, max_validators, weights_rate_limit, epoch_emission FROM genesis",
     )
     stakes = dict(connection.execute("SELECT hotkey, stake FROM stakes ORDER BY hotkey").fetchall())
     return ChainGenesis(seed, stakes, *rest)
@@ -335,8 +334,7 @@ def _read_state(connection: sqlite3.Connection) -> ChainState:
         for validator, rows in groupby(pairs, key=lambda row: row[0])
     }
     rows = connection.execute(
-        "SELECT uid, hotkey, stake, registered, incentive, emission, location, weighed"
-        " FROM members ORDER BY uid"
+        "SELECT uid, hotkey, stake, registered, incentive, emission, location, weighed FROM members ORDER BY uid"
     )
     members = tuple(replace(Member(*row), weights=weights.get(row[0], ())) for row in rows)
     if [member.uid for member in members] != list(range(len(members))):
@@ -350,9 +348,7 @@ def _read_anchors(connection: sqlite3.Connection, round_: int) -> tuple[AnchorSe
     rows = connection.execute(
         "SELECT hotkey, digest, block, idx FROM anchors WHERE round = ? ORDER BY block, idx", (round_,)
     )
-    return tuple(
-        AnchorSeen(hotkey, Anchor(round_, digest), block, index) for hotkey, digest, block, index in rows
-    )
+    return tuple(AnchorSeen(hotkey, Anchor(round_, digest), block, index) for hotkey, digest, block, index in rows)
 
 
 def _write_state(connection: sqlite3.Connection, before: ChainState, after: ChainState) -> None:
@@ -365,14 +361,10 @@ def _write_state(connection: sqlite3.Connection, before: ChainState, after: Chai
         old = before.members[uid] if uid < len(before.members) else None
         if member == old:
             continue
-        connection.execute(
-            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(member)[:-1]
-        )
+        connection.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(member)[:-1])
         if old is None or member.weights != old.weights:
             connection.execute("DELETE FROM weights WHERE validator = ?", (uid,))
-            connection.executemany(
-                "INSERT INTO weights VALUES (?, ?, ?)", [(uid, *pair) for pair in member.weights]
-            )
+            connection.executemany("INSERT INTO weights VALUES (?, ?, ?)", [(uid, *pair) for pair in member.weights])
     changed = [pair for pair in after.nonces.items() if before.nonces.get(pair[0]) != pair[1]]
     connection.executemany("INSERT OR REPLACE INTO nonces VALUES (?, ?)", changed)
 

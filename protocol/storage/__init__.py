@@ -6,6 +6,7 @@ from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
 from protocol.storage.directory import DirectoryStore
 from protocol.storage.locations import Buckets, DirectoryBuckets, MemoryBuckets, open_store
 from protocol.storage.memory import MemoryStore
+from protocol.storage.metered import Meter, MeteredBuckets, MeteredStore
 
 __all__ = [
     "DEFAULT_DEADLINE",
@@ -14,6 +15,9 @@ __all__ = [
     "DirectoryStore",
     "MemoryBuckets",
     "MemoryStore",
+    "Meter",
+    "MeteredBuckets",
+    "MeteredStore",
     "ObjectInfo",
     "Store",
     "check_key",

@@ -65,9 +65,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def get_range(
-        self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE
-    ) -> bytes:
+    async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
         """`length` bytes from `start`, fewer where the object ends sooner, none past its end.
 
         Raises:

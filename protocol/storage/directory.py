@@ -73,9 +73,7 @@ class DirectoryStore(Store):
     async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
         """Store `data`, replacing what was there; a `StorageError` names the cause, such as a full disk."""
         check_key(key)
-        await self._run(
-            f"store {key}", deadline, lambda abandoned: self._files.write(key, data, True, abandoned)
-        )
+        await self._run(f"store {key}", deadline, lambda abandoned: self._files.write(key, data, True, abandoned))
 
     async def put_if_absent(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> bool:
         """Store `data` unless `key` exists; exactly one of any number of racing processes gets True."""
@@ -89,9 +87,7 @@ class DirectoryStore(Store):
         check_key(key)
         return await self._run(f"read {key}", deadline, lambda _: self._files.read(key, max_bytes))
 
-    async def get_range(
-        self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE
-    ) -> bytes:
+    async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
         """Bytes [start, start + length) as far as the object goes; raises `ObjectMissing`.
 
         Raises:
@@ -131,9 +127,7 @@ class DirectoryStore(Store):
                 raise StorageError(f"cannot {action} in {self._files.root}: {why}") from error
 
         if deadline <= 0:
-            raise StorageError(
-                f"cannot {action} in {self._files.root}: the deadline had passed before it began"
-            )
+            raise StorageError(f"cannot {action} in {self._files.root}: the deadline had passed before it began")
         try:
             async with asyncio.timeout(deadline):
                 return await asyncio.to_thread(guarded)

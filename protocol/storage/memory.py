@@ -44,9 +44,7 @@ class MemoryStore(Store):
             raise ObjectTooLarge(f"{key} holds {len(data)} bytes, more than the {max_bytes} allowed")
         return data
 
-    async def get_range(
-        self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE
-    ) -> bytes:
+    async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
         """Bytes [start, start + length) as far as the object goes; raises `ObjectMissing`.
 
         Raises:
@@ -69,8 +67,7 @@ class MemoryStore(Store):
         _check_deadline(deadline)
         keys = sorted(key for key in self._objects if key.startswith(prefix))
         return [
-            ObjectInfo(key, len(self._objects[key].data), self._objects[key].modified)
-            for key in keys[: max(limit, 0)]
+            ObjectInfo(key, len(self._objects[key].data), self._objects[key].modified) for key in keys[: max(limit, 0)]
         ]
 
     async def delete(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> None:

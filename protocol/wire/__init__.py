@@ -28,7 +28,7 @@ from protocol.wire.record import (
     decode_record,
     encode_record,
 )
-from protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal
+from protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal, strictly_ascending
 from protocol.wire.submission import (
     KEY_BYTES,
     Header,
@@ -85,5 +85,6 @@ __all__ = [
     "read_head",
     "read_prefix",
     "seal",
+    "strictly_ascending",
     "whole",
 ]

@@ -112,7 +112,9 @@ def read_prefix(data: bytes, expected: Type) -> Prefix:
     return Prefix(expected, body, tail)
 
 
-def write_head(kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes], tail: int = 0) -> bytes:
+def write_head(
+    kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes], tail: int = 0
+) -> bytes:
     """Prefix, body and signature of an object whose tail will have `tail` bytes."""
     body = write_fields({RUN: run_id, HOTKEY: identity.public, ROUND: u64(round_), **fields})
     signature = identity.sign(kind.tag + run_id + body)
@@ -150,4 +152,3 @@ def read_whole(data: bytes, expected: Type, run_id: bytes) -> Envelope:
     if envelope.tail_bytes:
         raise WireError("trailing", "this type of object has no tail")
     return envelope
-

@@ -204,8 +204,15 @@ def _read_scores(cursor: Cursor) -> ScoresUsed:
     count = cursor.u32()
     if count > MAX_SEALED:
         raise WireError("too_many", f"{count} score rows")
-    rows = tuple(ScoreRow(cursor.take(PUBLIC_BYTES), cursor.f64(), bool(cursor.u8())) for _ in range(count))
+    rows = tuple(ScoreRow(cursor.take(PUBLIC_BYTES), cursor.f64(), _read_flag(cursor)) for _ in range(count))
     return ScoresUsed(validator, stake, round_, digest, rows)
+
+
+def _read_flag(cursor: Cursor) -> bool:
+    value = cursor.u8()
+    if value > 1:
+        raise WireError("flag", f"{value} where 0 or 1 is expected")
+    return bool(value)
 
 
 def _read_weights(fields: Fields, accepted: int, tensors: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.chain.base import Block
@@ -77,9 +79,9 @@ def decode_seal(data: bytes, run_id: bytes) -> tuple[Seal, bytes]:
     return seal, envelope.digest
 
 
-def strictly_ascending(items: list[bytes] | tuple[bytes, ...]) -> bool:
+def strictly_ascending(items: Sequence[bytes]) -> bool:
     """Whether every item is greater than the one before it."""
-    return all(a < b for a, b in zip(items, items[1:], strict=False))
+    return all(a < b for a, b in itertools.pairwise(items))
 
 
 def chunks(value: bytes, size: int) -> list[bytes]:

@@ -198,5 +198,3 @@ def decode_key(data: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
     key = envelope.fields.sized(_KEY, KEY_BYTES)
     envelope.fields.end()
     return key
-
-

@@ -27,9 +27,7 @@ def test_the_largest_of_each_tile_are_kept(shapes: list[tuple[int, ...]], k: int
     expected = [
         index
         for tile in range(grid.tiles)
-        for index in expected_indices(
-            grid.gather_tile(acc[grid.tensor_of(tile)], tile), int(grid.kept(k)[tile])
-        )
+        for index in expected_indices(grid.gather_tile(acc[grid.tensor_of(tile)], tile), int(grid.kept(k)[tile]))
     ]
     assert made.indices.tolist() == expected
 

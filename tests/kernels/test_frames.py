@@ -108,12 +108,7 @@ def bad_frames() -> dict[str, tuple[str, bytes]]:
     # Frame header: single segment, one-byte dictionary id 7, content size 129; one RLE block of 129 zeros.
     block = (1 | 1 << 1 | 129 << 3).to_bytes(3, "little") + b"\x00"
     named = zstandard.FRAME_HEADER + bytes([0x21, 7, 129]) + block
-    lying = (
-        zstandard.FRAME_HEADER
-        + bytes([0x20, 129])
-        + (1 | 1 << 1 | 99999 << 3).to_bytes(3, "little")
-        + b"\x00"
-    )
+    lying = zstandard.FRAME_HEADER + bytes([0x20, 129]) + (1 | 1 << 1 | 99999 << 3).to_bytes(3, "little") + b"\x00"
     block_short = (1 | 1 << 1 | 128 << 3).to_bytes(3, "little") + b"\x00"
     boasting = zstandard.FRAME_HEADER + bytes([0x20, 129]) + block_short
     wide = zstandard.FRAME_HEADER + bytes([0x40, 17 << 3]) + (0).to_bytes(2, "little")

@@ -63,9 +63,7 @@ def stepped(
 
 
 @given(SHAPES, KEPT, RULES, st.integers(1, 4), st.floats(0.01, 2.0))
-def test_the_step_is_the_scalar_one(
-    shapes: list[tuple[int, ...]], k: int, rule: Rule, count: int, lr: float
-) -> None:
+def test_the_step_is_the_scalar_one(shapes: list[tuple[int, ...]], k: int, rule: Rule, count: int, lr: float) -> None:
     grid = Grid([tuple(min(n, 40) for n in shape) for shape in shapes])
     updates = [update(grid, k, salt) for salt in range(count)]
     weights = np.array([[(3 * r + i + 1) / 7 for i in range(len(shapes))] for r in range(count)], F).reshape(
@@ -223,9 +221,7 @@ def test_the_cap_follows_the_lower_median_of_the_largest_scales() -> None:
 
 def test_tiles_that_hardly_move_do_not_cap_those_that_do() -> None:
     """Where most rows of an embedding belong to tokens that did not occur, honest updates are not capped."""
-    honest = replace(
-        update(Grid([(256, 64)]), 64, 0), scales=torch.tensor([242, 240, 60, 60], dtype=torch.uint8)
-    )
+    honest = replace(update(Grid([(256, 64)]), 64, 0), scales=torch.tensor([242, 240, 60, 60], dtype=torch.uint8))
     spiked = replace(honest, scales=torch.tensor([242, 240, 60, 255], dtype=torch.uint8))
     caps = scale_caps([honest, honest, spiked], 1.5)
     assert torch.equal(capped(honest, caps).scale_values(), honest.scale_values())

@@ -152,9 +152,7 @@ def test_odd_runs_have_a_page_too(changes: dict[str, object]) -> None:
 
 def test_headline_says_when_replicas_disagree() -> None:
     assert headline(replace(SUMMARY, roots_agree=False)).endswith("honest replicas disagree.")
-    assert headline(replace(SUMMARY, rounds=(), peers=(peer(0, "a"),))).startswith(
-        "1 miner closed in 0 rounds"
-    )
+    assert headline(replace(SUMMARY, rounds=(), peers=(peer(0, "a"),))).startswith("1 miner closed in 0 rounds")
 
 
 def test_loss_points_are_where_the_axes_say() -> None:

@@ -39,9 +39,7 @@ line.connect(sys.argv[1])
 def say(text): line.sendall((text + chr(10)).encode())
 """
 WAIT = REPORT + "say(f'ready {os.getpid()}'); signal.pause()"
-STUBBORN = (
-    REPORT + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + "say(f'ready {os.getpid()}'); signal.pause()"
-)
+STUBBORN = REPORT + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + "say(f'ready {os.getpid()}'); signal.pause()"
 # Blocked and waited for: between a handler's check and a blocking call a signal could be missed.
 ANSWER = REPORT + "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); say('ready')\n"
 POLITE = ANSWER + "signal.sigwait([signal.SIGTERM]); say('bye')"
@@ -176,9 +174,7 @@ async def test_a_child_that_finishes_is_not_restarted(tmp_path: Path, events: li
     assert sorted(log.read_text().split()) == ["err", "out"]
 
 
-async def test_a_crashed_child_is_restarted(
-    tmp_path: Path, exchange: Exchange, events: list[ChildEvent]
-) -> None:
+async def test_a_crashed_child_is_restarted(tmp_path: Path, exchange: Exchange, events: list[ChildEvent]) -> None:
     async with asyncio.timeout(DEADLINE), Supervisor(events.append, policy=AT_ONCE) as supervisor:
         supervisor.start(python(WAIT, tmp_path / "log", exchange.path))
         first = (await (await exchange.next_call()).read()).split()[1]
@@ -217,9 +213,7 @@ async def test_a_restart_cannot_cure_a_configuration(tmp_path: Path, events: lis
     assert kinds(events) == ["started", "crashed"]
 
 
-async def test_a_child_that_is_not_to_be_restarted_stays_down(
-    tmp_path: Path, events: list[ChildEvent]
-) -> None:
+async def test_a_child_that_is_not_to_be_restarted_stays_down(tmp_path: Path, events: list[ChildEvent]) -> None:
     async with asyncio.timeout(DEADLINE), Supervisor(events.append) as supervisor:
         supervisor.start(python("raise SystemExit(1)", tmp_path / "log", restart=False))
         await supervisor.wait()

@@ -31,9 +31,7 @@ ROOT = "3fa9c1d2" * 8
 
 def peer(uid: int, behaviour: str = "honest", **rejected: int) -> PeerRow:
     weight = 0.4 / (uid + 1)
-    return PeerRow(
-        uid, f"5F{uid}", f"miner-{uid}", behaviour, 12, 11, rejected, 0.42, 26.1, 3.1, 16.8, 6.1, weight
-    )
+    return PeerRow(uid, f"5F{uid}", f"miner-{uid}", behaviour, 12, 11, rejected, 0.42, 26.1, 3.1, 16.8, 6.1, weight)
 
 
 def round_row(number: int, loss: float = 2.5) -> RoundRow:
@@ -106,8 +104,7 @@ def test_numbers_and_reasons() -> None:
 
 def test_round_lines() -> None:
     assert round_line(round_row(5)) == (
-        "round   5  loss 2.5000  accepted 4/5  6.2 s (train 4.1, record 0.5)"
-        "  up 310.0 kB  root 3fa9c1d23fa9c1d2"
+        "round   5  loss 2.5000  accepted 4/5  6.2 s (train 4.1, record 0.5)  up 310.0 kB  root 3fa9c1d23fa9c1d2"
     )
     assert "null record" in round_line(replace(round_row(6), kind="null"))
 

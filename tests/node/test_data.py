@@ -62,9 +62,7 @@ def remove(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [corrupt_byte, truncate, remove])
 @pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "manifest.json"])
-def test_any_damage_is_found(
-    corpus: tuple[Path, Manifest], name: str, damage: Callable[[Path], None]
-) -> None:
+def test_any_damage_is_found(corpus: tuple[Path, Manifest], name: str, damage: Callable[[Path], None]) -> None:
     directory, manifest = corpus
     damage(directory / name)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
@@ -77,9 +75,7 @@ def test_another_text_is_refused(corpus: tuple[Path, Manifest]) -> None:
         TextReader.open(directory, "0" * 64)
 
 
-def test_an_oversized_manifest_is_not_read(
-    corpus: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_oversized_manifest_is_not_read(corpus: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
     directory, manifest = corpus
     monkeypatch.setattr(data, "MAX_MANIFEST_BYTES", len(manifest.canonical()) - 1)
     with pytest.raises(DataError, match="larger"):

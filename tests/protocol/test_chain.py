@@ -18,9 +18,7 @@ from protocol.identity import Identity
 
 ALICE, BOB, CAROL, DAVE, ERIN = (Identity.derive(1, name) for name in ("a", "b", "c", "d", "e"))
 STAKES = {ALICE.hotkey: 60, BOB.hotkey: 40}
-GENESIS = ChainGenesis(
-    seed=7, stakes=STAKES, slots=4, tempo=10, immunity=5, weights_rate_limit=3, epoch_emission=1_000
-)
+GENESIS = ChainGenesis(seed=7, stakes=STAKES, slots=4, tempo=10, immunity=5, weights_rate_limit=3, epoch_emission=1_000)
 BLOCK_SECONDS = 0.5
 
 
@@ -119,9 +117,7 @@ class TestChain:
         assert first.hex() == "f9a3d265690b00887271c0123c8356ba1274391d15e43490318eacb8fd263711"
         world.advance(9)
         assert await world.chain.beacon("assign", 5, 9) == first
-        assert (
-            len({first, *[await world.chain.beacon(*of, 0) for of in (("assign", 6), ("evaluate", 5))]}) == 3
-        )
+        assert len({first, *[await world.chain.beacon(*of, 0) for of in (("assign", 6), ("evaluate", 5))]}) == 3
 
     async def test_a_beacon_is_not_known_before_its_block(self, world: World) -> None:
         with pytest.raises(ChainError, match="wait with next_block"):
@@ -159,9 +155,7 @@ class TestChain:
         assert await world.chain.register(ERIN) == 2, "validators stay; of the miners the lowest uid goes"
         assert CAROL.hotkey not in (await world.chain.snapshot()).by_hotkey()
 
-    async def test_the_least_rewarded_goes_and_its_weights_do_not_pay_its_successor(
-        self, world: World
-    ) -> None:
+    async def test_the_least_rewarded_goes_and_its_weights_do_not_pay_its_successor(self, world: World) -> None:
         await register_all(world.chain, ALICE, BOB, CAROL, DAVE)
         await world.chain.set_weights(ALICE, {2: 3, 3: 1})
         world.advance(GENESIS.tempo)
@@ -255,9 +249,7 @@ class TestChain:
         peers = (await world.chain.snapshot()).peers
         # ALICE (60 %) rules: 3/4 and 1/4, her weight on herself aside; BOB's 1 on uid 3 is clipped to 1/4.
         carol, dave = 60 * 3 / 4, 100 * 1 / 4
-        assert [p.incentive for p in peers] == pytest.approx(
-            [0, 0, carol / (carol + dave), dave / (carol + dave)]
-        )
+        assert [p.incentive for p in peers] == pytest.approx([0, 0, carol / (carol + dave), dave / (carol + dave)])
         assert [p.emission for p in peers] == [0, 0, 643, 357]
 
     async def test_overdue_epochs_are_paid_once_each(self, world: World) -> None:

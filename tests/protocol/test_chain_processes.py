@@ -33,9 +33,7 @@ def hammer(path: Path, name: str, worker: int, start: Any) -> None:
 async def test_no_update_of_six_processes_is_lost(tmp_path: Path) -> None:
     path, names = tmp_path / "chain", ("a", "b", "c")
     stakes = {Identity.derive(1, name).hotkey: 10 for name in names}
-    chain = SqliteChain.create(
-        path, ChainGenesis(7, stakes, weights_rate_limit=0, tempo=2), block_seconds=0.002
-    )
+    chain = SqliteChain.create(path, ChainGenesis(7, stakes, weights_rate_limit=0, tempo=2), block_seconds=0.002)
     for name in names:
         await chain.register(Identity.derive(1, name))
     spawn = multiprocessing.get_context("spawn")

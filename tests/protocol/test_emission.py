@@ -71,9 +71,7 @@ def test_agreement_pays_everybody_with_a_weight(case: dict[int, tuple[int, dict[
 
 
 @given(st.integers(0, 10**12), st.dictionaries(st.integers(0, 300), st.integers(1, 10**30), min_size=1))
-def test_a_split_pays_exactly_the_amount_within_a_unit_of_the_quota(
-    amount: int, rank: dict[int, int]
-) -> None:
+def test_a_split_pays_exactly_the_amount_within_a_unit_of_the_quota(amount: int, rank: dict[int, int]) -> None:
     paid = split(amount, rank)
     assert sum(paid.values()) == amount
     total = sum(rank.values())

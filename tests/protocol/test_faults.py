@@ -132,8 +132,6 @@ def test_a_real_process_dies_at_once() -> None:
         "try:\n    Faults.from_environment(os.environ).trip('train.step')\nfinally:\n    print('cleaned up')"
     )
     environment = {**os.environ, VARIABLE: "train.step:crash"}
-    dead = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    dead = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert (dead.returncode, dead.stdout) == (CRASH_STATUS, "")
     assert "scripted crash at train.step" in dead.stderr

@@ -66,9 +66,7 @@ def test_a_name_that_is_not_one_segment_is_refused(buckets: Buckets, scheme: str
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize(
-    "location", ["", "dir", "DIR:a", "file:a", "http://x", "s3://h/b", "a:b:c", " dir:a"]
-)
+@pytest.mark.parametrize("location", ["", "dir", "DIR:a", "file:a", "http://x", "s3://h/b", "a:b:c", " dir:a"])
 def test_an_unknown_scheme_is_refused(buckets: Buckets, location: str) -> None:
     with pytest.raises(StorageError, match="cannot open the location"):
         buckets.bucket(location)

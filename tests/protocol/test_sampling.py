@@ -70,11 +70,7 @@ def test_distinct_in_range_and_prefix_stable(beacon: bytes, population: int, cou
 
 
 def test_beacon_and_label_both_matter() -> None:
-    draws = {
-        tuple(sample(beacon, label, 10**6, 4))
-        for beacon in (BEACON, bytes(32))
-        for label in (b"a", b"b", b"")
-    }
+    draws = {tuple(sample(beacon, label, 10**6, 4)) for beacon in (BEACON, bytes(32)) for label in (b"a", b"b", b"")}
     assert len(draws) == 6
 
 

@@ -77,11 +77,7 @@ class TestDirectory:
             assert await racer.stdout.readline() == b"ready\n"
         outputs = await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers.values()))
         assert [racer.returncode for racer in racers.values()] == [0] * 4
-        winners = {
-            int(number): name
-            for name, (out, _) in zip(racers, outputs, strict=True)
-            for number in out.split()
-        }
+        winners = {int(number): name for name, (out, _) in zip(racers, outputs, strict=True) for number in out.split()}
         assert sum(len(out.split()) for out, _ in outputs) == len(winners)
         store = DirectoryStore(tmp_path)
         assert len(await store.list("race/")) == len(winners) == 100
@@ -118,9 +114,7 @@ class TestDirectory:
         assert list((tmp_path / TEMP_FOLDER).iterdir()) == []
 
     @pytest.mark.parametrize(("fsync", "synced"), [(True, True), (False, False)])
-    async def test_fsync(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool, synced: bool
-    ) -> None:
+    async def test_fsync(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool, synced: bool) -> None:
         seen: list[str] = []
         rename = os.rename
 
@@ -176,9 +170,7 @@ class TestDirectory:
         with pytest.raises(StorageError, match="symbolic link"):
             await store.put("b", b"x")
 
-    async def test_a_growing_file_cannot_exceed_the_cap(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_growing_file_cannot_exceed_the_cap(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = DirectoryStore(tmp_path)
         await store.put("a", b"12345")
         read = os.read
@@ -264,9 +256,7 @@ class TestDirectory:
         assert await asyncio.to_thread(done.wait, 10)
         assert await keys(store) == ["old"]
 
-    async def test_a_read_that_misses_its_deadline_fails(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_read_that_misses_its_deadline_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         disk_answers = threading.Event()
         read = os.read
 

@@ -151,9 +151,7 @@ def test_a_short_prefix_is_sampled_whole() -> None:
 
 
 @given(st.binary(min_size=32, max_size=32), st.lists(st.integers(0, 99), unique=True), st.integers(0, 30))
-def test_assigned_samples_come_from_the_declared_prefix(
-    public: bytes, declared: list[int], count: int
-) -> None:
+def test_assigned_samples_come_from_the_declared_prefix(public: bytes, declared: list[int], count: int) -> None:
     drawn = assigned_sample(BEACON, public, declared, count)
     assert len(set(drawn)) == len(drawn) == min(count, len(declared))
     assert set(drawn) <= set(declared)

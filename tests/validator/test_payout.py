@@ -48,9 +48,7 @@ def test_order_changes_no_bit(scores: dict[str, float], power: float) -> None:
 
 
 @given(some_scores, st.lists(amounts, min_size=2, max_size=5), powers)
-def test_splitting_a_score_among_sybils_never_pays(
-    others: dict[str, float], parts: list[float], power: float
-) -> None:
+def test_splitting_a_score_among_sybils_never_pays(others: dict[str, float], parts: list[float], power: float) -> None:
     honest = incentives({**others, "ME": math.fsum(parts)}, power)["ME"]
     sybils = {f"ME{i}": part for i, part in enumerate(parts)}
     split = incentives({**others, **sybils}, power)

@@ -45,9 +45,7 @@ def test_ties_share_one_rating() -> None:
 
 
 @given(st.dictionaries(hotkeys, some_ratings), some_scores, st.randoms(use_true_random=False))
-def test_mapping_order_changes_no_bit(
-    ratings: dict[str, Rating], scores: dict[str, float], random: Random
-) -> None:
+def test_mapping_order_changes_no_bit(ratings: dict[str, Rating], scores: dict[str, float], random: Random) -> None:
     shuffled = list(scores.items())
     random.shuffle(shuffled)
     backwards = dict(reversed(ratings.items()))

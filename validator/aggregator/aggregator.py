@@ -57,7 +57,7 @@ class Aggregator(Follower):
         facts = self._tip.facts(lambda public: self.replica.possession(beacon, public, round_))
         return _Open(Intake(facts, self.surroundings.offload))
 
-    async def after_apply(self, applied: Applied) -> None:
+    async def after_apply(self, applied: Applied) -> None:  # noqa: ARG002
         """The next round begins with nothing taken in."""
         self._open = self._begin()
 
@@ -179,7 +179,7 @@ class Aggregator(Follower):
             seal=seal,
             seal_digest=digest,
             root=await self.surroundings.offload(self.replica.root),
-            scores=tuple(self._open.scores[hotkey] for hotkey in sorted(self._open.scores, key=public_of)),
+            scores=() if self._closing else tuple(sorted(self._open.scores.values(), key=lambda s: s.validator)),
             evaluate=await follow.draw(chain, follow.EVALUATE, tip.round, head.number),
             assign=await follow.draw(chain, follow.ASSIGN, tip.round + 1, tip.opening.open.number),
             possess=await follow.draw(chain, follow.POSSESS, tip.round + 1, head.number),
@@ -224,4 +224,3 @@ class Aggregator(Follower):
                 continue
             found.append(data)
         return tuple(found)
-

@@ -48,9 +48,7 @@ def compose(
     valid = [entry.public for entry in entries if not entry.reason]
     kind, chosen = decide(tip, valid, draft)
     refusal = NOT_SELECTED if kind is Kind.ROUND else NULL_ROUND
-    entries = [
-        entry if entry.reason or entry.public in chosen else replace(entry, reason=refusal) for entry in entries
-    ]
+    entries = [entry if entry.reason or entry.public in chosen else replace(entry, reason=refusal) for entry in entries]
     accepted = [payloads[entry.public] for entry in entries if not entry.reason]
     _, weights = prepare([payload.update for payload in accepted], tip.spec)
     bundle = write_bundle(payload.opened for payload in accepted)
@@ -93,13 +91,14 @@ def _draft(tip: Tip, decision: Decision, entries: Sequence[Entry]) -> Record:
 def _open_next(tip: Tip, decision: Decision, record: Record) -> Record:
     history = adopt_amendments(tip.history, decision.amendments, tip.round)
     past = (*tip.past, attendance(record))[-MEMORY:]
-    return replace(
-        record, opening=next_opening(history, tip.round + 1, past, decision.assign, decision.possess)
-    )
+    return replace(record, opening=next_opening(history, tip.round + 1, past, decision.assign, decision.possess))
 
 
 def _reason(
-    public: bytes, heads: Mapping[bytes, Head], payloads: Mapping[bytes, Payload], failures: Mapping[bytes, str]
+    public: bytes,
+    heads: Mapping[bytes, Head],
+    payloads: Mapping[bytes, Payload],
+    failures: Mapping[bytes, str],
 ) -> str:
     if heads[public].reason:
         return heads[public].reason

@@ -14,7 +14,15 @@ from kernels import SparseUpdate
 from node.follow import BULK_DEADLINE
 from node.participant import Offload
 from protocol import paths, wire
-from protocol.admission import KEY_EARLY, KEY_MISSING, MAX_HEAD_BYTES, MAX_KEY_BYTES, UNAVAILABLE, RoundFacts, admit
+from protocol.admission import (
+    KEY_EARLY,
+    KEY_MISSING,
+    MAX_HEAD_BYTES,
+    MAX_KEY_BYTES,
+    UNAVAILABLE,
+    RoundFacts,
+    admit,
+)
 from protocol.bundle import Opened
 from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from protocol.identity import PUBLIC_BYTES

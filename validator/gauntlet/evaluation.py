@@ -97,10 +97,7 @@ def evaluate(
     before = evaluator.loss(unassigned)
     if not math.isfinite(before):
         return {candidate.hotkey: NotEvaluated() for candidate in candidates}
-    return {
-        candidate.hotkey: _measure(evaluator, candidate, unassigned, before, scale)
-        for candidate in candidates
-    }
+    return {candidate.hotkey: _measure(evaluator, candidate, unassigned, before, scale) for candidate in candidates}
 
 
 def _measure(

@@ -33,9 +33,7 @@ class Rating:
         return self.mu - _ORDINAL_SIGMAS * self.sigma
 
 
-def rate(
-    ratings: Mapping[str, Rating], scores: Mapping[str, float], beta: float, tau: float
-) -> dict[str, Rating]:
+def rate(ratings: Mapping[str, Rating], scores: Mapping[str, float], beta: float, tau: float) -> dict[str, Rating]:
     """The new ratings of the peers in `scores` (hotkey → score, higher is better), in ascending hotkey order.
 
     Only the ranking of the scores matters; equal scores tie. A hotkey without a rating starts as a newcomer.

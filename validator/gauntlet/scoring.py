@@ -83,9 +83,7 @@ class PeerState:
         return failed * INACTIVE_MULTIPLIER**self.inactive
 
 
-def judge(
-    states: Mapping[str, PeerState], outcomes: Mapping[str, Outcome], spec: GauntletSpec
-) -> dict[str, PeerState]:
+def judge(states: Mapping[str, PeerState], outcomes: Mapping[str, Outcome], spec: GauntletSpec) -> dict[str, PeerState]:
     """The standings after a round with these outcomes, in ascending hotkey order.
 
     A peer without an outcome, or with NotEvaluated, keeps its standing. A hotkey not in `states` gets one
@@ -94,11 +92,7 @@ def judge(
     """
     ratings = rate(
         {hotkey: state.rating for hotkey, state in states.items()},
-        {
-            hotkey: outcome.unassigned
-            for hotkey, outcome in outcomes.items()
-            if isinstance(outcome, Evaluated)
-        },
+        {hotkey: outcome.unassigned for hotkey, outcome in outcomes.items() if isinstance(outcome, Evaluated)},
         spec.rating_beta,
         spec.rating_tau,
     )

@@ -49,9 +49,7 @@ class Judged:
 class Validator(Follower):
     """A participant that scores. Its book keeps every peer's standing by hotkey."""
 
-    def __init__(
-        self, surroundings: Surroundings, tip: Tip, replica: Replica, text: TextReader, book: Book
-    ) -> None:
+    def __init__(self, surroundings: Surroundings, tip: Tip, replica: Replica, text: TextReader, book: Book) -> None:
         super().__init__(surroundings, tip, replica)
         self._text = text
         self._book = book
@@ -98,9 +96,7 @@ class Validator(Follower):
                 update = await self._fetch(entry)
             if update is not None:
                 header = wire.decode_head(entry.head, self._tip.run_id).header
-                windows = assigned(
-                    self._tip.opening.assign.value, header.uid, self._tip.spec.data, header.windows
-                )
+                windows = assigned(self._tip.opening.assign.value, header.uid, self._tip.spec.data, header.windows)
                 found.append((header.hotkey, update, windows))
         return found
 
@@ -199,9 +195,7 @@ def _outcomes(
     return outcomes
 
 
-def _row(
-    state: PeerState, uid: int, evaluation: Evaluation | None, score: float, incentive: float
-) -> PeerScores:
+def _row(state: PeerState, uid: int, evaluation: Evaluation | None, score: float, incentive: float) -> PeerScores:
     measured = evaluation if isinstance(evaluation, Measured) else None
     return PeerScores(
         hotkey=state.hotkey,

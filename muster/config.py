@@ -1,0 +1,77 @@
+"""NodeConfig: how one participant is deployed. Nothing here is consensus; flags win over `MUSTER_*` over TOML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from protocol.errors import ConfigError
+from protocol.faults import VARIABLE as FAULTS_VARIABLE
+from protocol.spec import first_problem
+
+PREFIX = "MUSTER_"
+CONFIG_VARIABLE = "MUSTER_CONFIG"
+
+
+class NodeConfig(BaseSettings):
+    """The settings of a participant.
+
+    `run` is the run's folder. `name` is what it is called here; key, bucket and state follow from it unless they
+    are named. `key_file` holds the hotkey's 32-byte seed in hexadecimal. `location` is the bucket to commit.
+    `state` is a folder for what must survive a restart. `threads` are torch's; one makes a run repeatable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    run: str
+    name: str
+    key_file: Path | None = None
+    location: str | None = None
+    state: Path | None = None
+    threads: int = Field(default=1, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the TOML file named by `MUSTER_CONFIG` or --config."""
+        path = os.environ.get(CONFIG_VARIABLE)
+        files = (TomlConfigSettingsSource(settings_cls, Path(path)),) if path else ()
+        return init_settings, env_settings, *files
+
+
+def load_config(flags: Mapping[str, Any], environment: Mapping[str, str]) -> NodeConfig:
+    """The settings from flags (None: not given), environment and file.
+
+    Raises:
+        ConfigError: an unknown key, a missing or a wrong value, or a file that is not there or not TOML.
+    """
+    known = {PREFIX + name.upper() for name in NodeConfig.model_fields} | {CONFIG_VARIABLE, FAULTS_VARIABLE}
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]}; there are: {', '.join(sorted(known))}")
+    path = environment.get(CONFIG_VARIABLE)
+    if path and not Path(path).is_file():
+        raise ConfigError(f"the configuration file {path} does not exist")
+    try:
+        return NodeConfig(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(f"the configuration is not valid: {first_problem(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error

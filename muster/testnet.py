@@ -1,0 +1,146 @@
+"""A whole network on this machine: one process per participant, watched until the run closes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster.cast import HONEST, Cast
+from muster.chronicle import Chronicle, Setting
+from muster.report import write_report
+from muster.rundir import RunDirectory, create
+from muster.status import RunSummary
+from muster.supervise import ChildEvent, ChildSpec, Supervisor
+from muster.view import View
+from node.corpus import Manifest
+from node.journal import read_journal
+from protocol.errors import RunFailed
+from protocol.layout import layout_of
+from protocol.spec import load_template
+
+BLOCK_SECONDS = 0.25
+"""One tick of the local chain: short against a round of seconds, long against a store's latency."""
+
+LOOK_SECONDS = 0.5
+"""How often the view is brought up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestnetOptions:
+    """What `muster testnet` was asked for."""
+
+    preset: str
+    miners: int
+    validators: int
+    rounds: int
+    seed: int
+    directory: Path
+    adversaries: Mapping[str, int]
+    started: float
+
+
+class Testnet:
+    """One run: laid out, started, watched, summed up."""
+
+    def __init__(self, options: TestnetOptions, view: View) -> None:
+        self._options = options
+        self._view = view
+        self._cast = Cast.of(options.seed, options.miners, options.validators, options.adversaries)
+        self._offsets: dict[str, int] = {}
+
+    async def run(self) -> RunSummary:
+        """Run to the closing record; writes the report.
+
+        Raises:
+            MusterError: the run could not be laid out, or a participant cannot go on.
+            RunFailed: the run ended without every honest replica holding the same root.
+        """
+        template = load_template(self._options.preset)
+        run = await asyncio.to_thread(create, self._options.directory, template, self._cast, None, BLOCK_SECONDS)
+        await self._register(run)
+        chronicle = Chronicle(await asyncio.to_thread(self._setting, run))
+        crashes = RestartNotes(chronicle, self._view)
+        async with Supervisor(crashes) as supervisor:
+            for spec in self._children(run):
+                supervisor.start(spec)
+            finished = asyncio.ensure_future(supervisor.wait())
+            while not finished.done():
+                await asyncio.wait({finished}, timeout=LOOK_SECONDS)
+                await self._look(run, chronicle)
+                self._view.update(chronicle.status(time.time(), supervisor.processes(), crashes.newest))
+            await finished
+            summary = chronicle.summary(time.time(), supervisor.processes())
+        await asyncio.to_thread(write_report, summary, run.report)
+        self._view.finish(summary)
+        if not summary.roots_agree:
+            raise RunFailed(f"the replicas do not agree on every state root; see {run.report} and {run.path}/logs")
+        return summary
+
+    async def _register(self, run: RunDirectory) -> None:
+        """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""
+        chain = run.chain()
+        try:
+            for member in self._cast.members:
+                await chain.register(member.identity)
+                await chain.commit(member.identity, f"dir:{member.name}")
+        finally:
+            await chain.close()
+
+    def _setting(self, run: RunDirectory) -> Setting:
+        spec = run.history.genesis
+        manifest = Manifest.from_bytes((run.data / "manifest.json").read_bytes())
+        return Setting(
+            run_id=run.history.run_id.hex(),
+            preset=spec.name,
+            directory=str(run.path),
+            rounds_total=self._options.rounds,
+            unigram=manifest.unigram,
+            parameters=layout_of(spec.model).parameters,
+            cast=self._cast,
+            started=self._options.started,
+        )
+
+    def _children(self, run: RunDirectory) -> list[ChildSpec]:
+        muster = (sys.executable, "-m", "muster")
+        env = {
+            # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
+            "OMP_NUM_THREADS": "1",
+            "THP_MEM_ALLOC_ENABLE": "1",
+        }
+        children = []
+        for operator in self._cast.operators:
+            for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):
+                argv = (*muster, role, "--run", str(run.path), "--name", operator.name, *extra)
+                children.append((f"{role}-{operator.name}", argv))
+        for miner in self._cast.miners:
+            behaviour = () if miner.behaviour == HONEST else ("--behaviour", miner.behaviour)
+            children.append((miner.name, (*muster, "miner", "--run", str(run.path), "--name", miner.name, *behaviour)))
+        return [ChildSpec(name, argv, env, run.log(name), restart=True) for name, argv in children]
+
+    async def _look(self, run: RunDirectory, chronicle: Chronicle) -> None:
+        """Read what the participants have written since the last look."""
+        labels = [f"{role}-{o.name}" for o in self._cast.operators for role in ("aggregator", "validator")]
+        for label in (*labels, *(miner.name for miner in self._cast.miners)):
+            entries, offset = await asyncio.to_thread(read_journal, run.journal(label), self._offsets.get(label, 0))
+            self._offsets[label] = offset
+            chronicle.feed(label, entries)
+
+
+class RestartNotes:
+    """Tells view and chronicle of processes that crashed and came back."""
+
+    def __init__(self, chronicle: Chronicle, view: View) -> None:
+        self._chronicle = chronicle
+        self._view = view
+        self.newest = ""
+
+    def __call__(self, event: ChildEvent) -> None:
+        """Pass on what is worth telling."""
+        if event.kind == "crashed":
+            self.newest = event.text
+            self._chronicle.note(event.text)
+            self._view.note(event.text)

@@ -1,0 +1,385 @@
+"""Submissions a bad or broken peer may put in its bucket, so that every judge meets the same ones.
+
+Each class says under which reasons it may be rejected: what its first wrong byte is called, read at once
+or head first as an aggregator reads. Signatures draw their own randomness, everything else is a function
+of the arguments.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from builders import body_of, field, framed, hash32, header, resigned, split_fields
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from malformed_payloads import PAYLOADS
+
+import kernels
+from kernels import SparseUpdate
+from protocol import wire
+from protocol.admission import MAX_HEAD_BYTES, RoundFacts
+from protocol.assignment import assigned, data_digest
+from protocol.identity import SIGNATURE_BYTES, Identity
+from protocol.wire import PREFIX_BYTES, Type
+
+OBJECT_SIZE = "object_size"
+"""What an aggregator, who reads the head first, calls an object that is not as long as its head says."""
+
+STRUCTURE = frozenset({"truncated", "field_order", "missing_field", "field_size", "signature"})
+"""What a body whose field boundaries moved may be called."""
+
+_RUN, _HOTKEY = 1, 2
+_LENGTH_FIELD, _TAIL_FIELD = 8, 12
+_FIELD_HEADER = 6
+
+
+class Malformed(NamedTuple):
+    """The two objects of a bucket, and the reasons it may be rejected for."""
+
+    label: str
+    submission: bytes
+    key: bytes
+    reasons: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """An honest miner of the round (in slot `uid`), its work, and a stranger to borrow from."""
+
+    facts: RoundFacts
+    miner: Identity
+    uid: int
+    update: SparseUpdate
+    stranger: Identity
+
+    def encrypt(
+        self, payload: bytes, key: bytes, *, run: bytes = b"", round_: int | None = None, public: bytes = b""
+    ) -> bytes:
+        """A sealed payload of any bytes, bound to the miner unless told else; apart from the library."""
+        number = self.facts.opening.round if round_ is None else round_
+        bound = (run or self.facts.run_id) + number.to_bytes(8, "little") + (public or self.miner.public)
+        return ChaCha20Poly1305(key).encrypt(bytes(12), payload, b"muster/payload/v1" + bound)
+
+    def key(self, key: bytes) -> bytes:
+        """The miner's own key object."""
+        return wire.encode_key(self.miner, self.facts.run_id, self.facts.opening.round, key)
+
+    def submission(
+        self, key: bytes, ciphertext: bytes | None = None, signer: Identity | None = None, **changes: Any
+    ) -> bytes:
+        """An honest submission, with other ciphertext, another signer or changed header fields."""
+        signer = signer or self.miner
+        if ciphertext is None:
+            ciphertext = self.encrypt(kernels.encode(self.update), key, public=signer.public)
+        made = header(self.facts, signer, self.uid, ciphertext, key)
+        return wire.encode(replace(made, **changes), signer, ciphertext)
+
+    def changed(self, data: bytes, change: Callable[[dict[int, bytes]], object]) -> bytes:
+        """One of the miner's objects with changed fields, signed again."""
+        return resigned(data, self.miner, self.facts.run_id, change)
+
+
+Case = tuple[bytes, bytes, set[str] | frozenset[str]]
+Maker = Callable[[Bench, random.Random, bytes], Case]
+
+
+def _flip(data: bytes, offset: int, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    changed[offset] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _body_reasons(body: bytes, offset: int) -> set[str] | frozenset[str]:
+    """What a body with one wrong bit at `offset` may be called."""
+    at = 0
+    for tag, value in split_fields(body):
+        if offset < at + _FIELD_HEADER:
+            return STRUCTURE
+        at += _FIELD_HEADER + len(value)
+        if offset < at:
+            return {"wrong_run"} if tag == _RUN else {"signature"}
+    raise AssertionError("an offset beyond the body")
+
+
+def _flip_head(data: bytes, rng: random.Random) -> tuple[bytes, set[str] | frozenset[str]]:
+    """One wrong bit in the prefix, the body or the signature, each third of the time."""
+    body = body_of(data)
+    region = rng.randrange(3)
+    if region == 0:
+        offset = rng.randrange(PREFIX_BYTES)
+        names = ["magic"] * 4 + ["format", "type", "reserved", "reserved"]
+        if offset < _LENGTH_FIELD:
+            return _flip(data, offset, rng), {names[offset]}
+        if offset < _TAIL_FIELD:
+            return _flip(data, offset, rng), STRUCTURE | {"trailing", "body_size", "wrong_run"}
+        return _flip(data, offset, rng), {"truncated", "trailing", "payload_size"}
+    if region == 1:
+        offset = rng.randrange(len(body))
+        return _flip(data, PREFIX_BYTES + offset, rng), _body_reasons(body, offset)
+    return _flip(data, PREFIX_BYTES + len(body) + rng.randrange(SIGNATURE_BYTES), rng), {"signature"}
+
+
+def _flipped_head(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    submission, reasons = _flip_head(bench.submission(key), rng)
+    return submission, bench.key(key), reasons
+
+
+def _flipped_ciphertext(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = bench.submission(key)
+    start = wire.read_prefix(whole, Type.SUBMISSION).head_bytes
+    return _flip(whole, rng.randrange(start, len(whole)), rng), bench.key(key), {"ciphertext_digest"}
+
+
+def _flipped_key(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    shown, reasons = _flip_head(bench.key(key), rng)
+    return bench.submission(key), shown, reasons
+
+
+def _truncated(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = bench.submission(key)
+    cut = rng.randrange(len(whole))
+    in_head = cut < wire.read_prefix(whole, Type.SUBMISSION).head_bytes
+    return whole[:cut], bench.key(key), {"truncated"} if in_head else {"truncated", OBJECT_SIZE}
+
+
+def _extended(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    more = rng.randbytes(rng.randrange(1, 100))
+    return bench.submission(key) + more, bench.key(key), {"trailing", OBJECT_SIZE}
+
+
+def _swapped_sections(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = bench.submission(key)
+    head = wire.read_prefix(whole, Type.SUBMISSION).head_bytes
+    cuts = (0, PREFIX_BYTES, head - SIGNATURE_BYTES, head, len(whole))
+    sections = [whole[a:b] for a, b in pairwise(cuts)]
+    order = sections[:]
+    while order == sections:
+        rng.shuffle(order)
+    reasons = STRUCTURE | {"wrong_run"} if order[0] == sections[0] else {"magic"}
+    return b"".join(order), bench.key(key), reasons
+
+
+def _random_bytes(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    noise = rng.randbytes(rng.randrange(2000))
+    return noise, bench.key(key), {"magic"} if len(noise) >= PREFIX_BYTES else {"truncated"}
+
+
+def _random_body(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = framed(Type.SUBMISSION, bench.miner, bench.facts.run_id, rng.randbytes(rng.randrange(400)))
+    return whole, bench.key(key), STRUCTURE - {"signature"}
+
+
+def _declared_body(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = bytearray(bench.submission(key))
+    whole[_LENGTH_FIELD:_TAIL_FIELD] = b"\xff" * 4
+    return bytes(whole), bench.key(key), {"body_size"}
+
+
+def _fields_swapped(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    fields = split_fields(body_of(bench.submission(key)))
+    i, j = sorted(rng.sample(range(len(fields)), 2))
+    fields[i], fields[j] = fields[j], fields[i]
+    return _rewritten(bench, key, fields), bench.key(key), {"field_order"}
+
+
+def _field_twice(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    fields = split_fields(body_of(bench.submission(key)))
+    i = rng.randrange(len(fields))
+    return _rewritten(bench, key, [*fields[: i + 1], *fields[i:]]), bench.key(key), {"field_order"}
+
+
+def _rewritten(bench: Bench, key: bytes, fields: list[tuple[int, bytes]]) -> bytes:
+    """The submission with its body made of these fields, in this order, signed again."""
+    whole = bench.submission(key)
+    tail = whole[wire.read_prefix(whole, Type.SUBMISSION).head_bytes :]
+    body = b"".join(field(tag, value) for tag, value in fields)
+    return framed(Type.SUBMISSION, bench.miner, bench.facts.run_id, body, tail)
+
+
+def _field_missing(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    tag = rng.choice([tag for tag, _ in split_fields(body_of(bench.submission(key)))])
+    return bench.changed(bench.submission(key), lambda f: f.pop(tag)), bench.key(key), {"missing_field"}
+
+
+def _field_unknown(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    tag, value = rng.randrange(14, 0x8000), rng.randbytes(rng.randrange(40))
+    whole = bench.changed(bench.submission(key), lambda f: f.update({tag: value}))
+    return whole, bench.key(key), {"unknown_field"}
+
+
+def _field_resized(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    tag, longer = rng.randrange(1, 14), rng.random() < 0.5
+    whole = bench.changed(bench.submission(key), lambda f: f.update({tag: f[tag] + b"\0" if longer else f[tag][1:]}))
+    return whole, bench.key(key), {"field_size"}
+
+
+def _head_too_long(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    filler = bytes(MAX_HEAD_BYTES)
+    whole = bench.changed(bench.submission(key), lambda f: f.update({0x8001: filler}))
+    return whole, bench.key(key), {"head_size", "truncated"}
+
+
+def _other_slot(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """Another slot's windows, honestly declared: only the registry knows better."""
+    facts = bench.facts
+    uid = (bench.uid + rng.randrange(1, facts.spec.data.slots)) % facts.spec.data.slots
+    count = facts.spec.inner.steps * facts.spec.inner.batch
+    digest = data_digest(assigned(facts.opening.assign.value, uid, facts.spec.data, count))
+    return bench.submission(key, uid=uid, data_digest=digest), bench.key(key), {"uid_mismatch"}
+
+
+def _payload_too_long(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    most = bench.facts.layout.max_payload_bytes(bench.facts.spec.sparse.k)
+    ciphertext = rng.randbytes(most + 1 + rng.randrange(8))
+    return bench.submission(key, ciphertext), bench.key(key), {"payload_size"}
+
+
+def _payload_never_sent(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """A head that announces (and signs for) a terabyte."""
+    declared = 2**40 + rng.randrange(2**40)
+    whole = bytearray(bench.submission(key, payload_bytes=declared - 16))
+    whole[_TAIL_FIELD:PREFIX_BYTES] = declared.to_bytes(8, "little")
+    return bytes(whole), bench.key(key), {"payload_size", "truncated"}
+
+
+def _copied(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    shown = wire.encode_key(bench.stranger, bench.facts.run_id, bench.facts.opening.round, key)
+    return bench.submission(key, signer=bench.stranger), shown, {"foreign_header"}
+
+
+def _signed_by_stranger(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    whole = bench.submission(key)
+    forged = resigned(whole, bench.stranger, bench.facts.run_id, lambda _: None)
+    return forged, bench.key(key), {"signature"}
+
+
+def _resigned(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """A stranger's header under one's own name: the proof of possession has the stranger's in it."""
+    theirs = bench.submission(key, signer=bench.stranger)
+    mine = bench.changed(theirs, lambda f: f.update({_HOTKEY: bench.miner.public}))
+    return mine, bench.key(key), {"possession"}
+
+
+def _payload_of_another(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """A payload sealed for another peer, round or run, with everything else in order."""
+    bound: dict[str, Any] = rng.choice(
+        [
+            {"public": bench.stranger.public},
+            {"round_": bench.facts.opening.round + 1},
+            {"run": hash32("another run")},
+        ]
+    )
+    ciphertext = bench.encrypt(kernels.encode(bench.update), key, **bound)
+    return bench.submission(key, ciphertext), bench.key(key), {"payload_auth"}
+
+
+def _payload_noise(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    return bench.submission(key, rng.randbytes(rng.randrange(16, 200))), bench.key(key), {"payload_auth"}
+
+
+def _another_key(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    return bench.submission(key), bench.key(rng.randbytes(32)), {"key_mismatch"}
+
+
+def _key_of_another_round(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    number = bench.facts.opening.round + rng.randrange(1, 1000)
+    shown = wire.encode_key(bench.miner, bench.facts.run_id, number, key)
+    return bench.submission(key), shown, {"key_round"}
+
+
+def _key_by_stranger(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    shown = wire.encode_key(bench.stranger, bench.facts.run_id, bench.facts.opening.round, key)
+    return bench.submission(key), shown, {"key_hotkey"}
+
+
+def _key_size(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    length = rng.choice([0, 31, 33, 64])
+    return bench.submission(key), bench.key(rng.randbytes(length)), {"field_size"}
+
+
+def _no_key_object(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    head = bench.submission(key)[:200]
+    return bench.submission(key), rng.choice([b"", rng.randbytes(300), head]), {"truncated", "magic", "type"}
+
+
+HEADER_CHANGES: dict[str, tuple[str, str, Callable[[RoundFacts, random.Random], Any]]] = {
+    "other_run": ("wrong_run", "run_id", lambda _, rng: rng.randbytes(32)),
+    "other_round": ("wrong_round", "round", lambda facts, rng: facts.opening.round + rng.randrange(1, 1000)),
+    "other_base": (
+        "wrong_base",
+        "base_round",
+        lambda facts, rng: facts.opening.round + rng.randrange(1, 1000),
+    ),
+    "other_layout": ("wrong_layout", "layout", lambda _, rng: rng.randbytes(32)),
+    "no_such_slot": ("uid_range", "uid", lambda facts, rng: rng.randrange(facts.spec.data.slots, 2**32)),
+    "no_windows": ("windows_range", "windows", lambda _, rng: 0),
+    "many_windows": ("windows_range", "windows", lambda _, rng: rng.randrange(2**32, 2**64)),
+    "wrong_tokens": ("tokens", "tokens", lambda _, rng: rng.randrange(2**63, 2**64)),
+    "wrong_data": ("data_digest", "data_digest", lambda _, rng: rng.randbytes(32)),
+    "wrong_possession": ("possession", "possession", lambda _, rng: rng.randbytes(32)),
+    "wrong_payload_bytes": ("payload_size", "payload_bytes", lambda _, rng: rng.randrange(2**40, 2**41)),
+    "wrong_ciphertext": ("ciphertext_digest", "ciphertext_digest", lambda _, rng: rng.randbytes(32)),
+    "wrong_commitment": ("key_mismatch", "key_commitment", lambda _, rng: rng.randbytes(32)),
+}
+"""Header fields that a signature covers and the facts contradict: label → (reason, field, value)."""
+
+
+def _bad_header(reason: str, name: str, value: Callable[[RoundFacts, random.Random], Any]) -> Maker:
+    """An honest submission but for one header field."""
+
+    def case(bench: Bench, rng: random.Random, key: bytes) -> Case:
+        return bench.submission(key, **{name: value(bench.facts, rng)}), bench.key(key), {reason}
+
+    return case
+
+
+def _bad_payload(make: Callable[[SparseUpdate, random.Random], tuple[bytes, set[str]]]) -> Maker:
+    """A payload that is sealed as it should be and is not one."""
+
+    def case(bench: Bench, rng: random.Random, key: bytes) -> Case:
+        payload, reasons = make(bench.update, rng)
+        return bench.submission(key, bench.encrypt(payload, key)), bench.key(key), reasons
+
+    return case
+
+
+MAKERS: dict[str, Maker] = {
+    **{
+        maker.__name__.removeprefix("_"): maker
+        for maker in (
+            _flipped_head, _flipped_ciphertext, _flipped_key, _truncated, _extended, _swapped_sections,
+            _random_bytes, _random_body, _declared_body, _fields_swapped, _field_twice, _field_missing,
+            _field_unknown, _field_resized, _head_too_long, _other_slot, _payload_too_long,
+            _payload_never_sent, _copied, _signed_by_stranger, _resigned, _payload_of_another, _payload_noise,
+            _another_key, _key_of_another_round, _key_by_stranger, _key_size, _no_key_object,
+        )
+    },
+    **{label: _bad_header(*change) for label, change in HEADER_CHANGES.items()},
+    **{f"payload_{label}": _bad_payload(make) for label, make in PAYLOADS.items()},
+}  # fmt: skip
+"""Every class by its label."""
+
+
+def malformed_submissions(
+    seed: int,
+    count: int,
+    facts: RoundFacts,
+    miner: Identity,
+    uid: int,
+    update: SparseUpdate,
+    stranger: Identity,
+) -> Iterator[Malformed]:
+    """`count` malformed submissions for the bucket of `miner`, registered as `uid`; the classes take turns.
+
+    `update` is honest work for `facts.layout` and `facts.spec.sparse.k`; `stranger` is any other hotkey.
+    """
+    rng = random.Random(seed)
+    bench = Bench(facts, miner, uid, update, stranger)
+    labels = list(MAKERS)
+    for i in range(count):
+        label = labels[i % len(labels)]
+        submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+        yield Malformed(label, submission, key, frozenset(reasons))

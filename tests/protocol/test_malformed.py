@@ -1,0 +1,106 @@
+"""Whatever a peer puts in its bucket ends in a reason with a name, the right one, and in nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from builders import K, identity, payload_key, peers, round_facts, submission, update
+from malformed import MAKERS, OBJECT_SIZE, Malformed, malformed_submissions
+from malformed_payloads import CODEC_REASONS
+
+from kernels import SparseUpdate
+from protocol import wire
+from protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, RoundFacts, admit
+from protocol.errors import WireError
+from protocol.wire import PREFIX_BYTES, Type
+
+ALICE = identity("alice")
+COUNT = 2000
+OPEN_REASONS = {
+    "ciphertext_size", "ciphertext_digest", "key_mismatch", "payload_auth", "key_round", "key_hotkey",
+    "unregistered", "uid_mismatch",
+}  # fmt: skip
+
+
+def judge(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpdate:
+    """A submission read at once."""
+    signed, ciphertext = wire.decode(data, facts.run_id)
+    admit(facts, owner, signed.head)
+    shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
+    return wire.open(signed.header, ciphertext, shown, facts.layout, facts.spec.sparse.k)
+
+
+def judge_by_parts(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpdate:
+    """A submission as an aggregator reads it: the prefix, the head it announces, later key and ciphertext."""
+    prefix = wire.read_prefix(data[:PREFIX_BYTES], Type.SUBMISSION)
+    end = prefix.head_bytes if prefix.head_bytes <= MAX_HEAD_BYTES else PREFIX_BYTES
+    signed = admit(facts, owner, data[:end])
+    if len(data) != end + signed.ciphertext_bytes:
+        raise WireError(OBJECT_SIZE)
+    shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
+    return wire.open(signed.header, data[end:], shown, facts.layout, K)
+
+
+Reader = Callable[[RoundFacts, bytes, bytes, bytes], SparseUpdate]
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Malformed]:
+    """All malformed submissions, made once."""
+    facts = round_facts(registered=peers("alice", "bob"))
+    return list(malformed_submissions(1, COUNT, facts, ALICE, 0, update(), identity("mallory")))
+
+
+@pytest.mark.parametrize("read", [judge, judge_by_parts])
+def test_an_honest_submission_passes(read: Reader) -> None:
+    data, key = submission(round_facts(), ALICE, 0)
+    assert read(round_facts(), ALICE.public, data, key).identical(update())
+
+
+@pytest.mark.parametrize("read", [judge, judge_by_parts])
+def test_every_malformed_submission_is_rejected_for_its_reason(cases: list[Malformed], read: Reader) -> None:
+    facts = round_facts()
+    wrong = []
+    for case in cases:
+        try:
+            read(facts, ALICE.public, case.submission, case.key)
+        except WireError as error:
+            if error.reason not in case.reasons:
+                wrong.append((case.label, error.reason, sorted(case.reasons)))
+        else:
+            wrong.append((case.label, "accepted", sorted(case.reasons)))
+    assert not wrong, Counter(str(one) for one in wrong).most_common(10)
+
+
+def test_every_class_is_made_and_every_expected_reason_is_a_known_one(cases: list[Malformed]) -> None:
+    known = HEADER_REASONS | CODEC_REASONS | OPEN_REASONS | {OBJECT_SIZE}
+    assert len(cases) == COUNT
+    assert {case.label for case in cases} == set(MAKERS)
+    assert all(case.reasons and case.reasons <= known for case in cases)
+
+
+def test_the_same_seed_makes_the_same_cases_but_for_signatures() -> None:
+    facts, mallory = round_facts(), identity("mallory")
+    first, again, other = (
+        [(case.label, len(case.submission), case.reasons) for case in malformed_submissions(*args)]
+        for args in ((seed, 200, facts, ALICE, 0, update(), mallory) for seed in (5, 5, 6))
+    )
+    assert first == again != other
+
+
+def test_no_announced_size_is_believed() -> None:
+    """A terabyte of payload and four gigabytes of body are refused from the head alone."""
+    facts = round_facts()
+    made = malformed_submissions(2, len(MAKERS), facts, ALICE, 0, update(), identity("mallory"))
+    by_label = {case.label: case for case in made}
+    with pytest.raises(WireError, match="body_size"):
+        wire.read_prefix(by_label["declared_body"].submission[:PREFIX_BYTES], Type.SUBMISSION)
+    with pytest.raises(WireError, match="payload_size"):
+        judge_by_parts(
+            facts,
+            ALICE.public,
+            by_label["payload_never_sent"].submission,
+            wire.encode_key(ALICE, facts.run_id, 3, payload_key()),
+        )

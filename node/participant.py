@@ -109,8 +109,8 @@ class Follower(Participant):
         tip = self._tip
         if anchor.anchor.digest in self._refused:
             return False
-        self.surroundings.faults.trip("apply.before")
         try:
+            self.surroundings.faults.trip("apply.before")
             fetched = await follow.fetch(store, tip)
             if fetched.digest != anchor.anchor.digest:
                 raise LedgerError("the record is not the anchored one")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import pytest
 from blake3 import blake3
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from protocol import wire
 from protocol.admission import RoundFacts
 from protocol.assignment import assigned, data_digest
 from protocol.chain.base import Block
+from protocol.errors import WireError
 from protocol.history import SpecHistory
 from protocol.identity import SIGNATURE_BYTES, Identity
 from protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
@@ -222,3 +224,10 @@ def resigned(data: bytes, signer: Identity, run_id: bytes, change: Callable[[dic
     body = b"".join(field(tag, value) for tag, value in sorted(fields.items()))
     kind = Type(data[5])
     return framed(kind, signer, run_id, body, data[wire.read_prefix(data, kind).head_bytes :])
+
+
+def reason_of(call: Callable[[], object]) -> str:
+    """The reason of the WireError that `call` has to raise."""
+    with pytest.raises(WireError) as caught:
+        call()
+    return caught.value.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,15 @@ from node.replica import Replica
 from protocol import paths, wire
 from protocol.assignment import assigned, data_digest, share
 from protocol.chain.base import AnchorSeen
+from protocol.errors import StorageError
 from protocol.identity import hotkey_of
 from protocol.layout import AEAD_TAG_BYTES
 from protocol.ledger import Applied, Tip
 from protocol.round import Role
 from protocol.storage import Store
 from protocol.wire import Entry, Header, Seal
+
+log = logging.getLogger(__name__)
 
 UPLOAD_DEADLINE = follow.BULK_DEADLINE
 """Seconds an upload may take before it counts as failed."""
@@ -93,10 +97,21 @@ class Miner(Follower):
                 self._idle.set()
         if pending is None:
             return
-        self.surroundings.faults.trip("submit.before_put")
-        key = paths.submission(tip.run_id, tip.round)
-        await self.surroundings.bucket.put(key, pending.submission, deadline=UPLOAD_DEADLINE)
+        head = await self.surroundings.chain.head()
+        while not await self._put(tip, pending):
+            head = await self.surroundings.chain.next_block(head.number)
         self.note("submitted", round=tip.round, bytes=len(pending.submission), values=tip.layout.kept(pending.k))
+
+    async def _put(self, tip: Tip, pending: Pending) -> bool:
+        """Upload the submission; False where the store failed and it is worth trying again."""
+        try:
+            self.surroundings.faults.trip("submit.before_put")
+            key = paths.submission(tip.run_id, tip.round)
+            await self.surroundings.bucket.put(key, pending.submission, deadline=UPLOAD_DEADLINE)
+        except StorageError as error:
+            log.warning("the submission of round %d is not up yet: %s", tip.round, error)
+            return False
+        return True
 
     async def publish_key(self, seal: Seal) -> None:
         """Show the key of the sealed submission, if it is this very one that was sealed."""

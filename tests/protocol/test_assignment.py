@@ -56,11 +56,11 @@ def reference(beacon: bytes, position: int, size: int) -> int:
         bits += 1
     value = position
     while True:
-        left, right = divmod(value, 2**bits)
+        left, right = divmod(value, 1 << bits)
         for i in range(4):
             word = blake3(beacon + bytes([i]) + right.to_bytes(8, "little")).digest()[:8]
-            left, right = right, left ^ (int.from_bytes(word, "little") % 2**bits)
-        value = left * 2**bits + right
+            left, right = right, left ^ (int.from_bytes(word, "little") % (1 << bits))
+        value = (left << bits) + right
         if value < size:
             return value
 

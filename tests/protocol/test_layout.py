@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import rfc8785
@@ -25,7 +26,7 @@ def test_golden_digest() -> None:
 
 
 def test_digest_is_of_the_documented_json() -> None:
-    table = [[name, list(shape)] for name, shape in parameter_shapes(MODEL)]
+    table: Any = [[name, list(shape)] for name, shape in parameter_shapes(MODEL)]
     assert layout().digest == blake3(b"muster/layout/v1" + rfc8785.dumps(table)).digest()
     assert table[:3] == [
         ["model.embed_tokens.weight", [64, 16]],

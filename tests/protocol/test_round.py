@@ -98,7 +98,7 @@ TABLE = {
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 @pytest.mark.parametrize("phase", Phase)
 def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> None:
-    """What each event does where nothing else is due; events not in the table leave the phase alone in silence."""
+    """What each event does where nothing else is due; what is not in the table leaves the phase alone."""
     state = {SUBMIT: submitting, REVEALED: revealing, CLOSED: closed}[phase](role)
     assert state.phase is phase
     after, said = step(state, event)

@@ -124,7 +124,7 @@ def test_positive_needs_more_than_half_the_stake(flags: Sequence[tuple[int, bool
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), scores), min_size=1, max_size=6))
-def test_less_than_half_the_stake_cannot_move_the_median_beyond_the_others(
+def test_a_minority_cannot_move_the_median_beyond_the_others(
     rows: list[tuple[int, float]],
 ) -> None:
     judged = [by(i, stake, (PEERS[0], score, False)) for i, (stake, score) in enumerate(rows)]

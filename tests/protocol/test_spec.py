@@ -1,4 +1,4 @@
-"""The agreement itself: presets load, one spec has one byte string, and anything else is named and refused."""
+"""The agreement itself: presets load, one spec has one byte string, anything else is named and refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARAMETERS = {
     "8b": 8_030_261_248,
     "72b": 72_747_327_488,
 }
-"""1b and 8b are the published counts of the Llama models they have the shape of; 72b is arXiv 2603.08163's."""
+"""1b and 8b are the published counts of the Llama models of that shape; 72b is arXiv 2603.08163's."""
 
 
 def test_presets_are_the_documented_ones() -> None:
@@ -197,4 +197,4 @@ def test_alpha_table() -> None:
 def test_a_spec_cannot_be_changed() -> None:
     spec = run_spec()
     with pytest.raises(ValueError, match="frozen"):
-        spec.name = "other"
+        spec.name = "other"  # type: ignore[misc]

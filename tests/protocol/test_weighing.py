@@ -76,7 +76,8 @@ def test_no_cap_changes_nothing() -> None:
 def test_no_updates_have_no_weights() -> None:
     prepared, weights = prepare([], run_spec())
     assert prepared == []
-    assert (weights.shape, weights.dtype) == ((0, TENSORS), np.float32)
+    assert weights.shape == (0, TENSORS)
+    assert weights.dtype == np.float32
 
 
 def test_golden_bits() -> None:

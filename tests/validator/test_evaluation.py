@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from validator.gauntlet.evaluation import (
     Measured,
     assigned_sample,
     evaluate,
-    unassigned_sample,
 )
 from validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
 
@@ -142,7 +140,6 @@ def test_samples_are_pinned() -> None:
     declared = list(range(1000, 2000))
     assert assigned_sample(BEACON, bytes(32), declared, 4) == [1884, 1556, 1515, 1679]
     assert assigned_sample(BEACON, b"\1" * 32, declared, 4) == [1969, 1391, 1920, 1505]
-    assert unassigned_sample(BEACON, 1000, range(0, 1000, 2), 4) == [191, 419, 425, 803]
 
 
 def test_a_short_prefix_is_sampled_whole() -> None:
@@ -155,21 +152,3 @@ def test_assigned_samples_come_from_the_declared_prefix(public: bytes, declared:
     drawn = assigned_sample(BEACON, public, declared, count)
     assert len(set(drawn)) == len(drawn) == min(count, len(declared))
     assert set(drawn) <= set(declared)
-
-
-@given(st.sets(st.integers(0, 39)), st.integers(0, 50))
-def test_unassigned_samples_avoid_what_was_assigned(assigned: set[int], count: int) -> None:
-    free = set(range(40)) - assigned
-    drawn = unassigned_sample(BEACON, 40, assigned, count)
-    assert len(set(drawn)) == len(drawn) == min(count, len(free))
-    assert set(drawn) <= free
-    assert unassigned_sample(BEACON, 40, [*sorted(assigned, reverse=True), *assigned], count) == drawn
-    assert unassigned_sample(BEACON, 40, assigned, 41) == sorted(free)
-
-
-def test_every_free_window_is_equally_likely() -> None:
-    """Chi-squared of 6000 fixed draws over 6 free windows stays below its 99.9 % quantile."""
-    beacons = [i.to_bytes(32, "little") for i in range(6000)]
-    seen = Counter(unassigned_sample(beacon, 10, [0, 3, 4, 9], 1)[0] for beacon in beacons)
-    assert set(seen) == {1, 2, 5, 6, 7, 8}
-    assert sum((n - 1000) ** 2 / 1000 for n in seen.values()) < 20.52

@@ -104,12 +104,14 @@ class Aggregator(Follower):
     async def publish_seal(self, head: Block) -> None:
         """Sign the list of what is in; of two lives of this leader the first one's seal stands."""
         tip, intake, bucket = self._tip, self._open.intake, self.surroundings.bucket
+        if await bucket.head(paths.seal(tip.run_id, tip.round)) is not None:
+            return
         stores = self._stores(await self.surroundings.chain.snapshot())
         headers = tuple((public, ledger.head_digest(intake.heads[public].data)) for public in sorted(intake.heads))
         early = await intake.early(stores)
         seal = Seal(tip.run_id, self.public, tip.round, tip.parent, 0, head, headers, early)
         self.surroundings.faults.trip("seal.before_put")
-        await bucket.put_if_absent(paths.heads(tip.run_id, tip.round), intake.save())
+        await bucket.put(paths.heads(tip.run_id, tip.round), intake.save())
         data = wire.encode_seal(seal, self.surroundings.identity)
         if await bucket.put_if_absent(paths.seal(tip.run_id, tip.round), data):
             self.note("sealed", round=tip.round, block=head.number, submissions=len(headers))

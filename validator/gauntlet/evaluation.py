@@ -7,8 +7,7 @@ on the data its peer was assigned more than on data nobody was assigned has been
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -125,11 +124,3 @@ def assigned_sample(beacon: bytes, public: bytes, declared: Sequence[int], count
     positions = sample(beacon, b"assigned" + public, len(declared), count)
     return [declared[position] for position in positions]
 
-
-def unassigned_sample(beacon: bytes, population: int, assigned: Iterable[int], count: int) -> list[int]:
-    """`count` windows below `population` assigned to nobody this round; all such if there are fewer."""
-    taken = sorted(set(assigned))
-    # A free window of rank r has as many taken windows below it as satisfy taken[i] − i ≤ r.
-    offsets = [window - i for i, window in enumerate(taken)]
-    ranks = sample(beacon, b"unassigned", population - len(taken), count)
-    return [rank + bisect_right(offsets, rank) for rank in ranks]

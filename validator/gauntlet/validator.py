@@ -70,7 +70,11 @@ class Validator(Follower):
         candidates = [] if late else await self._candidates(applied)
         judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
         snapshot = await self.surroundings.chain.snapshot()
-        await self._publish(applied, judged, snapshot)
+        try:
+            await self._publish(applied, judged, snapshot)
+        except StorageError as error:
+            log.error("the scores of round %d could not be published: %s", round_, error)
+            self.note("unpublished", round=round_, problem=str(error))
         await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
 
     async def after_apply(self, applied: Applied) -> None:

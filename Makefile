@@ -1,0 +1,61 @@
+# Everything a newcomer or a CI job runs, so that nobody has to know which tool does it.
+#
+#   make testnet ARGS="--miners 6 --adversary noise=1"
+#   make test PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10 --timeout 60
+# Each worker is one process on one core; more threads would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv testnet lint test test-all test-night vectors clean
+.DELETE_ON_ERROR:
+
+help:  ## Say what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
+
+# What running needs.
+$(VENV)/.runs: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Muster into $(VENV) (the first time this takes a minute)"
+	@$(PIP) install --editable .
+	@touch $@
+
+# What testing needs on top of it.
+$(VENV)/.tests: $(VENV)/.runs
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+venv: $(VENV)/.tests  ## Make .venv with everything that running and testing need
+
+testnet: $(VENV)/.runs  ## Run a whole network on this machine; ARGS="..." are its flags
+	@$(BIN)/muster testnet $(ARGS)
+
+lint: $(VENV)/.tests  ## Style, types, the rooms' imports, declared dependencies
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+test: lint  ## What every change must pass: under 10 minutes on two cores
+	$(PYTEST) -n 2 -m "not processes and not slow and not night"
+	$(PYTEST) -m "processes and not slow and not night"
+
+test-all: test  ## And the slow tests: under an hour
+	$(PYTEST) -m "slow and not night"
+
+test-night: test  ## And those that take a night
+	$(PYTEST) -m "slow or night"
+
+vectors: $(VENV)/.tests  ## Write the test vectors of docs/ again from the code
+	$(BIN)/python docs/make_vectors.py
+
+clean:  ## Remove .venv, caches and build leftovers; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

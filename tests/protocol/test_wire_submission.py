@@ -1,0 +1,197 @@
+"""Submissions and keys: what is signed comes back, and each thing that can be wrong has its own name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from builders import (
+    K,
+    body_of,
+    framed,
+    hash32,
+    header,
+    identity,
+    layout,
+    payload_key,
+    reason_of,
+    resigned,
+    round_facts,
+    split_fields,
+    submission,
+    update,
+)
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kernels
+from protocol import wire
+from protocol.wire import Header, Type
+from protocol.wire.tlv import OPTIONAL
+
+ALICE, BOB = identity("alice"), identity("bob")
+FACTS = round_facts()
+RUN = FACTS.run_id
+DATA, KEY_OBJECT = submission(FACTS, ALICE, 0)
+KEY = payload_key()
+SIGNED, CIPHERTEXT = wire.decode(DATA, RUN)
+
+digests = st.binary(min_size=32, max_size=32)
+u32s, u64s = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+headers = st.builds(
+    Header,
+    run_id=st.just(RUN),
+    public=st.just(ALICE.public),
+    round=u64s,
+    base_round=u64s,
+    uid=u32s,
+    layout=digests,
+    possession=digests,
+    data_digest=digests,
+    windows=u64s,
+    tokens=u64s,
+    payload_bytes=st.just(0),
+    ciphertext_digest=digests,
+    key_commitment=digests,
+)
+
+
+@given(headers, st.binary(min_size=16, max_size=60))
+def test_any_submission_round_trips(made: Header, ciphertext: bytes) -> None:
+    made = replace(made, payload_bytes=len(ciphertext) - 16)
+    data = wire.encode(made, ALICE, ciphertext)
+    signed, tail = wire.decode(data, RUN)
+    assert (signed.header, tail) == (made, ciphertext)
+    assert signed.head + tail == data
+    assert signed.ciphertext_bytes == len(ciphertext)
+    assert signed.digest == wire.digest_of(signed.head)
+    assert wire.decode_head(signed.head, RUN) == signed
+    assert body_of(wire.encode(signed.header, ALICE, tail)) == body_of(data)
+
+
+def test_an_honest_submission_opens() -> None:
+    assert wire.open(SIGNED.header, CIPHERTEXT, KEY, layout(), K).identical(update())
+    assert SIGNED.header.hotkey == ALICE.hotkey
+    assert SIGNED.header.key_commitment == blake3(KEY).digest() == wire.key_commitment(KEY)
+
+
+def test_sealing_is_chacha20_poly1305_bound_to_run_round_and_peer() -> None:
+    bound = b"muster/payload/v1" + RUN + (3).to_bytes(8, "little") + ALICE.public
+    payload = ChaCha20Poly1305(KEY).decrypt(bytes(12), CIPHERTEXT, bound)
+    assert payload == kernels.encode(update())
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (DATA[:10], "truncated"),
+        (DATA[:-1], "truncated"),
+        (DATA + b"\0", "trailing"),
+        (KEY_OBJECT, "type"),
+        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA), CIPHERTEXT[1:]), "payload_size"),
+        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA), CIPHERTEXT + b"\0"), "payload_size"),
+        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA)), "payload_size"),
+        (framed(Type.SUBMISSION, BOB, RUN, body_of(DATA), CIPHERTEXT), "signature"),
+    ],
+)
+def test_an_object_that_is_not_a_submission(data: bytes, reason: str) -> None:
+    assert reason_of(lambda: wire.decode(data, RUN)) == reason
+
+
+def test_a_submission_of_another_run() -> None:
+    assert reason_of(lambda: wire.decode(DATA, hash32("another run"))) == "wrong_run"
+
+
+@pytest.mark.parametrize("tag", range(1, 14))
+def test_every_field_of_a_header_is_needed_and_has_one_size(tag: int) -> None:
+    missing = resigned(DATA, ALICE, RUN, lambda fields: fields.pop(tag))
+    longer = resigned(DATA, ALICE, RUN, lambda fields: fields.update({tag: fields[tag] + b"\0"}))
+    assert reason_of(lambda: wire.decode(missing, RUN)) == "missing_field"
+    assert reason_of(lambda: wire.decode(longer, RUN)) == "field_size"
+
+
+def test_a_header_has_thirteen_fields() -> None:
+    assert [tag for tag, _ in split_fields(body_of(DATA))] == list(range(1, 14))
+
+
+def test_a_field_of_a_later_version() -> None:
+    optional = resigned(DATA, ALICE, RUN, lambda fields: fields.update({OPTIONAL | 14: b"group 3"}))
+    critical = resigned(DATA, ALICE, RUN, lambda fields: fields.update({14: b"group 3"}))
+    signed, _ = wire.decode(optional, RUN)
+    assert signed.header == SIGNED.header
+    assert signed.digest != SIGNED.digest
+    assert reason_of(lambda: wire.decode(critical, RUN)) == "unknown_field"
+
+
+def sealed(payload: bytes, **bound: Any) -> bytes:
+    """A payload as a header would bind it, with changes."""
+    run, number, public = bound.get("run", RUN), bound.get("round", 3), bound.get("public", ALICE.public)
+    data = b"muster/payload/v1" + run + number.to_bytes(8, "little") + public
+    return ChaCha20Poly1305(KEY).encrypt(bytes(12), payload, data)
+
+
+PAYLOAD = kernels.encode(update())
+
+
+@pytest.mark.parametrize(
+    ("ciphertext", "key", "reason"),
+    [
+        (sealed(PAYLOAD), KEY[:-1], "key_mismatch"),
+        (sealed(PAYLOAD), b"", "key_mismatch"),
+        (sealed(PAYLOAD), payload_key(2), "key_mismatch"),
+        (sealed(PAYLOAD, public=BOB.public), KEY, "payload_auth"),
+        (sealed(PAYLOAD, round=4), KEY, "payload_auth"),
+        (sealed(PAYLOAD, run=hash32("another run")), KEY, "payload_auth"),
+        (bytes(100), KEY, "payload_auth"),
+        (sealed(b""), KEY, "frame_truncated"),
+        (sealed(PAYLOAD[:-1]), KEY, "frame_truncated"),
+        (sealed(PAYLOAD + b"\0"), KEY, "frame_trailing"),
+        (sealed(b"\xff" * 4 + PAYLOAD[4:]), KEY, "frame_length"),
+        (sealed(PAYLOAD[:4] + b"\0" + PAYLOAD[5:]), KEY, "frame_zstd"),
+    ],
+)
+def test_a_payload_that_does_not_open(ciphertext: bytes, key: bytes, reason: str) -> None:
+    made = header(FACTS, ALICE, 0, ciphertext, KEY)
+    assert reason_of(lambda: wire.open(made, ciphertext, key, layout(), K)) == reason
+
+
+def test_a_ciphertext_that_is_not_the_one_committed_to() -> None:
+    made = SIGNED.header
+    assert reason_of(lambda: wire.open(made, CIPHERTEXT + b"\0", KEY, layout(), K)) == "ciphertext_size"
+    assert reason_of(lambda: wire.open(made, CIPHERTEXT[:-1], KEY, layout(), K)) == "ciphertext_size"
+    swapped = bytes([CIPHERTEXT[0] ^ 1]) + CIPHERTEXT[1:]
+    assert reason_of(lambda: wire.open(made, swapped, KEY, layout(), K)) == "ciphertext_digest"
+
+
+@given(u64s, digests)
+def test_any_key_round_trips(round_: int, key: bytes) -> None:
+    data = wire.encode_key(BOB, RUN, round_, key)
+    assert wire.decode_key(data, RUN, round_, BOB.public) == key
+    assert body_of(wire.encode_key(BOB, RUN, round_, key)) == body_of(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (wire.encode_key(ALICE, RUN, 4, KEY), "key_round"),
+        (wire.encode_key(BOB, RUN, 3, KEY), "key_hotkey"),
+        (wire.encode_key(ALICE, RUN, 3, KEY[:-1]), "field_size"),
+        (wire.encode_key(ALICE, RUN, 3, KEY + b"\0"), "field_size"),
+        (wire.encode_key(ALICE, hash32("another run"), 3, KEY), "wrong_run"),
+        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.pop(4)), "missing_field"),
+        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({5: b""})), "unknown_field"),
+        (KEY_OBJECT + b"\0", "trailing"),
+        (KEY_OBJECT[:-1], "truncated"),
+        (SIGNED.head, "type"),
+    ],
+)
+def test_an_object_that_is_not_the_key(data: bytes, reason: str) -> None:
+    assert reason_of(lambda: wire.decode_key(data, RUN, 3, ALICE.public)) == reason
+
+
+def test_a_key_with_a_field_of_a_later_version() -> None:
+    data = resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({OPTIONAL: b""}))
+    assert wire.decode_key(data, RUN, 3, ALICE.public) == KEY

@@ -2,15 +2,15 @@
 
     .venv/bin/python docs/make_vectors.py
 
-Everything is a function of the constants below. sr25519 signatures are randomised, so a signature that is in the
-file already is kept: the objects in it stay the same until what they sign changes.
+Everything is a function of the constants below, but for what the file pins: signatures, because sr25519 randomises
+them, and compressed payloads, because versions of zstd differ. Those are kept as long as they are right.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import zstandard
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import SCALES, Grid, SparseUpdate, aggregate_, compress, encode, max_encoded_bytes, norm, quantise
+from kernels import SCALES, Grid, SparseUpdate, aggregate_, compress, decode, encode, max_encoded_bytes, norm, quantise
 from node.checkpoint import make_checkpoint
 from node.genesis import genesis_parameters
 from protocol import wire
@@ -31,13 +31,14 @@ from protocol.bundle import Opened
 from protocol.chain.rules import ChainGenesis
 from protocol.history import SpecHistory
 from protocol.identity import Identity
+from protocol.identity import verify as is_signature
 from protocol.layout import Layout, layout_of, parameter_shapes
 from protocol.ledger import Tip, genesis_tip, prepare, verify
 from protocol.roots import GENESIS_RUN, possession, state_root
 from protocol.sampling import sample
 from protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
 from protocol.selection import select
-from protocol.spec import RunSpec
+from protocol.spec import GauntletSpec, RunSpec
 from protocol.wire import Beacon, Header, ScoreRow, ScoresUsed, Seal
 from protocol.wire.submission import associated_data
 from validator.aggregator.compose import Decision, compose
@@ -56,21 +57,38 @@ SHOWN = 200
 Vectors = dict[str, dict[str, Any]]
 
 
+class Pins:
+    """Bytes that cannot be made again: taken from the file where they still serve, made anew where they do not."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self._known = known
+        self.used: dict[str, str] = {}
+
+    def take(self, name: str, serves: Callable[[bytes], bool], make: Callable[[], bytes]) -> bytes:
+        """The pinned bytes of this name."""
+        data = bytes.fromhex(self._known.get(name, ""))
+        if name in self.used:
+            data = bytes.fromhex(self.used[name])
+        elif not data or not serves(data):
+            data = make()
+        self.used[name] = data.hex()
+        return data
+
+
 class PinnedIdentity(Identity):
-    """A hotkey that gives the signature it gave before, where it is known."""
+    """A hotkey that signs the same message with the same signature each time."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_pins",)
 
-    def __init__(self, name: str, kept: dict[str, str]) -> None:
+    def __init__(self, name: str, pins: Pins) -> None:
         super().__init__(blake3(b"muster/identity/v1" + SEED.to_bytes(8, "little") + name.encode()).digest())
-        self._kept = kept
+        self._pins = pins
 
     def sign(self, message: bytes) -> bytes:
-        """The known signature over `message`, or a new one that is known from now on."""
-        name = blake3(self.public + message).hexdigest()
-        if name not in self._kept:
-            self._kept[name] = super().sign(message).hex()
-        return bytes.fromhex(self._kept[name])
+        """The pinned signature over `message`."""
+        name = f"signature {blake3(self.public + message).hexdigest()}"
+        fresh = super().sign
+        return self._pins.take(name, lambda known: is_signature(self.public, message, known), lambda: fresh(message))
 
 
 def spec_document(leader: Identity, owner: Identity, miners: list[Identity]) -> dict[str, Any]:
@@ -134,9 +152,10 @@ def tensors_digest(tensors: list[Tensor]) -> str:
 class Run:
     """The run all vectors are of: its spec, its people, θ_0 and its round 0."""
 
-    def __init__(self, kept: dict[str, str]) -> None:
-        self.leader, self.owner = PinnedIdentity("leader", kept), PinnedIdentity("owner", kept)
-        self.miners = [PinnedIdentity(name, kept) for name in ("alice", "bob", "carol")]
+    def __init__(self, pins: Pins) -> None:
+        self.pins = pins
+        self.leader, self.owner = PinnedIdentity("leader", pins), PinnedIdentity("owner", pins)
+        self.miners = [PinnedIdentity(name, pins) for name in ("alice", "bob", "carol")]
         document = spec_document(self.leader, self.owner, list(self.miners))
         draft = RunSpec.model_validate_json(json.dumps(document))
         self.layout: Layout = layout_of(draft.model)
@@ -145,7 +164,9 @@ class Run:
         self.spec = RunSpec.model_validate_json(json.dumps(document))
         self.run_id = self.spec.run_id()
         self.chain = ChainGenesis(seed=SEED)
-        self.tip: Tip = genesis_tip(SpecHistory.of(self.spec), self.beacon("assign", 0, 0), self.beacon("possess", 0, 0))
+        self.tip: Tip = genesis_tip(
+            SpecHistory.of(self.spec), self.beacon("assign", 0, 0), self.beacon("possess", 0, 0)
+        )
         self.updates = [
             compress(accumulator(self.layout.shapes, salt), self.spec.sparse.k, self.layout.grid) for salt in range(3)
         ]
@@ -158,6 +179,15 @@ class Run:
         """What a peer that holds θ_0 shows in round 0."""
         return possession(self.theta, self.layout, self.tip.opening.possess.value, public, 0)
 
+    def payload(self, uid: int) -> bytes:
+        """The pinned encoding of an update."""
+        update = self.updates[uid]
+
+        def serves(known: bytes) -> bool:
+            return decode(known, update.grid, update.k).identical(update)
+
+        return self.pins.take(f"payload {uid}", serves, lambda: encode(update))
+
     def key(self, uid: int) -> bytes:
         """The payload key of the miner in slot `uid`."""
         return blake3(KEY + bytes((uid,))).digest()
@@ -165,7 +195,7 @@ class Run:
     def submission(self, uid: int) -> bytes:
         """The submission object of the miner in slot `uid`."""
         miner, key, windows = self.miners[uid], self.key(uid), 6
-        ciphertext = wire.seal(self.updates[uid], key, self.run_id, 0, miner.public)
+        ciphertext = wire.encrypt(self.payload(uid), key, self.run_id, 0, miner.public)
         header = Header(
             run_id=self.run_id,
             public=miner.public,
@@ -184,9 +214,9 @@ class Run:
         return wire.encode(header, miner, ciphertext)
 
 
-def make_vectors(kept: dict[str, str]) -> Vectors:
-    """All vectors; `kept` holds known signatures and gains the new ones."""
-    run = Run(kept)
+def make_vectors(known: dict[str, str]) -> Vectors:
+    """All vectors, with the pinned bytes that are known."""
+    run = Run(Pins(known))
     vectors: Vectors = {
         "identity": {"seed": SEED, "name": "alice", "public": run.miners[0].public.hex(), "ss58": run.miners[0].hotkey},
         "spec": {"canonical": run.spec.canonical().decode(), "run_id": run.run_id.hex()},
@@ -207,7 +237,9 @@ def make_vectors(kept: dict[str, str]) -> Vectors:
         "assignment": _assignment(run),
         "genesis": {
             "first_4_of_embedding": f32(run.theta[0].reshape(-1)[:4]),
-            "first_4_of_down_proj": f32(run.theta[9 - 1].reshape(-1)[:4]),
+            "first_4_of_down_proj": f32(
+                run.theta[run.layout.names.index("model.layers.0.mlp.down_proj.weight")].reshape(-1)[:4]
+            ),
             "theta_digest": tensors_digest(run.theta),
             "genesis_root": run.spec.genesis.root,
         },
@@ -218,11 +250,11 @@ def make_vectors(kept: dict[str, str]) -> Vectors:
         "quantiser": _quantiser(),
         "codec": _codec(run),
         "outer": _outer(run),
-        "selection": _selection(),
+        "selection": _selection(run),
     }
     vectors |= _objects(run)
     vectors["checkpoint"] = _checkpoint(run)
-    vectors["signatures"] = dict(sorted(kept.items()))
+    vectors["pinned"] = dict(sorted(run.pins.used.items()))
     result: Vectors = json.loads(json.dumps(vectors))
     return result
 
@@ -266,7 +298,7 @@ def _quantiser() -> dict[str, Any]:
 def _codec(run: Run) -> dict[str, Any]:
     """One frame holds the whole small model, so the payload is one length, the gaps, the codes and the scales."""
     update = run.updates[0]
-    payload = encode(update)
+    payload = run.payload(0)
     packed = int.from_bytes(payload[:4], "little")
     return {
         "accumulator_digest": tensors_digest(accumulator(run.layout.shapes, 0)),
@@ -299,28 +331,25 @@ def _outer(run: Run) -> dict[str, Any]:
     return found
 
 
-def _selection() -> dict[str, Any]:
+def _selection(run: Run) -> dict[str, Any]:
     peers = [blake3(bytes((i,))).digest() for i in range(6)]
     rows = [ScoreRow(peer, float(i), i < 4) for i, peer in enumerate(peers)]
     scores = [
         ScoresUsed(BEACON, 3, 0, bytes(32), tuple(sorted(rows, key=lambda row: row.public))),
         ScoresUsed(KEY, 2, 0, bytes(32), tuple(sorted((replace(r, score=9.0) for r in rows), key=lambda r: r.public))),
     ]
-    gauntlet = {"seats": 3, "newcomer_share": 0.34}
-    document = spec_document(Identity(BEACON), Identity(BEACON), [])["gauntlet"] | gauntlet
-    chosen = select(peers, scores, BEACON, RunSpec.model_fields["gauntlet"].annotation(**document))  # type: ignore[misc]
+    changes = {"seats": 3, "newcomer_share": 0.34}
+    gauntlet = GauntletSpec.model_validate(run.spec.gauntlet.model_dump() | changes)
+    chosen = select(peers, scores, BEACON, gauntlet)
     return {
-        **gauntlet,
+        **changes,
         "peers": [peer.hex() for peer in peers],
         "scores_stake_3": [row.score for row in rows],
         "scores_stake_2": [9.0] * 6,
         "positive": [row.positive for row in rows],
         "beacon": BEACON.hex(),
         "chosen_with_scores": [peers.index(peer) for peer in chosen],
-        "chosen_without": [
-            peers.index(peer)
-            for peer in select(peers, [], BEACON, RunSpec.model_fields["gauntlet"].annotation(**document))  # type: ignore[misc]
-        ],
+        "chosen_without": [peers.index(peer) for peer in select(peers, [], BEACON, gauntlet)],
     }
 
 
@@ -403,9 +432,7 @@ def _scores(run: Run, record: bytes) -> dict[str, Any]:
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
-    made = make_checkpoint(
-        run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0)
-    )
+    made = make_checkpoint(run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0))
     ((name, data),) = made.shards.items()
     header = int.from_bytes(data[:8], "little")
     return {
@@ -417,17 +444,23 @@ def _checkpoint(run: Run) -> dict[str, Any]:
     }
 
 
-def known_signatures() -> dict[str, str]:
-    """The signatures in the file, none where there is no file."""
+def pinned() -> dict[str, str]:
+    """What the file pins, nothing where there is no file."""
     if not VECTORS.exists():
         return {}
-    signatures: dict[str, str] = json.loads(VECTORS.read_text(encoding="utf-8"))["signatures"]
-    return signatures
+    known: dict[str, str] = json.loads(VECTORS.read_text(encoding="utf-8"))["pinned"]
+    return known
 
 
 def to_text(vectors: Vectors) -> str:
-    """The bytes of vectors.json."""
-    return json.dumps(vectors, indent=1, ensure_ascii=False) + "\n"
+    """The text of vectors.json: JSON with one value a line."""
+    sections = [
+        f" {json.dumps(name)}: {{\n"
+        + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in section.items())
+        + "\n }"
+        for name, section in vectors.items()
+    ]
+    return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
 def quoted(page: str, vectors: Vectors) -> str:
@@ -448,9 +481,7 @@ def _lines(section: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Write both files."""
-    kept = known_signatures()
-    make_vectors(kept)
-    vectors = make_vectors(kept)
+    vectors = make_vectors(pinned())
     VECTORS.write_text(to_text(vectors), encoding="utf-8")
     PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), vectors), encoding="utf-8")
 

@@ -82,16 +82,20 @@ class Cast:
             weights_rate_limit=1,
         )
 
+    def check_fits(self, template: Template) -> None:
+        """Raise UsageError if there are more participants than a run of the template has data slots for."""
+        if len(self.members) > template.data.slots:
+            raise UsageError(
+                f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
+            )
+
     def spec(self, template: Template, manifest: Manifest) -> RunSpec:
         """The run spec: the template with this cast, its seed and this text filled in.
 
         Raises:
             UsageError: more participants than the run has data slots for.
         """
-        if len(self.members) > template.data.slots:
-            raise UsageError(
-                f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
-            )
+        self.check_fits(template)
         return fill_template(
             template,
             manifest,

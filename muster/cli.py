@@ -6,16 +6,21 @@ Heavy imports (torch) happen inside the commands, so `--help` answers at once.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from muster.daemon import Role
+
+INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
+"""128 + the number of the signal, as a shell reports it: SIGINT, SIGPIPE."""
 
 app = typer.Typer(
     name="muster",
@@ -75,9 +80,11 @@ def testnet(
     from rich.console import Console  # noqa: PLC0415
 
     from muster.adversaries import parse_adversaries  # noqa: PLC0415
+    from muster.config import SHARED_VARIABLES, check_variables  # noqa: PLC0415
     from muster.testnet import Testnet, TestnetOptions  # noqa: PLC0415
     from muster.view import make_view  # noqa: PLC0415
 
+    check_variables(os.environ, SHARED_VARIABLES)
     path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     options = TestnetOptions(
         preset, miners, validators, rounds, seed, path, parse_adversaries(adversary or []), time.time()
@@ -115,8 +122,6 @@ def audit(
 
 
 def _daemon(role: Role, flags: Mapping[str, object], behaviour: str = "honest", rounds: int | None = None) -> None:
-    import os  # noqa: PLC0415
-
     from muster.config import load_config  # noqa: PLC0415
     from muster.daemon import run_daemon  # noqa: PLC0415
 
@@ -227,38 +232,41 @@ def spec_new(
 
 
 def main() -> None:
-    """Entry point: every `MusterError` is one sentence on stderr and its exit status."""
+    """Entry point: what goes wrong by a person's or the machine's doing is one line on stderr and an exit status."""
     from protocol.errors import MusterError  # noqa: PLC0415
 
     try:
         app()
-    except MusterError as error:
+    except BrokenPipeError:
+        # Whoever read our output is gone; Python's own flush at exit must not complain about it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE_STATUS)
+    except (MusterError, OSError) as error:
         _fail(error)
     except BaseExceptionGroup as group:
-        found = _first(group)
-        if found is None:
-            raise
-        _fail(found)
+        _fail(_first(group))
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        sys.exit(INTERRUPTED_STATUS)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a task group that a person can act on, else the group itself."""
     from protocol.errors import MusterError  # noqa: PLC0415
 
-    matching = group.subgroup(MusterError)
-    leaf: BaseException | None = matching
+    leaf: BaseException | None = group.subgroup((MusterError, OSError))
     while isinstance(leaf, BaseExceptionGroup):
         leaf = leaf.exceptions[0]
-    return leaf
+    return leaf or group
 
 
-def _fail(error: BaseException) -> None:
+def _fail(error: BaseException) -> NoReturn:
+    """End in one line; what is neither ours nor the operating system's is a bug and keeps its traceback."""
     from protocol.errors import MusterError  # noqa: PLC0415
 
-    assert isinstance(error, MusterError)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        error = MusterError(f"the operating system refused: {error.strerror}{where}")
+    if not isinstance(error, MusterError):
+        raise error
     typer.echo(f"error[{error.code}]: {error}", err=True)
     sys.exit(error.exit_status)

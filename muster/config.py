@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ from protocol.spec import first_problem
 
 PREFIX = "MUSTER_"
 CONFIG_VARIABLE = "MUSTER_CONFIG"
+
+SHARED_VARIABLES = frozenset({"MUSTER_THREADS", "MUSTER_LOG_LEVEL", FAULTS_VARIABLE})
+"""What a testnet hands on to all its participants; the others would make them one and the same."""
 
 
 class NodeConfig(BaseSettings):
@@ -50,7 +53,7 @@ class NodeConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the TOML file named by `MUSTER_CONFIG` or --config."""
+        """Flags, then environment, then the TOML file named by `MUSTER_CONFIG`."""
         path = os.environ.get(CONFIG_VARIABLE)
         files = (TomlConfigSettingsSource(settings_cls, Path(path)),) if path else ()
         return init_settings, env_settings, *files
@@ -63,9 +66,7 @@ def load_config(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Nod
         ConfigError: an unknown key, a missing or a wrong value, or a file that is not there or not TOML.
     """
     known = {PREFIX + name.upper() for name in NodeConfig.model_fields} | {CONFIG_VARIABLE, FAULTS_VARIABLE}
-    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-    if unknown:
-        raise ConfigError(f"unknown setting {unknown[0]}; there are: {', '.join(sorted(known))}")
+    check_variables(environment, known)
     path = environment.get(CONFIG_VARIABLE)
     if path and not Path(path).is_file():
         raise ConfigError(f"the configuration file {path} does not exist")
@@ -73,5 +74,18 @@ def load_config(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Nod
         return NodeConfig(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(f"the configuration is not valid: {first_problem(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
+
+
+def check_variables(environment: Mapping[str, str], known: Set[str]) -> None:
+    """Refuse `MUSTER_*` variables that would be ignored.
+
+    Raises:
+        ConfigError: there is one that is not among the known.
+    """
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a setting here; there are: {', '.join(sorted(known))}")

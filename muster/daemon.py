@@ -79,7 +79,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
     name = config.name
     identity = Identity.from_file(config.key_file or run.key(name))
     buckets = MeteredBuckets(run.buckets())
-    journal = Journal(run.journal(label(role, name)))
+    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)))
     chain = run.chain()
     surroundings = Surroundings(
         identity=identity,
@@ -97,7 +97,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
         await Session(participant, chain, buckets).run()
         journal.event("finished", root=participant.replica.root().hex())
     finally:
-        journal.close()
+        await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
 

@@ -108,6 +108,7 @@ def create(path: Path, template: Template, cast: Cast, files: list[Path] | None,
         StorageError: the folder cannot be written or holds something already.
         DataError, UsageError: the text or the cast does not fit the template.
     """
+    cast.check_fits(template)  # before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):

@@ -22,6 +22,9 @@ from protocol.wire import Beacon, Record, Seal
 BULK_DEADLINE = 600.0
 """Seconds a bundle or a checkpoint shard may take: 2.8 GB (a 72B submission) at 40 Mbit/s."""
 
+MAX_BUNDLE_BYTES = 2**37
+"""Cap of a mirrored bundle whose record has been verified: 20 submissions of 2.8 GB (72B) fit."""
+
 ASSIGN, POSSESS, EVALUATE = "assign", "possess", "evaluate"
 """The purposes beacons are drawn for."""
 

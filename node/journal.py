@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 
 class Journal:
-    """Appends events; a line is written whole or not at all, so a reader beside it never sees half of one."""
+    """Appends events from a thread of its own, so that noting one never waits for a disk.
+
+    A line is written whole or not at all, so a reader beside it never takes half of one for an event.
+    """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         """Append to `path`, or keep the events in memory only; `clock` gives unix seconds."""
         self._clock = clock
-        self._file: int | None = None
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._writer: Thread | None = None
         self.events: list[dict[str, Any]] = []
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._writer = Thread(target=self._write, args=(path,), name="journal", daemon=True)
+            self._writer.start()
 
     def event(self, event: str, /, **facts: Any) -> None:
         """Note that something happened; facts are JSON values."""
         entry = {"time": self._clock(), "event": event, **facts}
-        if self._file is None:
+        if self._writer is None:
             self.events.append(entry)
         else:
-            os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            self._lines.put(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+
+    def _write(self, path: Path) -> None:
+        with path.open("ab", buffering=0) as file:
+            while (line := self._lines.get()) is not None:
+                file.write(line)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Write what is left and stop."""
+        if self._writer is not None:
+            self._lines.put(None)
+            self._writer.join()
+            self._writer = None
 
 
 def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -50,6 +62,9 @@ def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int
 
 def _entries(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # what a full disk left of a line
         if isinstance(entry, dict):
             yield entry

@@ -24,13 +24,16 @@ from protocol.chain.virtual import VirtualChain
 from protocol.history import SpecHistory
 from protocol.session import Session
 from protocol.spec import RunSpec
-from protocol.storage import MemoryBuckets
+from protocol.storage import Buckets, MemoryBuckets
 from validator.aggregator.aggregator import Aggregator
 from validator.gauntlet.book import Book
 from validator.gauntlet.validator import Validator
 
 Absence = Callable[[str, int], bool]
 """(member name, round) → whether that miner sits the round out."""
+
+Classes = Callable[[str], type[Miner]]
+"""Behaviour → the miner that behaves so."""
 
 Make = Callable[[Surroundings], Awaitable[Follower]]
 """Joins the run and gives the participant."""
@@ -42,7 +45,7 @@ class SimulatedRun:
 
     spec: RunSpec
     chain: VirtualChain
-    buckets: MemoryBuckets
+    buckets: Buckets
     journals: Mapping[str, Sequence[Mapping[str, Any]]]
     participants: Mapping[str, Follower]
 
@@ -50,21 +53,24 @@ class SimulatedRun:
         """One participant's events of a kind."""
         return [event for event in self.journals[name] if event["event"] == kind]
 
-    def roots(self, name: str) -> list[str]:
-        """State roots after each round, as one participant has them (the closing record aside)."""
-        return [event["root"] for event in self.events(name, "applied") if event["kind"] != "close"]
+    def roots(self, name: str) -> dict[int, str]:
+        """State roots by round, as one participant has them (the closing record aside)."""
+        return {event["round"]: event["root"] for event in self.events(name, "applied") if event["kind"] != "close"}
 
     @property
     def state_roots(self) -> list[str]:
-        """State roots after each round; every participant has the same or the run is wrong.
+        """State roots after each round; every participant has the same ones or the run is wrong.
 
         Raises:
-            AssertionError: two honest replicas disagree.
+            AssertionError: two replicas disagree on a round, or somebody does not stand at the last one.
         """
-        honest = {name: self.roots(name) for name in self.participants}
-        first = next(iter(honest.values()))
-        assert all(roots == first for roots in honest.values()), "replicas disagree"
-        return first
+        agreed: dict[int, str] = {}
+        for name in self.participants:
+            agreed |= self.roots(name)
+        for name in self.participants:
+            own = self.roots(name)
+            assert own and own.items() <= agreed.items() and max(own) == max(agreed), f"{name} disagrees"
+        return [agreed[round_] for round_ in sorted(agreed)]
 
     @property
     def losses(self) -> list[float]:
@@ -75,14 +81,26 @@ class SimulatedRun:
 class Simulator:
     """Builds and drives one run."""
 
-    def __init__(self, cast: Cast, spec: RunSpec, text: TextReader, absent: Absence | None = None) -> None:
+    def __init__(
+        self,
+        cast: Cast,
+        spec: RunSpec,
+        text: TextReader,
+        absent: Absence | None = None,
+        arrivals: Mapping[str, int] | None = None,
+        buckets: Buckets | None = None,
+        classes: Classes = miner_class,
+    ) -> None:
+        """Miners in `arrivals` join only once the round given there is open; `buckets` must know `mem:NAME`."""
         self._cast = cast
         self._spec = spec
         self._text = text
         self._absent = absent or (lambda _name, _round: False)
+        self._arrivals = arrivals or {}
+        self._classes = classes
         self._history = SpecHistory.of(spec)
         self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
-        self._buckets = MemoryBuckets()
+        self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
 
@@ -111,9 +129,16 @@ class Simulator:
             member.identity, self._chain, self._buckets, f"mem:{member.name}", self._journals[name], in_place
         )
         with self._chain.participant():
+            await self._arrive(self._arrivals.get(name, 0))
             participant = await make(surroundings)
             self._participants[name] = participant
             await Session(participant, self._chain, self._buckets).run()
+
+    async def _arrive(self, round_: int) -> None:
+        """Let the rounds before `round_` pass."""
+        head = await self._chain.head()
+        while round_ and not await self._chain.anchors(round_ - 1):
+            head = await self._chain.next_block(head.number)
 
     async def _aggregator(self, rounds: int, surroundings: Surroundings) -> Aggregator:
         tip, replica = await join(self._history, surroundings)
@@ -126,7 +151,7 @@ class Simulator:
     async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
         tip, replica = await join(self._history, surroundings)
         uid = await self._chain.register(member.identity)
-        make = miner_class(member.behaviour)
+        make = self._classes(member.behaviour)
         miner = make(surroundings, tip, replica, self._text, None, uid)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

@@ -66,6 +66,11 @@ class Miner(Follower):
         """A miner mines."""
         return Role.MINER
 
+    @property
+    def error_feedback(self) -> tuple[Tensor, ...]:
+        """e as the last known record left it, fp32 in layout order; for reading."""
+        return self._memory.residual
+
     async def settle(self) -> None:
         """Find out what became of a submission made before this process started.
 

@@ -10,7 +10,7 @@ from node.checkpoint import make_checkpoint
 from node.participant import Follower, Surroundings
 from node.replica import Replica
 from protocol import ledger, paths, wire
-from protocol.chain.base import Anchor, Block, Snapshot
+from protocol.chain.base import Anchor, AnchorSeen, Block, Snapshot
 from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from protocol.identity import public_of
 from protocol.ledger import Applied, Tip
@@ -60,6 +60,26 @@ class Aggregator(Follower):
     async def after_apply(self, applied: Applied) -> None:  # noqa: ARG002
         """The next round begins with nothing taken in."""
         self._open = self._begin()
+
+    async def apply(self, anchor: AnchorSeen, store: Store) -> bool:
+        """Another leader's round is kept in this bucket too, for whoever joins when that leader is gone."""
+        run_id, round_ = self._tip.run_id, self._tip.round
+        done = await super().apply(anchor, store)
+        if done and anchor.hotkey != self.surroundings.identity.hotkey:
+            try:
+                await self._mirror(store, run_id, round_)
+            except StorageError as error:
+                log.warning("round %d is not mirrored: %s", round_, error)
+        return done
+
+    async def _mirror(self, store: Store, run_id: bytes, round_: int) -> None:
+        limit = follow.MAX_BUNDLE_BYTES
+        for key in (paths.seal(run_id, round_), paths.heads(run_id, round_), paths.bundle(run_id, round_)):
+            if await store.head(key) is not None:
+                data = await store.get(key, max_bytes=limit, deadline=follow.BULK_DEADLINE)
+                await self.surroundings.bucket.put(key, data, deadline=follow.BULK_DEADLINE)
+        key = paths.record(run_id, round_)
+        await self.surroundings.bucket.put(key, await store.get(key, max_bytes=wire.MAX_BODY_BYTES))
 
     async def observe(self, state: RoundState, head: Block) -> list[Event]:
         """New heads before the seal; keys, payloads and scores after it."""

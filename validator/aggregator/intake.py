@@ -123,10 +123,10 @@ class Intake:
 
     async def reveal(self, stores: Mapping[bytes, Store], early: Iterable[bytes]) -> list[bytes]:
         """Fetch the keys and payloads that are there by now; returns the peers settled by it, in key order."""
+        before = set(self.payloads) | set(self.failures)
         for public in early:
             self.failures.setdefault(public, KEY_EARLY)
         waiting = [h for h in self.heads.values() if h.public not in self.payloads and h.public not in self.failures]
-        before = set(self.payloads) | set(self.failures)
         async with asyncio.TaskGroup() as tasks:
             for head in waiting:
                 tasks.create_task(self._settle(head, stores.get(head.public)))

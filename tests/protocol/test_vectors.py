@@ -1,0 +1,90 @@
+"""The protocol page and its vectors say what the code does, so that a second implementation can trust them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kernels import encode
+from protocol import wire
+from protocol.spec import RunSpec
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "vectors.json").read_text(encoding="utf-8")
+VECTORS: dict[str, dict[str, Any]] = json.loads(TEXT)
+
+
+@cache
+def maker() -> ModuleType:
+    """The script that writes the vectors."""
+    found = importlib.util.spec_from_file_location("make_vectors", DOCS / "make_vectors.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@cache
+def made() -> dict[str, dict[str, Any]]:
+    """The vectors as the library makes them now, with what the file pins."""
+    vectors: dict[str, dict[str, Any]] = maker().make_vectors(VECTORS["pinned"])
+    return vectors
+
+
+@pytest.mark.parametrize("section", VECTORS)
+def test_the_library_makes_these_vectors(section: str) -> None:
+    """After a deliberate change run `docs/make_vectors.py`, which writes the file and the page again."""
+    assert made()[section] == VECTORS[section]
+
+
+def test_nothing_is_missing_from_the_file() -> None:
+    assert maker().to_text(made()) == TEXT
+
+
+def test_the_page_quotes_the_file() -> None:
+    page = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    assert maker().quoted(page, VECTORS) == page
+    quoted = [name for name in VECTORS if f"<!-- vectors: {name} -->" in page]
+    assert set(quoted) == set(VECTORS) - {"pinned"}
+
+
+def test_every_object_is_signed() -> None:
+    """Not by trusting the maker: each object is read with the run id of the canonical spec in the file."""
+    run_id = RunSpec.from_bytes(VECTORS["spec"]["canonical"].encode()).run_id()
+    assert run_id.hex() == VECTORS["spec"]["run_id"]
+    signed, _ = wire.decode(bytes.fromhex(VECTORS["submission"]["object"]), run_id)
+    assert signed.digest.hex() == VECTORS["submission"]["digest"]
+    for kind, read in {
+        "seal": lambda data: wire.decode_seal(data, run_id),
+        "record": lambda data: wire.decode_record(data, run_id, len(VECTORS["layout"]["tensors"])),
+        "amendment": lambda data: wire.decode_amendment(data, run_id),
+        "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
+    }.items():
+        data = bytes.fromhex(VECTORS[kind]["object"])
+        assert read(data) is not None
+        with pytest.raises(wire.WireError, match="signature"):
+            read(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_pinned_bytes_that_no_longer_serve_are_made_again() -> None:
+    spoiled = {name: value[:-2] + "00" for name, value in VECTORS["pinned"].items() if name.startswith("signature")}
+    assert len(spoiled) > 5
+    again = maker().make_vectors(VECTORS["pinned"] | spoiled)
+    for section in ("layout", "codec", "outer", "roots"):
+        assert again[section] == VECTORS[section]
+    assert again["submission"]["digest"] == VECTORS["submission"]["digest"]
+    assert again["submission"]["object"] != VECTORS["submission"]["object"]
+
+
+def test_payloads_are_pinned_for_decoding_only() -> None:
+    """Another version of zstd may encode otherwise; then the objects in the file must not change."""
+    run = maker().Run(maker().Pins(VECTORS["pinned"]))
+    assert run.payload(0).hex() == VECTORS["codec"]["payload_to_decode"]
+    assert len(encode(run.updates[0])) <= run.layout.max_payload_bytes(run.spec.sparse.k)

@@ -2,7 +2,7 @@
 
     .venv/bin/python docs/make_vectors.py
 
-Everything is a function of the constants below, but for what the file pins: signatures, because sr25519 randomises
+Everything is a function of `example_run`, but for what the file pins: signatures, because sr25519 randomises
 them, and compressed payloads, because versions of zstd differ. Those are kept as long as they are right.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,23 @@ import numpy as np
 import torch
 import zstandard
 from blake3 import blake3
+from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
 
-from kernels import SCALES, Grid, SparseUpdate, aggregate_, compress, decode, encode, max_encoded_bytes, norm, quantise
+from kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
 from node.checkpoint import make_checkpoint
-from node.genesis import genesis_parameters
 from protocol import wire
 from protocol.admission import KEY_MISSING
 from protocol.assignment import assigned, data_digest, permute, share, unassigned
 from protocol.bundle import Opened
-from protocol.chain.rules import ChainGenesis
-from protocol.history import SpecHistory
-from protocol.identity import Identity
-from protocol.identity import verify as is_signature
-from protocol.layout import Layout, layout_of, parameter_shapes
-from protocol.ledger import Tip, genesis_tip, prepare, verify
-from protocol.roots import GENESIS_RUN, possession, state_root
+from protocol.layout import parameter_shapes
+from protocol.ledger import prepare, verify
+from protocol.roots import state_root
 from protocol.sampling import sample
 from protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
 from protocol.selection import select
-from protocol.spec import GauntletSpec, RunSpec
-from protocol.wire import Beacon, Header, ScoreRow, ScoresUsed, Seal
+from protocol.spec import GauntletSpec
+from protocol.wire import ScoreRow, ScoresUsed, Seal
 from protocol.wire.submission import associated_data
 from validator.aggregator.compose import Decision, compose
 from validator.aggregator.intake import Head, Payload
@@ -48,95 +44,12 @@ DOCS = Path(__file__).parent
 VECTORS = DOCS / "vectors.json"
 PAGE = DOCS / "protocol.md"
 
-SEED = 7
-BEACON = bytes(range(32))
-KEY = bytes(range(32, 64))
+DOWN_PROJ = 9
+"""Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
 SHOWN = 200
 """Characters of a value that the page quotes; a longer one stands in the file only."""
 
 Vectors = dict[str, dict[str, Any]]
-
-
-class Pins:
-    """Bytes that cannot be made again: taken from the file where they still serve, made anew where they do not."""
-
-    def __init__(self, known: dict[str, str]) -> None:
-        self._known = known
-        self.used: dict[str, str] = {}
-
-    def take(self, name: str, serves: Callable[[bytes], bool], make: Callable[[], bytes]) -> bytes:
-        """The pinned bytes of this name."""
-        data = bytes.fromhex(self._known.get(name, ""))
-        if name in self.used:
-            data = bytes.fromhex(self.used[name])
-        elif not data or not serves(data):
-            data = make()
-        self.used[name] = data.hex()
-        return data
-
-
-class PinnedIdentity(Identity):
-    """A hotkey that signs the same message with the same signature each time."""
-
-    __slots__ = ("_pins",)
-
-    def __init__(self, name: str, pins: Pins) -> None:
-        super().__init__(blake3(b"muster/identity/v1" + SEED.to_bytes(8, "little") + name.encode()).digest())
-        self._pins = pins
-
-    def sign(self, message: bytes) -> bytes:
-        """The pinned signature over `message`."""
-        name = f"signature {blake3(self.public + message).hexdigest()}"
-        fresh = super().sign
-        return self._pins.take(name, lambda known: is_signature(self.public, message, known), lambda: fresh(message))
-
-
-def spec_document(leader: Identity, owner: Identity, miners: list[Identity]) -> dict[str, Any]:
-    """A small spec whose matrices have whole tiles, tiles clipped at each edge, and two bands."""
-    model = {
-        "family": "llama", "vocab": 80, "hidden": 72, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 36,
-        "ffn": 24, "context": 8, "rope_theta": 1e4, "norm_eps": 1e-5, "tied": True, "init_std": 0.02,
-    }  # fmt: skip
-    inner = {
-        "optimizer": "adamw", "steps": 2, "batch": 3, "lr": 4e-3, "final_lr": 1e-3, "warmup": 4, "total": 40,
-        "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0,
-    }  # fmt: skip
-    gauntlet = {
-        "eval_windows": 4, "heldout_windows": 4, "step_scale": 0.2, "mu_decay": 0.05, "mu_floor": 0.1,
-        "mu_warmup": 10, "rating_beta": 7.0, "rating_tau": 0.1, "seats": 2, "newcomer_share": 0.1, "power": 2.0,
-        "lag": 1, "score_wait": 2, "loss_tolerance": 1e-3,
-    }  # fmt: skip
-    clock = {
-        "min_blocks": 1, "deadline": 10, "reveal": 3, "anchor": 5, "min_submissions": 1, "checkpoint_every": 4,
-        "amend_delay": 2,
-    }  # fmt: skip
-    return {
-        "name": "vectors",
-        "model": model,
-        "inner": inner,
-        "sparse": {"codec": 1, "k": 64, "error_decay": 0.95},
-        "outer": {"rule": "sender_mean", "alpha": [[0, 1.0], [100, 0.65]], "scale_cap": 8.0, "norm_clip": True},
-        "gauntlet": gauntlet,
-        "clock": clock,
-        "data": {
-            "tokenizer": "bytes", "window": 8, "slots": 4, "windows": 50, "heldout": 5, "manifest": "ab" * 32,
-        },
-        "genesis": {
-            "seed": SEED, "block": 0, "root": "00" * 32, "miners": [miner.hotkey for miner in miners],
-            "leaders": [leader.hotkey], "owner": owner.hotkey,
-        },
-    }  # fmt: skip
-
-
-def accumulator(shapes: tuple[tuple[int, ...], ...], salt: int) -> list[Tensor]:
-    """Tensors of exact fp32 values: entry j of all, in layout order, is (x − 32768)·2^−20, x = (40503·j + salt) mod 2^16."""
-    tensors, start = [], 0
-    for shape in shapes:
-        count = int(np.prod(shape))
-        x = (40_503 * np.arange(start, start + count, dtype=np.int64) + salt) % 65_536
-        tensors.append(torch.from_numpy(((x - 32_768) / 2**20).astype(np.float32)).reshape(shape))
-        start += count
-    return tensors
 
 
 def f32(values: Tensor | np.ndarray[Any, Any]) -> str:
@@ -147,71 +60,6 @@ def f32(values: Tensor | np.ndarray[Any, Any]) -> str:
 def tensors_digest(tensors: list[Tensor]) -> str:
     """BLAKE3 of the little-endian fp32 bytes of all tensors, one after the other."""
     return blake3(b"".join(np.asarray(t, dtype="<f4").tobytes() for t in tensors)).hexdigest()
-
-
-class Run:
-    """The run all vectors are of: its spec, its people, θ_0 and its round 0."""
-
-    def __init__(self, pins: Pins) -> None:
-        self.pins = pins
-        self.leader, self.owner = PinnedIdentity("leader", pins), PinnedIdentity("owner", pins)
-        self.miners = [PinnedIdentity(name, pins) for name in ("alice", "bob", "carol")]
-        document = spec_document(self.leader, self.owner, list(self.miners))
-        draft = RunSpec.model_validate_json(json.dumps(document))
-        self.layout: Layout = layout_of(draft.model)
-        self.theta = genesis_parameters(draft.model, SEED)
-        document["genesis"]["root"] = state_root(self.theta, self.layout, GENESIS_RUN, 0).hex()
-        self.spec = RunSpec.model_validate_json(json.dumps(document))
-        self.run_id = self.spec.run_id()
-        self.chain = ChainGenesis(seed=SEED)
-        self.tip: Tip = genesis_tip(
-            SpecHistory.of(self.spec), self.beacon("assign", 0, 0), self.beacon("possess", 0, 0)
-        )
-        self.updates = [
-            compress(accumulator(self.layout.shapes, salt), self.spec.sparse.k, self.layout.grid) for salt in range(3)
-        ]
-
-    def beacon(self, purpose: str, round_: int, block: int) -> Beacon:
-        """A beacon of a local chain, with the block it is drawn at."""
-        return Beacon(self.chain.block(block), self.chain.beacon(purpose, round_))
-
-    def proof(self, public: bytes) -> bytes:
-        """What a peer that holds θ_0 shows in round 0."""
-        return possession(self.theta, self.layout, self.tip.opening.possess.value, public, 0)
-
-    def payload(self, uid: int) -> bytes:
-        """The pinned encoding of an update."""
-        update = self.updates[uid]
-
-        def serves(known: bytes) -> bool:
-            return decode(known, update.grid, update.k).identical(update)
-
-        return self.pins.take(f"payload {uid}", serves, lambda: encode(update))
-
-    def key(self, uid: int) -> bytes:
-        """The payload key of the miner in slot `uid`."""
-        return blake3(KEY + bytes((uid,))).digest()
-
-    def submission(self, uid: int) -> bytes:
-        """The submission object of the miner in slot `uid`."""
-        miner, key, windows = self.miners[uid], self.key(uid), 6
-        ciphertext = wire.encrypt(self.payload(uid), key, self.run_id, 0, miner.public)
-        header = Header(
-            run_id=self.run_id,
-            public=miner.public,
-            round=0,
-            base_round=0,
-            uid=uid,
-            layout=self.layout.digest,
-            possession=self.proof(miner.public),
-            data_digest=data_digest(assigned(self.tip.opening.assign.value, uid, self.spec.data, windows)),
-            windows=windows,
-            tokens=windows * self.spec.data.window,
-            payload_bytes=len(ciphertext) - 16,
-            ciphertext_digest=blake3(ciphertext).digest(),
-            key_commitment=wire.key_commitment(key),
-        )
-        return wire.encode(header, miner, ciphertext)
 
 
 def make_vectors(known: dict[str, str]) -> Vectors:
@@ -237,9 +85,7 @@ def make_vectors(known: dict[str, str]) -> Vectors:
         "assignment": _assignment(run),
         "genesis": {
             "first_4_of_embedding": f32(run.theta[0].reshape(-1)[:4]),
-            "first_4_of_down_proj": f32(
-                run.theta[run.layout.names.index("model.layers.0.mlp.down_proj.weight")].reshape(-1)[:4]
-            ),
+            "first_4_of_down_proj": f32(run.theta[DOWN_PROJ].reshape(-1)[:4]),
             "theta_digest": tensors_digest(run.theta),
             "genesis_root": run.spec.genesis.root,
         },

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,30 @@ import pytest
 from blake3 import blake3
 from builders import (
     LEADER,
-    MINERS,
     OWNER,
     beacon,
     block,
     hash32,
-    header,
     identity,
     layout,
     payload_key,
     peers,
-    possession_of,
-    run_spec,
     theta,
-    update,
-)  # fmt: skip
+)
+from closed_rounds import (
+    ALICE,
+    BOB,
+    LEAD,
+    Closed,
+    changed,
+    close,
+    good,
+    open_tip,
+    taken_in,
+    with_entry,
+    with_opening,
+    with_seal,
+)
 
 from kernels import aggregate_
 from protocol import wire
@@ -34,128 +42,17 @@ from protocol.admission import KEY_EARLY, KEY_MISSING
 from protocol.attendance import NULL_ROUND
 from protocol.bundle import Opened, read_bundle, write_bundle
 from protocol.errors import LedgerError
-from protocol.history import SpecHistory
 from protocol.identity import Identity
 from protocol.ledger import (
-    Applied,
-    Tip,
     adopt_amendments,
     advance,
     check_bundle_size,
-    genesis_tip,
     head_digest,
     spec_digest,
-    verify,
-)  # fmt: skip
+)
 from protocol.roots import state_root
 from protocol.selection import NOT_SELECTED
-from protocol.wire import Kind, Record, ScoreRow, ScoresUsed, Seal
-from validator.aggregator.compose import Decision, compose
-from validator.aggregator.intake import Head, Payload
-
-LEAD = identity(LEADER)
-ALICE, BOB = (identity(name).public for name in MINERS)
-
-
-@dataclass(frozen=True)
-class Closed:
-    """A round as its leader closed it: the record, and all that `verify` judges it by."""
-
-    tip: Tip
-    record: Record
-    seal: Seal
-    bundle: bytes
-
-    def verify(self, **changes: Any) -> Applied:
-        """Judge the record, with `changes` to what the judge holds."""
-        run_id, root = self.tip.run_id, state_root(theta(), layout(), self.tip.run_id, self.tip.outer_step)
-        seal, seal_digest = wire.decode_seal(wire.encode_seal(self.seal, LEAD), run_id)
-        record, digest = wire.decode_record(wire.encode_record(self.record, LEAD), run_id, len(layout().shapes))
-        # A record and a seal by somebody else than the leader are made by `replace`, not by signing.
-        record, seal = replace(record, leader=self.record.leader), replace(seal, leader=self.seal.leader)
-        judged: dict[str, Any] = {
-            "seal": (seal, changes.pop("seal_digest", seal_digest)),
-            "bundle": self.bundle,
-            "root": root,
-            "possession": possession_of(self.tip.opening),
-        }
-        return verify(self.tip, record, digest, **(judged | changes))
-
-
-def open_tip(**sections: Any) -> Tip:
-    """Round 0 of the small run, opened at block 0."""
-    return genesis_tip(SpecHistory.of(run_spec(**sections)), beacon("assign"), beacon("possess"))
-
-
-def taken_in(tip: Tip, name: str, uid: int, **changes: Any) -> tuple[Head, Payload]:
-    """What a leader holds of one miner once its key is in; `changes` to the header."""
-    miner, facts, key = identity(name), tip.facts(possession_of(tip.opening)), payload_key(uid)
-    work = update(uid + 1)
-    ciphertext = wire.seal(work, key, tip.run_id, tip.round, miner.public)
-    made = replace(header(facts, miner, uid, ciphertext, key), **changes)
-    data = wire.encode(made, miner, ciphertext)
-    signed, ciphertext = wire.decode(data, tip.run_id)
-    head = Head(miner.public, signed.head, "", signed)
-    return head, Payload(Opened(signed, key, ciphertext), work)
-
-
-def close(
-    tip: Tip,
-    taken: list[tuple[Head, Payload]],
-    failures: dict[bytes, str] | None = None,
-    early: tuple[bytes, ...] = (),
-    **decision: Any,
-) -> Closed:
-    """Seal at block 5 and record at block 7, as an honest leader does."""
-    heads = {head.public: head for head, _ in taken}
-    failed = failures or {}
-    payloads = {head.public: payload for head, payload in taken if head.public not in failed}
-    listed = tuple((public, head_digest(heads[public].data)) for public in sorted(heads))
-    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(5), listed, early)
-    _, seal_digest = wire.decode_seal(wire.encode_seal(seal, LEAD), tip.run_id)
-    decided: dict[str, Any] = {
-        "seal": seal,
-        "seal_digest": seal_digest,
-        "root": state_root(theta(), layout(), tip.run_id, tip.outer_step),
-        "scores": (),
-        "evaluate": beacon("evaluate", tip.round, 7),
-        "assign": beacon("assign", tip.round + 1, tip.opening.open.number),
-        "possess": beacon("possess", tip.round + 1, 7),
-    }
-    record, bundle = compose(tip, Decision(**(decided | decision)), heads, payloads, failed)
-    return Closed(tip, record, seal, bundle)
-
-
-@cache
-def good() -> Closed:
-    """Round 0 with both miners accepted."""
-    tip = open_tip()
-    return close(tip, [taken_in(tip, name, uid) for name, uid in zip(MINERS, range(2), strict=True)])
-
-
-def changed(closed: Closed, **fields: Any) -> Closed:
-    return replace(closed, record=replace(closed.record, **fields))
-
-
-def with_seal(closed: Closed, **fields: Any) -> Closed:
-    """The seal changed, and the record naming the changed one."""
-    seal = replace(closed.seal, **fields)
-    _, digest = wire.decode_seal(wire.encode_seal(seal, LEAD), closed.tip.run_id)
-    return replace(changed(closed, seal=digest), seal=seal)
-
-
-def with_entry(closed: Closed, at: int, **fields: Any) -> Closed:
-    """An entry changed, with the weights' shape following the number of accepted ones."""
-    entries = list(closed.record.entries)
-    entries[at] = replace(entries[at], **fields)
-    count = sum(not entry.reason for entry in entries)
-    weights = np.ones((count, len(layout().shapes)), np.float32)
-    return changed(closed, entries=tuple(entries), weights=weights)
-
-
-def with_opening(closed: Closed, **fields: Any) -> Closed:
-    assert closed.record.opening is not None
-    return changed(closed, opening=replace(closed.record.opening, **fields))
+from protocol.wire import Kind, ScoreRow, ScoresUsed
 
 
 def scores(validator: Identity = LEAD, round_: int = -1, rows: tuple[ScoreRow, ...] = ()) -> ScoresUsed:

@@ -120,7 +120,9 @@ def main() -> int:
 def report(losses: dict[Job, float], unigram: float, seeds: int) -> int:
     """Print and judge; the exit status."""
     print(f"unigram entropy of the held-out text: {unigram:.4f} nat/byte")
-    print(f"{'seed':>4}  {'4 miners':>9}  {'1 miner':>9} (best lr)  {'1 dense':>9} (best lr)  below unigram  below single")
+    print(
+        f"{'seed':>4}  {'4 miners':>9}  {'1 miner':>9} (best lr)  {'1 dense':>9} (best lr)  below unigram  below single"
+    )
     missed = 0
     for seed in range(seeds):
         best = {

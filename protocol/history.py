@@ -21,7 +21,6 @@ AMENDABLE = frozenset(
         "outer.alpha", "outer.scale_cap",
         "gauntlet.seats", "gauntlet.eval_windows", "gauntlet.score_wait",
         "clock.min_blocks", "clock.deadline", "clock.reveal", "clock.min_submissions", "clock.checkpoint_every",
-        "data.manifest", "data.windows", "data.heldout",
     }
 )  # fmt: skip
 """What may change while a run lives: nothing that would change the meaning of θ or of past records."""

@@ -89,20 +89,9 @@ class Tip:
 
 def genesis_tip(history: SpecHistory, assign: Beacon, possess: Beacon) -> Tip:
     """Where every run begins: round 0 is open and A_0 is expected."""
-    spec = history.at(0)
-    miners = sorted(public_of(hotkey) for hotkey in spec.genesis.miners)
-    opening = Opening(
-        round=0,
-        open=possess.block,
-        min_block=possess.block.number + spec.clock.min_blocks,
-        deadline=possess.block.number + spec.clock.deadline,
-        expected=tuple(miners),
-        base_round=0,
-        spec_digest=spec_digest(spec),
-        assign=assign,
-        possess=possess,
-    )
-    return Tip(history, layout_of(spec.model), opening, history.run_id, 0, before_genesis(miners))
+    past = before_genesis([public_of(hotkey) for hotkey in history.genesis.genesis.miners])
+    opening = next_opening(history, 0, past, assign, possess)
+    return Tip(history, layout_of(history.genesis.model), opening, history.run_id, 0, past)
 
 
 def next_opening(
@@ -110,11 +99,13 @@ def next_opening(
 ) -> Opening:
     """What a record fixes for the round after it; the round opens at the block of its possession beacon."""
     spec = history.at(round_)
+    deadline = possess.block.number + spec.clock.deadline
     return Opening(
         round=round_,
         open=possess.block,
         min_block=possess.block.number + spec.clock.min_blocks,
-        deadline=possess.block.number + spec.clock.deadline,
+        deadline=deadline,
+        anchor_by=deadline + spec.clock.reveal + spec.gauntlet.score_wait + spec.clock.anchor,
         expected=expected(past),
         base_round=round_,
         spec_digest=spec_digest(spec),

@@ -48,9 +48,4 @@ def checkpoint(run_id: bytes, round_: int, name: str) -> str:
     return f"{run_id.hex()}/checkpoints/{round_:08d}/{name}"
 
 
-def hello(run_id: bytes) -> str:
-    """A participant's card."""
-    return f"{run_id.hex()}/hello"
-
-
 MANIFEST = "manifest.json"

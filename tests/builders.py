@@ -122,6 +122,7 @@ def opening(**changes: Any) -> Opening:
         "open": block(100),
         "min_block": 101,
         "deadline": 110,
+        "anchor_by": 120,
         "expected": tuple(sorted(identity(name).public for name in MINERS)),
         "base_round": 3,
         "spec_digest": hash32("spec"),

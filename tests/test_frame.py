@@ -310,19 +310,31 @@ def test_a_preset_is_shown_with_what_follows_from_it(muster: Muster) -> None:
     assert derived["dense_bytes"] == 4 * derived["parameters"]
 
 
+def operations() -> str:
+    """The page for operators."""
+    return (ROOT / "docs" / "operations.md").read_text()
+
+
 def leaves(kind: type[errors.MusterError]) -> list[type[errors.MusterError]]:
     """The error and everything derived from it."""
     return [kind, *(leaf for child in kind.__subclasses__() for leaf in leaves(child))]
 
 
 def test_operations_documents_every_exit_status_and_setting() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = operations()
     for status in {error.exit_status for error in leaves(errors.MusterError)}:
         assert f"\n| {status} | " in page
     for status in (cli.INTERRUPTED_STATUS, cli.BROKEN_PIPE_STATUS):
         assert f"\n| {status} | " in page
     for name in NodeConfig.model_fields:
         assert f"\n| `{name}` | " in page
+
+
+def test_operations_documents_every_journal_event() -> None:
+    sources = [path.read_text() for room in ("node", "validator", "muster") for path in (ROOT / room).rglob("*.py")]
+    written = set(re.findall(r'(?:\.note|\bjournal\.event)\(\s*"([a-z_]+)"', "\n".join(sources)))
+    documented = re.findall(r"\n\| `([a-z_]+)` \| (?:all|miner|leader|validator) \|", operations())
+    assert set(documented) == written
 
 
 def test_the_documents_link_only_to_what_is_there() -> None:

@@ -39,12 +39,17 @@ class Beacon:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a record fixes for the next round. Blocks are heights; `expected` is A in key order."""
+    """What a record fixes for the next round. Blocks are heights; `expected` is A in key order.
+
+    By `anchor_by` the leader's record must be anchored; after it the turn may pass on. In this release it does not:
+    the field is here so that failover changes no format.
+    """
 
     round: int
     open: Block
     min_block: int
     deadline: int
+    anchor_by: int
     expected: tuple[bytes, ...]
     base_round: int
     spec_digest: bytes
@@ -236,6 +241,7 @@ def _write_opening(opening: Opening) -> bytes:
             opening.open.hash,
             u64(opening.min_block),
             u64(opening.deadline),
+            u64(opening.anchor_by),
             u64(opening.base_round),
             opening.spec_digest,
             _write_beacon(opening.assign),
@@ -251,6 +257,7 @@ def _read_opening(cursor: Cursor) -> Opening:
         open=Block(cursor.u64(), cursor.take(32)),
         min_block=cursor.u64(),
         deadline=cursor.u64(),
+        anchor_by=cursor.u64(),
         base_round=cursor.u64(),
         spec_digest=cursor.take(32),
         assign=_read_beacon(cursor),

@@ -43,7 +43,6 @@ def test_of_two_the_one_recorded_later_wins() -> None:
         ("outer.alpha", "[[0,1],[100,0.65]]", ((0, 1.0), (100, 0.65))),
         ("inner.lr", "1e-4", 1e-4),
         ("clock.deadline", "99", 99),
-        ("data.manifest", f'"{"cd" * 32}"', "cd" * 32),
     ],
 )
 def test_values_of_every_kind(path: str, value: str, expected: Any) -> None:

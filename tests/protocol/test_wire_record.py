@@ -72,6 +72,7 @@ openings = st.builds(
     open=blocks,
     min_block=u64s,
     deadline=u64s,
+    anchor_by=u64s,
     expected=st.lists(digests, max_size=3).map(tuple),
     base_round=u64s,
     spec_digest=digests,

@@ -123,4 +123,3 @@ def assigned_sample(beacon: bytes, public: bytes, declared: Sequence[int], count
     """
     positions = sample(beacon, b"assigned" + public, len(declared), count)
     return [declared[position] for position in positions]
-

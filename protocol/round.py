@@ -175,12 +175,17 @@ def ready_to_seal(state: RoundState) -> bool:
 def ready_to_record(state: RoundState) -> bool:
     """Every sealed peer is settled or out of time, and the scores are in or out of time.
 
+    Peers that nobody expects have only the grace period.
+
     Never in the seal's own block: the evaluation beacon must come from a later one.
     """
     assert state.sealed is not None
     if state.block <= state.sealed_block:
         return False
     reveal_ends = state.sealed_block + state.clock.reveal
-    revealed = state.sealed <= state.settled or state.block >= reveal_ends
+    owing = state.sealed - state.settled
+    if state.block >= state.sealed_block + state.clock.grace:
+        owing &= frozenset(state.opening.expected)
+    revealed = not owing or state.block >= reveal_ends
     scored = state.scored or state.block >= reveal_ends + state.score_wait
     return revealed and scored

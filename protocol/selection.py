@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from protocol.errors import LedgerError
 from protocol.spec import GauntletSpec
-from protocol.wire import ScoresUsed
+from protocol.wire import ScoreRow, ScoresUsed
 
 NOT_SELECTED = "not_selected"
 """Reason of a valid submission that got no seat."""
@@ -32,16 +32,21 @@ class Standing:
 def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
     """The stake-weighted lower median of every scored peer, in key order.
 
+    A validator that says nothing of a peer counts as 0 with its whole stake, so no minority can lift a peer alone.
+
     Raises:
         LedgerError: a score that is negative or not finite.
     """
-    seen: dict[bytes, list[tuple[float, int, bool]]] = {}
-    for used in scores:
-        for row in used.rows:
-            if not (math.isfinite(row.score) and row.score >= 0):
-                raise LedgerError(f"a score of {row.score} is not a PeerScore")
-            seen.setdefault(row.public, []).append((row.score, used.stake, row.positive))
-    return {public: _agree(rows) for public, rows in sorted(seen.items())}
+    tables = [{row.public: row for row in used.rows} for used in scores]
+    for row in (row for table in tables for row in table.values()):
+        if not (math.isfinite(row.score) and row.score >= 0):
+            raise LedgerError(f"a score of {row.score} is not a PeerScore")
+    agreed = {}
+    for public in sorted({public for table in tables for public in table}):
+        silent = ScoreRow(public, 0.0, False)
+        rows = [(table.get(public, silent), used.stake) for table, used in zip(tables, scores, strict=True)]
+        agreed[public] = _agree([(row.score, stake, row.positive) for row, stake in rows])
+    return agreed
 
 
 def _agree(rows: list[tuple[float, int, bool]]) -> Standing:

@@ -135,11 +135,17 @@ class GauntletSpec(_Section):
 
 
 class ClockSpec(_Section):
-    """A round's time, in chain blocks counted from its opening (`reveal` from the seal, `anchor` from the deadline)."""
+    """A round's time, in chain blocks counted from its opening.
+
+    `reveal` and `grace` count from the seal: how long keys of expected peers are waited for, and how long those of
+    anybody else, so that a stranger who never shows his key cannot hold up every round. `anchor` counts from the end
+    of all other waiting.
+    """
 
     min_blocks: Natural
     deadline: Positive
     reveal: Positive
+    grace: Natural
     anchor: Positive
     min_submissions: Positive
     checkpoint_every: Positive
@@ -149,6 +155,8 @@ class ClockSpec(_Section):
     def _ordered(self) -> Self:
         if self.min_blocks > self.deadline:
             raise ValueError("min_blocks must not exceed deadline")
+        if self.grace > self.reveal:
+            raise ValueError("grace must not exceed reveal")
         return self
 
 

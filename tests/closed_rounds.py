@@ -90,21 +90,22 @@ def close(
     early: tuple[bytes, ...] = (),
     **decision: Any,
 ) -> Closed:
-    """Seal at block 5 and record at block 7, as an honest leader does."""
+    """Seal at block 5, or at the deadline where an expected peer is missing, and record two blocks later."""
     heads = {head.public: head for head, _ in taken}
     failed = failures or {}
     payloads = {head.public: payload for head, payload in taken if head.public not in failed}
     listed = tuple((public, head_digest(heads[public].data)) for public in sorted(heads))
-    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(5), listed, early)
+    sealed = 5 if heads.keys() >= set(tip.opening.expected) else tip.opening.deadline
+    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed, early)
     _, seal_digest = wire.decode_seal(wire.encode_seal(seal, LEAD), tip.run_id)
     decided: dict[str, Any] = {
         "seal": seal,
         "seal_digest": seal_digest,
         "root": state_root(theta(), layout(), tip.run_id, tip.outer_step),
         "scores": (),
-        "evaluate": beacon("evaluate", tip.round, 7),
+        "evaluate": beacon("evaluate", tip.round, sealed + 2),
         "assign": beacon("assign", tip.round + 1, tip.opening.open.number),
-        "possess": beacon("possess", tip.round + 1, 7),
+        "possess": beacon("possess", tip.round + 1, sealed + 2),
     }
     record, bundle = compose(tip, Decision(**(decided | decision)), heads, payloads, failed)
     return Closed(tip, record, seal, bundle)

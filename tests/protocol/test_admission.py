@@ -177,6 +177,7 @@ def padded_head(size: int) -> bytes:
         (framed(Type.SUBMISSION, ALICE, FACTS.run_id, b""), "missing_field"),
         (head()[:-64] + bytes(64), "signature"),
     ],
+    ids=["empty", "short", "long", "magic", "type", "field", "signature"],  # signed bytes differ every time
 )
 def test_bytes_that_are_not_a_head(data: bytes, reason: str) -> None:
     assert reason_of(lambda: admit(FACTS, ALICE.public, data)) == reason

@@ -13,6 +13,7 @@ from builders import (
     LEADER,
     OWNER,
     beacon,
+    MINERS,
     block,
     hash32,
     identity,
@@ -163,9 +164,9 @@ def test_breaking_one_rule(name: str) -> None:
 
 def test_sealed_before_the_round_opened() -> None:
     tip = replace(open_tip(), opening=replace(open_tip().opening, open=block(6)))
-    closed = close(tip, [], possess=beacon("possess", 1, 7), assign=beacon("assign", 1, 6))
+    closed = close(tip, [], assign=beacon("assign", 1, 6))
     with pytest.raises(LedgerError, match="sealed before it opened"):
-        closed.verify()
+        with_seal(closed, block=block(5)).verify()
 
 
 def test_the_judges_own_theta_decides() -> None:
@@ -257,6 +258,17 @@ def test_seats() -> None:
     loser = [entry.reason for entry in first.record.entries].index(NOT_SELECTED)
     with pytest.raises(LedgerError, match="is not_selected in this record, not null_round"):
         with_entry(first, loser, reason=NULL_ROUND).verify()
+
+
+def test_a_round_is_not_sealed_before_it_is_time() -> None:
+    tip = open_tip()
+    closed = close(tip, [taken_in(tip, MINERS[0], 0)])
+    assert closed.seal.block.number == tip.opening.deadline
+    assert closed.verify().record.accepted
+    with pytest.raises(LedgerError, match="sealed before it was time"):
+        with_seal(closed, block=block(tip.opening.deadline - 1)).verify()
+    with pytest.raises(LedgerError, match="sealed before it was time"):
+        with_seal(good(), block=block(good().tip.opening.min_block - 1)).verify()
 
 
 @pytest.mark.parametrize(("order", "valid"), [(1, True), (-1, False)])

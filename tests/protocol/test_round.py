@@ -31,7 +31,7 @@ A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 OPEN, MIN_BLOCK, DEADLINE = 100, 102, 110
 REVEAL, SCORE_WAIT = 3, 2
 SEALED_AT = 105
-CLOCK = run_spec(clock={"reveal": REVEAL}).clock
+CLOCK = run_spec(clock={"reveal": REVEAL, "grace": REVEAL}).clock
 
 TRAIN, SEAL, KEY, RECORD, APPLY = (
     Instruction.TRAIN,
@@ -220,6 +220,15 @@ def test_when_the_leader_records(events: Sequence[Event], recorded: bool) -> Non
     assert said == ([RECORD] if recorded else [])
     assert state.recording is recorded
     assert state.phase is REVEALED
+
+
+def test_a_stranger_who_owes_his_key_is_waited_for_only_the_grace_period() -> None:
+    clock = CLOCK.model_copy(update={"grace": 1})
+    for expected, recorded in (((A,), True), ((A, C), False)):
+        opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=expected)
+        state = replace(revealing(Role.LEADER), opening=opened, clock=clock)
+        _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1))
+        assert said == ([RECORD] if recorded else [])
 
 
 def test_keys_and_scores_that_came_before_the_seal_count() -> None:

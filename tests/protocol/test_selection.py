@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -64,7 +65,7 @@ def test_newcomers_get_free_seats_and_a_small_share_of_the_others(
     free = max(0, seats - len(proven))
     if proven and len(candidates) > seats:
         assert len(set(chosen) - proven) <= max(int(share * seats), free)
-    worst = min((known[p].score for p in proven & set(chosen)), default=0)
+    worst = min((known[p].score for p in proven & set(chosen)), default=math.inf)
     assert all(known[p].score <= worst for p in proven - set(chosen))
 
 
@@ -137,3 +138,12 @@ def test_a_minority_cannot_move_the_median_beyond_the_others(
 def test_what_is_no_score_is_refused(score: float) -> None:
     with pytest.raises(LedgerError, match="is not a PeerScore"):
         standings([by(0, 1, (PEERS[0], score, True))])
+
+
+def test_a_minority_alone_cannot_lift_a_peer() -> None:
+    """A validator that says nothing of a peer says 0 with its whole stake."""
+    row = ScoreRow(hash32("peer"), 5.0, True)
+    said = ScoresUsed(hash32("loud"), 2, 0, hash32("file"), (row,))
+    silent = ScoresUsed(hash32("silent"), 3, 0, hash32("file"), ())
+    assert standings([said, silent]) == {row.public: Standing(0.0, False)}
+    assert standings([said]) == {row.public: Standing(5.0, True)}

@@ -236,7 +236,7 @@ def main() -> None:
     from protocol.errors import MusterError  # noqa: PLC0415
 
     try:
-        app()
+        app(prog_name="muster")
     except BrokenPipeError:
         # Whoever read our output is gone; Python's own flush at exit must not complain about it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

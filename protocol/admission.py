@@ -75,11 +75,16 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
         raise WireError("possession", "the peer does not hold θ of the base round")
     # Last, because an auditor has no snapshot: what is wrong with the head must be the same to everybody.
     if facts.peers is not None:
-        _admit_registration(facts.peers, owner, header.uid)
+        admit_registration(facts.peers, owner, header.uid)
     return signed
 
 
-def _admit_registration(peers: Mapping[bytes, int], owner: bytes, uid: int) -> None:
+def admit_registration(peers: Mapping[bytes, int], owner: bytes, uid: int) -> None:
+    """The peer holds the slot it claims.
+
+    Raises:
+        WireError: `unregistered`, `uid_mismatch`.
+    """
     if owner not in peers:
         raise WireError("unregistered", "the hotkey has no slot")
     if peers[owner] != uid:

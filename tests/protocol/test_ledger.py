@@ -11,9 +11,9 @@ import pytest
 from blake3 import blake3
 from builders import (
     LEADER,
+    MINERS,
     OWNER,
     beacon,
-    MINERS,
     block,
     hash32,
     identity,

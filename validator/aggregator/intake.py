@@ -22,6 +22,7 @@ from protocol.admission import (
     UNAVAILABLE,
     RoundFacts,
     admit,
+    admit_registration,
 )
 from protocol.bundle import Opened
 from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
@@ -175,6 +176,20 @@ class Intake:
                     self.failures[public] = UNAVAILABLE
             except StorageError:
                 self.failures[public] = UNAVAILABLE
+
+    def recheck(self, peers: Mapping[bytes, int]) -> None:
+        """Heads are judged when they are seen, but a slot may pass on meanwhile: only its holder of now keeps it.
+
+        Without this two accepted submissions could claim one slot, which makes a record that nobody applies.
+        """
+        for public, head in self.heads.items():
+            if head.signed is None or public in self.failures:
+                continue
+            try:
+                admit_registration(peers, public, head.signed.header.uid)
+            except WireError as error:
+                self.payloads.pop(public, None)
+                self.failures[public] = error.reason
 
     def save(self) -> bytes:
         """The heads as bytes, for a leader that is restarted after its seal."""

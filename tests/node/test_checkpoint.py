@@ -45,7 +45,7 @@ def test_shards_are_what_the_safetensors_library_reads() -> None:
     (data,) = made().shards.values()
     (length,) = struct.unpack("<Q", data[:8])
     assert length % 8 == 0
-    assert list(safetensors.torch.load(data)) == sorted(json.loads(data[8 : 8 + length]))
+    assert set(safetensors.torch.load(data)) == set(json.loads(data[8 : 8 + length]))
 
 
 def test_a_large_model_is_cut_into_shards_in_layout_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,15 @@ def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
 
 
-@pytest.mark.parametrize(
-    "change", [lambda d: flipped(d, -1), lambda d: flipped(d, 9), lambda d: d[:-1], lambda d: d + b"\0"]
-)
+CHANGES: list[Callable[[bytes], bytes]] = [
+    lambda data: flipped(data, len(data) - 1),
+    lambda data: flipped(data, 9),
+    lambda data: data[:-1],
+    lambda data: data + b"\0",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_shard_is_refused_by_name(change: Callable[[bytes], bytes]) -> None:
     found = made()
     (name,) = found.shards

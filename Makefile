@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 30
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10 --t
 PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night vectors clean
+.PHONY: help venv testnet lint test test-all test-night fuzz vectors clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -52,6 +53,9 @@ test-all: test  ## And the slow tests: under an hour
 
 test-night: test  ## And those that take a night
 	$(PYTEST) -m "slow or night"
+
+fuzz: $(VENV)/.tests  ## Look for bytes that break the decoder, for MINUTES=30; finds stay in tests/fuzz/corpus
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_frames.py --minutes $(MINUTES)
 
 vectors: $(VENV)/.tests  ## Write the test vectors of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py

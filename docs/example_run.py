@@ -14,7 +14,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import compress, decode, encode
+from kernels import FrameError, compress, decode, encode
 from node.genesis import genesis_parameters
 from protocol import wire
 from protocol.assignment import assigned, data_digest
@@ -143,7 +143,10 @@ class Run:
         update = self.updates[uid]
 
         def serves(known: bytes) -> bool:
-            return decode(known, update.grid, update.k).identical(update)
+            try:
+                return decode(known, update.grid, update.k).identical(update)
+            except FrameError:
+                return False
 
         return self.pins.take(f"payload {uid}", serves, lambda: encode(update))
 

@@ -136,25 +136,28 @@ def _quantiser() -> dict[str, Any]:
         "scale_table_digest": tensors_digest([SCALES]),
         "scale_bytes_1_200_242_243_255": f32(SCALES[[1, 200, 242, 243, 255]]),
         "values": f32(values),
-        "scale_byte": int(scales[0]),
+        "scale_bytes_low_high": scales[0].tolist(),
         "codes": codes[0].tolist(),
     }
 
 
 def _codec(run: Run) -> dict[str, Any]:
-    """One frame holds the whole small model, so the payload is one length, the gaps, the codes and the scales."""
+    """One frame holds the whole small model, so the payload is one length, one zstd frame and the codes."""
     update = run.updates[0]
     payload = run.payload(0)
-    packed = int.from_bytes(payload[:4], "little")
+    codes = 4 + int.from_bytes(payload[:4], "little")
+    content = zstandard.ZstdDecompressor().decompress(payload[4:codes])
+    scales = 2 * run.layout.grid.tiles
     return {
         "accumulator_digest": tensors_digest(accumulator(run.layout.shapes, 0)),
         "kept": run.layout.kept(update.k),
         "first_8_indices": update.indices[:8].tolist(),
         "first_8_codes": update.codes[:8].tolist(),
         "indices_digest": blake3(update.indices.numpy().astype("<i2").tobytes()).hexdigest(),
-        "gap_bytes": zstandard.ZstdDecompressor().decompress(payload[4 : 4 + packed]).hex(),
-        "code_bytes": payload[4 + packed : -run.layout.grid.tiles].hex(),
-        "scale_bytes": payload[-run.layout.grid.tiles :].hex(),
+        "scale_bytes_low_high": update.scales.numpy().tobytes().hex(),
+        "scales_as_written": content[:scales].hex(),
+        "gap_bytes": content[scales:].hex(),
+        "code_bytes": payload[codes:].hex(),
         "payload_to_decode": payload.hex(),
         "dense_digest": tensors_digest(update.dense()),
     }

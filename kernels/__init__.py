@@ -1,9 +1,10 @@
 """Tensor maths that every participant must compute to the same bits, without I/O.
 
-This is the reference: plain torch and numpy. A faster kernel is right when it equals it bit for bit.
+What is here is the reference: plain torch and numpy. `kernels.fast` is right when it equals it bit for bit, and takes
+over, behind the same functions, where a model is large enough to gain.
 """
 
-from kernels.compress import compress, fold, residual
+from kernels.compress import Sent, compress, compress_, fold, residual, take_back_
 from kernels.frames import FrameError, decode, encode, max_encoded_bytes
 from kernels.grid import FRAME_TILES, TILE, TILE_ROWS, Grid
 from kernels.outer import (
@@ -17,14 +18,11 @@ from kernels.outer import (
     restore_,
     scale_caps,
 )
-from kernels.quantiser import HI, LO, MID, SCALES, choose_scales, dequantise, quantise, scale_values
+from kernels.quantiser import SCALES, choose_scales, dequantise, quantise, scale_values
 from kernels.update import SparseUpdate
 
 __all__ = [
     "FRAME_TILES",
-    "HI",
-    "LO",
-    "MID",
     "SCALES",
     "TILE",
     "TILE_ROWS",
@@ -32,12 +30,14 @@ __all__ = [
     "Grid",
     "Rule",
     "Saved",
+    "Sent",
     "SparseUpdate",
     "aggregate_",
     "capped",
     "choose_scales",
     "clip_weights",
     "compress",
+    "compress_",
     "decode",
     "dequantise",
     "encode",
@@ -50,4 +50,5 @@ __all__ = [
     "restore_",
     "scale_caps",
     "scale_values",
+    "take_back_",
 ]

@@ -8,12 +8,14 @@ Each operation rounds to fp32 once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kernels import fast
 from kernels.grid import TILE, Grid
 from kernels.quantiser import quantise
 from kernels.update import SparseUpdate
@@ -21,6 +23,14 @@ from kernels.update import SparseUpdate
 _Ints = npt.NDArray[np.int64]
 
 _INDEX_BITS = TILE.bit_length() - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """An update, and what `take_back_` needs: `kept`, fp32 (N,), a's values at its entries, in its order."""
+
+    update: SparseUpdate
+    kept: Tensor
 
 
 def fold(residual: Sequence[Tensor], delta: Sequence[Tensor], decay: float) -> list[Tensor]:
@@ -37,11 +47,15 @@ def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
     Raises:
         ValueError: a value is not finite, a shape or dtype is not the grid's, or k is not in 1..4096.
     """
+    _check_shapes(acc, grid)
+    if fast.suits(acc):
+        from kernels.fast.compress import compress as fast_compress  # noqa: PLC0415 - takes a while to load
+
+        return fast_compress(acc, k, grid)
     count = int(grid.entry_starts(k)[-1])
     indices = torch.empty(count, dtype=torch.int16)
     codes = torch.empty(count, dtype=torch.uint8)
-    scales = torch.empty(grid.tiles, dtype=torch.uint8)
-    _check_shapes(acc, grid)
+    scales = torch.empty(grid.tiles, 2, dtype=torch.uint8)
     for i, tensor in enumerate(acc):
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
@@ -63,6 +77,12 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
         ValueError: a shape or dtype of `acc` is not the update's.
     """
     _check_shapes(acc, update.grid)
+    if fast.suits(acc):
+        from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
+
+        copies = [tensor.clone() for tensor in acc]
+        subtract_(copies, update, 1.0, save=False)
+        return copies
     left = []
     for i, tensor in enumerate(acc):
         flat = tensor.flatten().clone()
@@ -70,6 +90,55 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
         flat[positions] = flat[positions] - update.values(i)
         left.append(flat.reshape(tensor.shape))
     return left
+
+
+def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid) -> Sent:
+    """`fold`, `compress` and `residual` in one, in the memory of Δ: `delta` becomes a − Δ̂, `error` e is only read.
+
+    So the caller needs no third copy of the model, and still has the old e if this fails. `take_back_` makes
+    a out of a − Δ̂, for an update that was not accepted.
+
+    Raises:
+        ValueError: as for `compress`, and where a tensor is not contiguous; where a value is not finite, what `delta`
+            holds is void.
+    """
+    for tensors in (delta, error):
+        _check_shapes(tensors, grid)
+        _check_contiguous(tensors)
+    if fast.suits(delta) and fast.suits(error):
+        from kernels.fast.compress import compress_ as fast_compress_  # noqa: PLC0415 - takes a while to load
+
+        return Sent(*fast_compress_(delta, error, decay, k, grid))
+    acc = fold(error, delta, decay)
+    update = compress(acc, k, grid)
+    kept = torch.empty(len(update.indices))
+    for i, (target, whole, left) in enumerate(zip(delta, acc, residual(acc, update), strict=True)):
+        kept[grid.entries(i, k)] = whole.flatten()[update.positions(i)]
+        target.copy_(left)
+    return Sent(update, kept)
+
+
+def take_back_(left: Sequence[Tensor], sent: Sent) -> None:
+    """a − Δ̂ := a in place, to the bit: the kept values are written, nothing is added.
+
+    Raises:
+        ValueError: the tensors are not contiguous or not of the update's shapes.
+    """
+    update = sent.update
+    _check_shapes(left, update.grid)
+    _check_contiguous(left)
+    if fast.suits(left):
+        from kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
+
+        put_(left, update, sent.kept)
+        return
+    for i, tensor in enumerate(left):
+        tensor.view(-1)[update.positions(i)] = sent.kept[update.grid.entries(i, update.k)]
+
+
+def _check_contiguous(tensors: Sequence[Tensor]) -> None:
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise ValueError("what is changed in place must be contiguous tensors")
 
 
 def _check_shapes(acc: Sequence[Tensor], grid: Grid) -> None:

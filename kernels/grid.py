@@ -144,6 +144,16 @@ class Grid:
         rows = (cut.band(band) for band in range(cut.bands))
         return [(first * cut.cols, last * cut.cols) for first, last in rows]
 
+    def matrix(self, i: int) -> tuple[int, int, int, int]:
+        """Tensor i as loops over tiles read it: rows and columns, then rows and columns of a whole tile.
+
+        A vector is one row, cut into tiles of 1 × 4096.
+        """
+        cut = self._cuts[i]
+        if cut.tile_cols == 1:
+            return 1, cut.rows, 1, cut.tile_rows
+        return cut.rows, cut.cols, cut.tile_rows, cut.tile_cols
+
     def kept(self, k: int) -> npt.NDArray[np.int32]:
         """Entries kept of each tile, int32 (tiles,): max(1, ⌊k·n/4096⌋) of a tile of n entries.
 

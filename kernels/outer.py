@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kernels import fast
 from kernels.grid import Grid
-from kernels.quantiser import magnitudes
 from kernels.update import SparseUpdate
 
 Rule = Literal["mean", "sender_mean"]
@@ -64,14 +64,14 @@ def capped(update: SparseUpdate, caps: Sequence[float]) -> SparseUpdate:
 def norm(update: SparseUpdate, i: int) -> float:
     """The Euclidean norm of tensor i's values, float64.
 
-    The square root of the correctly rounded sum, over tiles and the two magnitudes, of count · value²; in
-    float64 value² is exact and its product with the count rounds once.
+    The square root of the correctly rounded sum, over tiles and their two scales, of count · scale²; in
+    float64 scale² is exact and its product with the count rounds once.
     """
     first, last = update.grid.tensor_tiles[i]
     tiles = update.entry_tiles(i) - first
     high = (update.codes[update.grid.entries(i, update.k)] & 1).long()
     counts = torch.bincount(2 * tiles + high, minlength=2 * (last - first)).double()
-    levels = magnitudes(update.tensor_scales(i)).reshape(-1).double()
+    levels = update.tensor_scales(i).reshape(-1).double()
     return math.sqrt(math.fsum((counts * (levels * levels)).tolist()))
 
 
@@ -122,6 +122,11 @@ def aggregate_(
     expected = (len(updates), len(grid.shapes))
     if weights.dtype != np.float32 or weights.shape != expected:
         raise ValueError(f"weights must be fp32 {expected}, one per update and tensor")
+    if fast.suits(theta) and len({update.k for update in updates}) == 1:
+        from kernels.fast.outer import aggregate_ as fast_aggregate_  # noqa: PLC0415 - takes a while to load
+
+        fast_aggregate_(theta, updates, weights, lr, by_senders=rule == "sender_mean")
+        return
     alpha = float(np.float32(lr))
     for i, tensor in enumerate(theta):
         flat = tensor.detach().view(-1)
@@ -147,6 +152,12 @@ def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Sav
         ValueError: θ does not have the update's shapes.
     """
     _check_theta(theta, update.grid)
+    if fast.suits(theta):
+        from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
+
+        places, before = subtract_(theta, update, scale, save=True)
+        entries = [update.grid.entries(i, update.k) for i in range(len(theta))]
+        return Saved(tuple(places[these] for these in entries), tuple(before[these] for these in entries))
     factor = float(np.float32(scale))
     kept: list[tuple[Tensor, Tensor]] = []
     for i, tensor in enumerate(theta):

@@ -14,15 +14,16 @@ from kernels.quantiser import dequantise, scale_values
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseUpdate:
-    """k entries of each tile, as positions, 2-bit codes and one scale byte a tile; CPU tensors.
+    """k entries of each tile, as positions, 2-bit codes and two scale bytes a tile; CPU tensors.
 
     Attributes:
         grid: the tile grid of the tensors.
         k: entries kept of a whole tile; a clipped tile keeps grid.kept(k).
         indices: int16 (N,), strictly increasing inside each tile, tiles in grid order; N is the sum of
-        kept(k). codes: uint8 (N,), 0 to 3 (see `kernels.quantiser`). scales: uint8 (tiles,), the scale
-        bytes. scale_limit: per tensor, the largest scale value in force (fp32); None for no limit. It is
-        never sent.
+        kept(k).
+        codes: uint8 (N,), 0 to 3 (see `kernels.quantiser`).
+        scales: uint8 (tiles, 2), the scale bytes, low then high.
+        scale_limit: per tensor, the largest scale value in force (fp32); None for no limit. It is never sent.
 
     Raises:
         ValueError: a tensor's dtype or size is not the one above.
@@ -37,26 +38,26 @@ class SparseUpdate:
 
     def __post_init__(self) -> None:
         count = int(self.grid.entry_starts(self.k)[-1])
-        for name, tensor, dtype, length in (
-            ("indices", self.indices, torch.int16, count),
-            ("codes", self.codes, torch.uint8, count),
-            ("scales", self.scales, torch.uint8, self.grid.tiles),
+        for name, tensor, dtype, shape in (
+            ("indices", self.indices, torch.int16, (count,)),
+            ("codes", self.codes, torch.uint8, (count,)),
+            ("scales", self.scales, torch.uint8, (self.grid.tiles, 2)),
         ):
-            if tensor.dtype != dtype or tuple(tensor.shape) != (length,):
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
                 found = f"{tensor.dtype} {tuple(tensor.shape)}"
-                raise ValueError(f"{name} must be {dtype} ({length},), not {found}")
+                raise ValueError(f"{name} must be {dtype} {shape}, not {found}")
         if self.scale_limit is not None and len(self.scale_limit) != len(self.grid.shapes):
             raise ValueError(f"scale_limit must have one value a tensor, {len(self.grid.shapes)} in all")
 
     def tensor_scales(self, i: int) -> Tensor:
-        """The scales of tensor i's tiles after the limit, fp32 (tiles_i,)."""
+        """The two scales of tensor i's tiles after the limit, fp32 (tiles_i, 2)."""
         first, last = self.grid.tensor_tiles[i]
         scales = scale_values(self.scales[first:last])
         return scales if self.scale_limit is None else scales.clamp(max=self.scale_limit[i])
 
     def scale_values(self) -> Tensor:
-        """Each tile's scale after the limit, fp32 (tiles,)."""
-        return torch.cat([torch.empty(0), *(self.tensor_scales(i) for i in range(len(self.grid.shapes)))])
+        """Each tile's two scales after the limit, fp32 (tiles, 2)."""
+        return torch.cat([torch.empty(0, 2), *(self.tensor_scales(i) for i in range(len(self.grid.shapes)))])
 
     def entry_tiles(self, i: int) -> Tensor:
         """The global tile id of each of tensor i's kept entries, int64 (N_i,)."""

@@ -83,7 +83,7 @@ class Auditor:
         while not tip.closed and await self._anchored(tip):
             tip = await self._round(tip, replica, report)
         report.closed = tip.closed
-        if not report.rounds:
+        if not report.rounds and not report.closed:
             raise AuditError("the run has no records yet, so there is nothing to audit")
         return report
 
@@ -140,6 +140,7 @@ class Auditor:
             applied = await asyncio.to_thread(follow.judge, fetched, tip, replica)
         await self._check_heads(store, tip, fetched.record)
         await self._check_scores(tip, fetched.record)
+        await self._check_published_scores(tip, fetched.digest)
         if fetched.record.checkpoint != ledger.NO_CHECKPOINT:
             await self._check_checkpoint(store, tip, fetched.record, replica)
             report.checkpoints += 1
@@ -192,6 +193,23 @@ class Auditor:
                 body, digest = decode_scores(data, tip.run_id, hotkey, taken.round)
                 if used(body, digest, hotkey, taken.stake) != taken:
                     raise LedgerError(f"the record of round {tip.round} used other scores than these")
+
+    async def _check_published_scores(self, tip: Tip, digest: bytes) -> None:
+        """What validators published of this round, used or not, is theirs and of this very record."""
+        peers, name = (await self._chain.snapshot()).by_hotkey(), paths.scores(tip.run_id, tip.round)
+        for hotkey in tip.spec.genesis.leaders:
+            location = peers[hotkey].location if hotkey in peers else None
+            if location is None:
+                continue
+            store = self._buckets.bucket(location)
+            async with _naming(name, tip.round):
+                if await store.head(name) is None:
+                    continue
+                body, _ = decode_scores(
+                    await store.get(name, max_bytes=MAX_SCORES_BYTES), tip.run_id, hotkey, tip.round
+                )
+                if body.record != digest.hex():
+                    raise LedgerError("it judges another record than the one anchored on chain")
 
     async def _check_checkpoint(self, store: Store, tip: Tip, record: Record, replica: Replica) -> None:
         """Remake the checkpoint and compare every byte."""

@@ -27,9 +27,8 @@ def _matrix(rows: int, columns: int) -> nn.Linear:
 
 def _embedding(rows: int, columns: int) -> nn.Embedding:
     """A table of token vectors whose weights are left unset."""
-    embedding = nn.Embedding(rows, columns, device="meta")
-    embedding.weight = nn.Parameter(torch.empty(rows, columns))
-    return embedding
+    # Given weights are not initialised; to initialise on "meta" would import torch's compiler, for over a second.
+    return nn.Embedding(rows, columns, _weight=torch.empty(rows, columns))
 
 
 class RMSNorm(nn.Module):

@@ -135,7 +135,7 @@ def _flipped_ciphertext(bench: Bench, rng: random.Random, key: bytes) -> Case:
 
 def _flipped_key(bench: Bench, rng: random.Random, key: bytes) -> Case:
     shown, reasons = _flip_head(bench.key(key), rng)
-    return bench.submission(key), shown, reasons
+    return bench.submission(key), shown, {f"key_{reason}" for reason in reasons}
 
 
 def _truncated(bench: Bench, rng: random.Random, key: bytes) -> Case:
@@ -297,12 +297,16 @@ def _key_by_stranger(bench: Bench, rng: random.Random, key: bytes) -> Case:
 
 def _key_size(bench: Bench, rng: random.Random, key: bytes) -> Case:
     length = rng.choice([0, 31, 33, 64])
-    return bench.submission(key), bench.key(rng.randbytes(length)), {"field_size"}
+    return bench.submission(key), bench.key(rng.randbytes(length)), {"key_field_size"}
 
 
 def _no_key_object(bench: Bench, rng: random.Random, key: bytes) -> Case:
     head = bench.submission(key)[:200]
-    return bench.submission(key), rng.choice([b"", rng.randbytes(300), head]), {"truncated", "magic", "type"}
+    return (
+        bench.submission(key),
+        rng.choice([b"", rng.randbytes(300), head]),
+        {"key_truncated", "key_magic", "key_type"},
+    )
 
 
 HEADER_CHANGES: dict[str, tuple[str, str, Callable[[RoundFacts, random.Random], Any]]] = {

@@ -30,15 +30,24 @@ _LARGEST_GAP = 254
 Payload = tuple[bytes, set[str]]
 
 
-def _split(update: SparseUpdate) -> tuple[bytes, bytes, bytes, bytes]:
-    """The first frame's zstd part, codes and scales, and all frames after it."""
+def _split(update: SparseUpdate) -> tuple[bytes, bytes, bytes]:
+    """The first frame's zstd part and codes, and all frames after it."""
     payload = kernels.encode(update)
-    length = int.from_bytes(payload[:_LENGTH_BYTES], "little")
-    scales = _LENGTH_BYTES + length + (_entries(update) + 3) // 4
+    codes = _LENGTH_BYTES + int.from_bytes(payload[:_LENGTH_BYTES], "little")
+    rest = codes + (_entries(update) + 3) // 4
+    return payload[_LENGTH_BYTES:codes], payload[codes:rest], payload[rest:]
+
+
+def _scale_bytes(update: SparseUpdate) -> int:
+    """Scale bytes of the first frame: two a tile."""
     start, stop = update.grid.frames[0]
-    rest = scales + stop - start
-    codes = payload[_LENGTH_BYTES + length : scales]
-    return payload[_LENGTH_BYTES : _LENGTH_BYTES + length], codes, payload[scales:rest], payload[rest:]
+    return 2 * (stop - start)
+
+
+def _squeeze(update: SparseUpdate, gaps: bytes) -> bytes:
+    """A zstd part with these gap bytes; every scale byte is 1."""
+    scales = bytes([1, *bytes(_scale_bytes(update) - 1)])
+    return zstandard.ZstdCompressor(level=1).compress(scales + gaps)
 
 
 def _entries(update: SparseUpdate) -> int:
@@ -48,13 +57,10 @@ def _entries(update: SparseUpdate) -> int:
     return int(starts[stop] - starts[start])
 
 
-def _join(gaps: bytes, codes: bytes, scales: bytes, rest: bytes) -> bytes:
-    return len(gaps).to_bytes(_LENGTH_BYTES, "little") + gaps + codes + scales + rest
-
-
-def _with_gaps(update: SparseUpdate, gaps: bytes) -> bytes:
-    _, codes, scales, rest = _split(update)
-    return _join(gaps, codes, scales, rest)
+def _with_first(update: SparseUpdate, first: bytes) -> bytes:
+    """The payload with another zstd part in its first frame."""
+    _, codes, rest = _split(update)
+    return len(first).to_bytes(_LENGTH_BYTES, "little") + first + codes + rest
 
 
 @cache
@@ -69,7 +75,7 @@ def _noise(update: SparseUpdate, rng: random.Random) -> Payload:
 
 
 def _noise_in_frame(update: SparseUpdate, rng: random.Random) -> Payload:
-    return _with_gaps(update, rng.randbytes(len(_split(update)[0]))), {"frame_zstd"}
+    return _with_first(update, rng.randbytes(len(_split(update)[0]))), {"frame_zstd"}
 
 
 def _cut(update: SparseUpdate, rng: random.Random) -> Payload:
@@ -87,56 +93,55 @@ def _length(update: SparseUpdate, rng: random.Random) -> Payload:
 
 
 def _magic(update: SparseUpdate, rng: random.Random) -> Payload:
-    gaps = bytearray(_split(update)[0])
-    gaps[rng.randrange(4)] ^= 1 << rng.randrange(8)
-    return _with_gaps(update, bytes(gaps)), {"frame_zstd"}
+    first = bytearray(_split(update)[0])
+    first[rng.randrange(4)] ^= 1 << rng.randrange(8)
+    return _with_first(update, bytes(first)), {"frame_zstd"}
 
 
 def _zstd_cut(update: SparseUpdate, rng: random.Random) -> Payload:
     """A zstd frame that ends early inside its own declared length."""
-    gaps = _split(update)[0]
-    return _with_gaps(update, gaps[: rng.randrange(4, len(gaps))]), {"frame_zstd"}
+    first = _split(update)[0]
+    return _with_first(update, first[: rng.randrange(4, len(first))]), {"frame_zstd"}
 
 
 def _two_frames(update: SparseUpdate, rng: random.Random) -> Payload:
-    gaps = _split(update)[0]
-    return _with_gaps(update, gaps + zstandard.ZstdCompressor(level=1).compress(b"")), {"frame_zstd"}
+    first = _split(update)[0]
+    return _with_first(update, first + zstandard.ZstdCompressor(level=1).compress(b"")), {"frame_zstd"}
 
 
 def _no_content_size(update: SparseUpdate, rng: random.Random) -> Payload:
     plain = zstandard.ZstdCompressor(level=1, write_content_size=False)
-    return _with_gaps(update, plain.compress(bytes(_entries(update)))), {"frame_zstd"}
+    return _with_first(update, plain.compress(bytes(_scale_bytes(update) + _entries(update)))), {"frame_zstd"}
 
 
 def _checksum(update: SparseUpdate, rng: random.Random) -> Payload:
     checked = zstandard.ZstdCompressor(level=1, write_checksum=True)
-    return _with_gaps(update, checked.compress(bytes(_entries(update)))), {"frame_zstd"}
+    return _with_first(update, checked.compress(bytes(_scale_bytes(update) + _entries(update)))), {"frame_zstd"}
 
 
 def _decompression_bomb(update: SparseUpdate, rng: random.Random) -> Payload:
-    return _with_gaps(update, _bomb()), {"frame_length"}
+    return _with_first(update, _bomb()), {"frame_length"}
 
 
 def _too_few_gaps(update: SparseUpdate, rng: random.Random) -> Payload:
-    gaps = zstandard.ZstdCompressor(level=1).compress(bytes(_entries(update) - 1))
-    return _with_gaps(update, gaps), {"frame_length"}
+    return _with_first(update, _squeeze(update, bytes(_entries(update) - 1))), {"frame_length"}
 
 
 def _gaps_that_never_end(update: SparseUpdate, rng: random.Random) -> Payload:
-    gaps = zstandard.ZstdCompressor(level=1).compress(b"\xff" * _entries(update))
-    return _with_gaps(update, gaps), {"frame_gaps"}
+    return _with_first(update, _squeeze(update, b"\xff" * _entries(update))), {"frame_gaps"}
 
 
 def _index_outside(update: SparseUpdate, rng: random.Random) -> Payload:
     """Gaps as large as one byte holds: far outside every tile that keeps one entry in under 255."""
-    gaps = zstandard.ZstdCompressor(level=1).compress(bytes([_LARGEST_GAP]) * _entries(update))
-    return _with_gaps(update, gaps), {"index_range"}
+    return _with_first(update, _squeeze(update, bytes([_LARGEST_GAP]) * _entries(update))), {"index_range"}
 
 
 def _scale_zero(update: SparseUpdate, rng: random.Random) -> Payload:
-    gaps, codes, scales, rest = _split(update)
+    first, codes, _ = _split(update)
     assert np.frombuffer(codes, np.uint8).any(), "an honest update has a negative value"
-    return _join(gaps, codes, bytes(len(scales)), rest), {"scale_zero"}
+    content, scales = zstandard.ZstdDecompressor().decompress(first), _scale_bytes(update)
+    zeroed = zstandard.ZstdCompressor(level=1).compress(bytes(scales) + content[scales:])
+    return _with_first(update, zeroed), {"scale_zero"}
 
 
 def _empty(update: SparseUpdate, rng: random.Random) -> Payload:

@@ -188,13 +188,17 @@ def decode_key(data: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
     """The key out of a key object.
 
     Raises:
-        WireError: `key_round`, `key_hotkey`, or what the envelope raises.
+        WireError: `key_round`, `key_hotkey`, or what the envelope raises with `key_` before it: a bad key must
+            never go by the name of a bad head, which everybody can look at and would not find.
     """
-    envelope = read_whole(data, Type.KEY, run_id)
+    try:
+        envelope = read_whole(data, Type.KEY, run_id)
+        key = envelope.fields.sized(_KEY, KEY_BYTES)
+        envelope.fields.end()
+    except WireError as error:
+        raise WireError(f"key_{error.reason}", error.detail) from error
     if envelope.round != round_:
         raise WireError("key_round", f"a key of round {envelope.round}")
     if envelope.signer != public:
         raise WireError("key_hotkey", f"signed by {envelope.hotkey}")
-    key = envelope.fields.sized(_KEY, KEY_BYTES)
-    envelope.fields.end()
     return key

@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import Grid, SparseUpdate, compress
+from kernels import Grid, Rule, SparseUpdate, compress
 
 SHAPES = st.lists(
     st.one_of(
@@ -21,6 +21,13 @@ SHAPES = st.lists(
 KEPT = st.sampled_from([1, 2, 7, 64, 300, 4095, 4096])
 
 GOLDEN_GRID = Grid([(130, 200), (4100,), (), (0, 3), (3, 50, 2), (256, 64)])
+GOLDEN_UPDATE = "5341fbf58b81931925e9cbd253f1eaca2a8c6a065d974cf69bdc4a209d099537"
+"""BLAKE3 of the indices, codes and scale bytes of `update(GOLDEN_GRID, 64, 0)`."""
+GOLDEN_STEPS: list[tuple[Rule, str]] = [
+    ("mean", "32c85d653c130010641dfb58cf90c1ffc4f7cacf235da57fdad07cef930e4c59"),
+    ("sender_mean", "5290438f2db8f9ab75c3614dd8d7149074113009056639c831d7dc1401c6a7ff"),
+]
+"""BLAKE3 of θ after the step that the tests named for it take, by rule."""
 
 
 def integers(count: int, salt: int) -> np.ndarray:

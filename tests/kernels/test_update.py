@@ -10,7 +10,10 @@ import torch
 from hypothesis import given
 from kernel_inputs import KEPT, SHAPES, update
 
-from kernels import HI, LO, SCALES, Grid, SparseUpdate
+from kernels import SCALES, Grid, SparseUpdate
+
+LO, HI = 0.5, 1.0
+"""The scales of the first tile of `small`."""
 
 
 def small() -> SparseUpdate:
@@ -20,7 +23,7 @@ def small() -> SparseUpdate:
         k=64,
         indices=torch.tensor([63, 65, 2, 1], dtype=torch.int16),
         codes=torch.tensor([0, 3, 2, 1], dtype=torch.uint8),
-        scales=torch.tensor([242, 250, 234], dtype=torch.uint8),
+        scales=torch.tensor([[234, 242], [242, 250], [226, 234]], dtype=torch.uint8),
     )
 
 
@@ -37,9 +40,9 @@ def test_positions_and_values_by_hand() -> None:
 
 
 def test_a_limit_caps_the_scales_of_its_tensor() -> None:
-    limited = replace(small(), scale_limit=(1.5, float("inf")))
-    assert limited.scale_values().tolist() == [1.0, 1.5, 0.5]
-    assert limited.values(0).tolist() == [LO, -HI, -1.5 * LO]
+    limited = replace(small(), scale_limit=(0.75, float("inf")))
+    assert limited.scale_values().tolist() == [[0.5, 0.75], [0.75, 0.75], [0.25, 0.5]]
+    assert limited.values(0).tolist() == [LO, -0.75, -0.75]
     assert limited.values(1).tolist() == small().values(1).tolist()
 
 
@@ -76,7 +79,8 @@ def test_identical_compares_every_part() -> None:
         {"indices": torch.zeros(4, dtype=torch.int32)},
         {"indices": torch.zeros(5, dtype=torch.int16)},
         {"codes": torch.zeros(3, dtype=torch.uint8)},
-        {"scales": torch.zeros(3)},
+        {"scales": torch.zeros(3, 2)},
+        {"scales": torch.zeros(3, dtype=torch.uint8)},
         {"scale_limit": (1.0,)},
         {"k": 0},
     ],

@@ -178,14 +178,14 @@ def test_any_key_round_trips(round_: int, key: bytes) -> None:
     [
         (wire.encode_key(ALICE, RUN, 4, KEY), "key_round"),
         (wire.encode_key(BOB, RUN, 3, KEY), "key_hotkey"),
-        (wire.encode_key(ALICE, RUN, 3, KEY[:-1]), "field_size"),
-        (wire.encode_key(ALICE, RUN, 3, KEY + b"\0"), "field_size"),
-        (wire.encode_key(ALICE, hash32("another run"), 3, KEY), "wrong_run"),
-        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.pop(4)), "missing_field"),
-        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({5: b""})), "unknown_field"),
-        (KEY_OBJECT + b"\0", "trailing"),
-        (KEY_OBJECT[:-1], "truncated"),
-        (SIGNED.head, "type"),
+        (wire.encode_key(ALICE, RUN, 3, KEY[:-1]), "key_field_size"),
+        (wire.encode_key(ALICE, RUN, 3, KEY + b"\0"), "key_field_size"),
+        (wire.encode_key(ALICE, hash32("another run"), 3, KEY), "key_wrong_run"),
+        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.pop(4)), "key_missing_field"),
+        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({5: b""})), "key_unknown_field"),
+        (KEY_OBJECT + b"\0", "key_trailing"),
+        (KEY_OBJECT[:-1], "key_truncated"),
+        (SIGNED.head, "key_type"),
     ],
 )
 def test_an_object_that_is_not_the_key(data: bytes, reason: str) -> None:

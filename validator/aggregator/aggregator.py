@@ -180,11 +180,13 @@ class Aggregator(Follower):
         key = paths.record(tip.run_id, tip.round)
         if await bucket.head(key) is None:
             record, bundle = await self._decide(head)
+            data = wire.encode_record(record, self.surroundings.identity)
+            await self._check_own(data, bundle)
             if bundle:
                 self.surroundings.faults.trip("bundle.before_put")
                 await bucket.put(paths.bundle(tip.run_id, tip.round), bundle, deadline=follow.BULK_DEADLINE)
             self.surroundings.faults.trip("record.before_put")
-            await bucket.put_if_absent(key, wire.encode_record(record, self.surroundings.identity))
+            await bucket.put_if_absent(key, data)
         data = await bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
         record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
         await self.surroundings.chain.commit(
@@ -192,11 +194,27 @@ class Aggregator(Follower):
         )
         self.note("recorded", round=tip.round, kind=record.kind.name.lower(), accepted=len(record.accepted))
 
+    async def _check_own(self, data: bytes, bundle: bytes) -> None:
+        """Judge the record as everybody will: one that would be refused must not be published, let alone anchored.
+
+        Raises:
+            LedgerError: this leader has a fault; going on would stall the run for everybody.
+        """
+        tip, (seal, seal_digest) = self._tip, await self._seal()
+        record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        fetched = follow.Fetched(record, digest, seal, seal_digest, bundle)
+        await self.surroundings.offload(lambda: follow.judge(fetched, tip, self.replica))
+
     async def _decide(self, head: Block) -> tuple[Record, bytes]:
         tip, chain, intake = self._tip, self.surroundings.chain, self._open.intake
         seal, digest = await self._seal()
-        stores = self._stores(await chain.snapshot())
+        snapshot = await chain.snapshot()
+        stores = self._stores(snapshot)
+        # A leader that was restarted when everything was due has not looked even once.
+        await intake.reveal(stores, seal.early)
+        await self._collect_scores(snapshot, tip.round - tip.spec.gauntlet.lag)
         await intake.give_up(stores)
+        intake.recheck({public_of(peer.hotkey): peer.uid for peer in snapshot.peers})
         decision = Decision(
             seal=seal,
             seal_digest=digest,

@@ -62,8 +62,12 @@ class Validator(Follower):
     async def before_apply(self, applied: Applied) -> None:
         """Judge the round, publish the scores, set the weights."""
         round_ = applied.record.round
+        if self._heldout is None:
+            self._heldout = await self.surroundings.offload(self.heldout_loss)
+            if round_:
+                self.note("heldout", round=round_ - 1, loss=self._heldout)
         newest = await self.surroundings.offload(self._book.newest_round)
-        if applied.tip.closed or (newest is not None and newest > round_):
+        if applied.tip.closed or (newest is not None and newest >= round_):
             return
         states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
         late = bool(await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag))
@@ -138,8 +142,7 @@ class Validator(Follower):
         """Measure and judge, with the replica at θ of the round."""
         spec, beacon = self._tip.spec, applied.record.evaluate.value
         count = spec.gauntlet.eval_windows
-        if self._heldout is None:
-            self._heldout = self.heldout_loss()
+        assert self._heldout is not None, "measured before the round is judged"
         evaluations: dict[str, Evaluation] = {}
         if found:
             positions = sample(beacon, b"unassigned", share(spec.data), count)
@@ -169,7 +172,8 @@ class Validator(Follower):
         body = ScoresBody(round=round_, record=applied.digest.hex(), heldout=judged.heldout, peers=peers)
         self.surroundings.faults.trip("score.before_put")
         data = encode_scores(body, self.surroundings.identity, self._tip.run_id)
-        await self.surroundings.bucket.put(paths.scores(self._tip.run_id, round_), data)
+        # What stands may have been used already; a second life, which may know less, must not replace it.
+        await self.surroundings.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
         self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
         weights = chain_weights(shares, uids)
         if weights:

@@ -1,0 +1,115 @@
+"""Compression of a real model's pseudo-gradient in one pass: error feedback, top-k, codes and residual at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.fast.jobs import BOUND_TABLE, SCALE_TABLE, Tiles, flat, run
+from kernels.fast.loops import compress_tiles, put_tiles, subtract_tiles
+from kernels.grid import Grid
+from kernels.update import SparseUpdate
+
+
+def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
+    """What `kernels.compress` makes; `acc` only read, contiguous.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    return _compress(None, acc, np.float32(0), k, grid)[0]
+
+
+def compress_(
+    delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid
+) -> tuple[SparseUpdate, Tensor]:
+    """What `kernels.compress_` makes, and the kept entries of a; both lists contiguous.
+
+    Raises:
+        ValueError: a value is not finite; `delta` is void then.
+    """
+    return _compress(error, delta, np.float32(decay), k, grid)
+
+
+def _compress(
+    error: Sequence[Tensor] | None, delta: Sequence[Tensor], beta: np.float32, k: int, grid: Grid
+) -> tuple[SparseUpdate, Tensor]:
+    starts = grid.entry_starts(k)
+    count = int(starts[-1])
+    indices, codes = torch.empty(count, dtype=torch.int16), torch.empty(count, dtype=torch.uint8)
+    scales = torch.empty((grid.tiles, 2), dtype=torch.uint8)
+    kept = torch.empty(0 if error is None else count)
+    out, kept_array = (indices.numpy(), codes.numpy(), scales.numpy()), kept.numpy()
+    values = [flat(tensor) for tensor in delta]
+    errors = values if error is None else [flat(tensor) for tensor in error]
+
+    def work(i: int, tiles: Tiles) -> tuple[int, bool]:
+        first, last = grid.tensor_tiles[i]
+        finite = compress_tiles(
+            errors[i],
+            values[i],
+            beta,
+            grid.matrix(i),
+            tiles,
+            starts[first : last + 1],
+            (SCALE_TABLE, BOUND_TABLE),
+            (out[0], out[1], out[2][first:last]),
+            kept_array,
+        )
+        return i, finite
+
+    for i, finite in run(grid, work):
+        if not finite:
+            raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
+    return SparseUpdate(grid=grid, k=k, indices=indices, codes=codes, scales=scales), kept
+
+
+def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> tuple[Tensor, Tensor]:
+    """theta −= fl(factor · Δ̂) in place, contiguous; `factor` is rounded to fp32 first.
+
+    Returns the positions int64 (N,) in their tensors and the values fp32 (N,) that were there, in the update's order;
+    both empty unless `save`.
+    """
+    grid, starts = update.grid, update.grid.entry_starts(update.k)
+    count = int(starts[-1]) if save else 0
+    positions, values = torch.empty(count, dtype=torch.int64), torch.empty(count)
+    saved = (positions.numpy(), values.numpy())
+    sent = (update.indices.numpy(), update.codes.numpy(), update.scales.numpy())
+    arrays = [flat(tensor) for tensor in theta]
+
+    def work(i: int, tiles: Tiles) -> None:
+        first, last = grid.tensor_tiles[i]
+        subtract_tiles(
+            arrays[i],
+            grid.matrix(i),
+            tiles,
+            starts[first : last + 1],
+            (sent[0], sent[1], sent[2][first:last]),
+            limit(update, i),
+            np.float32(factor),
+            SCALE_TABLE,
+            saved,
+        )
+
+    run(grid, work)
+    return positions, values
+
+
+def put_(theta: Sequence[Tensor], update: SparseUpdate, values: Tensor) -> None:
+    """theta := values at the update's entries, in place, contiguous; `values` fp32 (N,) in the update's order."""
+    grid, starts = update.grid, update.grid.entry_starts(update.k)
+    arrays, indices, source = [flat(tensor) for tensor in theta], update.indices.numpy(), values.numpy()
+
+    def work(i: int, tiles: Tiles) -> None:
+        first, last = grid.tensor_tiles[i]
+        put_tiles(arrays[i], grid.matrix(i), tiles, starts[first : last + 1], indices, source)
+
+    run(grid, work)
+
+
+def limit(update: SparseUpdate, i: int) -> np.float32:
+    """The largest scale in force for tensor i of an update."""
+    return np.float32(np.inf if update.scale_limit is None else update.scale_limit[i])

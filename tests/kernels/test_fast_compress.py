@@ -1,0 +1,186 @@
+"""The compiled compression against the reference, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+from unittest.mock import patch
+
+import numba
+import numpy as np
+import pytest
+import torch
+from blake3 import blake3
+from fast_inputs import BIG, KINDS, SPLITS, awkward_list, same_lists, shared_out
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
+
+from kernels import Grid, compress, compress_, fast, fold, residual, take_back_
+from kernels.fast import compress as fast_compress
+from kernels.fast import jobs, loops
+from kernels.fast.outer import aggregate_
+
+DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
+
+
+@given(SHAPES, KEPT, KINDS, SPLITS)
+@example([(4096,)], 513, "ties", (1, 256))
+@example([(64, 64)], 512, "ties", (1, 256))
+@example([(64, 64)], 511, "equal", (1, 256))
+@example([(70, 2500)], 64, "bits", (2, 1))
+def test_it_keeps_and_codes_what_the_reference_does(
+    shapes: list[tuple[int, ...]], k: int, kind: str, split: tuple[int, int]
+) -> None:
+    grid = Grid(shapes)
+    acc = awkward_list(grid, kind, 1)
+    with shared_out(split):
+        assert fast_compress.compress(acc, k, grid).identical(compress(acc, k, grid))
+
+
+@settings(max_examples=40)
+@given(BIG, KEPT, KINDS, KINDS, DECAYS, SPLITS)
+def test_one_pass_is_fold_compress_and_residual(
+    shapes: list[tuple[int, ...]], k: int, kind: str, other: str, decay: float, split: tuple[int, int]
+) -> None:
+    grid = Grid(shapes)
+    error, delta = awkward_list(grid, kind, 2), awkward_list(grid, other, 3)
+    acc = [part.clamp(-3e38, 3e38) for part in fold(error, delta, decay)]
+    if not same_lists(acc, fold(error, delta, decay)):
+        return
+    expected = compress(acc, k, grid)
+    before = [part.clone() for part in error]
+    with shared_out(split):
+        update, kept = fast_compress.compress_(delta, error, decay, k, grid)
+        assert update.identical(expected)
+        assert same_lists(delta, residual(acc, expected))
+        assert same_lists(error, before)
+        fast_compress.put_(delta, update, kept)
+    assert same_lists(delta, acc)
+
+
+@given(SHAPES, KEPT, KINDS, DECAYS)
+def test_the_reference_in_place_is_the_reference(
+    shapes: list[tuple[int, ...]], k: int, kind: str, decay: float
+) -> None:
+    grid = Grid(shapes)
+    error, delta = awkward_list(grid, "ties", 4), awkward_list(grid, kind, 5)
+    acc = fold(error, delta, decay)
+    expected = compress(acc, k, grid)
+    sent = compress_(delta, error, decay, k, grid)
+    assert sent.update.identical(expected)
+    assert same_lists(delta, residual(acc, expected))
+    take_back_(delta, sent)
+    assert same_lists(delta, acc)
+
+
+def test_a_product_and_a_sum_are_two_roundings() -> None:
+    error, delta = torch.full((70, 70), 1 + 2**-23), torch.full((70, 70), -0.95)
+    expected = fold([error], [delta], 0.95)
+    update, kept = fast_compress.compress_([delta], [error], 0.95, 64, Grid([(70, 70)]))
+    fast_compress.put_([delta], update, kept)
+    assert same_lists([delta], expected)
+
+
+def test_no_product_is_fused_with_a_sum() -> None:
+    """Whatever the inputs: the processor is never told to. Compiled anew, for cached code shows no assembly."""
+    grid = Grid([(64, 64)])
+    update, _ = fast_compress.compress_(tensors(grid, 1), tensors(grid, 0), 0.5, 64, grid)
+    aggregate_(tensors(grid, 0), [update], np.ones((1, 1), np.float32), 1.0, by_senders=True)
+    fast_compress.subtract_(tensors(grid, 0), update, 1.0, save=True)
+    spec = spec_from_file_location("fresh_loops", loops.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    fresh, compiler = module_from_spec(spec), numba.njit
+    with patch.object(numba, "njit", lambda **options: compiler(**(options | {"cache": False}))):
+        spec.loader.exec_module(fresh)
+    for name in ("compress_tiles", "step_tiles", "subtract_tiles"):
+        loop = getattr(fresh, name)
+        loop.compile(getattr(loops, name).signatures[0])
+        code = "".join(loop.inspect_asm().values())
+        assert re.search(r"\bv?mul[sp]s\b|\bfmul\b", code), name
+        assert not re.search(r"\bv?fn?m(add|sub|la|ls)", code), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("split", [(1, 256), (2, 1)])
+def test_a_value_that_is_not_finite_is_refused(bad: float, split: tuple[int, int]) -> None:
+    grid = Grid([(70, 70), (70, 70)])
+    acc = [torch.zeros(70, 70), torch.ones(70, 70)]
+    acc[1][69, 69] = bad
+    with shared_out(split):
+        with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
+            fast_compress.compress(acc, 64, grid)
+        error = [torch.ones(70, 70), torch.ones(70, 70)]
+        with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
+            fast_compress.compress_(acc, error, 0.5, 64, grid)
+    assert all(bool((part == 1).all()) for part in error)
+
+
+def test_a_sum_that_overflows_is_refused() -> None:
+    grid = Grid([(8,)])
+    huge = torch.full((8,), 3e38)
+    for call in (compress_, fast_compress.compress_):
+        with pytest.raises(ValueError, match="not finite"):
+            call([huge.clone()], [huge], 1.0, 64, grid)
+
+
+def test_what_is_changed_in_place_must_fit() -> None:
+    grid = Grid([(4, 5)])
+    good = [torch.ones(4, 5)]
+    for bad in ([torch.ones(5, 4).t()], [torch.ones(5, 4)], [torch.ones(4, 5).double()], []):
+        with pytest.raises(ValueError, match=r"contiguous|shapes"):
+            compress_(bad, good, 0.5, 64, grid)
+        with pytest.raises(ValueError, match=r"contiguous|shapes"):
+            compress_(good, bad, 0.5, 64, grid)
+        with pytest.raises(ValueError, match=r"contiguous|shapes"):
+            take_back_(bad, compress_([torch.ones(4, 5)], good, 0.5, 64, grid))
+
+
+@pytest.mark.parametrize("split", [(1, 256), (2, 1)])
+def test_golden_update(split: tuple[int, int]) -> None:
+    """The very digest of the reference's test."""
+    with shared_out(split):
+        made = fast_compress.compress(tensors(GOLDEN_GRID, 0), 64, GOLDEN_GRID)
+    content = b"".join(part.numpy().tobytes() for part in (made.indices, made.codes, made.scales))
+    assert blake3(content).hexdigest() == GOLDEN_UPDATE
+
+
+def test_large_models_take_the_compiled_loops() -> None:
+    grid = Grid([(130, 70), (5000,)])
+    error, delta = tensors(grid, 1), tensors(grid, 2)
+    acc = fold(error, delta, 0.95)
+    expected, left = compress(acc, 64, grid), residual(acc, compress(acc, 64, grid))
+    ran = []
+    real = jobs.run
+
+    def run(*arguments: object) -> object:
+        ran.append(arguments)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with patch.object(fast, "FAST_ENTRIES", sum(grid.numel)), patch.object(fast_compress, "run", run):
+        assert compress(acc, 64, grid).identical(expected)
+        assert same_lists(residual(acc, expected), left)
+        sent = compress_(delta, error, 0.95, 64, grid)
+        assert sent.update.identical(expected)
+        assert same_lists(delta, left)
+        take_back_(delta, sent)
+        assert same_lists(delta, acc)
+        assert len(ran) == 4
+        strided = [acc[0].t().contiguous().t(), acc[1]]
+        assert compress(strided, 64, grid).identical(expected)
+    with patch.object(fast, "FAST_ENTRIES", sum(grid.numel) + 1), patch.object(fast_compress, "run", run):
+        compress(acc, 64, grid)
+    assert len(ran) == 4
+
+
+def test_without_the_compiler_everything_is_the_references() -> None:
+    fast._compiler.cache_clear()
+    with patch.object(fast, "FAST_ENTRIES", 0), patch.object(fast, "find_spec", lambda _name: None):
+        assert not fast.suits([torch.zeros(3)])
+    fast._compiler.cache_clear()
+    with patch.object(fast, "FAST_ENTRIES", 0):
+        assert fast.suits([torch.zeros(3)])
+        assert not fast.suits([torch.zeros(3).double()])
+        assert not fast.suits([torch.zeros(6)[::2]])
+        assert not fast.suits([torch.zeros(3, device="meta")])

@@ -46,13 +46,15 @@ def reference(values: Floats) -> Floats:
         return values
     bins = np.clip(np.rint(centred / width + 2), 0, 3).astype(int)
     levels = np.array([centred[bins == b].mean() if (bins == b).any() else 0.0 for b in range(4)])
-    return levels[bins] + values.mean()
+    made: Floats = levels[bins] + values.mean()
+    return made
 
 
 def rounded(scales: Floats, steps: int) -> Floats:
     """The nearest power of 2**(1/steps); 0 stays."""
-    exponents: Floats = np.log2(scales, out=np.zeros_like(scales), where=scales > 0)
-    nearest: Floats = np.where(scales > 0, 2.0 ** (np.rint(exponents * steps) / steps), 0.0)
+    positive = scales > 0
+    exponents: Floats = np.log2(scales, out=np.zeros_like(scales), where=positive)
+    nearest: Floats = np.where(positive, 2.0 ** (np.rint(exponents * steps) / steps), 0.0)
     return nearest
 
 

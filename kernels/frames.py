@@ -11,11 +11,11 @@ and no dictionary (RFC 8878 §3.1.1); the encoder ends a block between scales an
 Codes: code j of the frame in bits 2·(j mod 4) of byte ⌊j/4⌋; the bits after the last code are zero.
 
 On real pseudo-gradients of 11.6M parameters (`benchmarks/quantiser_study.py`), bits a kept value, against the bound
-log2 C(4096, k) / k + 2 of uniform places and free scales (the gaps, of places not quite uniform, stay below it):
+log2 C(4096, k) / k + 2, of uniform places and free scales (real places are not uniform, so gaps may cost less):
 
      k    gaps    codes   scales    all    bound
-    32    8.40     2.00     0.20  10.60    10.32
-    64    7.32     2.00     0.11   9.42     9.36
+    32    8.40     2.00     0.19  10.59    10.32
+    64    7.31     2.00     0.10   9.42     9.36
    128    6.30     2.00     0.04   8.34     8.38
 """
 

@@ -9,10 +9,10 @@ Two scales and not one because ‖v − Q(v)‖² / ‖v‖² of the kept values
 pseudo-gradients, is a third of that of the published 72B run's quantiser (four bins of a tensor's σ) or less:
 
                                     tiny, rounds 2, 10, 40      11.6M parameters
-    this one                        0.0035   0.0007   0.0013    0.0025
-    one scale, 15/16 and 21/16      0.0060   0.0050   0.0044    0.0065
-    the best two levels per tile    0.0027   0.0003   0.0007    0.0019
-    the 72B run's                   0.0105   0.0425   0.0538    0.0114
+    this one                        0.0036   0.0009   0.0013    0.0025
+    one scale, 15/16 and 21/16      0.0063   0.0061   0.0052    0.0065
+    the best two levels per tile    0.0026   0.0003   0.0007    0.0019
+    the 72B run's                   0.0108   0.0454   0.0520    0.0122
 
 (`benchmarks/quantiser_study.py`.) Means over tiles for Gaussian, Laplace, Student-t(3) and row-scaled entries:
 0.0045, 0.0138, 0.098, 0.035; the 72B run's 0.0124, 0.0367, 0.384, 0.308. Splitting a second time between the two

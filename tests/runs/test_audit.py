@@ -1,0 +1,234 @@
+"""The audit finds any wrong byte of a run, and says in which object and which round."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from builders import split_fields
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_builders import MAX_BYTES, MakeStage, Stage, play
+
+from muster.audit import Auditor, AuditReport
+from muster.rundir import RunDirectory
+from muster.simulator import SimulatedRun
+from protocol import paths
+from protocol.errors import AuditError, ConfigError, UsageError
+from protocol.identity import SIGNATURE_BYTES
+from protocol.storage import Store
+from protocol.wire import PREFIX_BYTES
+
+ROUNDS = 4
+CHECKPOINTS = (2, ROUNDS)
+"""Rounds before whose record θ is kept: every second one, and the closing one."""
+
+AUDITED = ("/seals/", "/records/", "/bundles/", "/checkpoints/", "/scores/")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A finished run and where it lies."""
+
+    stage: Stage
+    run: SimulatedRun
+
+    @property
+    def bucket(self) -> Store:
+        """The leader's bucket."""
+        return self.run.buckets.bucket("mem:operator-0")
+
+    def audit(self, first_round: int | None = None, folder: RunDirectory | None = None) -> AuditReport:
+        """Replay it."""
+        auditor = Auditor(folder or self.stage.run, self.run.chain, self.run.buckets, lambda _line: None)
+        return asyncio.run(auditor.audit(first_round))
+
+    def objects(self) -> list[str]:
+        """Every object of the leader's bucket that belongs to the ledger."""
+        found = asyncio.run(self.bucket.list())
+        return [info.key for info in found if any(part in info.key for part in AUDITED)]
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object."""
+        return asyncio.run(self.bucket.get(key, max_bytes=MAX_BYTES))
+
+    @contextmanager
+    def changed(self, key: str, data: bytes | None) -> Iterator[None]:
+        """Inside, an object has other bytes (None: it is gone)."""
+        before = self.read(key)
+        asyncio.run(self.bucket.delete(key) if data is None else self.bucket.put(key, data))
+        try:
+            yield
+        finally:
+            asyncio.run(self.bucket.put(key, before))
+
+
+@pytest.fixture(scope="module")
+def case(stage: MakeStage) -> Case:
+    """Four rounds in which every kind of object and of rejection occurs, a null round among them."""
+    made = stage(adversaries={"no_key": 1, "garbage": 1}, clock={"min_submissions": 2})
+    return Case(made, play(made, ROUNDS, absent=lambda name, round_: round_ == 1 and name != "miner-0"))
+
+
+def round_of(key: str) -> int:
+    """The round in the name of an object."""
+    parts = key.split("/")
+    return int(parts[2] if parts[1] == "checkpoints" else parts[2].split(".")[0])
+
+
+def sections(key: str, data: bytes) -> list[int]:
+    """Where the parts of an object begin, its end included."""
+    if key.endswith((".seal", ".rec")):
+        body = data[PREFIX_BYTES:-SIGNATURE_BYTES]
+        fields = list(accumulate((6 + len(value) for _, value in split_fields(body)), initial=PREFIX_BYTES))
+        return [0, 4, 5, 6, 8, 12, *fields, len(data)]
+    if key.endswith(".safetensors"):
+        return [0, 8, 8 + int.from_bytes(data[:8], "little"), len(data)]
+    return [0, len(data)]
+
+
+def flipped(data: bytes, offset: int, bit: int = 0) -> bytes:
+    """The bytes with one wrong bit."""
+    changed = bytearray(data)
+    changed[offset] ^= 1 << bit
+    return bytes(changed)
+
+
+def fails(case: Case, key: str, first_round: int | None = None) -> None:
+    """The audit names the object and its round."""
+    with pytest.raises(AuditError) as caught:
+        case.audit(first_round)
+    assert key in str(caught.value)
+    assert f"round {round_of(key)}:" in str(caught.value)
+
+
+def test_it_reproduces_every_root_from_genesis(case: Case) -> None:
+    report = case.audit()
+    assert report.state_roots == case.run.state_roots
+    assert (report.rounds, report.first_round, report.checkpoints, report.closed) == (ROUNDS, 0, 2, True)
+    assert report.accepted == 3 + 0 + 3 + 3
+    assert report.state_root == case.run.state_roots[-1]
+
+
+@pytest.mark.parametrize("first_round", CHECKPOINTS)
+def test_it_reproduces_the_rest_from_every_checkpoint(case: Case, first_round: int) -> None:
+    report = case.audit(first_round)
+    assert (report.first_round, report.closed) == (first_round, True)
+    assert report.state_roots == case.run.state_roots[first_round:]
+
+
+@pytest.mark.parametrize("first_round", [1, 3, ROUNDS + 1, 99])
+def test_it_starts_at_checkpoints_only(case: Case, first_round: int) -> None:
+    with pytest.raises(UsageError, match=f"round {first_round}"):
+        case.audit(first_round)
+
+
+def test_every_kind_of_object_is_among_those_that_are_tried(case: Case) -> None:
+    objects, run_id = case.objects(), case.stage.run.history.run_id
+    assert {round_ for round_ in range(ROUNDS + 1) if paths.record(run_id, round_) in objects} == set(range(5))
+    for name in (paths.seal, paths.heads, paths.record, paths.scores):
+        assert name(run_id, 0) in objects
+    assert paths.bundle(run_id, 0) in objects
+    assert paths.bundle(run_id, 1) not in objects, "a null record has nothing to apply"
+    assert sum(key.endswith(".safetensors") for key in objects) == len(CHECKPOINTS)
+
+
+@pytest.mark.slow
+def test_the_first_and_last_byte_of_every_section_of_every_object(case: Case) -> None:
+    for key in case.objects():
+        data, starts = case.read(key), sections(key, case.read(key))
+        offsets = {o for start in starts for o in (start - 1, start) if 0 <= o < len(data)}
+        for offset in sorted(offsets):
+            with case.changed(key, flipped(data, offset)):
+                fails(case, key)
+    assert case.audit().closed, "the run itself is as it was"
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_byte_of_any_object(case: Case, data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(case.objects()))
+    whole = case.read(key)
+    offset, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+    with case.changed(key, flipped(whole, offset, bit)):
+        fails(case, key)
+
+
+def test_any_missing_truncated_or_longer_object(case: Case) -> None:
+    used = ROUNDS - case.stage.spec.gauntlet.lag
+    for key in case.objects():
+        whole = case.read(key)
+        changes: list[bytes | None] = [whole[:-1], whole + b"\0", b""]
+        # A validator may be away; only scores that a record says it used have to be there.
+        changes += [None] if "/scores/" not in key or round_of(key) < used else []
+        for change in changes:
+            with case.changed(key, change):
+                fails(case, key)
+
+
+def test_two_records_that_changed_places(case: Case) -> None:
+    run_id = case.stage.run.history.run_id
+    one, two = (paths.record(run_id, round_) for round_ in (2, 3))
+    with case.changed(one, case.read(two)), case.changed(two, case.read(one)):
+        fails(case, one)
+
+
+@pytest.mark.parametrize("kind", ["seal", "heads", "bundle", "scores"])
+def test_two_objects_of_another_kind_that_changed_places(case: Case, kind: str) -> None:
+    run_id = case.stage.run.history.run_id
+    one, two = (getattr(paths, kind)(run_id, round_) for round_ in (0, 2))
+    with case.changed(one, case.read(two)), case.changed(two, case.read(one)):
+        fails(case, one)
+
+
+def test_a_checkpoint_with_another_theta_is_not_a_start(case: Case) -> None:
+    (shard,) = [key for key in case.objects() if key.endswith(".safetensors") and round_of(key) == 2]
+    with case.changed(shard, flipped(case.read(shard), -1)):
+        with pytest.raises(AuditError, match=r"round 2: .*checkpoints/00000002/.*model-\d+-of-\d+\.safetensors"):
+            case.audit(2)
+        assert case.audit(ROUNDS).closed, "another checkpoint is"
+
+
+@pytest.fixture
+def copy(case: Case, tmp_path: Path) -> Path:
+    """The run's folder, to be spoiled."""
+    folder = tmp_path / "copy"
+    shutil.copytree(case.stage.run.path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train.bin", "heldout.bin", "manifest.json"])
+@pytest.mark.parametrize("offset", [0, -1, 100])
+def test_changed_text(case: Case, copy: Path, name: str, offset: int) -> None:
+    path = copy / "data" / name
+    path.write_bytes(flipped(path.read_bytes(), offset))
+    with pytest.raises(AuditError, match=f"the training text: .*{name}"):
+        case.audit(folder=RunDirectory.open(str(copy)))
+
+
+def test_missing_text(case: Case, copy: Path) -> None:
+    (copy / "data" / "train.bin").unlink()
+    with pytest.raises(AuditError, match=r"the training text: .*train\.bin"):
+        case.audit(folder=RunDirectory.open(str(copy)))
+
+
+def test_a_changed_spec_is_another_run(case: Case, copy: Path) -> None:
+    path = copy / "spec.json"
+    path.write_bytes(path.read_bytes().replace(b'"reveal":5', b'"reveal":6'))
+    with pytest.raises(ConfigError, match=r"spec\.json is the spec of another run"):
+        RunDirectory.open(str(copy))
+
+
+def test_any_changed_byte_of_the_spec(case: Case, copy: Path) -> None:
+    path = copy / "spec.json"
+    whole = path.read_bytes()
+    for offset in range(0, len(whole), 37):
+        path.write_bytes(flipped(whole, offset))
+        with pytest.raises(ConfigError):
+            RunDirectory.open(str(copy))

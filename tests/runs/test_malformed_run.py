@@ -1,0 +1,141 @@
+"""Two thousand malformed submissions against a live aggregator: each gets its reason, and the run does not notice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from malformed import MAKERS, Bench, Malformed
+from run_builders import Ledger, MakeStage, Stage, play
+
+from kernels import SparseUpdate, compress
+from muster.simulator import SimulatedRun
+from node.genesis import genesis_parameters
+from node.miner.miner import Miner
+from protocol import paths
+from protocol.identity import Identity, hotkey_of
+from protocol.ledger import Tip
+from protocol.wire import Seal
+
+CASES = 2000
+ROUNDS = 4
+ROGUES = CASES // ROUNDS
+SLOTS = 512
+HONEST = ("miner-0", "miner-1")
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Rogue hotkeys of one operator, their slots, and what each puts into its bucket, by (public key, round)."""
+
+    identities: Sequence[Identity]
+    uids: dict[bytes, int] = field(default_factory=dict)
+    put: dict[tuple[bytes, int], Malformed] = field(default_factory=dict)
+
+
+def operator_of(crowd: Crowd) -> type[Miner]:
+    """An honest miner whose owner registers a crowd of hotkeys beside it and lets them loose."""
+
+    class CrowdOperator(Miner):
+        async def train(self) -> None:
+            """The crowd comes first, so that the round is still open for all of it."""
+            if not crowd.uids:
+                await self._settle_in()
+            tip = self.tip
+            facts = tip.facts(
+                lambda public: self.replica.possession(tip.opening.possess.value, public, tip.round), crowd.uids
+            )
+            work, labels = _work(tip), list(MAKERS)
+            for number, identity in enumerate(crowd.identities):
+                turn = tip.round * ROGUES + number
+                bench = Bench(facts, identity, crowd.uids[identity.public], work, self.surroundings.identity)
+                rng, label = random.Random(turn), labels[turn % len(labels)]
+                submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+                crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
+                bucket = self.surroundings.buckets.bucket(_location(number))
+                await bucket.put(paths.submission(tip.run_id, tip.round), submission)
+            await super().train()
+
+        async def _settle_in(self) -> None:
+            chain = self.surroundings.chain
+            for number, identity in enumerate(crowd.identities):
+                crowd.uids[identity.public] = await chain.register(identity)
+                await chain.commit(identity, _location(number))
+
+        async def publish_key(self, seal: Seal) -> None:
+            """Whatever each has for a key object, once the seal is public."""
+            for number, identity in enumerate(crowd.identities):
+                bucket = self.surroundings.buckets.bucket(_location(number))
+                await bucket.put(paths.key(self.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
+            await super().publish_key(seal)
+
+    return CrowdOperator
+
+
+def _location(number: int) -> str:
+    return f"mem:rogue-{number}"
+
+
+def _work(tip: Tip) -> SparseUpdate:
+    """An honest update to make malformed ones of."""
+    return compress(genesis_parameters(tip.spec.model, 1000 + tip.round), tip.spec.sparse.k, tip.layout.grid)
+
+
+@pytest.fixture(scope="module")
+def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
+    """Two honest miners for four rounds, and five hundred rogues."""
+    made = stage(
+        miners=2,
+        adversaries={"noise": 1},
+        inner={"steps": 2},
+        data={"slots": SLOTS},
+        clock={"checkpoint_every": 100, "reveal": 6, "grace": 4},
+    )
+    crowd = Crowd([Identity.derive(made.cast.seed, f"rogue-{number}") for number in range(ROGUES)])
+    operator = operator_of(crowd)
+    return made, play(made, ROUNDS, classes=lambda behaviour: operator if behaviour == "noise" else Miner), crowd
+
+
+def test_all_two_thousand_were_sealed(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
+    _, run, crowd = siege
+    assert len(crowd.put) == CASES
+    assert {case.label for case in crowd.put.values()} == set(MAKERS)
+    for round_ in range(ROUNDS):
+        sealed = {public for public, _ in Ledger(run).seal(round_).headers}
+        assert sealed >= {identity.public for identity in crowd.identities}
+
+
+def test_each_is_rejected_for_its_reason(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
+    _, run, crowd = siege
+    wrong = []
+    for round_ in range(ROUNDS):
+        reasons = {entry.public: entry.reason for entry in Ledger(run).record(round_).entries}
+        for identity in crowd.identities:
+            case = crowd.put[identity.public, round_]
+            if reasons[identity.public] not in case.reasons:
+                wrong.append((case.label, reasons[identity.public] or "accepted", sorted(case.reasons)))
+    assert not wrong, Counter(str(one) for one in wrong).most_common(10)
+
+
+def test_the_honest_do_not_notice(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
+    made, run, _ = siege
+    assert len(run.state_roots) == ROUNDS
+    quiet = play(made, ROUNDS, classes=lambda _behaviour: Miner)
+    assert quiet.state_roots == run.state_roots, "θ is what it would be without the crowd"
+    for round_ in range(ROUNDS):
+        accepted = {hotkey_of(entry.public) for entry in Ledger(run).record(round_).accepted}
+        assert accepted == {member.hotkey for member in made.cast.miners}
+
+
+def test_the_crowd_costs_no_deadline_and_earns_nothing(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
+    _, run, crowd = siege
+    ledger = Ledger(run)
+    for round_ in range(ROUNDS):
+        assert ledger.seal(round_).block.number < ledger.opening(round_).deadline
+    rogues = {identity.hotkey for identity in crowd.identities}
+    judged = [peer for peer in ledger.scores(ROUNDS - 1).peers if peer.hotkey in rogues]
+    assert len(judged) == ROGUES
+    assert {(peer.peer_score, peer.incentive, peer.positive) for peer in judged} == {(0.0, 0.0, False)}

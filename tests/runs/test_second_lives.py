@@ -1,0 +1,196 @@
+"""A leader or validator that comes back, however late, goes on from what its first life made public."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
+from run_builders import MAX_BYTES, MakeStage, play
+
+from muster.simulator import SimulatedRun
+from node import follow
+from node.journal import Journal
+from node.participant import Surroundings, in_place
+from node.replica import Replica
+from protocol import paths, wire
+from protocol.chain.rules import ChainGenesis
+from protocol.chain.virtual import VirtualChain
+from protocol.history import SpecHistory
+from protocol.identity import Identity
+from protocol.ledger import Tip
+from protocol.round import Phase, Role, RoundState, SubmissionSeen
+from protocol.session import Session
+from protocol.storage import MemoryBuckets
+from protocol.wire import Kind, Record
+from validator.aggregator.aggregator import Aggregator
+from validator.gauntlet.book import Book
+from validator.gauntlet.validator import Validator
+
+
+@dataclass(slots=True)
+class World:
+    """A chain and buckets with two miners and a leader on them, round 0 open."""
+
+    chain: VirtualChain
+    buckets: MemoryBuckets
+    tip: Tip
+    uids: dict[bytes, int]
+
+    @classmethod
+    async def begin(cls) -> World:
+        """Everybody registered, nothing submitted."""
+        spec = run_spec()
+        chain = VirtualChain(
+            ChainGenesis(seed=SEED, stakes={identity(LEADER).hotkey: 1}, slots=spec.data.slots, weights_rate_limit=1)
+        )
+        uids = {}
+        for name in (LEADER, *MINERS):
+            uids[identity(name).public] = await chain.register(identity(name))
+            await chain.commit(identity(name), f"mem:{name}")
+        tip = await follow.genesis(SpecHistory.of(spec), chain)
+        return cls(chain, MemoryBuckets(), tip, uids)
+
+    def leader(self) -> Aggregator:
+        """One life of the leader."""
+        surroundings = Surroundings(
+            identity(LEADER), self.chain, self.buckets, f"mem:{LEADER}", Journal(None, lambda: 0.0), in_place
+        )
+        replica = Replica.genesis(self.tip.history.genesis, self.tip.run_id)
+        return Aggregator(surroundings, self.tip, replica, rounds=None)
+
+    def state(self) -> RoundState:
+        """The round as a leader finds it at first."""
+        spec = self.tip.spec
+        return RoundState(Role.LEADER, identity(LEADER).public, self.tip.opening, spec.clock, 2)
+
+    async def submit(self, miner: Identity, location: str, uid: int) -> bytes:
+        """An honest submission in its bucket; returns the key object for later."""
+        facts = self.tip.facts(possession_of(self.tip.opening), self.uids)
+        data, key = submission(facts, miner, uid)
+        await self.buckets.bucket(location).put(paths.submission(self.tip.run_id, 0), data)
+        return key
+
+    async def show(self, location: str, key: bytes) -> None:
+        """Publish a key."""
+        await self.buckets.bucket(location).put(paths.key(self.tip.run_id, 0), key)
+
+    async def record(self) -> Record:
+        """What the leader decided, as a follower verifies it."""
+        store, replica = self.buckets.bucket(f"mem:{LEADER}"), self.leader().replica
+        fetched = await follow.fetch(store, self.tip)
+        await follow.check_beacons(self.chain, self.tip, fetched)
+        return follow.judge(fetched, self.tip, replica).record
+
+
+async def sealed_world() -> World:
+    """Both miners in and sealed by a first life of the leader, bob's key shown too early, both keys public now."""
+    world = await World.begin()
+    keys = {name: await world.submit(identity(name), f"mem:{name}", world.uids[identity(name).public])
+            for name in MINERS}  # fmt: skip
+    await world.show("mem:bob", keys["bob"])
+    leader = world.leader()
+    seen = await leader.observe(world.state(), await world.chain.head())
+    assert {event.peer for event in seen if isinstance(event, SubmissionSeen)} == {
+        identity(name).public for name in MINERS
+    }
+    world.chain.advance()
+    await leader.publish_seal(await world.chain.head())
+    await world.show("mem:alice", keys["alice"])
+    return world
+
+
+@pytest.mark.parametrize("looked", [True, False])
+async def test_a_leader_that_comes_back_when_all_is_due_decides_as_its_first_life_would(looked: bool) -> None:
+    world = await sealed_world()
+    world.chain.advance(100)
+    second = world.leader()
+    if looked:
+        await second.observe(replace(world.state(), phase=Phase.REVEAL), await world.chain.head())
+    await second.publish_record(await world.chain.head())
+    record = await world.record()
+    assert record.kind is Kind.ROUND
+    reasons = {entry.public: entry.reason for entry in record.entries}
+    assert reasons == {identity("alice").public: "", identity("bob").public: "key_early"}
+
+
+async def test_two_lives_of_a_leader_seal_once() -> None:
+    world = await sealed_world()
+    store, key = world.buckets.bucket(f"mem:{LEADER}"), paths.seal(world.tip.run_id, 0)
+    first = await store.get(key, max_bytes=MAX_BYTES)
+    await world.leader().publish_seal(await world.chain.head())
+    assert await store.get(key, max_bytes=MAX_BYTES) == first
+
+
+async def test_a_slot_that_passes_on_before_the_record_counts_once() -> None:
+    """Two peers, each the holder of slot 2 when its head was seen: a record with both would be applied by nobody."""
+    world = await World.begin()
+    alice, carol = identity("alice"), identity("carol")
+    keys = [await world.submit(alice, "mem:alice", 1)]
+    leader = world.leader()
+    await leader.observe(world.state(), await world.chain.head())
+    intake = leader._open.intake
+    keys.append(await world.submit(carol, "mem:carol", 1))
+    intake.facts = world.tip.facts(intake.facts.possession, {carol.public: 1})
+    stores = {carol.public: world.buckets.bucket("mem:carol"), alice.public: world.buckets.bucket("mem:alice")}
+    await intake.look(stores)
+    assert {head.reason for head in intake.heads.values()} == {""}
+    for name, key in zip(("alice", "carol"), keys, strict=True):
+        await world.show(f"mem:{name}", key)
+    await intake.reveal(stores, ())
+    assert set(intake.payloads) == {alice.public, carol.public}
+    intake.recheck({carol.public: 1})
+    assert set(intake.payloads) == {carol.public}
+    assert intake.failures == {alice.public: "unregistered"}
+
+
+async def test_a_key_that_is_no_key_does_not_stall_the_round() -> None:
+    """What is wrong with a key has a name of its own: everybody can see that the head is good."""
+    world = await World.begin()
+    uid = {name: world.uids[identity(name).public] for name in MINERS}
+    good = await world.submit(identity("alice"), "mem:alice", uid["alice"])
+    await world.submit(identity("bob"), "mem:bob", uid["bob"])
+    leader = world.leader()
+    await leader.observe(world.state(), await world.chain.head())
+    world.chain.advance()
+    await leader.publish_seal(await world.chain.head())
+    await world.show("mem:alice", good)
+    await world.show("mem:bob", wire.encode_key(identity("bob"), world.tip.run_id, 0, b"short"))
+    world.chain.advance()
+    await leader.publish_record(await world.chain.head())
+    reasons = {entry.public: entry.reason for entry in (await world.record()).entries}
+    assert reasons == {identity("alice").public: "", identity("bob").public: "key_field_size"}
+
+
+def _scores(run: SimulatedRun) -> dict[str, bytes]:
+    store = run.buckets.bucket("mem:operator-0")
+    found = asyncio.run(store.list(f"{run.spec.run_id().hex()}/scores/"))
+    return {info.key: asyncio.run(store.get(info.key, max_bytes=MAX_BYTES)) for info in found}
+
+
+def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_has_published(
+    stage: MakeStage, tmp_path: Path
+) -> None:
+    """The last round is judged anew where the book is blank, and never twice with the same book."""
+    made = stage(gauntlet={"lag": 2})
+    run = play(made, 3)
+    published, book = _scores(run), Book(tmp_path / "book.sqlite")
+    operator = made.member("operator-0").identity
+
+    async def live() -> Journal:
+        journal = Journal(None, lambda: 0.0)
+        around = Surroundings(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
+        tip = await follow.genesis(made.run.history, run.chain)
+        replica = Replica.genesis(made.spec, tip.run_id)
+        await Session(Validator(around, tip, replica, made.text, book), run.chain, run.buckets).run()
+        return journal
+
+    first = asyncio.run(live())
+    assert [event["round"] for event in first.events if event["event"] == "scored"] == [0, 1, 2]
+    standings = book.states(2)
+    again = asyncio.run(live())
+    assert not [event for event in again.events if event["event"] == "scored"]
+    assert book.states(2) == standings
+    assert _scores(run) == published

@@ -1,0 +1,252 @@
+"""Whole honest runs: everybody ends on the same bits; absences, newcomers and amendments cost what they must."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from run_builders import Ledger, MakeStage, Stage, genesis_without, play
+from torch import Tensor
+
+from kernels import compress, residual
+from muster.simulator import SimulatedRun
+from node.miner.inner import TrainResult
+from node.miner.miner import Miner
+from protocol import paths, wire
+from protocol.attendance import NULL_ROUND
+from protocol.identity import Identity
+from protocol.selection import NOT_SELECTED
+from protocol.storage import MemoryBuckets
+from protocol.wire import Kind
+
+ROUNDS = 6
+
+
+@pytest.fixture(scope="module")
+def honest(stage: MakeStage) -> tuple[Stage, SimulatedRun]:
+    """Three honest miners and one operator for six rounds."""
+    made = stage()
+    return made, play(made, ROUNDS)
+
+
+def test_every_replica_has_the_same_root_after_every_round(honest: tuple[Stage, SimulatedRun]) -> None:
+    _, run = honest
+    assert set(run.participants) == {"aggregator-0", "validator-0", "miner-0", "miner-1", "miner-2"}
+    assert len(run.state_roots) == len(set(run.state_roots)) == ROUNDS
+    last = {participant.replica.root().hex() for participant in run.participants.values()}
+    assert last == {run.state_roots[-1]}
+
+
+def test_the_held_out_loss_falls_every_round(honest: tuple[Stage, SimulatedRun]) -> None:
+    _, run = honest
+    assert len(run.losses) == ROUNDS
+    assert run.losses == sorted(run.losses, reverse=True)
+    assert run.losses[-1] < run.losses[0] - 0.5
+
+
+def test_a_round_closes_as_soon_as_everybody_expected_is_in(honest: tuple[Stage, SimulatedRun]) -> None:
+    """No deadline is waited for: the second seal is a few blocks after the first."""
+    made, run = honest
+    for round_ in range(ROUNDS):
+        opening = Ledger(run).opening(round_)
+        assert opening.min_block <= Ledger(run).seal(round_).block.number < opening.deadline
+        assert Ledger(run).reasons(made.cast, round_) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
+
+
+def test_the_closing_record_carries_the_root_of_the_last_theta(honest: tuple[Stage, SimulatedRun]) -> None:
+    _, run = honest
+    record = Ledger(run).record(ROUNDS)
+    assert (record.kind, record.entries, record.opening) == (Kind.CLOSE, (), None)
+    assert record.root.hex() == run.state_roots[-1]
+    assert record.outer_step == ROUNDS
+    assert all(participant.tip.closed for participant in run.participants.values())
+
+
+def test_scores_of_a_round_steer_the_round_that_lies_lag_rounds_after(honest: tuple[Stage, SimulatedRun]) -> None:
+    made, run = honest
+    lag = made.spec.gauntlet.lag
+    for round_ in range(ROUNDS):
+        assert [s.round for s in Ledger(run).record(round_).scores] == ([round_ - lag] if round_ >= lag else [])
+
+
+def test_the_same_seed_gives_the_same_roots_and_another_seed_others(
+    stage: MakeStage, honest: tuple[Stage, SimulatedRun]
+) -> None:
+    _, first = honest
+    again = play(stage(), 3)
+    other = play(stage(seed=6), 3)
+    assert again.state_roots == first.state_roots[:3]
+    assert again.losses == first.losses[:3]
+    assert not set(other.state_roots) & set(first.state_roots)
+
+
+def test_a_second_operator_follows(stage: MakeStage) -> None:
+    made = stage(validators=2)
+    run = play(made, 4)
+    assert len(run.state_roots) == 4
+    assert run.roots("aggregator-1") == run.roots("validator-1") == run.roots("aggregator-0")
+    ledger = Ledger(run)
+    assert {len(ledger.record(round_).scores) for round_ in range(1, 4)} == {2}
+    assert not run.events("aggregator-1", "sealed")
+
+
+@pytest.mark.parametrize("rule", ["mean", "sender_mean"])
+@pytest.mark.parametrize("decay", [0.0, 0.95])
+def test_both_rules_train(stage: MakeStage, rule: str, decay: float) -> None:
+    run = play(stage(outer={"rule": rule}, sparse={"error_decay": decay}), 4)
+    assert len(run.state_roots) == 4
+    assert run.losses[-1] < run.losses[0]
+
+
+def test_the_two_rules_are_two_runs(stage: MakeStage) -> None:
+    roots = [play(stage(outer={"rule": rule}), 1).state_roots[0] for rule in ("mean", "sender_mean")]
+    assert roots[0] != roots[1]
+
+
+def test_where_everybody_is_new_round_0_waits_for_the_deadline_and_later_ones_do_not(stage: MakeStage) -> None:
+    made = stage()
+    spec = genesis_without(made.spec, *made.spec.genesis.miners)
+    run = play(made, 4, spec)
+    ledger = Ledger(run)
+    assert ledger.opening(0).expected == ledger.opening(1).expected == ()
+    assert len(ledger.opening(2).expected) == 3
+    waited = [ledger.seal(round_).block.number >= ledger.opening(round_).deadline for round_ in range(4)]
+    assert waited == [True, True, False, False]
+    assert ledger.reasons(made.cast, 0) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
+
+
+def test_too_few_submissions_make_a_null_round_that_changes_nothing(stage: MakeStage) -> None:
+    made = stage(clock={"min_submissions": 2})
+    run = play(made, 5, absent=lambda name, round_: round_ == 1 and name != "miner-0")
+    ledger = Ledger(run)
+    assert [ledger.record(round_).kind for round_ in range(3)] == [Kind.ROUND, Kind.NULL, Kind.ROUND]
+    assert ledger.reasons(made.cast, 1) == {"miner-0": NULL_ROUND}
+    assert ledger.record(2).root == ledger.record(1).root
+    assert [ledger.record(round_).outer_step for round_ in range(5)] == [0, 1, 1, 2, 3]
+    assert run.state_roots[1] == run.state_roots[0] != run.state_roots[2]
+    assert run.losses[1] == run.losses[0]
+
+
+def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> None:
+    made = stage()
+    run = play(made, ROUNDS, absent=lambda name, round_: name == "miner-1" and round_ >= 2)
+    ledger = Ledger(run)
+    waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(ROUNDS)]
+    deadline = made.spec.clock.deadline
+    assert waited[2] == deadline
+    assert max(waited[:2] + waited[3:]) < deadline
+    assert all("miner-1" not in ledger.reasons(made.cast, round_) for round_ in range(2, ROUNDS))
+
+
+def test_a_peer_that_comes_back_is_taken_in_and_soon_waited_for_again(stage: MakeStage) -> None:
+    made = stage()
+    run = play(made, 5, absent=lambda name, round_: name == "miner-1" and round_ == 1)
+    ledger, public = Ledger(run), made.member("miner-1").identity.public
+    assert [public in ledger.opening(round_).expected for round_ in range(5)] == [True, True, False, True, True]
+    assert ledger.reasons(made.cast, 2)["miner-1"] == ""
+
+
+def test_a_late_newcomer_joins_from_a_checkpoint_and_is_accepted(stage: MakeStage) -> None:
+    made = stage(miners=4)
+    newcomer = made.member("miner-3")
+    run = play(made, ROUNDS, genesis_without(made.spec, newcomer.hotkey), arrivals={"miner-3": 3})
+    ledger = Ledger(run)
+    (joined,) = run.events("miner-3", "joined")
+    assert joined["round"] == 2, "the newest checkpoint is before the record of round 2"
+    assert sorted(run.roots("miner-3")) == [2, 3, 4, 5]
+    assert len(run.state_roots) == ROUNDS
+    assert "miner-3" not in ledger.reasons(made.cast, 2)
+    assert ledger.reasons(made.cast, 3)["miner-3"] == ""
+    assert newcomer.identity.public in ledger.opening(5).expected
+
+
+class Witness(Miner):
+    """An honest miner that keeps what its error feedback must be made of."""
+
+    deltas: Mapping[int, list[Tensor]]
+
+    def shape_delta(self, result: TrainResult) -> list[Tensor]:
+        self.deltas = {**getattr(self, "deltas", {}), self.tip.round: [delta.clone() for delta in result.delta]}
+        return result.delta
+
+
+def _left(miner: Witness, made: Stage, accepted: list[bool]) -> list[Tensor]:
+    """e after rounds with these outcomes: e ← a − Δ̂ where accepted, else e ← a, with a = β·e + Δ."""
+    beta, k, grid = made.spec.sparse.error_decay, made.spec.sparse.k, miner.tip.layout.grid
+    left = [torch.zeros(shape) for shape in miner.tip.layout.shapes]
+    for round_, taken in enumerate(accepted):
+        acc = [beta * e + delta for e, delta in zip(left, miner.deltas[round_], strict=True)]
+        left = list(residual(acc, compress(acc, k, grid))) if taken else acc
+    return left
+
+
+def test_more_miners_than_seats(stage: MakeStage) -> None:
+    """Two seats, five miners: each round takes two, says so of the rest, and their work is not lost to them."""
+    made = stage(miners=5, gauntlet={"seats": 2})
+    run = play(made, 5, classes=lambda _behaviour: Witness)
+    ledger = Ledger(run)
+    assert len(run.state_roots) == 5
+    outcomes: dict[str, list[bool]] = {member.name: [] for member in made.cast.miners}
+    for round_ in range(5):
+        reasons = ledger.reasons(made.cast, round_)
+        assert sorted(reasons.values()) == ["", "", NOT_SELECTED, NOT_SELECTED, NOT_SELECTED]
+        for name, reason in reasons.items():
+            outcomes[name].append(not reason)
+    for name, accepted in outcomes.items():
+        miner = run.participants[name]
+        assert isinstance(miner, Witness)
+        for ours, theirs in zip(_left(miner, made, accepted), miner.error_feedback, strict=True):
+            assert torch.equal(ours, theirs), name
+
+
+def test_the_validator_measures_those_without_a_seat_too(stage: MakeStage) -> None:
+    made = stage(miners=5, gauntlet={"seats": 2})
+    run = play(made, 2)
+    judged = Ledger(run).scores(0).peers
+    assert len(judged) == 5
+    assert all(peer.unassigned is not None for peer in judged)
+
+
+def _with_amendment(made: Stage, signer: Identity, path: str, value: str, round_: int) -> MemoryBuckets:
+    """Buckets where an amendment already waits for the leader."""
+    buckets, run_id = MemoryBuckets(), made.run.history.run_id
+    data = wire.encode_amendment(signer, run_id, round_, path, value)
+    asyncio.run(buckets.bucket("mem:operator-0").put(paths.amendments(run_id) + "one", data))
+    return buckets
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "changed"),
+    [("inner.lr", "0.001", 0.001), ("clock.deadline", "40", 40), ("sparse.k", "32", 32)],
+)
+def test_the_owners_amendment_takes_effect_at_its_round(
+    stage: MakeStage, honest: tuple[Stage, SimulatedRun], path: str, value: str, changed: float
+) -> None:
+    made = stage()
+    owner = Identity.derive(made.cast.seed, "owner")
+    run = play(made, 4, buckets=_with_amendment(made, owner, path, value, round_=2))
+    history = run.participants["miner-0"].tip.history
+    section, key = path.split(".")
+
+    def at(round_: int) -> Any:
+        return getattr(getattr(history.at(round_), section), key)
+
+    assert [at(round_) == changed for round_ in range(4)] == [False, False, True, True]
+    assert len(Ledger(run).record(0).amendments) == 1
+    assert not Ledger(run).record(1).amendments
+    assert run.state_roots[:2] == honest[1].state_roots[:2]
+    assert (run.state_roots[2] == honest[1].state_roots[2]) == (section == "clock")
+    if path == "clock.deadline":
+        openings = [Ledger(run).opening(round_) for round_ in range(4)]
+        assert [o.deadline - o.open.number for o in openings] == [12, 12, 40, 40]
+
+
+def test_nobody_elses_amendment_is_taken_up(stage: MakeStage, honest: tuple[Stage, SimulatedRun]) -> None:
+    made = stage()
+    signer = made.member("miner-0").identity
+    run = play(made, 3, buckets=_with_amendment(made, signer, "inner.lr", "0.001", round_=2))
+    assert not any(Ledger(run).record(round_).amendments for round_ in range(4))
+    assert run.state_roots == honest[1].state_roots[:3]

@@ -303,10 +303,16 @@ class PlainView(View):
         self._shown = 0
 
     def update(self, status: RunStatus) -> None:
-        """Print the rounds closed since the last update."""
-        for row in status.rounds[self._shown :]:
+        """Print the rounds closed since the last update; the newest waits for its loss, which is measured after."""
+        self._show(status.rounds, waiting=True)
+
+    def _show(self, rounds: Sequence[RoundRow], *, waiting: bool) -> None:
+        while self._shown < len(rounds):
+            row, newest = rounds[self._shown], self._shown + 1 == len(rounds)
+            if waiting and newest and row.loss is None and row.kind == "round":
+                return
             self._print(round_line(row))
-        self._shown = len(status.rounds)
+            self._shown += 1
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -314,7 +320,7 @@ class PlainView(View):
 
     def finish(self, summary: RunSummary) -> None:
         """Print what is missing, then the summary."""
-        self.update(summary)
+        self._show(summary.rounds, waiting=False)
         console = Console(file=self._stream, width=PLAIN_WIDTH, color_system=None, force_terminal=False)
         console.print(render_summary(summary))
 

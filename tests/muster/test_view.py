@@ -177,6 +177,19 @@ def test_plain_view_prints_each_round_once() -> None:
     assert "all honest replicas agree" in stream.getvalue()
 
 
+def test_plain_view_waits_for_the_newest_loss_but_not_for_ever() -> None:
+    stream, unmeasured = io.StringIO(), [replace(round_row(r), loss=None) for r in range(3)]
+    view = PlainView(stream)
+    view.update(replace(STATUS, rounds=tuple(unmeasured[:1])))
+    assert stream.getvalue() == ""
+    view.update(replace(STATUS, rounds=tuple(unmeasured[:2])))
+    assert [line[:9] for line in stream.getvalue().splitlines()] == ["round   0"]
+    view.update(replace(STATUS, rounds=(unmeasured[0], round_row(1))))
+    assert [line[:9] for line in stream.getvalue().splitlines()] == ["round   0", "round   1"]
+    view.finish(summary(rounds=(unmeasured[0], round_row(1), unmeasured[2])))
+    assert "round   2  loss –" in stream.getvalue()
+
+
 def test_live_view_gives_the_terminal_back() -> None:
     console = Console(width=80, height=40, file=io.StringIO(), force_terminal=True)
     with LiveView(console) as view:

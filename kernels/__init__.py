@@ -4,12 +4,11 @@ What is here is the reference: plain torch and numpy. `kernels.fast` is right wh
 over, behind the same functions, where a model is large enough to gain.
 """
 
-from kernels.compress import Sent, compress, compress_, fold, residual, take_back_
+from kernels.compress import compress, compress_, fold, residual
 from kernels.frames import FrameError, decode, encode, max_encoded_bytes
 from kernels.grid import FRAME_TILES, TILE, TILE_ROWS, Grid
 from kernels.outer import (
     Rule,
-    Saved,
     aggregate_,
     capped,
     clip_weights,
@@ -19,7 +18,7 @@ from kernels.outer import (
     scale_caps,
 )
 from kernels.quantiser import SCALES, choose_scales, dequantise, quantise, scale_values
-from kernels.update import SparseUpdate
+from kernels.update import Saved, SparseUpdate
 
 __all__ = [
     "FRAME_TILES",
@@ -30,7 +29,6 @@ __all__ = [
     "Grid",
     "Rule",
     "Saved",
-    "Sent",
     "SparseUpdate",
     "aggregate_",
     "capped",
@@ -50,5 +48,4 @@ __all__ = [
     "restore_",
     "scale_caps",
     "scale_values",
-    "take_back_",
 ]

@@ -8,7 +8,6 @@ Each operation rounds to fp32 once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +17,11 @@ from torch import Tensor
 from kernels import fast
 from kernels.grid import TILE, Grid
 from kernels.quantiser import quantise
-from kernels.update import SparseUpdate
+from kernels.update import Saved, SparseUpdate
 
 _Ints = npt.NDArray[np.int64]
 
 _INDEX_BITS = TILE.bit_length() - 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sent:
-    """An update, and what `take_back_` needs: `kept`, fp32 (N,), a's values at its entries, in its order."""
-
-    update: SparseUpdate
-    kept: Tensor
 
 
 def fold(residual: Sequence[Tensor], delta: Sequence[Tensor], decay: float) -> list[Tensor]:
@@ -92,11 +83,11 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     return left
 
 
-def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid) -> Sent:
+def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid) -> Saved:
     """`fold`, `compress` and `residual` in one, in the memory of Δ: `delta` becomes a − Δ̂, `error` e is only read.
 
-    So the caller needs no third copy of the model, and still has the old e if this fails. `take_back_` makes
-    a out of a − Δ̂, for an update that was not accepted.
+    So the caller needs no third copy of the model, and still has the old e if this fails. Where the update is not
+    accepted, `restore_` makes a out of a − Δ̂.
 
     Raises:
         ValueError: as for `compress`, and where a tensor is not contiguous; where a value is not finite, what `delta`
@@ -108,32 +99,14 @@ def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k:
     if fast.suits(delta) and fast.suits(error):
         from kernels.fast.compress import compress_ as fast_compress_  # noqa: PLC0415 - takes a while to load
 
-        return Sent(*fast_compress_(delta, error, decay, k, grid))
+        return Saved(*fast_compress_(delta, error, decay, k, grid))
     acc = fold(error, delta, decay)
     update = compress(acc, k, grid)
     kept = torch.empty(len(update.indices))
     for i, (target, whole, left) in enumerate(zip(delta, acc, residual(acc, update), strict=True)):
         kept[grid.entries(i, k)] = whole.flatten()[update.positions(i)]
         target.copy_(left)
-    return Sent(update, kept)
-
-
-def take_back_(left: Sequence[Tensor], sent: Sent) -> None:
-    """a − Δ̂ := a in place, to the bit: the kept values are written, nothing is added.
-
-    Raises:
-        ValueError: the tensors are not contiguous or not of the update's shapes.
-    """
-    update = sent.update
-    _check_shapes(left, update.grid)
-    _check_contiguous(left)
-    if fast.suits(left):
-        from kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
-
-        put_(left, update, sent.kept)
-        return
-    for i, tensor in enumerate(left):
-        tensor.view(-1)[update.positions(i)] = sent.kept[update.grid.entries(i, update.k)]
+    return Saved(update, kept)
 
 
 def _check_contiguous(tensors: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,17 +19,9 @@ from torch import Tensor
 
 from kernels import fast
 from kernels.grid import Grid
-from kernels.update import SparseUpdate
+from kernels.update import Saved, SparseUpdate
 
 Rule = Literal["mean", "sender_mean"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Saved:
-    """The entries of θ that `perturb_` changed, as they were: per tensor, positions int64 and values fp32."""
-
-    positions: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
 
 
 def scale_caps(updates: Sequence[SparseUpdate], cap: float) -> list[float]:
@@ -155,23 +147,33 @@ def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Sav
     if fast.suits(theta):
         from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
 
-        places, before = subtract_(theta, update, scale, save=True)
-        entries = [update.grid.entries(i, update.k) for i in range(len(theta))]
-        return Saved(tuple(places[these] for these in entries), tuple(before[these] for these in entries))
+        return Saved(update, subtract_(theta, update, scale, save=True))
     factor = float(np.float32(scale))
-    kept: list[tuple[Tensor, Tensor]] = []
+    before = torch.empty(len(update.indices))
     for i, tensor in enumerate(theta):
         flat = tensor.detach().view(-1)
         positions, values = _entries(update, i, flat)
-        kept.append((positions, flat[positions]))
+        before[update.grid.entries(i, update.k)] = flat[positions].cpu()
         flat[positions] = flat[positions] - factor * values
-    return Saved(tuple(positions for positions, _ in kept), tuple(values for _, values in kept))
+    return Saved(update, before)
 
 
 def restore_(theta: Sequence[Tensor], saved: Saved) -> None:
-    """Put back what `perturb_` changed: the saved bits are written, nothing is added, so θ is what it was."""
-    for tensor, positions, values in zip(theta, saved.positions, saved.values, strict=True):
-        tensor.detach().view(-1)[positions] = values
+    """Put back what `perturb_` or `compress_` took off: saved bits are written, nothing is added.
+
+    Raises:
+        ValueError: θ does not have the update's shapes.
+    """
+    update = saved.update
+    _check_theta(theta, update.grid)
+    if fast.suits(theta):
+        from kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
+
+        put_(theta, update, saved.values)
+        return
+    for i, tensor in enumerate(theta):
+        values = saved.values[update.grid.entries(i, update.k)]
+        tensor.detach().view(-1)[update.positions(i).to(tensor.device)] = values.to(tensor.device)
 
 
 def _entries(update: SparseUpdate, i: int, like: Tensor) -> tuple[Tensor, Tensor]:

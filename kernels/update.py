@@ -92,3 +92,11 @@ class SparseUpdate:
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.scales, other.scales)
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What was at an update's entries before it was taken off: fp32 (N,), in the update's order; for `restore_`."""
+
+    update: SparseUpdate
+    values: Tensor

@@ -67,16 +67,14 @@ def _compress(
     return SparseUpdate(grid=grid, k=k, indices=indices, codes=codes, scales=scales), kept
 
 
-def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> tuple[Tensor, Tensor]:
+def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
     """theta −= fl(factor · Δ̂) in place, contiguous; `factor` is rounded to fp32 first.
 
-    Returns the positions int64 (N,) in their tensors and the values fp32 (N,) that were there, in the update's order;
-    both empty unless `save`.
+    Returns the values fp32 (N,) that were there, in the update's order; none unless `save`.
     """
     grid, starts = update.grid, update.grid.entry_starts(update.k)
-    count = int(starts[-1]) if save else 0
-    positions, values = torch.empty(count, dtype=torch.int64), torch.empty(count)
-    saved = (positions.numpy(), values.numpy())
+    values = torch.empty(int(starts[-1]) if save else 0)
+    saved = values.numpy()
     sent = (update.indices.numpy(), update.codes.numpy(), update.scales.numpy())
     arrays = [flat(tensor) for tensor in theta]
 
@@ -95,7 +93,7 @@ def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save
         )
 
     run(grid, work)
-    return positions, values
+    return values
 
 
 def put_(theta: Sequence[Tensor], update: SparseUpdate, values: Tensor) -> None:

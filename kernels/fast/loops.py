@@ -347,9 +347,9 @@ def subtract_tiles(
     limit: np.float32,
     factor: np.float32,
     scales: Floats,
-    saved: tuple[Longs, Floats],
+    saved: Floats,
 ) -> None:
-    """theta −= fl(factor · v) at the entries of one update; where `saved` has room, it gets where and what was there.
+    """theta −= fl(factor · v) at the entries of one update; where `saved` has room, it gets what was there.
 
     `starts` says where each of the tensor's tiles has its entries in `saved` and in sent = (indices, codes, the
     tensor's scale bytes).
@@ -361,8 +361,8 @@ def subtract_tiles(
         _levels(min(low, limit), min(high, limit), factor, levels)
         for j in range(starts[tile], starts[tile + 1]):
             at = begin + _offset(matrix, width, int(sent[0][j]))
-            if len(saved[0]) > 0:
-                saved[0][j], saved[1][j] = at, theta[at]
+            if len(saved) > 0:
+                saved[j] = theta[at]
             theta[at] -= levels[sent[1][j]]
 
 

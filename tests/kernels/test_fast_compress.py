@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
 
-from kernels import Grid, compress, compress_, fast, fold, residual, take_back_
+from kernels import Grid, compress, compress_, fast, fold, residual, restore_
 from kernels.fast import compress as fast_compress
 from kernels.fast import jobs, loops
 from kernels.fast.outer import aggregate_
@@ -67,10 +67,10 @@ def test_the_reference_in_place_is_the_reference(
     error, delta = awkward_list(grid, "ties", 4), awkward_list(grid, kind, 5)
     acc = fold(error, delta, decay)
     expected = compress(acc, k, grid)
-    sent = compress_(delta, error, decay, k, grid)
-    assert sent.update.identical(expected)
+    saved = compress_(delta, error, decay, k, grid)
+    assert saved.update.identical(expected)
     assert same_lists(delta, residual(acc, expected))
-    take_back_(delta, sent)
+    restore_(delta, saved)
     assert same_lists(delta, acc)
 
 
@@ -134,7 +134,7 @@ def test_what_is_changed_in_place_must_fit() -> None:
         with pytest.raises(ValueError, match=r"contiguous|shapes"):
             compress_(good, bad, 0.5, 64, grid)
         with pytest.raises(ValueError, match=r"contiguous|shapes"):
-            take_back_(bad, compress_([torch.ones(4, 5)], good, 0.5, 64, grid))
+            restore_(bad, compress_([torch.ones(4, 5)], good, 0.5, 64, grid))
 
 
 @pytest.mark.parametrize("split", [(1, 256), (2, 1)])
@@ -161,10 +161,10 @@ def test_large_models_take_the_compiled_loops() -> None:
     with patch.object(fast, "FAST_ENTRIES", sum(grid.numel)), patch.object(fast_compress, "run", run):
         assert compress(acc, 64, grid).identical(expected)
         assert same_lists(residual(acc, expected), left)
-        sent = compress_(delta, error, 0.95, 64, grid)
-        assert sent.update.identical(expected)
+        saved = compress_(delta, error, 0.95, 64, grid)
+        assert saved.update.identical(expected)
         assert same_lists(delta, left)
-        take_back_(delta, sent)
+        restore_(delta, saved)
         assert same_lists(delta, acc)
         assert len(ran) == 4
         strided = [acc[0].t().contiguous().t(), acc[1]]

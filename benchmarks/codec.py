@@ -28,6 +28,7 @@ import naive
 import numpy as np
 import torch
 from capture import load
+from quantiser_study import reference
 from torch import Tensor
 
 from kernels import (
@@ -54,6 +55,8 @@ MEMORY_TARGET = 0.05
 JUDGED = 90_000_000
 """Parameters from which on memory is judged: below, the threads' own 2 MiB show."""
 BITS_TARGETS = {32: 10.8, 64: 9.7, 128: 8.8}
+ERROR_ROUNDS = (2, 10, 40)
+ERROR_TARGET = 0.4
 MIB = 1 << 20
 
 
@@ -224,6 +227,22 @@ def print_bits() -> int:
     return missed
 
 
+def print_errors() -> int:
+    """Error of the kept values against the 72B run's quantiser on the same ones; how many rounds miss the target."""
+    missed = 0
+    for round_ in ERROR_ROUNDS:
+        acc, grid = load("tiny", round_)
+        update = compress(acc, K, grid)
+        ours = theirs = 0.0
+        for i, tensor in enumerate(acc):
+            kept = tensor.flatten()[update.positions(i)].double().numpy()
+            ours += float(((update.values(i).double().numpy() - kept) ** 2).sum())
+            theirs += float(((reference(kept) - kept) ** 2).sum())
+        missed += ours > ERROR_TARGET * theirs
+        print(f"round {round_} of tiny: {ours / theirs:.3f} × the 72B quantiser's error (target {ERROR_TARGET})")
+    return missed
+
+
 def scale(sizes: list[int]) -> list[Row]:
     """Every size in a process of its own, so that no peak hides another."""
     rows = []
@@ -271,7 +290,7 @@ def main() -> int:
         print(json.dumps([asdict(row) for row in measure(options.child * 1_000_000, 5)]))
         return 0
     print(f"{options.threads} threads, torch {torch.__version__}; {huge_pages()}")
-    missed = print_bits()
+    missed = print_bits() + print_errors()
     for name, times in against_naive(options.entries * 1_000_000).items():
         plain, ours = (statistics.median(side) for side in zip(*times, strict=True))
         ratio = statistics.median(a / b for a, b in times)

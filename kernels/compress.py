@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels import fast
+from kernels import cuda, fast
 from kernels.grid import TILE, Grid
 from kernels.quantiser import quantise
 from kernels.update import Saved, SparseUpdate
@@ -31,7 +31,7 @@ def fold(residual: Sequence[Tensor], delta: Sequence[Tensor], decay: float) -> l
 
 
 def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
-    """The k largest entries of each tile of `acc` (fp32 CPU tensors of grid.shapes), quantised.
+    """The k largest entries of each tile of `acc` (fp32 tensors of grid.shapes), quantised.
 
     Entries are ordered by (|a| as uint32 descending, index ascending), so ties and −0 have one answer.
 
@@ -43,6 +43,10 @@ def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
         from kernels.fast.compress import compress as fast_compress  # noqa: PLC0415 - takes a while to load
 
         return fast_compress(acc, k, grid)
+    if cuda.suits(acc):
+        from kernels.cuda.compress import compress as cuda_compress  # noqa: PLC0415 - needs Triton
+
+        return cuda_compress(acc, k, grid)
     count = int(grid.entry_starts(k)[-1])
     indices = torch.empty(count, dtype=torch.int16)
     codes = torch.empty(count, dtype=torch.uint8)
@@ -51,7 +55,7 @@ def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
         entries, (first, last) = grid.entries(i, k), grid.tensor_tiles[i]
-        tile_order = tensor.reshape(-1)[grid.order(i)]
+        tile_order = tensor.reshape(-1).cpu()[grid.order(i)]
         _compress_tensor(
             tile_order,
             grid.tile_sizes[first:last].astype(np.int64),
@@ -74,11 +78,17 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
         copies = [tensor.clone() for tensor in acc]
         subtract_(copies, update, 1.0, save=False)
         return copies
+    if cuda.suits(acc):
+        from kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
+
+        copies = [tensor.clone() for tensor in acc]
+        cuda_subtract_(copies, update, 1.0, save=False)
+        return copies
     left = []
     for i, tensor in enumerate(acc):
         flat = tensor.flatten().clone()
-        positions = update.positions(i)
-        flat[positions] = flat[positions] - update.values(i)
+        positions = update.positions(i).to(flat.device)
+        flat[positions] = flat[positions] - update.values(i).to(flat.device)
         left.append(flat.reshape(tensor.shape))
     return left
 
@@ -100,6 +110,10 @@ def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k:
         from kernels.fast.compress import compress_ as fast_compress_  # noqa: PLC0415 - takes a while to load
 
         return Saved(*fast_compress_(delta, error, decay, k, grid))
+    if cuda.suits([*delta, *error]):
+        from kernels.cuda.compress import compress_ as cuda_compress_  # noqa: PLC0415 - needs Triton
+
+        return Saved(*cuda_compress_(delta, error, decay, k, grid))
     acc = fold(error, delta, decay)
     update = compress(acc, k, grid)
     kept = torch.empty(len(update.indices))

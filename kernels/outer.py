@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels import fast
+from kernels import cuda, fast
 from kernels.grid import Grid
 from kernels.update import Saved, SparseUpdate
 
@@ -119,6 +119,11 @@ def aggregate_(
 
         fast_aggregate_(theta, updates, weights, lr, by_senders=rule == "sender_mean")
         return
+    if cuda.suits(theta) and len({update.k for update in updates}) == 1:
+        from kernels.cuda.outer import aggregate_ as cuda_aggregate_  # noqa: PLC0415 - needs Triton
+
+        cuda_aggregate_(theta, updates, weights, lr, by_senders=rule == "sender_mean")
+        return
     alpha = float(np.float32(lr))
     for i, tensor in enumerate(theta):
         flat = tensor.detach().view(-1)
@@ -148,6 +153,10 @@ def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Sav
         from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
 
         return Saved(update, subtract_(theta, update, scale, save=True))
+    if cuda.suits(theta):
+        from kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
+
+        return Saved(update, cuda_subtract_(theta, update, scale, save=True))
     factor = float(np.float32(scale))
     before = torch.empty(len(update.indices))
     for i, tensor in enumerate(theta):
@@ -169,7 +178,12 @@ def restore_(theta: Sequence[Tensor], saved: Saved) -> None:
     if fast.suits(theta):
         from kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
 
-        put_(theta, update, saved.values)
+        put_(theta, update, saved.values.cpu())
+        return
+    if cuda.suits(theta):
+        from kernels.cuda.compress import put_ as cuda_put_  # noqa: PLC0415 - needs Triton
+
+        cuda_put_(theta, update, saved.values)
         return
     for i, tensor in enumerate(theta):
         values = saved.values[update.grid.entries(i, update.k)]

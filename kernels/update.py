@@ -96,7 +96,10 @@ class SparseUpdate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What was at an update's entries before it was taken off: fp32 (N,), in the update's order; for `restore_`."""
+    """What was at an update's entries before it was taken off: fp32 (N,), in the update's order; for `restore_`.
+
+    `values` may be on the device of what it was taken from.
+    """
 
     update: SparseUpdate
     values: Tensor

@@ -116,3 +116,15 @@ def test_golden_update() -> None:
     made = update(GOLDEN_GRID, 64, 0)
     content = b"".join(part.numpy().tobytes() for part in (made.indices, made.codes, made.scales))
     assert blake3(content).hexdigest() == GOLDEN_UPDATE
+
+
+def test_a_bf16_pseudo_gradient_is_widened_exactly_before_anything_is_rounded() -> None:
+    """A working copy in bf16 gives Δ in bf16; what is folded has fp32 all the way."""
+    grid = Grid([(130, 70), (5000,)])
+    narrow = [tensor.to(torch.bfloat16) for tensor in tensors(grid, 1)]
+    error = tensors(grid, 2)
+    folded = fold(error, narrow, 0.95)
+    assert all(tensor.dtype == torch.float32 for tensor in folded)
+    widened = fold(error, [tensor.float() for tensor in narrow], 0.95)
+    assert all(same_bits(a, b) for a, b in zip(folded, widened, strict=True))
+    assert compress(folded, 64, grid).identical(compress(widened, 64, grid))

@@ -1,0 +1,62 @@
+"""The outer step on the GPU: all updates into θ, tile by tile, without one of them ever being dense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kernels.cuda.compress import limit
+from kernels.cuda.programs import OPTIONS, step_tiles
+from kernels.cuda.tables import number, on_device_of, parts, scale_table, starts, widest
+from kernels.grid import TILE
+from kernels.update import SparseUpdate
+
+INSTANCES = 1024
+"""Tiles in work at once: enough to fill the largest GPUs, and their 32 MiB of sums still fit those GPUs' caches."""
+
+
+def aggregate_(
+    theta: Sequence[Tensor],
+    updates: Sequence[SparseUpdate],
+    weights: npt.NDArray[np.float32],
+    lr: float,
+    by_senders: bool,
+) -> None:
+    """What `kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
+
+    The updates' parts go to the GPU one tensor at a time: 3 bytes an entry.
+    """
+    device, grid, k = theta[0].device, updates[0].grid, updates[0].k
+    begin, alpha = starts(grid, k, device), number(lr, device)
+    total, listed = torch.zeros(2, INSTANCES, TILE, device=device)
+    with on_device_of(theta[0]):
+        for part in parts(grid):
+            i, entries = part.tensor, grid.entries(part.tensor, k)
+            tiles = slice(part.first, part.first + part.tiles)
+            step_tiles[(min(part.tiles, INSTANCES),)](
+                theta[i].detach(),
+                part.rows,
+                part.cols,
+                part.tiles,
+                part.first,
+                begin,
+                torch.stack([update.indices[entries] for update in updates]).to(device),
+                torch.stack([update.codes[entries] for update in updates]).to(device),
+                torch.stack([update.scales[tiles] for update in updates]).to(device),
+                torch.tensor([limit(update, i) for update in updates], dtype=torch.float32, device=device),
+                torch.from_numpy(np.ascontiguousarray(weights[:, i])).to(device),
+                alpha,
+                len(updates),
+                entries.stop - entries.start,
+                scale_table(device),
+                total,
+                listed,
+                TILE_COLS=part.tile_cols,
+                KEPT=widest(k),
+                BY_SENDERS=by_senders,
+                **OPTIONS,
+            )

@@ -1,0 +1,171 @@
+"""The GPU compression, interpreted, against the reference, bit for bit."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from unittest.mock import Mock, patch
+
+import pytest
+import torch
+from blake3 import blake3
+from cuda_inputs import CUT, on_gpu
+from fast_inputs import KINDS, awkward_list, same_lists
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
+
+from kernels import Grid, compress, compress_, cuda, fold, residual, restore_
+from kernels.cuda import compress as cuda_compress
+from kernels.cuda.tables import bound_table
+from kernels.quantiser import BOUNDS
+
+DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
+
+
+@settings(max_examples=15)
+@given(SHAPES, KEPT, KINDS)
+@example(CUT, 64, "bits")
+@example(CUT, 64, "ties")
+@example(CUT, 300, "zeros")
+@example(CUT, 1, "equal")
+@example(CUT, 4096, "wide")
+@example(CUT, 4095, "rows")
+@example(CUT, 7, "subnormal")
+@example(CUT, 64, "spike")
+def test_it_keeps_and_codes_what_the_reference_does(shapes: list[tuple[int, ...]], k: int, kind: str) -> None:
+    grid = Grid(shapes)
+    acc = awkward_list(grid, kind, 1)
+    before = [part.clone() for part in acc]
+    expected = compress(acc, k, grid)
+    with on_gpu():
+        assert compress(acc, k, grid).identical(expected)
+    assert same_lists(acc, before)
+
+
+@settings(max_examples=10)
+@given(SHAPES, KEPT, KINDS, KINDS, DECAYS)
+@example(CUT, 64, "ties", "wide", 0.95)
+@example(CUT, 300, "zeros", "zeros", -0.3)
+@example(CUT, 64, "subnormal", "subnormal", 0.95)
+@example(CUT, 4096, "equal", "zeros", 0.95)
+def test_one_pass_is_fold_compress_and_residual(
+    shapes: list[tuple[int, ...]], k: int, kind: str, other: str, decay: float
+) -> None:
+    grid = Grid(shapes)
+    error, delta = awkward_list(grid, kind, 2), awkward_list(grid, other, 3)
+    acc = [part.clamp(-3e38, 3e38) for part in fold(error, delta, decay)]
+    if not same_lists(acc, fold(error, delta, decay)):
+        return
+    expected = compress(acc, k, grid)
+    left, before = residual(acc, expected), [part.clone() for part in error]
+    with on_gpu():
+        assert same_lists(residual(acc, expected), left)
+        sent = compress_(delta, error, decay, k, grid)
+        assert sent.update.identical(expected)
+        assert same_lists(delta, left)
+        assert same_lists(error, before)
+        restore_(delta, sent)
+    assert same_lists(delta, acc)
+
+
+def test_a_mean_at_a_bound_has_the_byte_above_it_and_one_below_has_not() -> None:
+    at = BOUNDS[::8].float()
+    edges = torch.cat([at, torch.nextafter(at, torch.zeros(()))])
+    grid = Grid([()] * len(edges))
+    acc = list(edges.unbind())
+    with on_gpu():
+        made = compress(acc, 64, grid)
+    expected = torch.cat([torch.arange(1, 256, 8), torch.arange(0, 255, 8)])
+    assert torch.equal(made.scales[:, 1].long(), expected)
+    assert made.identical(compress(acc, 64, grid))
+
+
+def test_the_bounds_in_integers_are_the_bounds() -> None:
+    mantissas, powers = bound_table(torch.device("cpu"))
+    assert torch.equal(torch.ldexp(mantissas.double(), powers), BOUNDS)
+    assert bool(((mantissas >= 1 << 23) & (mantissas < 1 << 24)).all())
+
+
+def test_a_product_and_a_sum_are_two_roundings() -> None:
+    error, delta = torch.full((7, 9), 1 + 2**-23), torch.full((7, 9), -0.95)
+    expected = fold([error], [delta], 0.95)
+    with on_gpu():
+        restore_([delta], compress_([delta], [error], 0.95, 64, Grid([(7, 9)])))
+    assert same_lists([delta], expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
+    grid = Grid([(70, 70), (70, 70)])
+    acc = [torch.zeros(70, 70), torch.ones(70, 70)]
+    acc[1][69, 69] = bad
+    error = [torch.ones(70, 70), torch.ones(70, 70)]
+    with on_gpu():
+        with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
+            compress(acc, 64, grid)
+        with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
+            compress_(acc, error, 0.5, 64, grid)
+    assert all(bool((part == 1).all()) for part in error)
+
+
+def test_a_refused_tile_writes_into_no_other_tiles_entries() -> None:
+    """However many of its entries tie at infinity: the next tile's kept ones stand after its own."""
+    acc = torch.full((64, 128), float("inf"))
+    acc[:, 64:] = tensors(Grid([(64, 64)]), 1)[0]
+    expected = compress([acc[:, 64:].contiguous()], 64, Grid([(64, 64)]))
+    real, made = torch.empty, []
+
+    def empty(*arguments: object, **options: object) -> torch.Tensor:
+        made.append(real(*arguments, **options).fill_(77))  # type: ignore[call-overload]
+        return made[-1]
+
+    with on_gpu(), patch.object(torch, "empty", empty), pytest.raises(ValueError, match="not finite"):
+        cuda_compress.compress([acc], 64, Grid([(64, 128)]))
+    assert bool((made[0][:64] == 77).all())
+    assert torch.equal(made[0][64:], expected.indices)
+
+
+def test_a_sum_that_overflows_is_refused() -> None:
+    huge = torch.full((8,), 3e38)
+    with on_gpu(), pytest.raises(ValueError, match="not finite"):
+        compress_([huge.clone()], [huge], 1.0, 64, Grid([(8,)]))
+
+
+def test_golden_update() -> None:
+    """The very digest of the reference's test."""
+    with on_gpu():
+        made = compress(tensors(GOLDEN_GRID, 0), 64, GOLDEN_GRID)
+    content = b"".join(part.numpy().tobytes() for part in (made.indices, made.codes, made.scales))
+    assert blake3(content).hexdigest() == GOLDEN_UPDATE
+
+
+def gpu_tensor(dtype: torch.dtype = torch.float32, contiguous: bool = True, index: int = 0) -> Mock:
+    """A stand-in for a CUDA tensor, as far as it is looked at."""
+    made = Mock(dtype=dtype, device=torch.device("cuda", index))
+    made.is_contiguous.return_value = contiguous
+    return made
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"), [("3.6.0+git1", True), ("3.10.1", True), ("3.5.1", False), (None, False)]
+)
+def test_tritons_that_flush_subnormal_quotients_are_not_used(found: str | None, expected: bool) -> None:
+    version = Mock(return_value=found) if found else Mock(side_effect=PackageNotFoundError)
+    cuda._compiler.cache_clear()
+    with patch.object(cuda, "version", version):
+        assert cuda.suits([gpu_tensor()]) is expected
+    cuda._compiler.cache_clear()
+
+
+def test_contiguous_fp32_tensors_on_one_gpu_suit() -> None:
+    assert cuda.suits([gpu_tensor(), gpu_tensor()])
+    assert not cuda.suits([])
+    assert not cuda.suits([torch.zeros(3)])
+    assert not cuda.suits([gpu_tensor(), torch.zeros(3)])
+    assert not cuda.suits([gpu_tensor(), gpu_tensor(index=1)])
+    assert not cuda.suits([gpu_tensor(dtype=torch.bfloat16)])
+    assert not cuda.suits([gpu_tensor(contiguous=False)])
+    with patch.object(torch.version, "hip", "6.4"):
+        cuda._compiler.cache_clear()
+        assert not cuda.suits([gpu_tensor()])
+    cuda._compiler.cache_clear()

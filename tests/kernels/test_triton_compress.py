@@ -80,6 +80,19 @@ def test_a_mean_at_a_bound_has_the_byte_above_it_and_one_below_has_not() -> None
     assert made.identical(compress(acc, 64, grid))
 
 
+def test_a_low_part_however_far_below_the_high_one_has_its_own_byte() -> None:
+    """k = 2 of 4096: one large value and one from as large down to below its last bit."""
+    acc = []
+    for octaves in range(28):
+        acc.append(torch.zeros(4096))
+        acc[-1][7:9] = torch.tensor([-1.75, 1.25 * 2.0**-octaves])
+    grid = Grid([(4096,)] * len(acc))
+    expected = compress(acc, 2, grid)
+    assert len(set(expected.scales[:, 0].tolist())) > 20
+    with on_gpu():
+        assert compress(acc, 2, grid).identical(expected)
+
+
 def test_the_bounds_in_integers_are_the_bounds() -> None:
     mantissas, powers = bound_table(torch.device("cpu"))
     assert torch.equal(torch.ldexp(mantissas.double(), powers), BOUNDS)

@@ -106,6 +106,18 @@ def test_a_perturbation_is_the_references(
     assert same_lists(theta, before)
 
 
+def test_a_scale_limited_to_nothing_takes_the_sign_of_its_code() -> None:
+    """−0 − 0 is −0 and −0 − (−0) is +0."""
+    grid = Grid([(64,)])
+    update = capped(compress([torch.tensor([1.0, -1.0]).repeat(32)], 4096, grid), [0.0])
+    theta, expected = [torch.full((64,), -0.0)], [torch.full((64,), -0.0)]
+    perturb_(expected, update, 1.0)
+    assert expected[0].signbit().sum() == 32
+    with on_gpu():
+        perturb_(theta, update, 1.0)
+    assert same_lists(theta, expected)
+
+
 @pytest.mark.parametrize("rule", ["mean", "sender_mean"])
 def test_entries_that_no_update_lists_keep_their_bits(rule: Rule) -> None:
     special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), -0.0, 1.0, -1.0]).repeat(512)

@@ -15,6 +15,9 @@ from blake3 import blake3
 from kernels import Grid, max_encoded_bytes
 from protocol.spec import ModelSpec
 
+CODEC_BYTES = 1
+"""A payload begins with the version of its codec."""
+
 AEAD_TAG_BYTES = 16
 """ChaCha20-Poly1305 appends a 16-byte tag to a payload (RFC 8439 §2.8)."""
 
@@ -61,7 +64,7 @@ class Layout:
 
     def max_payload_bytes(self, k: int) -> int:
         """The largest sealed payload an honest submission of this layout can have."""
-        return max_encoded_bytes(self.grid, k) + AEAD_TAG_BYTES
+        return CODEC_BYTES + max_encoded_bytes(self.grid, k) + AEAD_TAG_BYTES
 
     def kept(self, k: int) -> int:
         """How many values a submission carries."""

@@ -15,6 +15,7 @@ from protocol import paths, wire
 from protocol.assignment import data_digest
 from protocol.errors import ObjectMissing
 from protocol.identity import public_of
+from protocol.layout import CODEC_BYTES
 from protocol.ledger import Tip
 from protocol.wire import Seal
 
@@ -63,7 +64,7 @@ class Garbage(Miner):
     def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """A payload that decrypts but does not decode."""
         signed, _ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
-        noise = blake3(key).digest(length=signed.header.payload_bytes)
+        noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
         sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
         header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
         return wire.encode(header, self.surroundings.identity, sealed)

@@ -1,6 +1,7 @@
 """A peer's work on the wire: a clear header anyone may read, and a payload nobody can before the seal.
 
-The payload (codec frames) is encrypted with ChaCha20-Poly1305 under a fresh key whose BLAKE3 the header commits to.
+The payload (a codec version byte and the codec's frames) is encrypted with ChaCha20-Poly1305 under a fresh key whose
+BLAKE3 the header commits to.
 The associated data name run, round and hotkey, so the same ciphertext under another peer's header does not open.
 """
 
@@ -19,6 +20,9 @@ from protocol.identity import Identity, hotkey_of
 from protocol.layout import AEAD_TAG_BYTES, Layout
 from protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
 from protocol.wire.tlv import u32, u64
+
+CODEC = b"\x01"
+"""First byte of every payload: the version of its codec, which the run spec names as `sparse.codec`."""
 
 KEY_BYTES = 32
 NONCE = bytes(12)
@@ -81,9 +85,9 @@ def seal(update: SparseUpdate, key: bytes, run_id: bytes, round_: int, public: b
     return encrypt(kernels.encode(update), key, run_id, round_, public)
 
 
-def encrypt(payload: bytes, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
-    """Encrypt payload bytes for one peer, round and run; returns the ciphertext with its tag."""
-    return ChaCha20Poly1305(key).encrypt(NONCE, payload, associated_data(run_id, round_, public))
+def encrypt(frames: bytes, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
+    """Encrypt codec 1 frames, after their version byte, for one peer, round and run; the ciphertext with its tag."""
+    return ChaCha20Poly1305(key).encrypt(NONCE, CODEC + frames, associated_data(run_id, round_, public))
 
 
 def key_commitment(key: bytes) -> bytes:
@@ -95,7 +99,8 @@ def open(header: Header, ciphertext: bytes, key: bytes, layout: Layout, k: int) 
     """Check a payload against its header, decrypt and decode it.
 
     Raises:
-        WireError: `ciphertext_size`, `ciphertext_digest`, `key_mismatch`, `payload_auth`, or a codec reason.
+        WireError: `ciphertext_size`, `ciphertext_digest`, `key_mismatch`, `payload_auth`, `codec_version`, or a reason
+            of the codec.
     """
     if len(ciphertext) != header.payload_bytes + AEAD_TAG_BYTES:
         raise WireError("ciphertext_size", f"{len(ciphertext)} bytes")
@@ -109,8 +114,10 @@ def open(header: Header, ciphertext: bytes, key: bytes, layout: Layout, k: int) 
         )
     except InvalidTag as error:
         raise WireError("payload_auth", "sealed for another peer, round or run") from error
+    if not payload.startswith(CODEC):
+        raise WireError("codec_version", f"this release reads codec {CODEC[0]}")
     try:
-        return kernels.decode(payload, layout.grid, k)
+        return kernels.decode(payload[len(CODEC) :], layout.grid, k)
     except FrameError as error:
         raise WireError(error.reason, str(error)) from error
 

@@ -81,7 +81,7 @@ def test_an_honest_submission_opens() -> None:
 def test_sealing_is_chacha20_poly1305_bound_to_run_round_and_peer() -> None:
     bound = b"muster/payload/v1" + RUN + (3).to_bytes(8, "little") + ALICE.public
     payload = ChaCha20Poly1305(KEY).decrypt(bytes(12), CIPHERTEXT, bound)
-    assert payload == kernels.encode(update())
+    assert payload == b"\x01" + kernels.encode(update())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def sealed(payload: bytes, **bound: Any) -> bytes:
     return ChaCha20Poly1305(KEY).encrypt(bytes(12), payload, data)
 
 
-PAYLOAD = kernels.encode(update())
+PAYLOAD = b"\x01" + kernels.encode(update())
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,13 @@ PAYLOAD = kernels.encode(update())
         (sealed(PAYLOAD, round=4), KEY, "payload_auth"),
         (sealed(PAYLOAD, run=hash32("another run")), KEY, "payload_auth"),
         (bytes(100), KEY, "payload_auth"),
-        (sealed(b""), KEY, "frame_truncated"),
+        (sealed(b""), KEY, "codec_version"),
+        (sealed(b"\x02" + PAYLOAD[1:]), KEY, "codec_version"),
+        (sealed(PAYLOAD[:1]), KEY, "frame_truncated"),
         (sealed(PAYLOAD[:-1]), KEY, "frame_truncated"),
         (sealed(PAYLOAD + b"\0"), KEY, "frame_trailing"),
-        (sealed(b"\xff" * 4 + PAYLOAD[4:]), KEY, "frame_length"),
-        (sealed(PAYLOAD[:4] + b"\0" + PAYLOAD[5:]), KEY, "frame_zstd"),
+        (sealed(PAYLOAD[:1] + b"\xff" * 4 + PAYLOAD[5:]), KEY, "frame_length"),
+        (sealed(PAYLOAD[:5] + b"\0" + PAYLOAD[6:]), KEY, "frame_zstd"),
     ],
 )
 def test_a_payload_that_does_not_open(ciphertext: bytes, key: bytes, reason: str) -> None:

@@ -42,11 +42,6 @@ class RoundFacts:
     possession: Callable[[bytes], bytes]
     peers: Mapping[bytes, int] | None = None
 
-    @property
-    def max_object_bytes(self) -> int:
-        """No submission object of this round is larger."""
-        return MAX_HEAD_BYTES + self.layout.max_payload_bytes(self.spec.sparse.k)
-
 
 def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
     """Judge a submission's head, found in the bucket of `owner`.

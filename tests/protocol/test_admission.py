@@ -68,7 +68,6 @@ def test_any_prefix_of_the_assigned_windows_is_admitted(count: int) -> None:
 def test_the_largest_payload_is_admitted_and_one_byte_more_is_not() -> None:
     assert admit(FACTS, ALICE.public, head(MOST)).ciphertext_bytes == MOST
     assert reason_of(lambda: admit(FACTS, ALICE.public, head(MOST + 1))) == "payload_size"
-    assert FACTS.max_object_bytes == MAX_HEAD_BYTES + MOST
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from torch import Tensor
 from kernels import Grid, Rule, SparseUpdate, aggregate_, capped, compress_, cuda, fast, perturb_, restore_, scale_caps
 
 CHECKED = 12_000_000
-RULES: tuple[Rule, ...] = ("mean", "sender_mean")
+RULES: tuple[Rule, ...] = ("mean", "sender_mean", "damped_mean")
 
 
 def everything(shapes: list[tuple[int, ...]], device: torch.device) -> dict[str, list[Tensor]]:

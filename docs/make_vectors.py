@@ -169,7 +169,7 @@ def _outer(run: Run) -> dict[str, Any]:
     updates: list[SparseUpdate] = [run.updates[0], run.updates[1], spike]
     found["scale_bytes_of_the_third"] = spike.scales.numpy().tobytes().hex()
     found["norm_of_embedding_of_the_first"] = norm(updates[0], 0).hex()
-    for rule in ("sender_mean", "mean"):
+    for rule in ("sender_mean", "mean", "damped_mean"):
         outer = run.spec.outer.model_copy(update={"rule": rule})
         capped, weights = prepare(updates, run.spec.model_copy(update={"outer": outer}))
         theta = [tensor.clone() for tensor in run.theta]

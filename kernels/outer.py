@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,27 @@ from kernels import cuda, fast
 from kernels.grid import Grid
 from kernels.update import Saved, SparseUpdate
 
-Rule = Literal["mean", "sender_mean"]
+Rule = Literal["mean", "sender_mean", "damped_mean"]
+
+
+def divisors(rule: Rule, count: int) -> npt.NDArray[np.float32]:
+    """What `rule` divides the sum of an entry by, fp32 (count + 1,), by how many of `count` updates list the entry.
+
+    1 for "mean", whose weights are divided already, c for "sender_mean", fl32(sqrt(c · count)) for "damped_mean":
+    the geometric mean of the senders and of everybody, so that an entry that few updates list moves less than by
+    their mean. The product is exact and the root correctly rounded in float64, then rounded to fp32 once.
+
+    Raises:
+        ValueError: the rule is not known.
+    """
+    senders = np.arange(count + 1, dtype=np.float64)
+    if rule == "mean":
+        return np.ones(count + 1, np.float32)
+    if rule == "sender_mean":
+        return senders.astype(np.float32)
+    if rule == "damped_mean":
+        return np.sqrt(senders * count).astype(np.float32)
+    raise ValueError(f"unknown outer rule {rule!r}; there are {', '.join(get_args(Rule))}")
 
 
 def scale_caps(updates: Sequence[SparseUpdate], cap: float) -> list[float]:
@@ -91,11 +111,12 @@ def aggregate_(
     lr: float,
     rule: Rule,
 ) -> None:
-    """The outer step, in place: θ ← θ − α·u, where u is the updates' weighted sum or senders' mean.
+    """The outer step, in place: θ ← θ − α·u, where u is the updates' weighted sum, divided as the rule says.
 
     For each coordinate that an update lists, over the updates in the given order: t = fl(w·v), s = fl(s +
-    t) from +0; u = s for "mean" (w already holds 1/R), u = fl(s / number of updates that list it) for
-    "sender_mean"; θ = fl(θ − fl(α·u)). Other coordinates keep their bits.
+    t) from +0; u = fl(s / d), d the rule's divisor for the number of updates that list it: 1 for "mean" (w
+    already holds 1/R), that number c for "sender_mean", √(c·R) for "damped_mean" (`divisors`); θ = fl(θ −
+    fl(α·u)). Other coordinates keep their bits.
 
     Args:
         theta: contiguous fp32 tensors of the grid's shapes, all on one device.
@@ -107,8 +128,7 @@ def aggregate_(
     Raises:
         ValueError: θ, the updates and the weights do not fit each other, or the rule is not known.
     """
-    if rule not in ("mean", "sender_mean"):
-        raise ValueError(f"unknown outer rule {rule!r}; there are mean and sender_mean")
+    table = divisors(rule, len(updates))
     grid = _common_grid(updates)
     _check_theta(theta, grid)
     expected = (len(updates), len(grid.shapes))
@@ -117,26 +137,24 @@ def aggregate_(
     if fast.suits(theta) and len({update.k for update in updates}) == 1:
         from kernels.fast.outer import aggregate_ as fast_aggregate_  # noqa: PLC0415 - takes a while to load
 
-        fast_aggregate_(theta, updates, weights, lr, by_senders=rule == "sender_mean")
+        fast_aggregate_(theta, updates, weights, lr, table)
         return
     if cuda.suits(theta) and len({update.k for update in updates}) == 1:
         from kernels.cuda.outer import aggregate_ as cuda_aggregate_  # noqa: PLC0415 - needs Triton
 
-        cuda_aggregate_(theta, updates, weights, lr, by_senders=rule == "sender_mean")
+        cuda_aggregate_(theta, updates, weights, lr, table)
         return
     alpha = float(np.float32(lr))
     for i, tensor in enumerate(theta):
         flat = tensor.detach().view(-1)
-        total, listed = torch.zeros_like(flat), torch.zeros_like(flat)
+        total, listed = torch.zeros_like(flat), torch.zeros_like(flat, dtype=torch.int32)
         for update, weight in zip(updates, weights[:, i].tolist(), strict=True):
             positions, values = _entries(update, i, flat)
             total[positions] = total[positions] + weight * values
             listed[positions] = listed[positions] + 1
         touched = listed.nonzero().squeeze(1)
-        step = total[touched]
-        if rule == "sender_mean":
-            # A tensor and not a number: torch multiplies by the inverse of a number on some devices.
-            step = step / listed[touched]
+        # By a tensor and not a number: torch multiplies by the inverse of a number on some devices.
+        step = total[touched] / torch.from_numpy(table).to(flat.device)[listed[touched]]
         flat[touched] = flat[touched] - alpha * step
 
 

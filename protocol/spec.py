@@ -57,12 +57,13 @@ class ModelSpec(_Section):
 
 
 class InnerSpec(_Section):
-    """A miner's local training: `steps` (H) inner steps of `batch` windows, AdamW, warm-up then cosine.
+    """A miner's local training: `steps` (H) inner steps of `batch` windows, AdamW or Muon, warm-up then cosine.
 
-    `warmup` and `total` count inner steps over the whole run; after `total` the rate stays at `final_lr`.
+    `warmup` and `total` count inner steps over the whole run; after `total` the rate stays at `final_lr`. "muon" is
+    for the matrices inside the blocks; `beta1`, `beta2` and `eps` are AdamW's, which trains the rest.
     """
 
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     steps: Positive
     batch: Positive
     lr: Rate
@@ -87,7 +88,7 @@ class SparseSpec(_Section):
 class OuterSpec(_Section):
     """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none."""
 
-    rule: Literal["mean", "sender_mean"]
+    rule: Literal["mean", "sender_mean", "damped_mean"]
     alpha: tuple[tuple[Natural, Rate], ...]
     scale_cap: Rate
     norm_clip: bool

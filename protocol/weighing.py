@@ -23,7 +23,8 @@ def cap_scales(updates: Sequence[SparseUpdate], outer: OuterSpec) -> list[Sparse
 def weigh(updates: Sequence[SparseUpdate], outer: OuterSpec) -> Weights:
     """Weights (accepted, tensors) float32 of updates whose scales are capped.
 
-    The norm clip min(1, median/norm) per tensor; for `mean` each is divided by R in float64 and rounded once.
+    The norm clip min(1, median/norm) per tensor; for `mean` each is divided by R in float64 and rounded once. What
+    the other rules divide by differs between coordinates, so the outer step does it.
     """
     count, tensors = len(updates), len(updates[0].grid.shapes)
     clip = clip_weights(updates) if outer.norm_clip else np.ones((count, tensors), dtype=np.float32)

@@ -24,14 +24,15 @@ def aggregate_(
     updates: Sequence[SparseUpdate],
     weights: npt.NDArray[np.float32],
     lr: float,
-    by_senders: bool,
+    divisors: npt.NDArray[np.float32],
 ) -> None:
     """What `kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
 
-    The updates' parts go to the GPU one tensor at a time: 3 bytes an entry.
+    `divisors` are the rule's (`kernels.outer.divisors`). The updates' parts go to the GPU one tensor at a time: 3
+    bytes an entry.
     """
     device, grid, k = theta[0].device, updates[0].grid, updates[0].k
-    begin, alpha = starts(grid, k, device), number(lr, device)
+    begin, alpha, table = starts(grid, k, device), number(lr, device), torch.from_numpy(divisors).to(device)
     total, listed = torch.zeros(2, INSTANCES, TILE, device=device)
     with on_device_of(theta[0]):
         for part in parts(grid):
@@ -50,6 +51,7 @@ def aggregate_(
                 torch.tensor([limit(update, i) for update in updates], dtype=torch.float32, device=device),
                 torch.from_numpy(np.ascontiguousarray(weights[:, i])).to(device),
                 alpha,
+                table,
                 len(updates),
                 entries.stop - entries.start,
                 scale_table(device),
@@ -57,6 +59,5 @@ def aggregate_(
                 listed,
                 TILE_COLS=part.tile_cols,
                 KEPT=widest(k),
-                BY_SENDERS=by_senders,
                 **OPTIONS,
             )

@@ -225,6 +225,7 @@ def step_tiles(
     limits: tl.tensor,
     weights: tl.tensor,
     alpha: tl.tensor,
+    divisors: tl.tensor,
     updates: tl.tensor,
     entries: tl.tensor,
     table: tl.tensor,
@@ -232,13 +233,13 @@ def step_tiles(
     listed: tl.tensor,
     TILE_COLS: tl.constexpr,
     KEPT: tl.constexpr,
-    BY_SENDERS: tl.constexpr,
 ) -> None:
     """The outer step of one tensor of so many tiles, shared out between instances; see `kernels.outer.aggregate_`.
 
     (indices, codes) are (updates, entries), scales (updates, tiles, 2), of this tensor alone; limits and weights fp32
-    (updates,), alpha fp32 (1,). `total` and `listed`, fp32 (instances, TILE), are all 0 before and after: sums and
-    numbers of senders, in the cache of the GPU. A tile has KEPT entries at most.
+    (updates,), alpha fp32 (1,), divisors fp32 (updates + 1,), by number of senders. `total` and `listed`, fp32
+    (instances, TILE), are all 0 before and after: sums and numbers of senders, in the cache of the GPU. A tile has
+    KEPT entries at most.
     """
     total += tl.program_id(0) * TILE
     listed += tl.program_id(0) * TILE
@@ -265,8 +266,7 @@ def step_tiles(
         senders = tl.load(listed + index, mask=there, other=0.0)
         touched = senders > 0
         step = tl.load(total + index, mask=touched, other=0.0)
-        if BY_SENDERS:
-            step = tl.div_rn(step, tl.where(touched, senders, 1.0))
+        step = tl.div_rn(step, tl.load(divisors + senders.to(tl.int32), mask=touched, other=1.0))
         old = tl.load(theta + where, mask=touched, other=0.0)
         tl.store(theta + where, old - tl.load(alpha) * step, mask=touched)
         tl.debug_barrier()

@@ -297,15 +297,18 @@ def step_tiles(
     limits: Floats,
     weights: Floats,
     alpha: np.float32,
-    by_senders: bool,
+    divisors: Floats,
     scales: Floats,
 ) -> None:
     """The outer step of tiles[0] up to tiles[1] of one tensor; see `kernels.outer.aggregate_`.
 
-    `sent` is (indices, codes, scale bytes) of R updates, (R, ...) each, of these tiles alone; limits and weights (R,).
+    `sent` is (indices, codes, scale bytes) of R updates, (R, ...) each, of these tiles alone; limits and weights (R,);
+    divisors (R + 1,), all but the first > 0.
     """
-    total, listed = np.zeros((_STRIP, TILE), np.float32), np.zeros((_STRIP, TILE), np.float32)
-    levels, one = np.empty(4, np.float32), np.float32(1)
+    total, divided = np.zeros((_STRIP, TILE), np.float32), np.zeros((_STRIP, TILE), np.float32)
+    listed, levels, one = np.zeros(TILE, np.uint32), np.empty(4, np.float32), np.float32(1)
+    # Where the divisors are the numbers of senders, as for "sender_mean", no table has to be read.
+    counting = bool(np.all(divisors[1:] == np.arange(1, len(divisors))))
     across = -(-matrix[1] // matrix[3])
     tile = tiles[0]
     while tile < tiles[1]:
@@ -313,7 +316,7 @@ def step_tiles(
         for n in range(strip):
             here = tile + n - tiles[0]
             first, last = starts[tile + n] - starts[tiles[0]], starts[tile + n + 1] - starts[tiles[0]]
-            sums, counts = total[n], listed[n]
+            sums, by = total[n], divided[n]
             for update in range(len(weights)):
                 low, high = scales[sent[2][update, here, 0]], scales[sent[2][update, here, 1]]
                 _levels(min(low, limits[update]), min(high, limits[update]), weights[update], levels)
@@ -322,18 +325,24 @@ def step_tiles(
                     # Unsigned: no look whether it counts from the end.
                     place = np.uint64(indices[j])
                     sums[place] += levels[codes[j]]
-                    counts[place] += one
+                    if counting:
+                        by[place] += one
+                    else:
+                        # Looked up here, per entry: per coordinate, the last loop would take three times as long.
+                        listed[place] += np.uint32(1)
+                        by[place] = divisors[listed[place]]
+            listed[:] = 0
         begin, height, columns = _strip(matrix, tile, strip)
         for row in range(height):
             for n in range(strip):
                 at, width = begin + row * matrix[1] + n * matrix[3], min(matrix[3], columns - n * matrix[3])
                 line, sums = theta[at : at + width], total[n, row * width : (row + 1) * width]
-                counts = listed[n, row * width : (row + 1) * width]
+                by = divided[n, row * width : (row + 1) * width]
                 for i in range(width):
-                    step = sums[i] / counts[i] if by_senders else sums[i]
-                    line[i] = line[i] - alpha * step if counts[i] > 0 else line[i]
+                    step = sums[i] / by[i]
+                    line[i] = line[i] - alpha * step if by[i] > 0 else line[i]
         total[:strip] = 0
-        listed[:strip] = 0
+        divided[:strip] = 0
         tile += strip
 
 

@@ -19,11 +19,12 @@ def aggregate_(
     updates: Sequence[SparseUpdate],
     weights: npt.NDArray[np.float32],
     lr: float,
-    by_senders: bool,
+    divisors: npt.NDArray[np.float32],
 ) -> None:
     """What `kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
 
-    A job's entries of all updates are brought together first: 3 bytes each, R · k entries a tile.
+    `divisors` are the rule's (`kernels.outer.divisors`). A job's entries of all updates are brought together first: 3
+    bytes each, R · k entries a tile.
     """
     grid, starts = updates[0].grid, updates[0].grid.entry_starts(updates[0].k)
     arrays = [flat(tensor) for tensor in theta]
@@ -47,7 +48,7 @@ def aggregate_(
             np.array([limit(update, i) for update in updates], np.float32),
             np.ascontiguousarray(weights[:, i]),
             alpha,
-            by_senders,
+            divisors,
             SCALE_TABLE,
         )
 

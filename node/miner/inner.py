@@ -10,16 +10,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from node.miner.optimizers import InnerOptimizer
 from node.model import Llama
-from protocol.errors import MusterError, RunFailed
+from protocol.errors import RunFailed
 from protocol.spec import InnerSpec, ModelSpec
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Diverged(RunFailed):
@@ -58,10 +56,10 @@ def learning_rate(spec: InnerSpec, inner_step: int) -> float:
 
 
 class InnerTrainer:
-    """A working model and the AdamW moments that belong to it.
+    """A working model and the optimizers' moments that belong to it.
 
-    `inner` may be replaced between rounds, when an amendment changes it. Not safe to use from two threads at
-    once.
+    `inner` may be replaced between rounds, when an amendment changes it, but for its optimizer, whose moments are
+    no other's. Not safe to use from two threads at once.
     """
 
     def __init__(
@@ -73,14 +71,17 @@ class InnerTrainer:
     ) -> None:
         """Train on `device` (CPU unless named), with cold moments; `clock` returns seconds.
 
-        On CUDA matrix products run in bf16 (autocast) over fp32 weights; on CPU everything is fp32.
+        On CUDA matrix products run in bf16 (autocast) over fp32 weights; on CPU everything but Muon's is fp32.
+
+        Raises:
+            ConfigError: the run trains with an optimizer that this torch does not have.
         """
         self.inner = inner
         self._device = device or torch.device("cpu")
         self._clock = clock
         with self._device:
             self._model = Llama(model)
-        self._optimizer = _adamw(self._model)
+        self._optimizer = InnerOptimizer(self._model, inner)
 
     def train(
         self,
@@ -100,9 +101,12 @@ class InnerTrainer:
             stop: asked after each step whether to end the round there.
 
         Raises:
-            ValueError: fewer windows than one batch, or `theta` does not have the model's shapes.
+            ValueError: fewer windows than one batch, `theta` does not have the model's shapes, or `inner` names
+                another optimizer than at first.
             Diverged: a gradient is not finite; the step it belongs to was not taken.
         """
+        if self.inner.optimizer != self._optimizer.name:
+            raise ValueError(f"this trainer's optimizer is {self._optimizer.name}, not {self.inner.optimizer}")
         batch = self.inner.batch
         steps = min(self.inner.steps, windows.shape[0] // batch)
         if steps == 0:
@@ -124,40 +128,16 @@ class InnerTrainer:
         return TrainResult(delta, len(losses), math.fsum(losses) / len(losses), seconds)
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and step counts as fresh CPU tensors, ready for safetensors; empty when cold.
-
-        Keys are "<parameter>/exp_avg", "<parameter>/exp_avg_sq" (fp32, the parameter's shape) and
-        "<parameter>/step" (fp32 scalar).
-        """
-        return {
-            f"{name}/{key}": value.detach().cpu().clone()
-            for name, parameter in self._model.named_parameters()
-            for key, value in self._optimizer.state.get(parameter, {}).items()
-        }
+        """The optimizers' moments, to be saved; see `InnerOptimizer.state`."""
+        return self._optimizer.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue with what `state()` returned, bit for bit; an empty mapping makes the moments cold.
 
         Raises:
-            MusterError: the tensors do not belong to this model; nothing was changed.
+            MusterError: the tensors do not belong to this model and these optimizers; nothing was changed.
         """
-        shapes = {
-            f"{name}/{key}": parameter.shape if key in _MOMENTS else torch.Size()
-            for name, parameter in self._model.named_parameters()
-            for key in (*_MOMENTS, "step")
-        }
-        fits = state.keys() == shapes.keys() and all(
-            state[key].shape == shape and state[key].dtype == torch.float32 for key, shape in shapes.items()
-        )
-        if state and not fits:
-            raise MusterError(
-                "the saved optimizer state is not of this run's model; remove it to start with cold moments"
-            )
-        self._optimizer.state.clear()
-        for name, parameter in self._model.named_parameters() if state else ():
-            self._optimizer.state[parameter] = {
-                key: state[f"{name}/{key}"].to(self._device, copy=True) for key in (*_MOMENTS, "step")
-            }
+        self._optimizer.load_state(state)
 
     def _restore(self, theta: Sequence[Tensor]) -> None:
         """Make the working weights a copy of `theta`."""
@@ -170,7 +150,7 @@ class InnerTrainer:
 
     def _step(self, windows: Tensor, inner_step: int) -> float:
         """One optimizer step on one batch; returns its loss before the step."""
-        self._optimizer.zero_grad()
+        self._model.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             loss = self._model.loss(windows.to(self._device))
         torch.autograd.backward(loss)
@@ -181,29 +161,5 @@ class InnerTrainer:
                 f"the gradient of inner step {inner_step} is not finite (loss {loss.item()}); "
                 "check this machine's memory, then lower the inner learning rate by an amendment"
             )
-        self._set_rates(learning_rate(self.inner, inner_step))
-        self._optimizer.step()
+        self._optimizer.step(self.inner, learning_rate(self.inner, inner_step))
         return loss.item()
-
-    def _set_rates(self, rate: float) -> None:
-        """Give the optimizer this step's rate and the current spec's constants."""
-        decayed, plain = self._optimizer.param_groups
-        for group in (decayed, plain):
-            group["lr"] = rate
-            group["betas"] = (self.inner.beta1, self.inner.beta2)
-            group["eps"] = self.inner.eps
-        decayed["weight_decay"] = self.inner.weight_decay
-
-
-def _adamw(model: Llama) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) that decays matrices and leaves norm gains alone.
-
-    The fused kernel is a third of the time of the others on one CPU thread (0.7 ms against 2.1 ms a step for
-    0.9M parameters) and the usual choice on CUDA.
-    """
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, fused=True)

@@ -75,9 +75,9 @@ def main(folder: Path) -> None:
     compress.compress(tensors(grid, 0), 64, grid)
     _, kept = compress.compress_(tensors(grid, 0), tensors(grid, 1), 0.95, 64, grid)
     compress.put_(tensors(grid, 0), sent, kept)
+    outer.aggregate_(tensors(grid, 0), [sent], weights, 1.0, np.ones(2, np.float32))
     for flag in (False, True):
         compress.subtract_(tensors(grid, 0), sent, 1.0, save=flag)
-        outer.aggregate_(tensors(grid, 0), [sent], weights, 1.0, by_senders=flag)
 
 
 main(Path(sys.argv[1]))

@@ -26,6 +26,7 @@ GOLDEN_UPDATE = "5341fbf58b81931925e9cbd253f1eaca2a8c6a065d974cf69bdc4a209d09953
 GOLDEN_STEPS: list[tuple[Rule, str]] = [
     ("mean", "32c85d653c130010641dfb58cf90c1ffc4f7cacf235da57fdad07cef930e4c59"),
     ("sender_mean", "5290438f2db8f9ab75c3614dd8d7149074113009056639c831d7dc1401c6a7ff"),
+    ("damped_mean", "09f87e7b4393a36e551bab6ba1feacaf9cf3c5f009287d92837adda80ab7060d"),
 ]
 """BLAKE3 of θ after the step that the tests named for it take, by rule."""
 

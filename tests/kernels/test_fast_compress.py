@@ -86,7 +86,7 @@ def test_no_product_is_fused_with_a_sum() -> None:
     """Whatever the inputs: the processor is never told to. Compiled anew, for cached code shows no assembly."""
     grid = Grid([(64, 64)])
     update, _ = fast_compress.compress_(tensors(grid, 1), tensors(grid, 0), 0.5, 64, grid)
-    aggregate_(tensors(grid, 0), [update], np.ones((1, 1), np.float32), 1.0, by_senders=True)
+    aggregate_(tensors(grid, 0), [update], np.ones((1, 1), np.float32), 1.0, np.ones(2, np.float32))
     fast_compress.subtract_(tensors(grid, 0), update, 1.0, save=True)
     spec = spec_from_file_location("fresh_loops", loops.__file__)
     assert spec is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -29,9 +30,10 @@ from kernels import (
 )
 from kernels.fast import compress as fast_compress
 from kernels.fast import outer as fast_outer
+from kernels.outer import divisors
 
 F = np.float32
-RULES = st.sampled_from(["mean", "sender_mean"])
+RULES = st.sampled_from(get_args(Rule))
 
 
 def sent(grid: Grid, k: int, kind: str, count: int) -> list[SparseUpdate]:
@@ -65,7 +67,7 @@ def test_the_step_is_the_references(
     expected = [part.clone() for part in theta]
     aggregate_(expected, updates, weights, 0.65, rule)
     with shared_out(split):
-        fast_outer.aggregate_(theta, updates, weights, 0.65, by_senders=rule == "sender_mean")
+        fast_outer.aggregate_(theta, updates, weights, 0.65, divisors(rule, count))
     assert same_lists(theta, expected)
 
 
@@ -93,8 +95,8 @@ def test_entries_that_no_update_lists_keep_their_bits() -> None:
     special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), -0.0, 1.0, -1.0]).repeat(512)
     theta = special.clone().reshape(64, 64)
     update = fast_compress.compress([torch.eye(64)], 64, Grid([(64, 64)]))
-    for by_senders in (False, True):
-        fast_outer.aggregate_([theta], [update], np.ones((1, 1), F), 1.0, by_senders=by_senders)
+    for rule in get_args(Rule):
+        fast_outer.aggregate_([theta], [update], np.ones((1, 1), F), 1.0, divisors(rule, 1))
     untouched = ~torch.eye(64, dtype=torch.bool)
     left, right = theta[untouched], special.reshape(64, 64)[untouched]
     assert torch.equal(left.view(torch.int32), right.view(torch.int32))

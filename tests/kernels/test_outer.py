@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,9 +27,10 @@ from kernels import (
     restore_,
     scale_caps,
 )
+from kernels.outer import divisors
 
 F = np.float32
-RULES = st.sampled_from(["mean", "sender_mean"])
+RULES = st.sampled_from(get_args(Rule))
 LO, HI = 0.5, 1.0
 """What codes 0 and 1 of `one(…, 242)` stand for."""
 
@@ -62,8 +64,8 @@ def stepped(
                     total = F(total + F(F(weight) * F(sent_value)))
                     listed += 1
         if listed:
-            step = F(total / F(listed)) if rule == "sender_mean" else total
-            result[place] = F(value - F(F(lr) * step))
+            by = {"mean": 1.0, "sender_mean": listed, "damped_mean": math.sqrt(listed * len(sent))}[rule]
+            result[place] = F(value - F(F(lr) * F(total / F(by))))
     return [float(value) for value in result]
 
 
@@ -95,9 +97,28 @@ def test_entries_that_no_update_lists_keep_their_bits() -> None:
     before = theta.clone()
     aggregate_([theta], [one(3, 0, 242)], np.ones((1, 1), F), 1.0, "mean")
     aggregate_([theta], [one(3, 0, 242)], np.ones((1, 1), F), 1.0, "sender_mean")
+    aggregate_([theta], [one(3, 0, 242)], np.ones((1, 1), F), 1.0, "damped_mean")
     untouched = torch.arange(8) != 3
     assert same_bits(theta[untouched], before[untouched])
-    assert theta[3] == 5 - 2 * LO
+    assert theta[3] == 5 - 3 * LO
+
+
+@given(st.integers(0, 300))
+def test_a_damped_mean_divides_by_the_geometric_mean_of_senders_and_all(count: int) -> None:
+    table = divisors("damped_mean", count)
+    assert table.dtype == F
+    assert table.tolist() == [float(F(math.sqrt(senders * count))) for senders in range(count + 1)]
+    assert all(divisors("sender_mean", count)[1:] <= table[1:])
+    assert table[count] == count
+
+
+def test_divisors_by_hand() -> None:
+    assert divisors("mean", 4).tolist() == [1, 1, 1, 1, 1]
+    assert divisors("sender_mean", 4).tolist() == [0, 1, 2, 3, 4]
+    assert divisors("damped_mean", 4)[[0, 1, 4]].tolist() == [0, 2, 4]
+    assert divisors("damped_mean", 4)[2:4].tobytes().hex() == "f3043540d7b35d40"
+    with pytest.raises(ValueError, match="there are mean, sender_mean, damped_mean"):
+        divisors("median", 1)  # type: ignore[arg-type]
 
 
 def test_senders_share_an_entry_and_everybody_a_mean() -> None:
@@ -108,6 +129,16 @@ def test_senders_share_an_entry_and_everybody_a_mean() -> None:
         aggregate_([theta], updates, np.full((3, 1), weight, F), 2.0, rule)
         assert theta[0] == -(LO + HI)
         assert theta[1] == 2 * weight * LO
+
+
+def test_an_entry_of_one_in_four_moves_half_as_much_by_the_damped_mean() -> None:
+    updates = [one(0, 0, 242), one(1, 0, 242), one(1, 0, 242), one(1, 0, 242)]
+    moved = {}
+    for rule in get_args(Rule):
+        theta = torch.zeros(8)
+        aggregate_([theta], updates, np.full((4, 1), 0.25 if rule == "mean" else 1, F), 1.0, rule)
+        moved[rule] = -theta[0].item() / LO
+    assert moved == {"mean": 0.25, "sender_mean": 1.0, "damped_mean": 0.5}
 
 
 def test_the_order_of_updates_shows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -36,7 +37,7 @@ from kernels.cuda import tables
 from kernels.cuda.tables import Part
 
 F = np.float32
-RULES = st.sampled_from(["mean", "sender_mean"])
+RULES = st.sampled_from(get_args(Rule))
 WEIGHTS = st.sampled_from([1.0, -0.3, 2.0**-124])
 """The last makes subnormal terms, sums and quotients."""
 
@@ -63,6 +64,7 @@ def theta_of(grid: Grid, salt: int) -> list[torch.Tensor]:
 @example(CUT, 300, "spike", "sender_mean", 3, 0.9, 2.0**-124)
 @example(CUT, 4096, "bits", "sender_mean", 4, 0.0, -0.3)
 @example(CUT, 7, "zeros", "mean", 2, 0.9, -0.3)
+@example(CUT, 300, "ties", "damped_mean", 5, 0.9, 2.0**-124)
 def test_the_step_is_the_references(
     shapes: list[tuple[int, ...]], k: int, kind: str, rule: Rule, count: int, cap: float, weight: float
 ) -> None:
@@ -118,7 +120,7 @@ def test_a_scale_limited_to_nothing_takes_the_sign_of_its_code() -> None:
     assert same_lists(theta, expected)
 
 
-@pytest.mark.parametrize("rule", ["mean", "sender_mean"])
+@pytest.mark.parametrize("rule", get_args(Rule))
 def test_entries_that_no_update_lists_keep_their_bits(rule: Rule) -> None:
     special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), -0.0, 1.0, -1.0]).repeat(512)
     theta = special.clone().reshape(64, 64)

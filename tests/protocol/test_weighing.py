@@ -68,6 +68,13 @@ def test_weights_are_of_capped_updates() -> None:
     assert [u.scale_limit for u in prepared] == [u.scale_limit for u in capped]
 
 
+def test_a_damped_mean_weighs_by_the_clip_alone() -> None:
+    updates = [update(1), louder(update(1), 1), louder(update(2), 2)]
+    clip = weigh(updates, outer(rule="sender_mean"))
+    assert np.array_equal(weigh(updates, outer(rule="damped_mean")), clip)
+    assert (clip < 1).any()
+
+
 def test_no_cap_changes_nothing() -> None:
     updates = [update(1), louder(update(2), 5)]
     assert cap_scales(updates, outer(scale_cap=0.0)) == updates

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+from s3_server import RadosGateway, ServerAbsent
 
 # A deadline per example makes a law fail when the machine is busy; pytest's own timeout bounds each test.
 settings.register_profile("muster", deadline=None)
@@ -12,3 +15,14 @@ settings.load_profile("muster")
 
 # GPU programs run on the CPU. Triton looks when it is first imported, and transformers imports it too.
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[RadosGateway]:
+    """A real S3 server, one per test process."""
+    try:
+        server = RadosGateway()
+    except ServerAbsent as absent:
+        pytest.skip(str(absent))
+    with server:
+        yield server

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 from protocol.errors import StorageError
 
@@ -38,6 +39,15 @@ def check_key(key: str) -> str:
     if len(key) > MAX_KEY or not all(_SEGMENT.fullmatch(part) for part in key.split("/")):
         raise StorageError(f"{key!r} is not a legal object key")
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` is a legal object key."""
+    try:
+        check_key(text)
+    except StorageError:
+        return False
+    return True
 
 
 class Store(ABC):
@@ -70,6 +80,27 @@ class Store(ABC):
 
         Raises:
             ObjectMissing: no such key.
+        """
+
+    @abstractmethod
+    async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Bring the whole object to the file `target` and return its 32-byte BLAKE3 digest.
+
+        The file appears (or is replaced) in one step when all bytes are there; memory stays at a few MiB
+        whatever the object's size. The folder of `target` must exist.
+
+        Raises:
+            ObjectMissing: no such key.
+            ObjectTooLarge: it holds more than `max_bytes`; nothing is left on the disk.
+            StorageError: the store failed, or the disk did.
+        """
+
+    @abstractmethod
+    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Store the bytes of the file `source` under `key` as `put` would, with a few dozen MiB of memory at most.
+
+        Raises:
+            StorageError: refused, failed, not done within `deadline` seconds, or `source` cannot be read.
         """
 
     @abstractmethod

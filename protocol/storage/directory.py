@@ -15,13 +15,14 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
+from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key, is_key
+from protocol.storage.files import IncomingFile
 
 _T = TypeVar("_T")
 
@@ -30,6 +31,9 @@ TEMP_FOLDER = ".tmp"
 
 TEMP_LIFETIME = 24 * 3600.0
 """Seconds after its last byte when an unfinished write counts as left by a crash: far beyond any deadline."""
+
+_BLOCK = 4 << 20
+"""Bytes copied at a time."""
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a peer's FIFO would hold the thread that opens it for ever.
@@ -73,13 +77,13 @@ class DirectoryStore(Store):
     async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
         """Store `data`, replacing what was there; a `StorageError` names the cause, such as a full disk."""
         check_key(key)
-        await self._run(f"store {key}", deadline, lambda abandoned: self._files.write(key, data, True, abandoned))
+        await self._run(f"store {key}", deadline, lambda abandoned: self._files.write(key, [data], True, abandoned))
 
     async def put_if_absent(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> bool:
         """Store `data` unless `key` exists; exactly one of any number of racing processes gets True."""
         check_key(key)
         return await self._run(
-            f"store {key}", deadline, lambda abandoned: self._files.write(key, data, False, abandoned)
+            f"store {key}", deadline, lambda abandoned: self._files.write(key, [data], False, abandoned)
         )
 
     async def get(self, key: str, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
@@ -97,6 +101,30 @@ class DirectoryStore(Store):
         if start < 0 or length < 0:
             raise ValueError(f"a range starts at {start} and is {length} long; neither may be negative")
         return await self._run(f"read {key}", deadline, lambda _: self._files.read_range(key, start, length))
+
+    async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Copy the object to `target`; its BLAKE3 digest."""
+        check_key(key)
+
+        def copy(abandoned: threading.Event) -> bytes:
+            with IncomingFile(target) as file:
+                for block in self._files.blocks(key, max_bytes):
+                    _refuse_if(abandoned)
+                    file.write(block)
+                _refuse_if(abandoned)
+                return file.place()
+
+        return await self._run(f"read {key}", deadline, copy)
+
+    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Copy the file `source` to the object `key`."""
+        check_key(key)
+
+        def copy(abandoned: threading.Event) -> bool:
+            with source.open("rb", buffering=0) as file:
+                return self._files.write(key, _file_blocks(file.fileno(), abandoned), True, abandoned)
+
+        await self._run(f"store {source} as {key}", deadline, copy)
 
     async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
         """Size and modification time of one object, or None."""
@@ -146,8 +174,8 @@ class _Files:
         self._now = now
         self._swept = False
 
-    def write(self, key: str, data: bytes, replace: bool, abandoned: threading.Event) -> bool:
-        """Make `data` the object `key`; False if `abandoned`, or if it exists and may not be replaced."""
+    def write(self, key: str, data: Iterable[bytes], replace: bool, abandoned: threading.Event) -> bool:
+        """Make the blocks of `data` the object `key`; False if `abandoned`, or if it exists and may not be replaced."""
         *folders, name = key.split("/")
         self._make_root()
         with self._folder([TEMP_FOLDER], create=True) as temps, self._folder(folders, create=True) as folder:
@@ -171,12 +199,19 @@ class _Files:
 
     def read(self, key: str, max_bytes: int) -> bytes:
         """The bytes the object had when it was opened; what a file grows by meanwhile is not read."""
+        return b"".join(self.blocks(key, max_bytes, max_bytes))
+
+    def blocks(self, key: str, max_bytes: int, block_size: int = _BLOCK) -> Iterator[bytes]:
+        """The same bytes in blocks of at most `block_size`."""
         with self._object(key) as (file, status):
             if status.st_size > max_bytes:
                 raise ObjectTooLarge(
                     f"{key} in {self.root} holds {status.st_size} bytes, more than the {max_bytes} allowed"
                 )
-            return _read(file, status.st_size)
+            rest = status.st_size
+            while rest and (block := _read(file, min(rest, block_size))):
+                yield block
+                rest -= len(block)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """At most `length` bytes from `start`, as far as the object went when it was opened."""
@@ -199,7 +234,7 @@ class _Files:
         """Up to `limit` objects in key order, looking only into the folders that `prefix` leaves possible."""
         folder, slash, stem = prefix.rpartition("/")
         found: list[ObjectInfo] = []
-        if slash and not _is_key(folder):
+        if slash and not is_key(folder):
             return found
         with (
             suppress(FileNotFoundError, NotADirectoryError),
@@ -225,7 +260,7 @@ class _Files:
             names = sorted(
                 entry.name + "/" * entry.is_dir(follow_symlinks=False)
                 for entry in entries
-                if entry.name.startswith(stem) and _is_key(base + entry.name)
+                if entry.name.startswith(stem) and is_key(base + entry.name)
             )
         for name in names:
             if len(found) >= limit:
@@ -278,11 +313,12 @@ class _Files:
                 raise ObjectMissing(f"there is no object {key} in {self.root}, only a folder or special file")
             yield file, status
 
-    def _fill(self, temp: str, temps: int, data: bytes) -> None:
+    def _fill(self, temp: str, temps: int, data: Iterable[bytes]) -> None:
         with _opened(os.open(temp, _TEMP_FLAGS, 0o666, dir_fd=temps)) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
+            for block in data:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
             self._sync(file)
 
     def _sweep(self, temps: int) -> None:
@@ -311,12 +347,16 @@ def _opened(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _is_key(text: str) -> bool:
-    try:
-        check_key(text)
-    except StorageError:
-        return False
-    return True
+def _refuse_if(abandoned: threading.Event) -> None:
+    """Nobody waits any more: what follows is seen by nobody and ends the copy."""
+    if abandoned.is_set():
+        raise StorageError("the deadline passed while the object was copied")
+
+
+def _file_blocks(file: int, abandoned: threading.Event) -> Iterator[bytes]:
+    while block := os.read(file, _BLOCK):
+        _refuse_if(abandoned)
+        yield block
 
 
 def _link(temp: str, temps: int, name: str, folder: int) -> bool:

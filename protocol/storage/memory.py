@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
 from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
+from protocol.storage.files import IncomingFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class _Object:
 
 
 class MemoryStore(Store):
-    """One bucket in a dictionary. Nothing in it waits, so only a deadline of zero or less can expire."""
+    """One bucket in a dictionary. Nothing in it waits but for a file, so only a deadline of zero or less can expire."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         """Make an empty bucket; `now` (unix seconds) stamps `ObjectInfo.modified`."""
@@ -53,6 +56,26 @@ class MemoryStore(Store):
         if start < 0 or length < 0:
             raise ValueError(f"a range starts at {start} and is {length} long; neither may be negative")
         return self._object(key, deadline).data[start : start + length]
+
+    async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Write the object to `target`; its BLAKE3 digest."""
+        data = await self.get(key, max_bytes=max_bytes, deadline=deadline)
+
+        def write() -> bytes:
+            with IncomingFile(target) as file:
+                file.write(data)
+                return file.place()
+
+        return await asyncio.to_thread(write)
+
+    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Store the bytes of `source`."""
+        _check(key, deadline)
+        try:
+            data = await asyncio.to_thread(source.read_bytes)
+        except OSError as error:
+            raise StorageError(f"cannot store {key}: {source} cannot be read: {error.strerror}") from error
+        await self.put(key, data, deadline=deadline)
 
     async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
         """Size and time of one object, or None."""

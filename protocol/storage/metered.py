@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store
 from protocol.storage.locations import Buckets
@@ -46,6 +48,17 @@ class MeteredStore(Store):
         self._meter.down += len(data)
         return data
 
+    async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Count what arrived."""
+        digest = await self._store.download(key, target, max_bytes=max_bytes, deadline=deadline)
+        self._meter.down += await _size(target)
+        return digest
+
+    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Count and store."""
+        await self._store.upload(key, source, deadline=deadline)
+        self._meter.up += await _size(source)
+
     async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
         """No body, nothing to count."""
         return await self._store.head(key, deadline=deadline)
@@ -65,6 +78,10 @@ class MeteredStore(Store):
         await self._store.close()
 
 
+async def _size(path: Path) -> int:
+    return (await asyncio.to_thread(path.stat)).st_size
+
+
 class MeteredBuckets(Buckets):
     """Buckets whose traffic is counted together."""
 
@@ -75,3 +92,7 @@ class MeteredBuckets(Buckets):
 
     def _make(self, location: str) -> Store:
         return MeteredStore(self._behind.bucket(location), self.meter)
+
+    async def close(self) -> None:
+        """Close what is behind."""
+        await self._behind.close()

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import random
 import re
+import uuid
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
+from s3_server import RadosGateway
 
 from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage import DirectoryStore, MemoryStore, Store, check_key
+from protocol.storage import Credentials, DirectoryStore, MemoryStore, S3Store, Store, check_key, parse_location
+from protocol.storage.s3_location import S3Location
 
 CAP = 1 << 20
 SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     match request.param:
         case "memory":
             return MemoryStore()
         case "directory":
             return DirectoryStore(tmp_path / "not" / "yet" / "there", fsync=False)
+        case "s3":
+            server: RadosGateway = request.getfixturevalue("s3_server")
+            # A prefix for each test is as good as a bucket, and shows that prefixes are.
+            location = parse_location(f"s3://{server.address}/{one_bucket(server)}/{uuid.uuid4().hex}/deep")
+            assert isinstance(location, S3Location)
+            return S3Store(location, Credentials(server.access, server.secret))
         case other:
             raise AssertionError(other)
 
 
+@functools.cache
+def one_bucket(server: RadosGateway) -> str:
+    server.client().create_bucket(Bucket="behaviour")
+    return "behaviour"
+
+
 async def keys(store: Store, prefix: str = "", limit: int = 10_000) -> list[str]:
     return [info.key for info in await store.list(prefix, limit=limit)]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 class TestStore:
@@ -123,9 +145,9 @@ class TestStore:
 
     async def test_five_thousand_objects(self, store: Store) -> None:
         names = [f"run/records/{number}" for number in range(5_000)]
-        for name in names:
-            await store.put(name, b"x")
+        await asyncio.gather(*(store.put(name, b"x", deadline=60) for name in names))
         assert await keys(store, "run/") == sorted(names)
+        assert await keys(store, "run/", limit=1_001) == sorted(names)[:1_001]
         assert await keys(store, "run/records/499") == sorted(n for n in names if n.startswith("run/records/499"))
 
     async def test_delete(self, store: Store) -> None:
@@ -235,6 +257,40 @@ class TestStore:
         await store.put(key, b"x")
         assert await keys(store) == [key]
         assert await store.get(key, max_bytes=1) == b"x"
+
+    @pytest.mark.parametrize("size", [0, 1, 4 << 20, (20 << 20) + 7])
+    async def test_files_go_up_and_come_down(self, store: Store, tmp_path: Path, size: int) -> None:
+        data = random.Random(size).randbytes(size)
+        (tmp_path / "source").write_bytes(data)
+        (tmp_path / "target").write_bytes(b"replaced in one step")
+        await store.upload("a/b", tmp_path / "source")
+        info = await store.head("a/b")
+        assert info is not None
+        assert info.size == size
+        assert await store.download("a/b", tmp_path / "target", max_bytes=size) == blake3(data).digest()
+        assert (tmp_path / "target").read_bytes() == data
+        assert await store.get("a/b", max_bytes=size) == data
+        assert files_in(tmp_path) == ["source", "target"]
+
+    async def test_a_download_that_fails_leaves_nothing(self, store: Store, tmp_path: Path) -> None:
+        await store.put("a", b"12345")
+        target = tmp_path / "target"
+        with pytest.raises(ObjectTooLarge):
+            await store.download("a", target, max_bytes=4)
+        with pytest.raises(ObjectMissing):
+            await store.download("b", target, max_bytes=4)
+        with pytest.raises(StorageError, match="deadline"):
+            await store.download("a", target, max_bytes=5, deadline=0)
+        with pytest.raises(StorageError, match="No such file"):
+            await store.download("a", tmp_path / "no folder" / "target", max_bytes=5)
+        assert files_in(tmp_path) == []
+
+    async def test_a_file_that_cannot_be_read_is_not_uploaded(self, store: Store, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match=r"cannot store .*gone"):
+            await store.upload("a", tmp_path / "gone")
+        with pytest.raises(StorageError, match="legal"):
+            await store.upload("../a", tmp_path)
+        assert await store.list() == []
 
     async def test_close(self, store: Store) -> None:
         await store.put("a", b"x")

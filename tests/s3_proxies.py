@@ -1,0 +1,108 @@
+"""Bad networks and odd services between a store and the real server, so that tests meet them on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from io import BytesIO
+
+from aiohttp import ClientSession, web
+from yarl import URL
+
+_BLOCK = 1 << 16
+
+
+class CuttingProxy:
+    """Passes bytes on to a TCP port; aborts `cuts` connections that carried more than `up` or `down` bytes."""
+
+    def __init__(self, port: int, *, up: int | None = None, down: int | None = None, cuts: int = 1) -> None:
+        self._port = port
+        self._up = up
+        self._down = down
+        self._cuts_left = cuts
+        self.cuts = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Listen on a loopback port while inside; its HOST:PORT."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._pass(reader, writer))
+        self._connections.add(task)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        tasks = [
+            asyncio.create_task(self._pump(reader, back, self._up, is_up=True)),
+            asyncio.create_task(self._pump(there, writer, self._down, is_up=False)),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for one in (writer, back):
+                one.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None, *, is_up: bool
+    ) -> None:
+        passed = 0
+        while block := await reader.read(_BLOCK):
+            passed += len(block)
+            if limit is not None and passed > limit and self._cuts_left:
+                self._cuts_left -= 1
+                self.cuts += 1
+                return
+            self.bytes_up += len(block) if is_up else 0
+            self.bytes_down += 0 if is_up else len(block)
+            writer.write(block)
+            await writer.drain()
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """An HTTP(S) server on a loopback port that answers everything with `handler`; its HOST:PORT."""
+    application = web.Application(client_max_size=1 << 26)
+    application.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        host, port = runner.addresses[0][:2]
+        yield f"{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def pass_on(request: web.Request, endpoint: str, **changed: str) -> web.Response:
+    """Send a request on to the real server with some headers changed; its signature covers the original host."""
+    headers = {**request.headers, **changed}
+    async with (
+        ClientSession(auto_decompress=False) as session,
+        session.request(
+            request.method,
+            URL(endpoint + request.raw_path, encoded=True),
+            headers=headers,
+            data=BytesIO(await request.read()),
+        ) as answer,
+    ):
+        kept = {name: value for name, value in answer.headers.items() if name.lower() != "transfer-encoding"}
+        return web.Response(status=answer.status, body=await answer.read(), headers=kept)

@@ -35,7 +35,7 @@ from protocol.sampling import sample
 from protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
 from protocol.selection import select
 from protocol.spec import GauntletSpec
-from protocol.wire import ScoreRow, ScoresUsed, Seal
+from protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
 from protocol.wire.submission import associated_data
 from validator.aggregator.compose import Decision, compose
 from validator.aggregator.intake import Head, Payload
@@ -237,6 +237,7 @@ def _objects(run: Run) -> Vectors:
         "key": _object(wire.encode_key(run.miners[0], run.run_id, 0, run.key(0))),
         "seal": _object(seal_data),
         "amendment": _object(amendment),
+        "hello": _object(wire.encode_hello(_hello(run), run.miners[0])),
         "record": _object(record_data)
         | {
             "bundle": bundle.hex(),
@@ -245,6 +246,22 @@ def _objects(run: Run) -> Vectors:
         },
         "scores": _scores(run, digest),
     }
+
+
+def _hello(run: Run) -> Hello:
+    """Alice's: she mines, and whoever has no S3 client can read her bucket by HTTP."""
+    return Hello(
+        run_id=run.run_id,
+        public=run.miners[0].public,
+        round=0,
+        software="muster 1.0.0",
+        formats=(1,),
+        codecs=(1,),
+        runs=(run.run_id,),
+        prefixes=wire.PREFIXES,
+        roles=("miner",),
+        url="https://alice.example/muster",
+    )
 
 
 def _taken_in(run: Run) -> tuple[dict[bytes, Head], dict[bytes, Payload]]:

@@ -89,8 +89,8 @@ class Cast:
                 f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
             )
 
-    def spec(self, template: Template, manifest: Manifest) -> RunSpec:
-        """The run spec: the template with this cast, its seed and this text filled in.
+    def spec(self, template: Template, manifest: Manifest, block: int = 0) -> RunSpec:
+        """The run spec: the template with this cast, its seed and this text filled in; round 0 opens at `block`.
 
         Raises:
             UsageError: more participants than the run has data slots for.
@@ -100,7 +100,7 @@ class Cast:
             template,
             manifest,
             seed=self.seed,
-            block=0,
+            block=block,
             miners=tuple(miner.hotkey for miner in self.miners),
             leaders=tuple(operator.hotkey for operator in self.operators),
             owner=Identity.derive(self.seed, "owner").hotkey,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from muster import cli_bucket, cli_doctor, cli_run
+
 if TYPE_CHECKING:
     from muster.daemon import Role
 
@@ -34,15 +36,22 @@ spec_app = typer.Typer(
     help="Make and show run specs: what all participants of a run must agree on.", no_args_is_help=True
 )
 app.add_typer(spec_app, name="spec")
+cli_run.add_to(app)
+app.add_typer(cli_bucket.bucket_app, name="bucket")
+app.command()(cli_doctor.doctor)
 
-RunOption = Annotated[str | None, typer.Option("--run", help="The run's folder (it holds run.toml). [env: MUSTER_RUN]")]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="The run's folder or URL (it holds run.toml). [env: MUSTER_RUN]")
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", help="What this participant is called in the run's folder. [env: MUSTER_NAME]"),
 ]
 KeyOption = Annotated[
     Path | None,
-    typer.Option("--key-file", help="File with the hotkey's seed, 64 hexadecimal digits. [env: MUSTER_KEY_FILE]"),
+    typer.Option(
+        "--key-file", help="The hotkey: its seed in 64 hexadecimal digits, or a Bittensor file. [env: MUSTER_KEY_FILE]"
+    ),
 ]
 LocationOption = Annotated[
     str | None,
@@ -72,6 +81,15 @@ def testnet(
     adversary: Annotated[
         list[str] | None, typer.Option(help="NAME=COUNT: miners gone bad, in addition; may be repeated.")
     ] = None,
+    store: Annotated[
+        str, typer.Option(help="dir, or s3://HOST[:PORT][?tls=off]: buckets on a server whose administrator you are.")
+    ] = "dir",
+    chain: Annotated[
+        str, typer.Option(help="sqlite, or ws://HOST:PORT of a development chain on which //Alice may do anything.")
+    ] = "sqlite",
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only lay the run out and register everybody; start its daemons yourself.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole network on this machine: real processes, keys, store and chain."""
@@ -81,15 +99,20 @@ def testnet(
 
     from muster.adversaries import parse_adversaries  # noqa: PLC0415
     from muster.config import SHARED_VARIABLES, check_variables  # noqa: PLC0415
+    from muster.credentials import ADMIN_VARIABLES  # noqa: PLC0415
     from muster.testnet import Testnet, TestnetOptions  # noqa: PLC0415
     from muster.view import make_view  # noqa: PLC0415
 
-    check_variables(os.environ, SHARED_VARIABLES)
+    check_variables(os.environ, SHARED_VARIABLES | ADMIN_VARIABLES)
     path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     options = TestnetOptions(
-        preset, miners, validators, rounds, seed, path, parse_adversaries(adversary or []), time.time()
+        preset, miners, validators, rounds, seed, path, parse_adversaries(adversary or []), time.time(), store, chain
     )
     with make_view(Console(), as_json) as view:
+        if prepare:
+            run = asyncio.run(Testnet(options, view).prepare())
+            view.note(f"the run is laid out; start its daemons with --run {run.path}")
+            return
         summary = asyncio.run(Testnet(options, view).run())
     if as_json:
         typer.echo(json.dumps(summary.to_json_object()))
@@ -97,20 +120,23 @@ def testnet(
 
 @app.command()
 def audit(
-    run: Annotated[str, typer.Argument(help="The run's folder.")],
+    run: Annotated[str, typer.Argument(help="The run's folder or URL.")],
     first_round: Annotated[
         int | None,
         typer.Option("--from", min=0, help="Start at the checkpoint of this round instead of genesis."),
     ] = None,
+    chain: Annotated[
+        str | None, typer.Option(envvar="MUSTER_CHAIN", help="Your own way to the chain: endpoints, or sqlite:FILE.")
+    ] = None,
+    allow: Annotated[str, typer.Option(envvar="MUSTER_ALLOW", help="Private addresses that may be connected to.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Replay a run with no trust in anybody; fails naming the first object that is not what it must be."""
     import asyncio  # noqa: PLC0415
 
     from muster.audit import audit_run  # noqa: PLC0415
-    from muster.rundir import RunDirectory  # noqa: PLC0415
 
-    report = asyncio.run(audit_run(RunDirectory.open(run), first_round, lambda line: typer.echo(line, err=as_json)))
+    report = asyncio.run(audit_run(run, first_round, lambda line: typer.echo(line, err=as_json), chain, allow))
     if as_json:
         typer.echo(json.dumps(report.to_json_object()))
         return
@@ -203,7 +229,7 @@ def aggregator(
 
 @spec_app.command("show")
 def spec_show(
-    what: Annotated[str, typer.Argument(help="A preset's name, a template ending in .toml, or a run's folder.")],
+    what: Annotated[str, typer.Argument(help="A preset's name, a template ending in .toml, or a run's folder or URL.")],
 ) -> None:
     """Print a preset, template or run spec with what follows from it."""
     from muster.specs import describe  # noqa: PLC0415

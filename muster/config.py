@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from muster.credentials import CREDENTIAL_VARIABLES
 from protocol.errors import ConfigError
 from protocol.faults import VARIABLE as FAULTS_VARIABLE
 from protocol.spec import first_problem
@@ -29,9 +30,12 @@ SHARED_VARIABLES = frozenset({"MUSTER_THREADS", "MUSTER_LOG_LEVEL", FAULTS_VARIA
 class NodeConfig(BaseSettings):
     """The settings of a participant.
 
-    `run` is the run's folder. `name` is what it is called here; key, bucket and state follow from it unless they
-    are named. `key_file` holds the hotkey's 32-byte seed in hexadecimal. `location` is the bucket to commit.
-    `state` is a folder for what must survive a restart. `threads` are torch's; one makes a run repeatable.
+    `run` is the run's folder or URL. `name` is what it is called here; key, bucket and state follow from it unless
+    they are named. `key_file` holds the hotkey: a 32-byte seed in hexadecimal or a Bittensor hotkey file. `location`
+    is the bucket to commit. `state` is a folder for what must survive a restart; a run that is a URL is copied to its
+    subfolder `run`. `threads` are torch's; one makes a run repeatable. `chain` replaces the endpoints that the run
+    names. `allow` lists private addresses that may be connected to: hosts, HOST:PORT and networks, with commas.
+    `service` is where health, status and metrics are answered: HOST:PORT (port 0: any free one), or off.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
@@ -43,6 +47,9 @@ class NodeConfig(BaseSettings):
     state: Path | None = None
     threads: int = Field(default=1, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    service: str = "127.0.0.1:0"
+    chain: str | None = None
+    allow: str = ""
 
     @classmethod
     def settings_customise_sources(
@@ -59,14 +66,21 @@ class NodeConfig(BaseSettings):
         return init_settings, env_settings, *files
 
 
+NODE_VARIABLES = frozenset(
+    {PREFIX + name.upper() for name in NodeConfig.model_fields}
+    | {CONFIG_VARIABLE, FAULTS_VARIABLE}
+    | CREDENTIAL_VARIABLES
+)
+"""What a participant's environment may hold."""
+
+
 def load_config(flags: Mapping[str, Any], environment: Mapping[str, str]) -> NodeConfig:
     """The settings from flags (None: not given), environment and file.
 
     Raises:
         ConfigError: an unknown key, a missing or a wrong value, or a file that is not there or not TOML.
     """
-    known = {PREFIX + name.upper() for name in NodeConfig.model_fields} | {CONFIG_VARIABLE, FAULTS_VARIABLE}
-    check_variables(environment, known)
+    check_variables(environment, NODE_VARIABLES)
     path = environment.get(CONFIG_VARIABLE)
     if path and not Path(path).is_file():
         raise ConfigError(f"the configuration file {path} does not exist")

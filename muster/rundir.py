@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from muster.cast import Cast
+from muster.parts import open_buckets, open_chain
+from muster.runfile import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
 from node.corpus import build_corpus
 from protocol.chain.base import Chain
 from protocol.chain.sqlite import SqliteChain
 from protocol.errors import ConfigError, StorageError
 from protocol.history import SpecHistory
-from protocol.spec import HEX32, RunSpec, Template, first_problem
-from protocol.storage import Buckets, DirectoryBuckets
+from protocol.spec import RunSpec, Template
+from protocol.storage import AllowList, Buckets, Credentials
 
-RUN_FILE = "run.toml"
 _SECRET_MODE = 0o600
 
 
-class RunFile(BaseModel):
-    """run.toml: what a participant needs to know to find a run; paths are relative to the file."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A prefix on the network that holds a run: its location, and the key prefix of its text there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    run_id: Annotated[str, Field(pattern=f"^{HEX32}$")]
-    spec: str = "spec.json"
-    data: str = "data"
-    store: str = "buckets"
-    chain: str = "chain.sqlite"
+    location: str
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """A run on this machine's file system."""
+    """A run as this machine sees it: a folder with run.toml and what local participants keep.
+
+    `source` is where the folder was copied from, None for a run that lives here; the text of a copied run may still
+    have to be fetched (`muster.runs.fetch_text`).
+    """
 
     path: Path
     file: RunFile
     history: SpecHistory
+    source: Source | None = None
 
     @classmethod
     def open(cls, run: str) -> RunDirectory:
@@ -51,16 +49,12 @@ class RunDirectory:
         """
         path = Path(run).absolute()
         try:
-            file = RunFile.model_validate(tomllib.loads((path / RUN_FILE).read_text()))
+            file = RunFile.from_bytes((path / RUN_FILE).read_bytes(), str(path / RUN_FILE))
             spec = RunSpec.from_bytes((path / file.spec).read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(f"no run at {run}: {error.filename} does not exist") from error
         except OSError as error:
             raise ConfigError(f"the run at {run} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path / RUN_FILE} is not valid TOML: {error}") from error
-        except ValidationError as error:
-            raise ConfigError(f"{path / RUN_FILE}: {first_problem(error)}") from error
         history = SpecHistory.of(spec)
         if history.run_id.hex() != file.run_id:
             raise ConfigError(f"{path / file.spec} is the spec of another run than {path / RUN_FILE} names")
@@ -76,17 +70,40 @@ class RunDirectory:
         """The HTML report."""
         return self.path / "report.html"
 
-    def chain(self) -> Chain:
-        """A client of the run's chain."""
-        return SqliteChain(self.path / self.file.chain)
+    @property
+    def on_network(self) -> bool:
+        """Whether everybody's bucket is where he committed it, rather than a folder."""
+        return self.file.store == NETWORK
 
-    def buckets(self) -> Buckets:
-        """Everybody's buckets."""
-        return DirectoryBuckets(self.path / self.file.store)
+    def chain(self, override: str | None = None) -> Chain:
+        """A client of the run's chain; `override` is the setting `chain`.
+
+        Raises:
+            ConfigError: the chain is a file of another machine, or the override is for another kind of chain.
+        """
+        return open_chain(self.file, self._base, override)
+
+    def buckets(self, own: str | None = None, credentials: Credentials | None = None, allow: str = "") -> Buckets:
+        """Everybody's buckets; `own` is the location to open with the write `credentials`, `allow` the setting.
+
+        Raises:
+            ConfigError: the buckets are folders on another machine, or `allow` is not valid.
+        """
+        allowed = [allow, *(self.file.allow if self.source is None else ())]
+        return open_buckets(self.file, self._base, own, credentials, AllowList.parse(",".join(allowed)))
+
+    @property
+    def _base(self) -> Path | None:
+        return self.path if self.source is None else None
+
+    @property
+    def keys(self) -> Path:
+        """The folder of local participants' secrets."""
+        return self.path / "keys"
 
     def key(self, name: str) -> Path:
-        """Where a local participant's hotkey seed is."""
-        return self.path / "keys" / f"{name}.key"
+        """Where a local participant's hotkey is."""
+        return self.keys / f"{name}.key"
 
     def state(self, name: str) -> Path:
         """What a local participant keeps for itself."""
@@ -101,8 +118,28 @@ class RunDirectory:
         return self.path / "logs" / f"{name}.log"
 
 
-def create(path: Path, template: Template, cast: Cast, files: list[Path] | None, block_seconds: float) -> RunDirectory:
-    """Lay out a new local run: text, spec, chain, keys.
+def check_empty(path: Path) -> None:
+    """Raise StorageError if there is something in a folder (or in its place) that a new run must not mix with."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error
+    if taken:
+        raise StorageError(f"{path} is not empty; name another directory or remove it")
+
+
+def create(
+    path: Path,
+    template: Template,
+    cast: Cast,
+    files: list[Path] | None,
+    block_seconds: float,
+    ground: RunFile | None = None,
+    block: int = 0,
+) -> RunDirectory:
+    """Lay out a new run: text, spec, keys, and the parts that are local.
+
+    `ground` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
 
     Raises:
         StorageError: the folder cannot be written or holds something already.
@@ -111,20 +148,21 @@ def create(path: Path, template: Template, cast: Cast, files: list[Path] | None,
     cast.check_fits(template)  # before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise StorageError(f"{path} is not empty; name another directory or remove it")
-        for folder in ("keys", "logs", "state", "buckets"):
+        check_empty(path)
+        file = ground or RunFile(run_id=NO_RUN)
+        for folder in ("keys", "logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()
         manifest = build_corpus(files, path / "data", template.data.window)
-        spec = cast.spec(template, manifest)
+        spec = cast.spec(template, manifest, block)
         (path / "spec.json").write_bytes(spec.canonical())
         for member in cast.members:
             key = path / "keys" / f"{member.name}.key"
             key.touch(mode=_SECRET_MODE)
             key.write_text(member.seed.hex() + "\n")
-        genesis = cast.chain_genesis(spec.data.slots)
-        SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
-        (path / RUN_FILE).write_text(tomli_w.dumps(RunFile(run_id=spec.run_id().hex()).model_dump()))
+        if file.chain != BITTENSOR:
+            genesis = cast.chain_genesis(spec.data.slots)
+            SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
+        (path / RUN_FILE).write_bytes(file.model_copy(update={"run_id": spec.run_id().hex()}).to_bytes())
     except OSError as error:
         raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error
     return RunDirectory.open(str(path))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from muster.cast import fill_template
-from muster.rundir import RUN_FILE, RunDirectory
+from muster.rundir import RunDirectory
+from muster.runfile import RUN_FILE
+from muster.runs import is_url, open_run
 from node.corpus import build_corpus
 from protocol.errors import StorageError
 from protocol.identity import public_of
@@ -55,7 +58,9 @@ def describe(what: str) -> str:
         ConfigError: there is no such thing.
     """
     template: Template
-    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
+    if is_url(what):
+        template = asyncio.run(open_run(what)).history.genesis
+    elif (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
         template = RunDirectory.open(what).history.genesis
     else:
         template = load_template(what)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def hello(run_id: bytes) -> str:
+    """What a participant says of itself."""
+    return f"{run_id.hex()}/hello"
+
+
 def submission(run_id: bytes, round_: int) -> str:
     """A peer's header and ciphertext."""
     return f"{run_id.hex()}/submissions/{round_:08d}.sub"

@@ -45,6 +45,7 @@ class Type(IntEnum):
     SEAL = 3
     RECORD = 4
     AMENDMENT = 5
+    HELLO = 6
 
     @property
     def tag(self) -> bytes:

@@ -66,6 +66,7 @@ def test_every_object_is_signed() -> None:
         "seal": lambda data: wire.decode_seal(data, run_id),
         "record": lambda data: wire.decode_record(data, run_id, len(VECTORS["layout"]["tensors"])),
         "amendment": lambda data: wire.decode_amendment(data, run_id),
+        "hello": lambda data: wire.decode_hello(data, run_id),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():

@@ -1,0 +1,84 @@
+"""The real parts behind a run.toml: which chain client and which buckets its words stand for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from muster.runfile import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
+from protocol.chain.base import Chain
+from protocol.chain.sqlite import SqliteChain
+from protocol.errors import ConfigError
+from protocol.storage import (
+    AllowList,
+    Buckets,
+    Credentials,
+    DirectoryBuckets,
+    NetworkBuckets,
+    Store,
+    parse_location,
+)
+
+
+def open_chain(file: RunFile, base: Path | None, override: str | None = None) -> Chain:
+    """A client of the run's chain.
+
+    `base` is the folder a `sqlite:` path is relative to, None for a run that was fetched: then only `override` (the
+    setting `chain`: `sqlite:FILE`, or endpoints separated by commas) may name a file.
+
+    Raises:
+        ConfigError: the run's chain is a file of another machine, or the override is for another kind of chain.
+    """
+    if override is not None and override.startswith(SQLITE):
+        return SqliteChain(Path(override.removeprefix(SQLITE)))
+    if file.chain == BITTENSOR:
+        # The SDK takes seconds to import, and local runs never need it.
+        from protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
+
+        assert file.netuid is not None
+        endpoints = tuple(filter(None, (override or "").split(","))) or file.endpoints
+        return BittensorChain(endpoints, file.netuid)
+    if override is not None:
+        raise ConfigError(f"chain = {override!r} does not go with a run whose chain is {file.chain}")
+    if base is None:
+        raise ConfigError(
+            "the run's chain is a file on its publisher's machine; name yours with the setting chain = 'sqlite:FILE'"
+        )
+    return SqliteChain(base / file.chain.removeprefix(SQLITE))
+
+
+def open_buckets(
+    file: RunFile,
+    base: Path | None,
+    own: str | None = None,
+    credentials: Credentials | None = None,
+    allow: AllowList | None = None,
+) -> Buckets:
+    """Everybody's buckets; `own` opens with the write `credentials`, every other with what its location carries.
+
+    Raises:
+        ConfigError: the buckets are folders on another machine.
+    """
+    if file.store == NETWORK:
+        return NetworkBuckets(own, credentials, allow=allow or AllowList())
+    if base is None:
+        raise ConfigError("the run's buckets are folders on its publisher's machine; it cannot be joined from here")
+    return DirectoryBuckets(base / file.store.removeprefix(FOLDERS))
+
+
+@asynccontextmanager
+async def open_location(location: str, allow: str = "", credentials: Credentials | None = None) -> AsyncIterator[Store]:
+    """What is at a location that a person gave, whose host is allowed therefore; `credentials` are for writing.
+
+    Raises:
+        ConfigError, StorageError: the setting `allow` or the location is not valid.
+    """
+    where = parse_location(location)
+    allowed = AllowList.parse(allow).with_host(where.connect_host, where.port)
+    own = location if credentials is not None else None
+    buckets = NetworkBuckets(own, credentials, allow=allowed)
+    try:
+        yield buckets.bucket(location)
+    finally:
+        await buckets.close()

@@ -1,0 +1,113 @@
+"""Hellos: each participant says on start what it runs, and a leader tells its operator who cannot follow it.
+
+Nothing here decides anything: a hello that is missing, damaged or boastful changes no round.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterable
+
+from node.participant import Surroundings
+from protocol import paths, wire
+from protocol.chain.base import Chain
+from protocol.errors import ChainError, StorageError, WireError
+from protocol.identity import public_of
+from protocol.spec import RunSpec
+from protocol.storage import Buckets, Store
+from protocol.wire import Hello
+from protocol.wire.envelope import FORMAT
+from protocol.wire.submission import CODEC
+
+log = logging.getLogger(__name__)
+
+VERSION = importlib.metadata.version("muster")
+"""The release that is installed; read once, because it is looked up on disk."""
+
+DEADLINE = 10.0
+"""Seconds for one hello: nobody waits for it."""
+PERIOD = 50
+"""Blocks between two looks at the hellos that are still missing."""
+
+
+def make_hello(run_id: bytes, public: bytes, round_: int, roles: Iterable[str]) -> Hello:
+    """What a participant of this release says of itself."""
+    return Hello(
+        run_id=run_id,
+        public=public,
+        round=round_,
+        software=f"muster {VERSION}",
+        formats=(FORMAT,),
+        codecs=tuple(CODEC),
+        runs=(run_id,),
+        prefixes=wire.PREFIXES,
+        roles=tuple(sorted(roles)),
+    )
+
+
+async def publish_hello(surroundings: Surroundings, run_id: bytes, round_: int, roles: Iterable[str]) -> None:
+    """Write the participant's hello into its bucket; a store that refuses is logged, nobody needs a hello."""
+    identity = surroundings.identity
+    data = wire.encode_hello(make_hello(run_id, identity.public, round_, roles), identity)
+    try:
+        await surroundings.bucket.put(paths.hello(run_id), data, deadline=DEADLINE)
+    except StorageError as error:
+        log.warning("this participant's hello could not be written: %s", error)
+
+
+async def read_hello(store: Store, run_id: bytes, public: bytes) -> Hello:
+    """The hello in a peer's bucket.
+
+    Raises:
+        StorageError: there is none, or it is not to be had.
+        WireError: it is not valid, or (`hello_signer`) somebody else's.
+    """
+    data = await store.get(paths.hello(run_id), max_bytes=wire.MAX_HELLO_BYTES, deadline=DEADLINE)
+    hello, _ = wire.decode_hello(data, run_id)
+    if hello.public != public:
+        raise WireError("hello_signer", "the hello in this bucket is another hotkey's")
+    return hello
+
+
+def incompatibility(hello: Hello, spec: RunSpec) -> str | None:
+    """Why who says this cannot take part in a run of `spec` with this release, None where nothing speaks against it."""
+    if FORMAT not in hello.formats:
+        return f"it reads the wire formats {list(hello.formats)}, not {FORMAT}"
+    if spec.sparse.codec not in hello.codecs:
+        return f"it reads the codecs {list(hello.codecs)}, not {spec.sparse.codec}"
+    return None
+
+
+async def watch_hellos(chain: Chain, buckets: Buckets, run_id: bytes, spec: RunSpec, own: str) -> None:
+    """Read each peer's hello once and log who is not compatible; runs until cancelled.
+
+    `own` is the hotkey that need not be read. A peer that commits another bucket is read again; one whose hello is
+    not there, or not to be had, is asked again after `PERIOD` blocks. A chain that fails ends the watch: who takes
+    part will say so.
+    """
+    try:
+        await _watch(chain, buckets, run_id, spec, own)
+    except ChainError as error:
+        log.warning("the peers' hellos are not read any more: %s", error)
+
+
+async def _watch(chain: Chain, buckets: Buckets, run_id: bytes, spec: RunSpec, own: str) -> None:
+    read: dict[str, str] = {}
+    height = -1
+    while True:
+        height = (await chain.next_block(height)).number + PERIOD - 1
+        for peer in (await chain.snapshot()).peers:
+            if peer.location is None or peer.hotkey == own or read.get(peer.hotkey) == peer.location:
+                continue
+            try:
+                store = buckets.bucket(peer.location)
+                complaint = incompatibility(await read_hello(store, run_id, public_of(peer.hotkey)), spec)
+            except StorageError as error:
+                log.debug("the hello of %s is not to be had: %s", peer.hotkey, error)
+                continue
+            except WireError as error:
+                complaint = f"its hello is not valid ({error})"
+            read[peer.hotkey] = peer.location
+            if complaint is not None:
+                log.warning("%s may not be able to follow this run: %s", peer.hotkey, complaint)

@@ -1,0 +1,247 @@
+"""The questions of the study, as runs: what must be played, in stages that build on what earlier ones found.
+
+A stage is a pure function of the results so far. The first tune every method with as many candidates as any other, on
+a seed of their own; the next tune what depends on those winners; the last answer the questions with the winners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.convergence.results import Row
+from benchmarks.convergence.variant import Method, Optimizer, Values, Variant
+from kernels import Rule
+
+TUNING_SEED = 100
+"""No reported run has it, so no reported loss was chosen for being low."""
+SEEDS = (0, 1, 2)
+
+Rows = Mapping[Variant, Row]
+Stage = Callable[[Rows], list[Variant]]
+
+NESTEROV = 0.9
+"""DiLoCo's own (arXiv 2311.08105)."""
+
+RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.7e-3, 8e-3, 11.3e-3)
+"""Inner learning rates of methods with nothing else to tune: factors of √2."""
+COARSE_RATES: Mapping[Optimizer, tuple[float, ...]] = {
+    "adamw": (1e-3, 2e-3, 4e-3, 8e-3),
+    "muon": (2e-3, 4e-3, 8e-3, 16e-3),
+}
+"""Inner learning rates of methods that have an outer one too; times two of those, as many candidates."""
+OUTER_RATES: Mapping[Method, tuple[float, ...]] = {"sparse": (0.7, 1.0), "diloco": (0.3, 0.5)}
+
+ROUNDS_OF_MANY = 32
+"""Rounds of the runs with many peers: enough to compare rules, and what they cost."""
+BATCH_OF = {4: 4, 8: 2, 16: 1, 32: 1}
+"""Windows of an inner step by peers: 16 of all together, and 32 where one each is more."""
+RULE_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
+    "mean": (0.5, 1.0, 2.0, 4.0),
+    "sender_mean": (0.125, 0.25, 0.5, 1.0),
+    "damped_mean": (0.25, 0.5, 1.0, 2.0),
+}
+"""Candidates of a rule's α, factors of two: the less it moves an entry that few list, the more α a rule can take."""
+ATTACKED_PEERS = 8
+MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
+SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
+VALUES: tuple[Values, ...] = ("2bit", "8bit", "exact")
+KEPT = (16, 32, 64, 128, 256)
+INNER_STEPS = (5, 15, 30, 60, 120)
+DECAYS = (0.0, 0.9, 0.95, 0.99, 1.0)
+ABSENCES = (0.1, 0.25, 0.5)
+LOSS = 0.25
+QUICK_ROUNDS = 24
+QUICK_RATES = (1e-3, 2e-3, 4e-3)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to play, stage by stage."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+
+def best(rows: Rows, candidates: Iterable[Variant]) -> Variant:
+    """The candidate with the lowest final loss; of equals the first.
+
+    Raises:
+        KeyError: one of them has not been played.
+    """
+    return min(candidates, key=lambda variant: rows[variant].final)
+
+
+def seeded(variants: Iterable[Variant], seeds: Sequence[int] = SEEDS) -> list[Variant]:
+    """Every variant with every seed, each once, in order."""
+    return list(dict.fromkeys(replace(variant, seed=seed) for variant in variants for seed in seeds))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to train: a method with an inner optimizer."""
+
+    method: Method
+    optimizer: Optimizer = "adamw"
+
+    def candidates(self) -> list[Variant]:
+        """What it is tuned over: as many candidates for every way."""
+        base = Variant(method=self.method, optimizer=self.optimizer, seed=TUNING_SEED)
+        if self.method not in OUTER_RATES:
+            return [replace(base, lr=lr) for lr in RATES]
+        if self.method == "diloco":
+            base = replace(base, outer_momentum=NESTEROV)
+        return [
+            replace(base, lr=lr, alpha=alpha)
+            for lr in COARSE_RATES[self.optimizer]
+            for alpha in OUTER_RATES[self.method]
+        ]
+
+    def tuned(self, rows: Rows) -> Variant:
+        """Its best candidate, on seed 0."""
+        return replace(best(rows, self.candidates()), seed=0)
+
+
+SINGLE, DDP, DILOCO, SPARSE = Way("single"), Way("ddp"), Way("diloco"), Way("sparse")
+DILOCO_MUON, SPARSE_MUON = Way("diloco", "muon"), Way("sparse", "muon")
+WAYS = (SINGLE, DDP, DILOCO, SPARSE, DILOCO_MUON, SPARSE_MUON)
+
+Table = dict[str, Variant]
+"""What a row of a table is called → its variant, on seed 0; every one is played with all of `SEEDS`."""
+
+
+def frontier(rows: Rows) -> Table:
+    """1: loss against bytes, for methods and for how much of a pseudo-gradient is sent, and how exactly."""
+    sparse = SPARSE.tuned(rows)
+    table = {way.method: way.tuned(rows) for way in (SINGLE, DDP, DILOCO)}
+    return table | {f"k={k} {values}": replace(sparse, k=k, values=values) for k in KEPT for values in VALUES}
+
+
+def _many(rows: Rows, rule: Rule, peers: int) -> Variant:
+    """SparseLoCo with more peers; the larger runs have fewer rounds."""
+    tuned = SPARSE.tuned(rows)
+    return replace(tuned, rule=rule, peers=peers, batch=BATCH_OF[peers], rounds=ROUNDS_OF_MANY)
+
+
+def rule_candidates(rows: Rows, rule: Rule, peers: int) -> list[Variant]:
+    """What α of a rule is tuned over for a number of peers."""
+    base = replace(_many(rows, rule, peers), seed=TUNING_SEED)
+    return [replace(base, alpha=alpha) for alpha in RULE_ALPHAS[rule]]
+
+
+def _ruled(rows: Rows, rule: Rule, peers: int) -> Variant:
+    return replace(best(rows, rule_candidates(rows, rule, peers)), seed=0)
+
+
+def rules(rows: Rows) -> Table:
+    """2a: the outer rules at their own best α, by number of peers."""
+    return {f"{rule} R={peers}": _ruled(rows, rule, peers) for rule in RULE_ALPHAS for peers in BATCH_OF}
+
+
+def attacks(rows: Rows) -> Table:
+    """2b: what one attacker among eight honest peers does to each rule, without and with the scale cap."""
+    return {
+        f"{rule} cap={cap:g}{' attacked' if attackers else ''}": replace(
+            _ruled(rows, rule, ATTACKED_PEERS), scale_cap=cap, attackers=attackers
+        )
+        for rule in RULE_ALPHAS
+        for cap in (0.0, Variant().scale_cap)
+        for attackers in (0, 1)
+    }
+
+
+def horizons(rows: Rows) -> Table:
+    """3a: H at equal tokens, for the dense and the sparse method."""
+    tokens = Variant().rounds * Variant().steps
+    return {
+        f"{way.method} H={steps}": replace(way.tuned(rows), steps=steps, rounds=tokens // steps)
+        for way in (DILOCO, SPARSE)
+        for steps in INNER_STEPS
+    }
+
+
+def momentum_candidates(rows: Rows) -> list[Variant]:
+    """What α is tuned over where the aggregate goes through Nesterov's momentum."""
+    base = replace(SPARSE.tuned(rows), seed=TUNING_SEED, outer_momentum=NESTEROV)
+    return [replace(base, alpha=alpha) for alpha in MOMENTUM_ALPHAS]
+
+
+def sign_candidates(rows: Rows) -> list[Variant]:
+    """What α is tuned over where only the aggregate's sign counts."""
+    base = replace(SPARSE.tuned(rows), seed=TUNING_SEED, sign=True)
+    return [replace(base, alpha=alpha) for alpha in SIGN_ALPHAS]
+
+
+def ablations(rows: Rows) -> Table:
+    """3b: what each part of SparseLoCo is worth."""
+    sparse = SPARSE.tuned(rows)
+    return {
+        **{f"β={beta:g}": replace(sparse, beta=beta) for beta in DECAYS},
+        "random entries": replace(sparse, selection="randomk"),
+        "no error feedback": replace(sparse, error_feedback=False),
+        "outer momentum": replace(best(rows, momentum_candidates(rows)), seed=0),
+        "sign of the aggregate": replace(best(rows, sign_candidates(rows)), seed=0),
+    }
+
+
+def churn(rows: Rows) -> Table:
+    """4: peers that come late, stay away, do less, or whose submissions are lost."""
+    sparse = SPARSE.tuned(rows)
+    return {
+        "all present": sparse,
+        **{f"absence {absence:.0%}": replace(sparse, absence=absence) for absence in ABSENCES},
+        "half join late": replace(sparse, late=True),
+        "uneven work": replace(sparse, uneven=True),
+        f"lost {LOSS:.0%}, committed when accepted": replace(sparse, loss=LOSS),
+        f"lost {LOSS:.0%}, committed always": replace(sparse, loss=LOSS, commit="always"),
+    }
+
+
+def optimizers(rows: Rows) -> Table:
+    """5: AdamW against Muon inside, with and without compression."""
+    return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)}
+
+
+QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
+    "frontier": frontier,
+    "rules": rules,
+    "attacks": attacks,
+    "horizons": horizons,
+    "ablations": ablations,
+    "churn": churn,
+    "optimizers": optimizers,
+}
+
+
+def _tune(_rows: Rows) -> list[Variant]:
+    return [variant for way in WAYS for variant in way.candidates()]
+
+
+def _tune_parts(rows: Rows) -> list[Variant]:
+    tuned = [variant for rule in RULE_ALPHAS for peers in BATCH_OF for variant in rule_candidates(rows, rule, peers)]
+    return tuned + momentum_candidates(rows) + sign_candidates(rows)
+
+
+def _answer(rows: Rows) -> list[Variant]:
+    return seeded(variant for question in QUESTIONS.values() for variant in question(rows).values())
+
+
+def main_effects(_rows: Rows) -> Table:
+    """What the quick plan compares: short runs at the defaults; the single worker at the best of three rates."""
+    sparse = Variant(rounds=QUICK_ROUNDS)
+    return {
+        "sparse": sparse,
+        "random entries": replace(sparse, selection="randomk"),
+        "no error feedback": replace(sparse, error_feedback=False),
+        "exact values": replace(sparse, values="exact"),
+        **{f"single lr={lr:g}": Variant(method="single", rounds=QUICK_ROUNDS, lr=lr) for lr in QUICK_RATES},
+    }
+
+
+def _effects(rows: Rows) -> list[Variant]:
+    return seeded(main_effects(rows).values())
+
+
+FULL = Plan("full", (_tune, _tune_parts, _answer))
+QUICK = Plan("quick", (_effects,))
+PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, QUICK)}

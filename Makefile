@@ -2,6 +2,7 @@
 #
 #   make testnet ARGS="--miners 6 --adversary noise=1"
 #   make test PYTHON=python3.12
+#   VARIANT=cuda make image ARGS=muster:cuda
 
 PYTHON ?= python3
 ARGS ?=
@@ -13,8 +14,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10 --t
 # Each worker is one process on one core; more threads would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
 
+STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.convergence
+
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night fuzz vectors clean
+.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick vectors image clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -25,6 +28,11 @@ $(VENV)/.runs: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Muster into $(VENV) (the first time this takes a minute)"
 	@$(PIP) install --editable .
+	@touch $@
+
+# What drawing needs on top of it.
+$(VENV)/.draws: $(VENV)/.runs
+	@$(PIP) install --editable '.[bench]'
 	@touch $@
 
 # What testing needs on top of it.
@@ -45,20 +53,35 @@ lint: $(VENV)/.tests  ## Style, types, the rooms' imports, declared dependencies
 	$(BIN)/deptry .
 
 test: lint  ## What every change must pass: under 10 minutes on two cores
-	$(PYTEST) -n 2 -m "not processes and not slow and not night"
-	$(PYTEST) -m "processes and not slow and not night"
+	$(PYTEST) -n 2 -m "not processes and not slow and not night and not chain"
+	$(PYTEST) -m "processes and not slow and not night and not chain"
 
-test-all: test  ## And the slow tests: under an hour
-	$(PYTEST) -m "slow and not night"
+test-all: test  ## And the slow tests, and the main effects of training: under an hour
+	$(PYTEST) -m "slow and not night and not chain"
+	$(STUDY) quick
 
 test-night: test  ## And those that take a night
-	$(PYTEST) -m "slow or night"
+	$(PYTEST) -m "(slow or night) and not chain"
+
+test-chain: $(VENV)/.tests  ## Against Bittensor's own runtime: MUSTER_TEST_CHAIN_SPEC or MUSTER_TEST_CHAIN_ENDPOINT
+	$(PYTEST) -m chain tests/chain
 
 fuzz: $(VENV)/.tests  ## Look for bytes that break the decoder, for MINUTES=30; finds stay in tests/fuzz/corpus
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_frames.py --minutes $(MINUTES)
 
+results: $(VENV)/.draws  ## Play what is missing of the convergence study (a night), and write docs/results.md from it
+	$(STUDY) run
+	$(STUDY) report
+
+results-quick: $(VENV)/.runs  ## Its main effects in three minutes; fails where one points the wrong way
+	$(STUDY) quick
+
 vectors: $(VENV)/.tests  ## Write the test vectors of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py
+
+image:  ## Build the container image with docker, podman or buildah, and run a testnet in it; ARGS="TAG ..."
+	docker/build-image $(ARGS)
+	docker/try-image $(firstword $(ARGS))
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

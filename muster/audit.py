@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from muster.rundir import RunDirectory
+from muster.runs import fetch_text, open_run
 from node import follow
 from node.checkpoint import make_checkpoint
 from node.data import TextReader
@@ -22,6 +23,7 @@ from protocol.chain.base import Chain
 from protocol.errors import AuditError, DataError, LedgerError, StorageError, UsageError, WireError
 from protocol.identity import hotkey_of
 from protocol.ledger import Tip
+from protocol.lineage import Lineage
 from protocol.scores import MAX_SCORES_BYTES, decode_scores, used
 from protocol.session import MAX_SEAL_BYTES
 from protocol.storage import Buckets, Store
@@ -69,6 +71,7 @@ class Auditor:
         self._chain = chain
         self._buckets = buckets
         self._progress = progress
+        self._lineage = Lineage()
 
     async def audit(self, first_round: int | None) -> AuditReport:
         """Replay everything from genesis, or from the checkpoint before the record of `first_round`.
@@ -125,9 +128,23 @@ class Auditor:
         return self._buckets.bucket(peer.location)
 
     async def _anchored(self, tip: Tip) -> bytes | None:
-        """The digest the leader anchored for the open round, None where the run ends here."""
-        anchors = await self._chain.anchors(tip.round)
-        return next((a.anchor.digest for a in anchors if a.hotkey == hotkey_of(tip.leader(0))), None)
+        """The digest the leader anchored for the open round, None where the run ends here.
+
+        Where the chain shows only a later anchor, the records between it and this round prove this one.
+        """
+        leader = hotkey_of(tip.leader(0))
+        shown = [seen.anchor for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
+        if not shown:
+            return None
+        at = next((anchor for anchor in shown if anchor.round == tip.round), shown[-1])
+        at = self._lineage.trace(at, tip.round)
+        store = await self._leader_store(tip)
+        while at.round > tip.round:
+            async with _naming(paths.record(tip.run_id, at.round), at.round):
+                read = await follow.fetch_record(store, tip.run_id, at.round, len(tip.layout.shapes))
+                self._lineage.take(at, *read)
+            at = self._lineage.trace(at, tip.round)
+        return at.digest
 
     async def _round(self, tip: Tip, replica: Replica, report: AuditReport) -> Tip:
         store = await self._leader_store(tip)
@@ -243,11 +260,15 @@ async def _naming(name: str, round_: int) -> AsyncIterator[None]:
         raise AuditError(f"round {round_}: {name}: {error}") from error
 
 
-async def audit_run(run: RunDirectory, first_round: int | None, progress: Progress) -> AuditReport:
-    """Audit the run in a folder."""
-    chain, buckets = run.chain(), run.buckets()
+async def audit_run(
+    run: str, first_round: int | None, progress: Progress, chain: str | None = None, allow: str = ""
+) -> AuditReport:
+    """Audit a run by its folder or URL; `chain` and `allow` are the settings."""
+    directory = await open_run(run, allow=allow)
+    await fetch_text(directory, allow)
+    client, buckets = directory.chain(chain), directory.buckets(allow=allow)
     try:
-        return await Auditor(run, chain, buckets, progress).audit(first_round)
+        return await Auditor(directory, client, buckets, progress).audit(first_round)
     finally:
-        await chain.close()
+        await client.close()
         await buckets.close()

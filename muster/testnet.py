@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from muster.cast import HONEST, Cast
 from muster.chronicle import Chronicle, Setting
+from muster.ground import FOLDERS, SQLITE, Ground, forget_administrator, make_ground
 from muster.report import write_report
-from muster.rundir import RunDirectory, create
+from muster.rundir import RunDirectory, check_empty, create
 from muster.status import RunSummary
 from muster.supervise import ChildEvent, ChildSpec, Supervisor
 from muster.view import View
@@ -41,6 +43,8 @@ class TestnetOptions:
     directory: Path
     adversaries: Mapping[str, int]
     started: float
+    store: str = FOLDERS
+    chain: str = SQLITE
 
 
 class Testnet:
@@ -52,6 +56,27 @@ class Testnet:
         self._cast = Cast.of(options.seed, options.miners, options.validators, options.adversaries)
         self._offsets: dict[str, int] = {}
 
+    async def prepare(self) -> RunDirectory:
+        """Lay the run out and register everybody, so that its daemons can be started from anywhere; starts none.
+
+        Raises:
+            MusterError: the run could not be laid out.
+        """
+        return (await self._lay_out())[0]
+
+    async def _lay_out(self) -> tuple[RunDirectory, Ground]:
+        options, template = self._options, load_template(self._options.preset)
+        self._cast.check_fits(template)  # this and the next before buckets are made
+        await asyncio.to_thread(check_empty, options.directory)
+        ground = await make_ground(options.store, options.chain, self._cast, os.environ)
+        forget_administrator()
+        run = await asyncio.to_thread(
+            create, options.directory, template, self._cast, None, BLOCK_SECONDS, ground.file, ground.block
+        )
+        await asyncio.to_thread(ground.write_keys, run.keys)
+        await self._register(run, ground)
+        return run, ground
+
     async def run(self) -> RunSummary:
         """Run to the closing record; writes the report.
 
@@ -59,13 +84,11 @@ class Testnet:
             MusterError: the run could not be laid out, or a participant cannot go on.
             RunFailed: the run ended without every honest replica holding the same root.
         """
-        template = load_template(self._options.preset)
-        run = await asyncio.to_thread(create, self._options.directory, template, self._cast, None, BLOCK_SECONDS)
-        await self._register(run)
+        run, ground = await self._lay_out()
         chronicle = Chronicle(await asyncio.to_thread(self._setting, run))
         crashes = RestartNotes(chronicle, self._view)
         async with Supervisor(crashes) as supervisor:
-            for spec in self._children(run):
+            for spec in self._children(run, ground):
                 supervisor.start(spec)
             finished = asyncio.ensure_future(supervisor.wait())
             while not finished.done():
@@ -80,13 +103,13 @@ class Testnet:
             raise RunFailed(f"the replicas do not agree on every state root; see {run.report} and {run.path}/logs")
         return summary
 
-    async def _register(self, run: RunDirectory) -> None:
+    async def _register(self, run: RunDirectory, ground: Ground) -> None:
         """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""
         chain = run.chain()
         try:
             for member in self._cast.members:
                 await chain.register(member.identity)
-                await chain.commit(member.identity, f"dir:{member.name}")
+                await chain.commit(member.identity, ground.locations[member.name])
         finally:
             await chain.close()
 
@@ -104,7 +127,7 @@ class Testnet:
             started=self._options.started,
         )
 
-    def _children(self, run: RunDirectory) -> list[ChildSpec]:
+    def _children(self, run: RunDirectory, ground: Ground) -> list[ChildSpec]:
         muster = (sys.executable, "-m", "muster")
         env = {
             # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
@@ -115,11 +138,15 @@ class Testnet:
         for operator in self._cast.operators:
             for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):
                 argv = (*muster, role, "--run", str(run.path), "--name", operator.name, *extra)
-                children.append((f"{role}-{operator.name}", argv))
+                children.append((f"{role}-{operator.name}", operator.name, argv))
         for miner in self._cast.miners:
             behaviour = () if miner.behaviour == HONEST else ("--behaviour", miner.behaviour)
-            children.append((miner.name, (*muster, "miner", "--run", str(run.path), "--name", miner.name, *behaviour)))
-        return [ChildSpec(name, argv, env, run.log(name), restart=True) for name, argv in children]
+            argv = (*muster, "miner", "--run", str(run.path), "--name", miner.name, *behaviour)
+            children.append((miner.name, miner.name, argv))
+        return [
+            ChildSpec(label, argv, env | ground.environment(name, run.keys), run.log(label), restart=True)
+            for label, name, argv in children
+        ]
 
     async def _look(self, run: RunDirectory, chronicle: Chronicle) -> None:
         """Read what the participants have written since the last look."""

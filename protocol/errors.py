@@ -7,6 +7,11 @@
     │   ├── ObjectMissing     no such object
     │   └── ObjectTooLarge    an object exceeds the cap its reader set
     ├── ChainError         5  the chain refused or could not be reached
+    │   ├── ChainUnreachable  no endpoint answers
+    │   ├── StaleChain        the endpoints that answer do not show new blocks
+    │   ├── NotRegistered     the hotkey has no slot on the subnet
+    │   ├── NotPermitted      the hotkey may not do that: no permit, too little stake, another's key
+    │   └── RateLimited       too soon or too much; the chain takes it later
     ├── LedgerError        6  a seal, record, bundle or checkpoint is not what it must be
     │   └── AuditError        the audit found the first bad object
     ├── DataError          7  the training text is missing or not the one the run pins
@@ -67,6 +72,36 @@ class ChainError(MusterError):
 
     code = "chain"
     exit_status = 5
+
+
+class ChainUnreachable(ChainError):
+    """No endpoint of the chain answers."""
+
+    code = "chain.unreachable"
+
+
+class StaleChain(ChainError):
+    """Every endpoint that answers is far behind the clock."""
+
+    code = "chain.stale"
+
+
+class NotRegistered(ChainError):
+    """The hotkey has no slot on the subnet."""
+
+    code = "chain.not_registered"
+
+
+class NotPermitted(ChainError):
+    """The hotkey may not do that: it has no permit, too little stake, or is not the owner's."""
+
+    code = "chain.not_permitted"
+
+
+class RateLimited(ChainError):
+    """Too soon or too much; the chain takes it later."""
+
+    code = "chain.rate_limited"
 
 
 class LedgerError(MusterError):

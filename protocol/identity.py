@@ -5,6 +5,7 @@ A hotkey is 32 public bytes on the wire and in sort orders, and its ss58 address
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import bittensor_core
@@ -30,9 +31,12 @@ class Identity:
         """
         if len(seed) != SEED_BYTES:
             raise IdentityError(f"a hotkey seed is {SEED_BYTES} bytes, not {len(seed)}")
-        self._pair = bittensor_core.Keypair.create_from_seed(seed)
-        self.public: bytes = bytes(self._pair.public_key)
-        self.hotkey: str = str(self._pair.ss58_address)
+        self._hold(bittensor_core.Keypair.create_from_seed(seed))
+
+    def _hold(self, pair: bittensor_core.Keypair) -> None:
+        self._pair = pair
+        self.public: bytes = bytes(pair.public_key)
+        self.hotkey: str = str(pair.ss58_address)
 
     @classmethod
     def derive(cls, seed: int, name: str) -> Identity:
@@ -52,6 +56,34 @@ class Identity:
             raise IdentityError(f"cannot read the hotkey file {path}: {error.strerror}") from error
         except ValueError as error:
             raise IdentityError(f"the hotkey file {path} must hold 64 hexadecimal digits") from error
+
+    @classmethod
+    def from_wallet(cls, path: Path) -> Identity:
+        """Read the hotkey file of a Bittensor wallet: JSON, not encrypted, with `secretSeed` or `privateKey`.
+
+        Raises:
+            IdentityError: the file cannot be read, is encrypted, holds no secret, or one of another address.
+        """
+        try:
+            held = json.loads(path.read_bytes())
+        except OSError as error:
+            raise IdentityError(f"cannot read the hotkey file {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise IdentityError(
+                f"the hotkey file {path} is not a wallet's JSON; an encrypted one must be decrypted"
+            ) from error
+        secret = (held.get("secretSeed") or held.get("privateKey")) if isinstance(held, dict) else None
+        if not isinstance(secret, str):
+            raise IdentityError(f"the hotkey file {path} holds no secretSeed and no privateKey; is it the public half?")
+        identity = cls.__new__(cls)
+        try:
+            identity._hold(bittensor_core.Keypair.create_from_private_key(secret))
+        except (ValueError, TypeError):
+            # Without the cause: its text may repeat what was read.
+            raise IdentityError(f"the secret in the hotkey file {path} is not an sr25519 key") from None
+        if held.get("ss58Address", identity.hotkey) != identity.hotkey:
+            raise IdentityError(f"the hotkey file {path} names another address than that of its secret")
+        return identity
 
     def sign(self, message: bytes) -> bytes:
         """Sign `message`; 64 bytes (sr25519 signatures are randomised, so digests never cover them)."""

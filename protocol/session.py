@@ -9,12 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from protocol import paths, wire
-from protocol.chain.base import AnchorSeen, Block, Chain
-from protocol.errors import ObjectMissing, StorageError, WireError
-from protocol.identity import hotkey_of, public_of
+from protocol.chain.base import Anchor, AnchorSeen, Block, Chain
+from protocol.errors import (
+    ChainUnreachable,
+    LedgerError,
+    ObjectMissing,
+    RateLimited,
+    StaleChain,
+    StorageError,
+    WireError,
+)
+from protocol.identity import hotkey_of
 from protocol.ledger import Tip
+from protocol.lineage import Lineage
 from protocol.round import (
     Event,
     Instruction,
@@ -83,6 +93,7 @@ class Session:
         self._chain = chain
         self._buckets = buckets
         self._seal: Seal | None = None
+        self._lineage = Lineage()
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied, or until cancelled."""
@@ -118,7 +129,7 @@ class Session:
         return head
 
     async def _execute(self, instruction: Instruction, head: Block) -> bool:
-        """Do what the machine says; False where the store failed and it must be tried again."""
+        """Do what the machine says; False where store or chain did not take it and it must be tried again."""
         me = self._participant
         try:
             match instruction:
@@ -129,7 +140,7 @@ class Session:
                 case Instruction.PUBLISH_KEY:
                     assert self._seal is not None
                     await me.publish_key(self._seal)
-        except StorageError as error:
+        except (StorageError, RateLimited, ChainUnreachable, StaleChain) as error:
             log.warning("%s failed and will be tried again: %s", instruction.name.lower(), error)
             return False
         return True
@@ -145,15 +156,34 @@ class Session:
         return []
 
     async def _applied(self) -> bool:
-        """Apply the first anchored record of the open round that is valid, in chain order."""
+        """Apply the first anchored record of the open round that is valid, in chain order.
+
+        Where the chain shows only a later anchor of the leader, that one proves the open round's record.
+        """
         me, tip = self._participant, self._participant.tip
-        for anchor in await self._chain.anchors(tip.round):
-            if public_of(anchor.hotkey) != tip.leader(0):
-                continue
-            store = await self._store_of(anchor.hotkey)
-            if store is not None and await me.apply(anchor, store):
+        leader = hotkey_of(tip.leader(0))
+        shown = [seen for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
+        store = await self._store_of(leader) if shown else None
+        if store is None:
+            return False
+        for seen in [seen for seen in shown if seen.anchor.round == tip.round] or shown[-1:]:
+            anchor = await self._trace(seen.anchor, tip, store)
+            if anchor.round == tip.round and await me.apply(replace(seen, anchor=anchor), store):
                 return True
         return False
+
+    async def _trace(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:
+        """Read records back from an anchor to the open round's; gives up for now at one that cannot be used."""
+        at = self._lineage.trace(newest, tip.round)
+        while at.round > tip.round:
+            try:
+                data = await store.get(paths.record(tip.run_id, at.round), max_bytes=wire.MAX_BODY_BYTES)
+                self._lineage.take(at, *wire.decode_record(data, tip.run_id, len(tip.layout.shapes)))
+            except (StorageError, WireError, LedgerError) as error:
+                log.warning("the anchor of round %d cannot be followed back yet: %s", newest.round, error)
+                break
+            at = self._lineage.trace(at, tip.round)
+        return at
 
     async def _find_seal(self) -> Seal | None:
         tip = self._participant.tip

@@ -1,4 +1,4 @@
-"""The study's command: `run` plays a plan, `quick` judges the main effects, `play` repeats one run."""
+"""The study's command: `run` plays a plan, `quick` judges the main effects, `report` writes the page."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ HERE = Path(__file__).parent
 RESULTS = "results.csv"
 TEXT = HERE.parent / ".cache" / "convergence-text"
 """Where the text is written, once; git does not see it."""
+DOCS = HERE.parent.parent / "docs"
+PAGE = DOCS / "results.md"
+PICTURES = DOCS / "img"
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
 
@@ -63,6 +66,22 @@ def play(name: str) -> int:
     return 0
 
 
+def report(out: Path) -> int:
+    """Write docs/results.md and its pictures; 1 where runs of the plan are missing."""
+    from benchmarks.convergence import paper, plots  # matplotlib is wanted for nothing else
+    from benchmarks.convergence.findings import Answers
+
+    try:
+        answers = Answers(Results.read(out / RESULTS))
+    except KeyError as error:
+        print(f"the run {error.args[0].id} has not been played yet: make results", file=sys.stderr)
+        return 1
+    PAGE.write_text(paper.write(answers), encoding="utf-8")
+    for path in (PAGE, *plots.draw_all(answers, PICTURES)):
+        print(path)
+    return 0
+
+
 def main() -> int:
     """Parse the command line and do it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__)
@@ -73,6 +92,8 @@ def main() -> int:
     runs.add_argument("--out", type=Path, default=HERE, help=f"the folder of {RESULTS}")
     quicks = commands.add_parser("quick", help="play the main effects afresh; fails where one is the other way round")
     quicks.add_argument("--processes", type=int, default=2)
+    reports = commands.add_parser("report", help="write docs/results.md and its pictures from the results")
+    reports.add_argument("--out", type=Path, default=HERE, help=f"the folder of {RESULTS}")
     plays = commands.add_parser("play", help="play one run of the results again and print it")
     plays.add_argument("id")
     options = parser.parse_args()
@@ -80,6 +101,8 @@ def main() -> int:
         return play(options.id)
     if options.command == "quick":
         return quick(options.processes)
+    if options.command == "report":
+        return report(options.out)
     return run(options.plan, options.processes, options.out)
 
 

@@ -18,6 +18,7 @@ from benchmarks.convergence.plan import (
     DILOCO,
     INNER_STEPS,
     KEPT,
+    LENGTHS,
     QUESTIONS,
     RULE_ALPHAS,
     SEEDS,
@@ -25,6 +26,7 @@ from benchmarks.convergence.plan import (
     Table,
 )
 from benchmarks.convergence.variant import Variant
+from kernels import Rule
 
 SURE = 2.0
 """Standard errors beyond which a difference counts as seen."""
@@ -105,9 +107,17 @@ class Answers:
 
     def findings(self) -> list[Finding]:
         """Every expectation, in the order of the questions."""
-        return [*self._frontier(), *self._rules(), *self._horizons(), *self._ablations(), *self._churn(), *self._muon()]
+        return [
+            *self._frontier(),
+            *self._rules(),
+            *self._horizons(),
+            *self._ablations(),
+            *self._churn(),
+            *self._muon(),
+            *self._lengths(),
+        ]
 
-    def best_rule(self) -> tuple[str, dict[str, float]]:
+    def best_rule(self) -> tuple[Rule, dict[Rule, float]]:
         """The rule with the lowest mean loss over all numbers of peers, and every rule's."""
         means = {rule: fmean(self["rules", f"{rule} R={peers}"].mean for peers in BATCH_OF) for rule in RULE_ALPHAS}
         return min(means, key=lambda rule: means[rule]), means
@@ -237,6 +247,19 @@ class Answers:
                 f"{cost['muon'].signed()} against {cost['adamw'].signed()}",
                 expect_below(cost["muon"].minus(cost["adamw"])),
             ),
+        ]
+
+    def _lengths(self) -> list[Finding]:
+        short, long = (
+            self["lengths", f"sparse {rounds} rounds"].minus(self["lengths", f"ddp {rounds} rounds"])
+            for rounds in (LENGTHS[0], LENGTHS[-1])
+        )
+        return [
+            Finding(
+                f"the gap to data-parallel training closes with time ({LENGTHS[0]} to {LENGTHS[-1]} rounds)",
+                f"{short.signed()}, then {long.signed()}",
+                expect_below(long.minus(short)),
+            )
         ]
 
 

@@ -10,6 +10,7 @@ from benchmarks.convergence.findings import Answers, Finding, dense_bytes
 from benchmarks.convergence.plan import (
     BATCH_OF,
     KEPT,
+    LENGTHS,
     RULE_ALPHAS,
     SEEDS,
     TUNING_SEED,
@@ -27,7 +28,19 @@ REPORT_COMMAND = "python -m benchmarks.convergence report"
 
 def write(answers: Answers) -> str:
     """The whole page."""
-    sections = (_claim, _setting, _verdicts, _frontier, _rules, _horizons, _ablations, _churn, _optimizers, _caveats)
+    sections = (
+        _claim,
+        _setting,
+        _verdicts,
+        _frontier,
+        _rules,
+        _horizons,
+        _ablations,
+        _churn,
+        _optimizers,
+        _lengths,
+        _caveats,
+    )
     return "\n\n".join(section(answers).strip() for section in sections) + "\n"
 
 
@@ -242,6 +255,24 @@ def _optimizers(answers: Answers) -> str:
 Each tuned on its own. Muon trains the matrices inside the blocks, AdamW the rest.
 
 {_differences(answers, "optimizers", "diloco adamw")}"""
+
+
+def _lengths(answers: Answers) -> str:
+    def row(rounds: int) -> tuple[object, ...]:
+        ddp, diloco, sparse = (
+            answers["lengths", f"{method} {rounds} rounds"] for method in ("ddp", "diloco", "sparse")
+        )
+        return rounds, ddp, diloco, sparse, sparse.minus(ddp).signed(), sparse.minus(diloco).signed()
+
+    header = ("rounds", "data-parallel", "DiLoCo", "SparseLoCo", "SparseLoCo above data-parallel", "above DiLoCo")
+    return f"""## 6. Does it catch up?
+
+The gap to data-parallel training is largest early, while θ is still far from anything and every local step would want to
+know of the others. The same methods in shorter and longer runs, at the rates tuned for {Variant().rounds} rounds:
+
+{table(header, (row(rounds) for rounds in LENGTHS))}
+
+![SparseLoCo, DiLoCo and data-parallel training by length of the run](img/results-lengths.svg)"""
 
 
 def _caveats(answers: Answers) -> str:

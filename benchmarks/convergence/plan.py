@@ -51,6 +51,8 @@ INNER_STEPS = (5, 15, 30, 60, 120)
 DECAYS = (0.0, 0.9, 0.95, 0.99, 1.0)
 ABSENCES = (0.1, 0.25, 0.5)
 LOSS = 0.25
+LENGTHS = (24, 48, 144)
+"""Rounds of short, usual and long runs."""
 QUICK_ROUNDS = 24
 QUICK_RATES = (1e-3, 2e-3, 4e-3)
 
@@ -202,6 +204,15 @@ def optimizers(rows: Rows) -> Table:
     return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)}
 
 
+def lengths(rows: Rows) -> Table:
+    """6: the same three methods in shorter and longer runs, with the rates that were best for the usual one."""
+    return {
+        f"{way.method} {rounds} rounds": replace(way.tuned(rows), rounds=rounds)
+        for way in (DDP, DILOCO, SPARSE)
+        for rounds in LENGTHS
+    }
+
+
 QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
     "rules": rules,
@@ -210,6 +221,7 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "ablations": ablations,
     "churn": churn,
     "optimizers": optimizers,
+    "lengths": lengths,
 }
 
 
@@ -223,7 +235,12 @@ def _tune_parts(rows: Rows) -> list[Variant]:
 
 
 def _answer(rows: Rows) -> list[Variant]:
-    return seeded(variant for question in QUESTIONS.values() for variant in question(rows).values())
+    shorter = [question for question in QUESTIONS.values() if question is not lengths]
+    return seeded(variant for question in shorter for variant in question(rows).values())
+
+
+def _lengthen(rows: Rows) -> list[Variant]:
+    return seeded(lengths(rows).values())
 
 
 def main_effects(_rows: Rows) -> Table:
@@ -242,6 +259,6 @@ def _effects(rows: Rows) -> list[Variant]:
     return seeded(main_effects(rows).values())
 
 
-FULL = Plan("full", (_tune, _tune_parts, _answer))
+FULL = Plan("full", (_tune, _tune_parts, _answer, _lengthen))
 QUICK = Plan("quick", (_effects,))
 PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, QUICK)}

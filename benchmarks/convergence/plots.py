@@ -11,14 +11,20 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.convergence.findings import Answers, Stat
-from benchmarks.convergence.plan import BATCH_OF, INNER_STEPS, KEPT, RULE_ALPHAS, VALUES
+from benchmarks.convergence.plan import BATCH_OF, INNER_STEPS, KEPT, LENGTHS, RULE_ALPHAS, VALUES
 from benchmarks.convergence.variant import Variant
 
 _SIZE = (7.0, 4.2)
 _CAP = 3
 """Points of an error bar's ends."""
 # One file for one set of answers, to the byte: no date, no random ids.
-_STYLE = {"svg.hashsalt": "muster", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}
+_STYLE: Any = {
+    "svg.hashsalt": "muster",
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+}
 _NAMES = {"single": "one worker", "ddp": "data-parallel AdamW", "diloco": "DiLoCo", "2bit": "2-bit", "8bit": "8-bit"}
 
 
@@ -33,6 +39,7 @@ def draw_all(answers: Answers, folder: Path) -> list[Path]:
         "horizons": _horizons,
         "ablations": _ablations,
         "churn": _churn,
+        "lengths": _lengths,
     }
     paths = []
     for name, draw in pictures.items():
@@ -142,3 +149,13 @@ def _ablations(answers: Answers, axes: Any) -> None:
 
 def _churn(answers: Answers, axes: Any) -> None:
     _differences(answers, axes, "churn", "all present")
+
+
+def _lengths(answers: Answers, axes: Any) -> None:
+    for method in ("ddp", "diloco", "sparse"):
+        stats = [answers["lengths", f"{method} {rounds} rounds"] for rounds in LENGTHS]
+        _points(axes, list(LENGTHS), stats, _NAMES.get(method, "SparseLoCo, k=64"))
+    axes.set(xscale="log", xlabel="rounds of the run", ylabel="held-out loss, nat/byte")
+    axes.set_xticks(list(LENGTHS), [str(rounds) for rounds in LENGTHS])
+    axes.minorticks_off()
+    axes.legend()

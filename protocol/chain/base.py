@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from protocol.identity import Identity
 
 MAX_LOCATION = 512
-"""Bytes of a committed location (two 256-byte commitment fields on Bittensor hold it)."""
+"""Bytes of a committed location (what one commitment field on Bittensor holds at most)."""
 
 WEIGHT_MAX = 65_535
 """Weights on chain are 16-bit: the largest of a validator's weights is scaled to this."""
@@ -51,7 +51,8 @@ class Peer:
     """One registered hotkey, as of a snapshot.
 
     `stake` is in the chain's smallest unit. `permit` says whether it may validate. `incentive` sums to 1 over all
-    peers (or is 0 everywhere before the first epoch); `emission` is the total paid so far in smallest units.
+    peers (or is 0 everywhere before the first epoch). `emission` is in smallest units: on a local chain all that was
+    paid so far, on Bittensor what the last epoch paid.
     `location` is where its bucket is, None until it has committed one.
     """
 
@@ -110,25 +111,29 @@ class Chain(ABC):
     async def register(self, identity: Identity) -> int:
         """Register a hotkey and return its uid; one already registered keeps its uid.
 
-        With all slots taken the least rewarded peer outside its immunity period loses its slot.
+        With all slots taken the least rewarded peer outside its immunity period loses its slot. Where registering
+        costs money (Bittensor) nothing is registered here; the error says how to do it.
 
         Raises:
-            ChainError: refused (bad signature, every slot immune).
+            ChainError: refused (bad signature, every slot immune, it has to be paid for).
         """
 
     @abstractmethod
     async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
-        """Publish where the hotkey's bucket is and, by an aggregator, its newest anchor; overwrites both.
+        """Publish where the hotkey's bucket is and, by an aggregator, its newest anchor.
+
+        Both replace what they find; without an anchor the newest one stays.
 
         Raises:
-            ChainError: not registered, or the location is over `MAX_LOCATION` bytes.
+            ChainError: not registered, the location is over `MAX_LOCATION` bytes, or too much was committed lately.
         """
 
     @abstractmethod
     async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
-        """All anchors ever committed for a round on this machine's chain, in chain order.
+        """The anchors for `round_` or a later round that the chain still shows, in chain order.
 
-        A chain that keeps newest values only (Bittensor) returns those of them that are for this round.
+        A local chain shows its whole history. Bittensor shows each hotkey's newest anchor only; what lies between
+        it and `round_` is proven by the records' parents (`protocol.lineage`).
         """
 
     @abstractmethod

@@ -187,10 +187,10 @@ class SqliteChain(Chain):
         await self._submit(identity, Commit(location, anchor))
 
     async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
-        """All anchors ever committed for a round, in chain order."""
-        if not 0 <= round_ <= rules.MAX_INTEGER:
+        """All anchors ever committed for a round or a later one, in chain order."""
+        if round_ > rules.MAX_INTEGER:
             return ()
-        return await self._run(lambda connection, _: _read_anchors(connection, round_))
+        return await self._run(lambda connection, _: _read_anchors(connection, max(round_, 0)))
 
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
         """Replace a validator's weights."""
@@ -346,9 +346,9 @@ def _read_state(connection: sqlite3.Connection) -> ChainState:
 
 def _read_anchors(connection: sqlite3.Connection, round_: int) -> tuple[AnchorSeen, ...]:
     rows = connection.execute(
-        "SELECT hotkey, digest, block, idx FROM anchors WHERE round = ? ORDER BY block, idx", (round_,)
+        "SELECT hotkey, round, digest, block, idx FROM anchors WHERE round >= ? ORDER BY block, idx", (round_,)
     )
-    return tuple(AnchorSeen(hotkey, Anchor(round_, digest), block, index) for hotkey, digest, block, index in rows)
+    return tuple(AnchorSeen(hotkey, Anchor(of, digest), block, index) for hotkey, of, digest, block, index in rows)
 
 
 def _write_state(connection: sqlite3.Connection, before: ChainState, after: ChainState) -> None:

@@ -91,8 +91,8 @@ class VirtualChain(Chain):
         self._submit(identity, Commit(location, anchor))
 
     async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
-        """All anchors ever committed for a round, in chain order."""
-        return tuple(seen for seen in self._anchors if seen.anchor.round == round_)
+        """All anchors ever committed for a round or a later one, in chain order."""
+        return tuple(seen for seen in self._anchors if seen.anchor.round >= round_)
 
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
         """Replace a validator's weights."""

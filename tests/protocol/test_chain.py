@@ -193,7 +193,7 @@ class TestChain:
         with pytest.raises(ChainError, match="not registered"):
             await world.chain.set_weights(ALICE, {})
 
-    async def test_anchors_are_kept_in_chain_order(self, world: World) -> None:
+    async def test_anchors_of_a_round_and_later_ones_are_shown_in_chain_order(self, world: World) -> None:
         await register_all(world.chain, ALICE, BOB)
         digests = [bytes([i]) * 32 for i in range(4)]
         await world.chain.commit(BOB, "b", Anchor(1, digests[0]))
@@ -205,9 +205,11 @@ class TestChain:
         assert [(s.hotkey, s.anchor.digest, s.block, s.index) for s in seen] == [
             (BOB.hotkey, digests[0], 0, 2),
             (ALICE.hotkey, digests[1], 0, 3),
+            (ALICE.hotkey, digests[2], 0, 4),
             (BOB.hotkey, digests[3], 1, 0),
         ]
         assert [s.anchor for s in await world.chain.anchors(2)] == [Anchor(2, digests[2])]
+        assert await world.chain.anchors(-1) == await world.chain.anchors(0) == seen
         assert await world.chain.anchors(3) == await world.chain.anchors(2**70) == ()
 
     @pytest.mark.parametrize(

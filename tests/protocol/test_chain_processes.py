@@ -48,7 +48,7 @@ async def test_no_update_of_six_processes_is_lost(tmp_path: Path) -> None:
         await asyncio.to_thread(worker.join, 60)
     assert [worker.exitcode for worker in workers] == [0] * PROCESSES
 
-    seen = [anchor for i in range(CALLS) for anchor in await chain.anchors(i)]
+    seen = await chain.anchors(0)
     assert sorted((a.anchor.round, a.anchor.digest[0]) for a in seen) == [
         (i, worker) for i in range(CALLS) for worker in range(PROCESSES)
     ]

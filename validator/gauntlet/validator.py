@@ -70,7 +70,7 @@ class Validator(Follower):
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
         states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
-        late = bool(await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag))
+        late = await self._is_late(round_)
         candidates = [] if late else await self._candidates(applied)
         judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
         snapshot = await self.surroundings.chain.snapshot()
@@ -80,6 +80,12 @@ class Validator(Follower):
             log.error("the scores of round %d could not be published: %s", round_, error)
             self.note("unpublished", round=round_, problem=str(error))
         await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
+
+    async def _is_late(self, round_: int) -> bool:
+        """Whether the leader has decided already what the scores of a round could have steered."""
+        leader = hotkey_of(self._tip.leader(0))
+        later = await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag)
+        return any(seen.hotkey == leader for seen in later)
 
     async def after_apply(self, applied: Applied) -> None:
         """Measure the new θ on held-out text."""

@@ -1,0 +1,104 @@
+"""A subnet of one's own on a development chain, for a run of the testnet: //Alice may do anything there.
+
+On a public network none of this works, and nothing of it is needed: there the subnet's owner has done it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bittensor as bt
+from bittensor.sp_core import Keypair
+
+from protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints
+from protocol.chain.bittensor.runtime import Runtime
+from protocol.chain.bittensor.signing import submit
+from protocol.errors import ChainError
+
+OWNER = "//Alice"
+"""The account that development chains give money and root."""
+
+TEMPO = 20
+"""Blocks of an epoch: a testnet lasts hundreds of blocks and has to show epochs."""
+
+MAX_UIDS = 256
+"""Slots of a subnet; as many may register in one interval here."""
+
+
+async def set_up_subnet(
+    url: str,
+    members: Sequence[str],
+    stakes: Mapping[str, int],
+    *,
+    owner_uri: str = OWNER,
+    tempo: int = TEMPO,
+    weights_rate_limit: int = 0,
+    commit_reveal: bool = False,
+) -> int:
+    """Create a subnet on the development chain at `url` and return its netuid.
+
+    Args:
+        members: hotkeys to register, in uid order; the first one becomes the subnet's owner hotkey, uid 0.
+        stakes: hotkey → smallest units of TAO to stake on it, of the owner's.
+        owner_uri: the development account that is root there and pays for everything.
+        tempo: blocks of an epoch.
+        weights_rate_limit: blocks between two weights of a validator.
+        commit_reveal: whether weights are sealed until the next epoch.
+
+    Raises:
+        ChainError: the chain is no development chain of this owner's, or cannot be reached.
+    """
+    if not members:
+        raise ChainError("a subnet needs at least one member, whose hotkey owns it")
+    # A development chain may make a block only for a transaction: how old its newest one is says nothing.
+    endpoints = Endpoints([url], lambda: 0.0, asyncio.sleep)
+    owner = Keypair.create_from_uri(owner_uri)
+
+    async def send(call: Any, what: str) -> bt.ExtrinsicResult:
+        async def write(runtime: Runtime) -> bt.ExtrinsicResult:
+            return await submit(runtime, await runtime.compose(call), owner, what, final=False)
+
+        return await endpoints.ask(write, SUBMIT_SECONDS)
+
+    async def sudo(function: str, **params: Any) -> None:
+        inner = await endpoints.ask(lambda runtime: runtime.compose(("AdminUtils", function, params)))
+        await send(bt.calls.Sudo.sudo(call=inner), f"{function} by {owner_uri}")
+
+    try:
+        await sudo("sudo_set_network_rate_limit", rate_limit=0)
+        made = await send(bt.calls.SubtensorModule.register_network(hotkey=members[0]), "a new subnet")
+        netuid = _netuid(made)
+        for function, params in _hyperparameters(tempo, weights_rate_limit, commit_reveal):
+            await sudo(function, netuid=netuid, **params)
+        for hotkey in members[1:]:
+            register = bt.calls.SubtensorModule.burned_register(netuid=netuid, hotkey=hotkey)
+            await send(register, f"the registration of {hotkey}")
+        await send(bt.calls.SubtensorModule.start_call(netuid=netuid), "the start of the subnet")
+        for hotkey, amount in stakes.items():
+            stake = bt.calls.SubtensorModule.add_stake(hotkey=hotkey, netuid=netuid, amount_staked=amount)
+            await send(stake, f"the stake of {hotkey}")
+    finally:
+        await endpoints.close()
+    return netuid
+
+
+def _hyperparameters(tempo: int, rate_limit: int, commit_reveal: bool) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return (
+        ("sudo_set_tempo", {"tempo": tempo}),
+        ("sudo_set_weights_set_rate_limit", {"weights_set_rate_limit": rate_limit}),
+        ("sudo_set_min_allowed_weights", {"min_allowed_weights": 1}),
+        ("sudo_set_commit_reveal_weights_enabled", {"enabled": commit_reveal}),
+        ("sudo_set_max_registrations_per_block", {"max_registrations_per_block": MAX_UIDS}),
+        ("sudo_set_target_registrations_per_interval", {"target_registrations_per_interval": MAX_UIDS}),
+        ("sudo_set_subtoken_enabled", {"subtoken_enabled": True}),
+    )
+
+
+def _netuid(made: bt.ExtrinsicResult) -> int:
+    """The subnet's number, from the event that its registration triggered."""
+    for event in made.events:
+        if event.get("event_id") == "NetworkAdded":
+            return int(event["attributes"][0])
+    raise ChainError("the chain registered a subnet without saying its number; its runtime is not one we know")

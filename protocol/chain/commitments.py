@@ -1,0 +1,131 @@
+"""What a hotkey commits on Bittensor: where its bucket is, and after that the newest anchor it made.
+
+    field 0   the location, UTF-8
+    field 1   absent, or 0x01 ‖ round (8 bytes, LE) ‖ digest (32 bytes)
+
+A hotkey has one commitment per subnet and each write replaces it whole, so both are always written together. Fields
+come from strangers: whatever does not fit reads as nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from protocol.chain.base import MAX_LOCATION, Anchor
+from protocol.errors import ChainError
+
+MAX_RAW = 128
+"""Bytes of a `Raw` field; longer ones are `BigRaw`, of which a commitment may have one."""
+
+MAX_FIELDS = 3
+"""Fields of a commitment on Bittensor."""
+
+ANCHOR_VERSION = b"\x01"
+ROUND_BYTES = 8
+DIGEST_BYTES = 32
+ANCHOR_BYTES = len(ANCHOR_VERSION) + ROUND_BYTES + DIGEST_BYTES
+
+MIN_SPACE = 100
+"""Bytes that the chain counts for a commitment at least."""
+
+_RAW = re.compile(r"Raw\d{1,3}|BigRaw")
+
+# Existing subnets commit a Cloudflare R2 bucket as 128 characters: account (also the bucket's name), key, secret.
+_R2 = re.compile(r"([0-9a-z]{32})([0-9A-Za-z]{32})([0-9A-Za-z]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What one hotkey has committed."""
+
+    location: str | None = None
+    anchor: Anchor | None = None
+
+
+def encode(commitment: Commitment) -> tuple[bytes, ...]:
+    """The fields of a commitment.
+
+    Raises:
+        ChainError: no location, one over `MAX_LOCATION` bytes, or something that is not an anchor.
+    """
+    try:
+        location = (commitment.location or "").encode()
+    except UnicodeEncodeError as error:
+        raise ChainError("the committed location is not valid Unicode text") from error
+    if not location:
+        raise ChainError("a commitment needs the location of a bucket")
+    if len(location) > MAX_LOCATION:
+        raise ChainError(f"the committed location has {len(location)} bytes, over {MAX_LOCATION}; use a shorter prefix")
+    if commitment.anchor is None:
+        return (location,)
+    round_, digest = commitment.anchor.round, commitment.anchor.digest
+    if not 0 <= round_ < 2 ** (8 * ROUND_BYTES) or len(digest) != DIGEST_BYTES:
+        raise ChainError(f"an anchor is a round from 0 to 2^64 - 1 and a {DIGEST_BYTES}-byte digest")
+    return location, ANCHOR_VERSION + round_.to_bytes(ROUND_BYTES, "little") + digest
+
+
+def decode(fields: Sequence[bytes]) -> Commitment:
+    """What a stranger's fields say; anything else than the two parts above is as if it were absent."""
+    location = _location(fields[0]) if fields else None
+    anchor = _anchor(fields[1]) if len(fields) > 1 else None
+    return Commitment(location, anchor)
+
+
+def _location(data: bytes) -> str | None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    if not text or len(data) > MAX_LOCATION or not text.isprintable():
+        return None
+    legacy = _R2.fullmatch(text)
+    if legacy is None:
+        return text
+    account, access, secret = legacy.groups()
+    return f"s3://{access}:{secret}@{account}.r2.cloudflarestorage.com/{account}?region=auto"
+
+
+def _anchor(data: bytes) -> Anchor | None:
+    if len(data) != ANCHOR_BYTES or data[:1] != ANCHOR_VERSION:
+        return None
+    return Anchor(int.from_bytes(data[1 : 1 + ROUND_BYTES], "little"), data[1 + ROUND_BYTES :])
+
+
+def to_info(fields: Sequence[bytes]) -> dict[str, list[list[dict[str, str]]]]:
+    """Fields as the argument `info` of the chain's call `set_commitment`."""
+    named = [("BigRaw" if len(field) > MAX_RAW else f"Raw{len(field)}", field) for field in fields]
+    return {"fields": [[{name: "0x" + field.hex()} for name, field in named]]}
+
+
+def from_info(info: object) -> tuple[bytes, ...]:
+    """The fields of a commitment as it is read from the chain; a field that is no bytes (a hash, sealed) is empty."""
+    fields = info.get("fields") if isinstance(info, Mapping) else None
+    # The chain's bounded list decodes as a list in a list.
+    while isinstance(fields, Sequence) and len(fields) == 1 and isinstance(fields[0], Sequence):
+        fields = fields[0]
+    if not isinstance(fields, Sequence) or isinstance(fields, str):
+        return ()
+    return tuple(_field(field) for field in fields[:MAX_FIELDS])
+
+
+def _field(field: object) -> bytes:
+    if not isinstance(field, Mapping) or len(field) != 1:
+        return b""
+    ((name, value),) = field.items()
+    if not isinstance(name, str) or not _RAW.fullmatch(name):
+        return b""
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        return b""
+    try:
+        return bytes.fromhex(value.removeprefix("0x")) if value.startswith("0x") else value.encode()
+    except (ValueError, UnicodeEncodeError):
+        return b""
+
+
+def space(fields: Sequence[bytes]) -> int:
+    """Bytes that the chain charges a commitment against its limit per epoch."""
+    return max(MIN_SPACE, sum(len(field) for field in fields))

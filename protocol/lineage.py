@@ -1,0 +1,43 @@
+"""From the newest anchor back to the open round: a chain may show only a leader's last anchor, and that is enough.
+
+Every record names its parent's digest. So an anchor proves the record it names, that record proves the one before
+it, and so on: whoever is rounds behind reads the records backwards and knows each one's digest before it applies it.
+"""
+
+from __future__ import annotations
+
+from protocol.chain.base import Anchor
+from protocol.errors import LedgerError
+from protocol.wire import Record
+
+
+class Lineage:
+    """What records that have been read say of their parents; nothing unproven is ever in it.
+
+    It holds 40 bytes per record read, and each of them is an object that a leader published.
+    """
+
+    def __init__(self) -> None:
+        self._parents: dict[tuple[int, bytes], bytes] = {}
+
+    def trace(self, anchor: Anchor, round_: int) -> Anchor:
+        """The oldest record from `round_` on that is known to lead to `anchor`.
+
+        If that is of a later round, reading it (see `take`) is the next step back; if it is of `round_`, that
+        record is proven.
+        """
+        assert round_ <= anchor.round
+        at = anchor
+        while at.round > round_ and (at.round, at.digest) in self._parents:
+            at = Anchor(at.round - 1, self._parents[at.round, at.digest])
+        return at
+
+    def take(self, at: Anchor, record: Record, digest: bytes) -> None:
+        """Learn the parent of a record that `trace` asked for; `digest` is of the bytes that were read.
+
+        Raises:
+            LedgerError: it is another record.
+        """
+        if digest != at.digest or record.round != at.round:
+            raise LedgerError(f"the record of round {at.round} is not the one that the newest anchor leads back to")
+        self._parents[at.round, at.digest] = record.parent

@@ -1,0 +1,50 @@
+"""One chain and one subnet for the whole suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from local_chain import TEMPO, ChainAbsent, LocalChain, Subnet, local_chain
+
+from protocol.chain.bittensor import BittensorChain, set_up_subnet
+from protocol.identity import Identity
+
+TAO = 10**9
+
+
+@pytest.fixture(scope="session")
+def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
+    """A fresh subnet, one epoch old, so that who has stake has a permit."""
+    folder = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        # The SDK's caches; the genesis hash of such chains is always the same, so a shared one would mix runtimes up.
+        patch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtimes"))
+        patch.setenv("BTCLI_TOKEN_SYMBOLS_CACHE", str(folder / "symbols.json"))
+        patch.setenv("BTCLI_CONFIG", str(folder / "btcli.json"))
+        try:
+            with local_chain(folder) as chain:
+                yield asyncio.run(_set_up(chain))
+        except ChainAbsent as absent:
+            pytest.skip(str(absent))
+
+
+async def _set_up(chain: LocalChain) -> Subnet:
+    members = tuple(Identity.derive(9, name) for name in ("operator", "rival", "miner-0", "miner-1"))
+    hotkeys = [member.hotkey for member in members]
+    netuid = await set_up_subnet(chain.url, hotkeys, {hotkeys[0]: 500 * TAO, hotkeys[1]: 50 * TAO}, tempo=TEMPO)
+    client = chain.client(netuid)
+    try:
+        await chain.mine(client, TEMPO + 2)
+    finally:
+        await client.close()
+    return Subnet(chain, netuid, members)
+
+
+@pytest.fixture
+async def client(subnet: Subnet) -> AsyncIterator[BittensorChain]:
+    """A client of the subnet."""
+    chain = subnet.chain.client(subnet.netuid)
+    yield chain
+    await chain.close()

@@ -1,0 +1,66 @@
+"""The doctor's questions to Bittensor's own runtime: who may take part, and an endpoint that shows only old blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doctor_setups import diagnose_async, lay_out
+
+from muster.daemon import Role
+from muster.doctor.checks import judge_registration
+from muster.doctor.finding import Status
+from muster.doctor.network import Clock, find_member, watch_chain
+from muster.runfile import BITTENSOR, RUN_FILE
+from protocol.chain.bittensor import BittensorChain
+from protocol.errors import ChainError
+from protocol.identity import Identity
+
+pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
+
+
+async def test_blocks_are_seen_to_come(subnet: Any, client: BittensorChain) -> None:
+    async def mine() -> None:
+        while True:
+            await subnet.chain.mine(client, 1)
+
+    mining = asyncio.ensure_future(mine())
+    facts = await watch_chain(client, "the chain", Clock())
+    mining.cancel()
+    assert facts.height > 0
+    assert facts.block_seconds > 0
+
+
+async def test_members_and_strangers(subnet: Any, client: BittensorChain) -> None:
+    async def judged(identity: Identity, role: Role) -> tuple[Status, int, str]:
+        member = await find_member(client, identity.hotkey, registers_itself=False)
+        leaders = (subnet.members[0].hotkey,)
+        finding = judge_registration(member, role, leaders, subnet.netuid)
+        return finding.status, finding.exit_status, finding.fix
+
+    operator, rival, miner, _ = subnet.members
+    assert (await judged(operator, Role.AGGREGATOR))[0] is Status.OK
+    assert (await judged(rival, Role.VALIDATOR))[0] is Status.OK
+    assert (await judged(miner, Role.MINER))[0] is Status.OK
+    for who, role, fix in (
+        (miner, Role.VALIDATOR, "btcli stake add --netuid"),
+        (Identity.derive(9, "stranger"), Role.MINER, "btcli subnets register --netuid"),
+    ):
+        status, exit_status, told = await judged(who, role)
+        assert (status, exit_status) == (Status.FAIL, ChainError.exit_status)
+        assert f"{fix} {subnet.netuid}" in told
+
+
+async def test_a_stale_endpoint(subnet: Any, tmp_path: Path) -> None:
+    if not subnet.chain.ours:
+        pytest.skip("a chain that makes blocks by itself is not stale")
+    run = await asyncio.to_thread(lay_out, tmp_path / "run")
+    file = run.file.model_copy(update={"chain": BITTENSOR, "netuid": subnet.netuid, "endpoints": (subnet.chain.url,)})
+    (run.path / RUN_FILE).write_bytes(file.to_bytes())
+    findings = await diagnose_async(run.path)
+    failed = {name: found.exit_status for name, found in findings.items() if found.status is Status.FAIL}
+    assert failed == {"chain": ChainError.exit_status}
+    assert "seconds old by this machine's clock" in findings["chain"].text
+    assert findings["registration"].status is Status.SKIPPED

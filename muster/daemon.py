@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
+from importlib.metadata import version
 
 import torch
 import uvloop
@@ -17,15 +19,21 @@ import uvloop
 from muster.adversaries import miner_class
 from muster.cast import HONEST
 from muster.config import NodeConfig
+from muster.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.rundir import RunDirectory
+from muster.runs import COPY, fetch_text, open_run
 from muster.supervise import die_with_parent, supervisor_pid
 from node.data import TextReader
+from node.facts import Facts
+from node.hello import publish_hello, watch_hellos
 from node.journal import Journal
 from node.participant import Follower, Surroundings, join
+from node.service import About, Address, Service, beat, parse_address, serving
+from node.watched import WatchedBuckets
+from protocol.errors import ConfigError
 from protocol.faults import Faults
-from protocol.identity import Identity
 from protocol.session import Session
-from protocol.storage import MeteredBuckets
+from protocol.storage import Credentials, MeteredBuckets
 from validator.aggregator.aggregator import Aggregator
 from validator.gauntlet.book import Book
 from validator.gauntlet.validator import Validator
@@ -39,6 +47,14 @@ class Role(Enum):
     MINER = "miner"
     VALIDATOR = "validator"
     AGGREGATOR = "aggregator"
+
+
+_ROLES_OF = {
+    Role.MINER: (Role.MINER.value,),
+    Role.VALIDATOR: (Role.AGGREGATOR.value, Role.VALIDATOR.value),
+    Role.AGGREGATOR: (Role.AGGREGATOR.value, Role.VALIDATOR.value),
+}
+"""What a hello says of a hotkey: an operator's two processes share one, and one bucket."""
 
 
 def label(role: Role, name: str) -> str:
@@ -75,31 +91,87 @@ async def _stoppable(work: Callable[[], object]) -> None:
 
 
 async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | None) -> None:
-    run = await asyncio.to_thread(RunDirectory.open, config.run)
-    name = config.name
-    identity = Identity.from_file(config.key_file or run.key(name))
-    buckets = MeteredBuckets(run.buckets())
-    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)))
-    chain = run.chain()
+    run = await open_run(config.run, config.state and config.state / COPY, config.allow)
+    name, where, facts = config.name, parse_address(config.service), Facts()
+    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(name))
+    location, credentials = await asyncio.to_thread(_own_bucket, run, config)
+    opened = run.buckets(location, credentials, config.allow)
+    buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
+    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
+    chain = run.chain(config.chain)
     surroundings = Surroundings(
         identity=identity,
         chain=chain,
         buckets=buckets,
-        location=config.location or f"dir:{name}",
+        location=location,
         journal=journal,
         faults=Faults.from_environment(os.environ),
         meter=buckets.meter,
     )
+    versions = await asyncio.to_thread(_versions)
+    service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
     journal.event("started", role=role.value, pid=os.getpid())
     try:
-        participant = await _participant(role, config, run, surroundings, behaviour, rounds)
-        log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
-        await Session(participant, chain, buckets).run()
-        journal.event("finished", root=participant.replica.root().hex())
+        async with _answering(service, where, facts, surroundings), _greeting(role, run, surroundings):
+            participant = await _participant(role, config, run, surroundings, behaviour, rounds)
+            service.tip = lambda: participant.tip
+            log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
+            await Session(participant, chain, buckets).run()
+            journal.event("finished", root=participant.replica.root().hex())
     finally:
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
+
+
+def _versions() -> dict[str, str]:
+    return {"muster": version("muster"), "python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    service: Service, where: Address | None, facts: Facts, surroundings: Surroundings
+) -> AsyncIterator[None]:
+    """Watch the chain and answer over HTTP while the participant lives; None: do neither."""
+    if where is None:
+        yield
+        return
+    async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
+        surroundings.journal.event("service", address=str(found))
+        log.info("health, status and metrics are at http://%s", found)
+        beating = tasks.create_task(beat(surroundings.chain, facts))
+        yield
+        beating.cancel()
+
+
+def _own_bucket(run: RunDirectory, config: NodeConfig) -> tuple[str, Credentials | None]:
+    """Where the own bucket is, and what writes it (None: a folder needs nothing).
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if not run.on_network:
+        return config.location or f"dir:{config.name}", None
+    credentials = load_credentials(os.environ)
+    if config.location is None:
+        raise ConfigError("location is not set: make a bucket with `muster bucket create` and name what it prints")
+    if credentials is None:
+        raise ConfigError(f"{ACCESS_KEY} and {SECRET_KEY} (or {ACCESS_KEY}_FILE …) are not set: the bucket needs them")
+    return config.location, credentials
+
+
+@contextlib.asynccontextmanager
+async def _greeting(role: Role, run: RunDirectory, surroundings: Surroundings) -> AsyncIterator[None]:
+    """While a leader lives, tell its operator of peers whose hello says that they cannot follow."""
+    if role is not Role.AGGREGATOR:
+        yield
+        return
+    spec, identity = run.history.genesis, surroundings.identity
+    async with asyncio.TaskGroup() as tasks:
+        watch = watch_hellos(surroundings.chain, surroundings.buckets, run.history.run_id, spec, identity.hotkey)
+        watching = tasks.create_task(watch)
+        yield
+        watching.cancel()
 
 
 async def _participant(
@@ -113,10 +185,12 @@ async def _participant(
     make_miner = miner_class(behaviour)
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
+    data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
     tip, replica = await join(run.history, surroundings)
+    await publish_hello(surroundings, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
         return Aggregator(surroundings, tip, replica, rounds)
-    text = await asyncio.to_thread(TextReader.open, run.data, tip.spec.data.manifest)
+    text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         book = await asyncio.to_thread(Book, state / "book.sqlite")
         return Validator(surroundings, tip, replica, text, book)

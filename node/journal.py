@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -17,9 +17,18 @@ class Journal:
     A line is written whole or not at all, so a reader beside it never takes half of one for an event.
     """
 
-    def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
-        """Append to `path`, or keep the events in memory only; `clock` gives unix seconds."""
+    def __init__(
+        self,
+        path: Path | None,
+        clock: Callable[[], float] = time.time,
+        listener: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """Append to `path`, or keep the events in memory only; `clock` gives unix seconds.
+
+        `listener` is told every event, on the thread that notes it.
+        """
         self._clock = clock
+        self._listener = listener
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
         self._writer: Thread | None = None
         self.events: list[dict[str, Any]] = []
@@ -31,6 +40,8 @@ class Journal:
     def event(self, event: str, /, **facts: Any) -> None:
         """Note that something happened; facts are JSON values."""
         entry = {"time": self._clock(), "event": event, **facts}
+        if self._listener is not None:
+            self._listener(entry)
         if self._writer is None:
             self.events.append(entry)
         else:

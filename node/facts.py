@@ -1,0 +1,181 @@
+"""What a node knows of itself: a fold over its journal's events, so that nothing else has to count or to ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from protocol.admission import HEADER_REASONS, KEY_EARLY, KEY_MISSING, UNAVAILABLE
+from protocol.attendance import NULL_ROUND
+from protocol.selection import NOT_SELECTED
+
+OTHER_REASON = "other"
+"""The label of a reason that is not in the protocol's table: only a leader gone bad writes one."""
+
+MAX_PEERS = 256
+"""Peers that are shown one by one, as many as a Bittensor subnet has slots; of more, those with the best scores."""
+
+_OBJECT_REASONS = frozenset(
+    {
+        "truncated", "trailing", "magic", "format", "type", "reserved", "body_size", "field_order", "field_size",
+        "missing_field", "unknown_field", "text", "too_many", "flag", "wrong_run", "signature",
+    }
+)  # fmt: skip
+_PAYLOAD_REASONS = frozenset(
+    {
+        "ciphertext_size", "ciphertext_digest", "key_mismatch", "payload_auth", "codec_version", "frame_truncated",
+        "frame_length", "frame_zstd", "frame_gaps", "index_range", "code_padding", "scale_zero", "frame_trailing",
+    }
+)  # fmt: skip
+KNOWN_REASONS = (
+    HEADER_REASONS
+    | _OBJECT_REASONS
+    | {f"key_{reason}" for reason in _OBJECT_REASONS}
+    | _PAYLOAD_REASONS
+    | {"unregistered", "uid_mismatch", "object_size", "key_round", "key_hotkey"}
+    | {KEY_EARLY, KEY_MISSING, UNAVAILABLE, NOT_SELECTED, NULL_ROUND}
+)
+"""Every reason of protocol.md's table that a submission can be rejected for: what bounds the label."""
+
+CLOSE = "close"
+KINDS = ("round", "null", CLOSE)
+ACCEPTED, REJECTED = "accepted", "rejected"
+
+Entry = Mapping[str, Any]
+Outcome = tuple[str, str]
+"""Result and reason ("" where it was accepted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A peer as this validator judges it."""
+
+    uid: int
+    hotkey: str
+    mu: float
+    rating_mu: float
+    rating_sigma: float
+    peer_score: float
+    incentive: float
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of this process so far; times are unix seconds, losses nat/token.
+
+    Counts begin at 0 with the process, so they only ever grow while it lives. Events may come from any thread.
+    """
+
+    role: str = ""
+    hotkey: str = ""
+    started: float = 0.0
+    phase: str = "joining"
+    round: int | None = None
+    outer_step: int = 0
+    root: str | None = None
+    applied: float | None = None
+    applied_block: int = 0
+    block: int | None = None
+    block_seen: float = 0.0
+    inner_loss: float | None = None
+    heldout_loss: float | None = None
+    inner_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    refused: int = 0
+    submitted: int = 0
+    weights_round: int | None = None
+    store_errors: int = 0
+    chain_errors: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    submissions: Counter[Outcome] = field(default_factory=Counter)
+    own: Counter[Outcome] = field(default_factory=Counter)
+    peers: tuple[PeerFacts, ...] = ()
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    def note(self, entry: Entry) -> None:
+        """Take in one event of the journal."""
+        with self.lock:
+            self._fold(entry)
+
+    def saw_block(self, number: int, now: float) -> None:
+        """The chain has reached a height; an older one changes nothing."""
+        with self.lock:
+            if self.block is None or number > self.block:
+                self.block, self.block_seen = number, now
+
+    def store_failed(self) -> None:
+        """A request to an object store failed."""
+        with self.lock:
+            self.store_errors += 1
+
+    def chain_failed(self) -> None:
+        """A request to the chain failed."""
+        with self.lock:
+            self.chain_errors += 1
+
+    def _fold(self, entry: Entry) -> None:
+        match entry["event"]:
+            case "started":
+                self.role, self.started = entry["role"], entry["time"]
+            case "joined":
+                self.hotkey, self.round, self.phase = entry["hotkey"], entry["round"], "submit"
+            case "training":
+                self.phase = "train"
+            case "trained":
+                self.inner_loss = entry["loss"]
+                self.inner_seconds += entry["seconds"]
+            case "submitted":
+                self.phase = "submit"
+                self.submitted += 1
+            case "sealed" | "key":
+                self.phase = "reveal"
+            case "applied":
+                self._applied(entry)
+            case "refused":
+                self.refused += 1
+            case "scored":
+                self.peers = _best(entry["peers"])
+            case "weights":
+                self.weights_round = entry["round"]
+            case "heldout":
+                self.heldout_loss = entry["loss"]
+            case "finished":
+                self.phase = "closed"
+
+    def _applied(self, entry: Entry) -> None:
+        if entry["kind"] != CLOSE:
+            self.round, self.phase = entry["round"] + 1, "submit"
+        self.outer_step, self.root = entry["outer_step"], entry["root"]
+        self.applied, self.applied_block = entry["time"], self.block or 0
+        self.bytes_up, self.bytes_down = entry["bytes_up"], entry["bytes_down"]
+        self.records[entry["kind"]] += 1
+        outcomes = dict.fromkeys(entry["accepted"], (ACCEPTED, ""))
+        outcomes |= {hotkey: (REJECTED, _bounded(reason)) for hotkey, reason in entry["rejected"].items()}
+        self.submissions.update(outcomes.values())
+        if self.hotkey in outcomes:
+            self.own[outcomes[self.hotkey]] += 1
+
+
+def _bounded(reason: str) -> str:
+    return reason if reason in KNOWN_REASONS else OTHER_REASON
+
+
+def _best(rows: Iterable[Mapping[str, Any]]) -> tuple[PeerFacts, ...]:
+    """The peers with the best scores, in uid order."""
+    best = sorted(rows, key=lambda row: (-row["peer_score"], row["uid"]))[:MAX_PEERS]
+    return tuple(
+        PeerFacts(
+            uid=row["uid"],
+            hotkey=row["hotkey"],
+            mu=row["mu"],
+            rating_mu=row["rating"][0],
+            rating_sigma=row["rating"][1],
+            peer_score=row["peer_score"],
+            incentive=row["incentive"],
+        )
+        for row in sorted(best, key=lambda row: row["uid"])
+    )

@@ -86,10 +86,13 @@ class SparseSpec(_Section):
 
 
 class OuterSpec(_Section):
-    """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none."""
+    """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none.
 
-    rule: Literal["mean", "sender_mean", "damped_mean"]
-    alpha: tuple[tuple[Natural, Rate], ...]
+    Rule and α are by default what serves any number of peers best (docs/results.md, 2).
+    """
+
+    rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
+    alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.0),)
     scale_cap: Rate
     norm_clip: bool
 

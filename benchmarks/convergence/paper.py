@@ -149,7 +149,7 @@ def _frontier(answers: Answers) -> str:
 
 
 def _rules(answers: Answers) -> str:
-    best, means = answers.best_rule()
+    best = answers.best_rule()
     variants = answers.tables["rules"]
     losses = table(
         ("rule", *(f"R = {peers} (α)" for peers in BATCH_OF), "mean"),
@@ -157,10 +157,14 @@ def _rules(answers: Answers) -> str:
             (
                 rule,
                 *(f"{answers['rules', f'{rule} R={r}']} ({variants[f'{rule} R={r}'].alpha:g})" for r in BATCH_OF),
-                f"{means[rule]:.3f}",
+                f"{fmean(answers['rules', f'{rule} R={r}'].mean for r in BATCH_OF):.3f}",
             )
             for rule in RULE_ALPHAS
         ),
+    )
+    fixed = table(
+        ("rule", "best α for all R", "mean loss over R"),
+        ((rule, f"{alpha:g}", f"{loss:.3f}") for rule in RULE_ALPHAS for alpha, loss in [answers.one_alpha(rule)]),
     )
     tuning = table(
         ("rule", "R", *(f"candidate {i + 1}" for i in range(len(next(iter(RULE_ALPHAS.values())))))),
@@ -178,7 +182,6 @@ def _rules(answers: Answers) -> str:
         ("rule", "no cap", f"cap {Variant().scale_cap:g}"),
         ((rule, *(answers.damage(rule, cap).signed() for cap in (0.0, Variant().scale_cap))) for rule in RULE_ALPHAS),
     )
-    chosen = fmean(variants[f"{best} R={peers}"].alpha for peers in BATCH_OF)
     return f"""## 2. The outer rule
 
 Three ways to turn R updates into one step, with s the weighted sum of what c of the R peers sent for an entry: `mean` s/R,
@@ -189,7 +192,12 @@ Three ways to turn R updates into one step, with s the weighted sum of what c of
 
 ![Loss by number of peers for each rule](img/results-rules.svg)
 
-**{best}** has the lowest mean loss (its best α averages {chosen:.2f}). The tuning runs, one seed each:
+But a run's spec has one α, and how many peers are accepted changes from round to round. With one α for all R:
+
+{fixed}
+
+So **{best} with α = {answers.one_alpha(best)[0]:g}** is the default of the run spec and of every preset. The tuning runs behind
+both tables, one seed each:
 
 {tuning}
 

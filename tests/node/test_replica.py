@@ -48,11 +48,11 @@ def test_a_round_record_takes_the_outer_step_and_moves_the_root() -> None:
     held, expected = replica(), [tensor.clone() for tensor in theta()]
     spec, before = run_spec(outer={"alpha": ((0, 0.5), (1, 0.25))}), held.root()
     held.apply(applied(Kind.ROUND), spec)
-    aggregate_(expected, [update(1), update(2)], np.ones((2, len(expected)), np.float32), 0.5, "sender_mean")
+    aggregate_(expected, [update(1), update(2)], np.ones((2, len(expected)), np.float32), 0.5, spec.outer.rule)
     assert held.outer_step == 1
     assert held.root() == state_root(expected, layout(), RUN, 1) != before
     held.apply(applied(Kind.ROUND), spec)
-    aggregate_(expected, [update(1), update(2)], np.ones((2, len(expected)), np.float32), 0.25, "sender_mean")
+    aggregate_(expected, [update(1), update(2)], np.ones((2, len(expected)), np.float32), 0.25, spec.outer.rule)
     assert held.root() == state_root(expected, layout(), RUN, 2)
 
 

@@ -70,7 +70,7 @@ def test_an_honest_record_is_valid() -> None:
     assert tip.opening.expected == tuple(sorted([ALICE, BOB]))
     assert tip.opening.assign.block == closed.tip.opening.open
     after = [tensor.clone() for tensor in theta()]
-    aggregate_(after, applied.updates, applied.weights, 1.0, "sender_mean")
+    aggregate_(after, applied.updates, applied.weights, 1.0, tip.spec.outer.rule)
     assert state_root(after, layout(), tip.run_id, 1) != closed.record.root
 
 

@@ -108,7 +108,7 @@ def other(value: Any) -> Any:
 
 SINGLE = {("model", "family"), ("sparse", "codec"), ("data", "tokenizer")}
 """Fields that have one legal value today."""
-NAMED = [("outer", "rule", "mean"), ("outer", "rule", "damped_mean"), ("inner", "optimizer", "muon")]
+NAMED = [("outer", "rule", "mean"), ("outer", "rule", "sender_mean"), ("inner", "optimizer", "muon")]
 """Fields whose values are names, and other values than the small spec's."""
 
 

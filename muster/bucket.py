@@ -16,7 +16,7 @@ from muster.credentials import (
     load_credentials,
 )
 from protocol.errors import ConfigError, StorageError, UsageError
-from protocol.storage.admin.accounts import Accounts, find_accounts, reader_name
+from protocol.storage.admin.accounts import Accounts, find_accounts, reader_name, writer_name
 from protocol.storage.admin.bucket import BucketAdmin, LifecycleRule, abort_rule, expiry_rule
 from protocol.storage.admin.check import can_read, check_bucket
 from protocol.storage.admin.service import Refused, is_aws, is_r2, service_location
@@ -147,6 +147,32 @@ def rotate_key(text: str, environment: Mapping[str, str], say: Say, sleep: Calla
     say(f"the new key reads the bucket; {ended} old one{'s' if ended != 1 else ''} revoked")
     say("commit the new location now: until then nobody can read the bucket")
     return str(new)
+
+
+def remove_bucket(text: str, environment: Mapping[str, str], say: Say, *, sure: bool) -> None:
+    """Remove the bucket at a location with all that is in it, and the users that were made for it.
+
+    Without `sure` it only says what it would remove. What is gone already is no error.
+
+    Raises:
+        UsageError: the location names a part of a bucket.
+        ConfigError: the owner's keys are missing.
+        StorageError: the service refused, or `text` is not an s3:// location.
+    """
+    location = _s3(text)
+    if location.prefix:
+        raise UsageError("the location names a part of a bucket; give that of the whole bucket to remove it")
+    owner = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY) or _operator(environment)
+    bucket, accounts = BucketAdmin(location, owner), _accounts(location, environment)
+    there = bucket.exists()
+    if not sure:
+        say(f"would remove {location.shown} with all that is in it; --yes does" if there else "there is no such bucket")
+        return
+    bucket.remove()
+    if accounts is not None:
+        for user in (reader_name(location.bucket), writer_name(location.bucket)):
+            accounts.remove(user)
+    say(f"removed {location.shown}" if there else f"{location.shown} was gone already")
 
 
 def _operator(environment: Mapping[str, str]) -> Credentials:

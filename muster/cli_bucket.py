@@ -29,10 +29,10 @@ def bucket_create(
 ) -> None:
     """Make a bucket and what reads it; the last line is the location to commit."""
     from muster.bucket import BUCKET_VARIABLES, CreateRequest, create_bucket  # noqa: PLC0415
-    from muster.config import check_variables  # noqa: PLC0415
+    from muster.config import NODE_VARIABLES, check_variables  # noqa: PLC0415
     from protocol.errors import UsageError  # noqa: PLC0415
 
-    check_variables(os.environ, BUCKET_VARIABLES)
+    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
     if run_id is not None and (len(run_id) != 64 or set(run_id) - set("0123456789abcdef")):
         raise UsageError("--run-id is a run's id, 64 lower-case hexadecimal digits")
     request = CreateRequest(endpoint, name, region, public, dry_run, run_id, keep_days)
@@ -45,9 +45,9 @@ def bucket_create(
 def bucket_check(location: _LocationArgument) -> None:
     """Try what everybody can do in a bucket and, with its own keys in the environment, what you can."""
     from muster.bucket import BUCKET_VARIABLES, check_location  # noqa: PLC0415
-    from muster.config import check_variables  # noqa: PLC0415
+    from muster.config import NODE_VARIABLES, check_variables  # noqa: PLC0415
 
-    check_variables(os.environ, BUCKET_VARIABLES)
+    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
     check_location(location, os.environ, typer.echo)
 
 
@@ -55,7 +55,22 @@ def bucket_check(location: _LocationArgument) -> None:
 def bucket_rotate(location: _LocationArgument) -> None:
     """Replace the key that a location carries; the last line is the new location to commit."""
     from muster.bucket import BUCKET_VARIABLES, rotate_key  # noqa: PLC0415
-    from muster.config import check_variables  # noqa: PLC0415
+    from muster.config import NODE_VARIABLES, check_variables  # noqa: PLC0415
 
-    check_variables(os.environ, BUCKET_VARIABLES)
+    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
     typer.echo(rotate_key(location, os.environ, typer.echo))
+
+
+@bucket_app.command("remove")
+def bucket_remove(
+    location: _LocationArgument,
+    sure: Annotated[
+        bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")
+    ] = False,
+) -> None:
+    """Remove a bucket with all that is in it, and the users made for it. Nobody can undo this."""
+    from muster.bucket import BUCKET_VARIABLES, remove_bucket  # noqa: PLC0415
+    from muster.config import NODE_VARIABLES, check_variables  # noqa: PLC0415
+
+    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
+    remove_bucket(location, os.environ, typer.echo, sure=sure)

@@ -1,0 +1,264 @@
+"""The judgements: facts in, a finding out, no I/O. Each says what is wrong with its number, and what to do."""
+
+from __future__ import annotations
+
+from muster.daemon import Role
+from muster.doctor.facts import (
+    BucketFacts,
+    ChainFacts,
+    ClockFacts,
+    GpuFacts,
+    KeyFacts,
+    MemberFacts,
+    RunFacts,
+    SoftwareFacts,
+    SpaceFacts,
+    SpeedFacts,
+    TextFacts,
+    TransferFacts,
+)
+from muster.doctor.finding import MACHINE_STATUS, Finding
+from muster.doctor.needs import Needs
+from protocol.errors import ChainError, ConfigError, StorageError
+from protocol.spec import RunSpec
+from protocol.storage.s3_location import is_network_location, parse_location
+
+CLOCK_WARN_SECONDS = 30.0
+CLOCK_FAIL_SECONDS = 900.0
+"""An S3 service refuses requests signed more than 15 minutes away from its own time."""
+
+OTHERS_MAY = 0o077
+"""Permission bits of a secret's file that nobody but its owner should have."""
+
+RAO = 1_000_000_000
+"""Smallest units of stake in one token, on Bittensor and on the local chains."""
+
+
+def judge_gpu(facts: GpuFacts, software: SoftwareFacts) -> Finding:
+    """Whether there is a GPU that torch can use."""
+    name = "gpu"
+    if not facts.names and facts.driver:
+        build = f"a build for CUDA {facts.torch_cuda}" if facts.torch_cuda else "a CPU build"
+        text = f"there is an NVIDIA driver {facts.driver}, but torch ({build}) finds no GPU"
+        return Finding.warn(name, text, "check that nvidia-smi lists the GPU, then install torch's build for CUDA")
+    if not facts.names:
+        return Finding.ok(name, "no GPU: this machine computes on its CPU")
+    text = (
+        f"{len(facts.names)} × {facts.names[0]}, {_size(facts.memory_bytes)}, driver {facts.driver or 'unknown'}, "
+        f"CUDA {facts.torch_cuda}"
+    )
+    if software.triton_problem:
+        return Finding.warn(name, f"{text}; Triton does not work: {software.triton_problem}", "pip install triton")
+    return Finding.ok(name, text)
+
+
+def judge_speed(facts: SpeedFacts, spec: RunSpec, block_seconds: float | None) -> Finding:
+    """Whether a miner's round of inner steps ends before its submission is due."""
+    name, inner = "speed", spec.inner
+    seconds = facts.step_seconds * inner.steps
+    about = "estimated" if facts.estimated else "measured"
+    text = f"{_time(facts.step_seconds)} an inner step on the CPU ({about}), {_time(seconds)} a round of {inner.steps}"
+    if block_seconds is None:
+        return Finding.ok(name, f"{text}; how long a round lasts is not known while the chain does not answer")
+    deadline = spec.clock.deadline * block_seconds
+    if seconds > deadline:
+        text = f"{text}, but a round is sealed after {_time(deadline)} at the latest"
+        return Finding.fail(name, text, "mine on a faster machine; this one would miss every round", MACHINE_STATUS)
+    return Finding.ok(name, f"{text}, sealed after {_time(deadline)} at the latest")
+
+
+def judge_memory(facts: SpaceFacts, needed: Needs, role: Role) -> Finding:
+    """Whether the role fits this machine's memory."""
+    name, fix = "memory", f"use a machine (or a container limit) with at least {_size(needed.memory)}"
+    text = f"a {role.value} of this run needs about {_size(needed.memory)}, this machine has "
+    if facts.memory_bytes < needed.memory:
+        return Finding.fail(name, f"{text}only {_size(facts.memory_bytes)}", fix, MACHINE_STATUS)
+    text = f"{text}{_size(facts.memory_bytes)}, {_size(facts.memory_available)} of it free"
+    if facts.memory_available < needed.memory:
+        return Finding.warn(name, text, "end what else uses memory, unless it is this very participant")
+    return Finding.ok(name, text)
+
+
+def judge_disk(facts: SpaceFacts, needed: Needs, role: Role) -> Finding:
+    """Whether what the role keeps fits the disk of its state folder."""
+    text = (
+        f"a {role.value} of this run needs about {_size(needed.disk)} in {facts.disk_folder}, "
+        f"{_size(facts.disk_available)} are free"
+    )
+    if facts.disk_available < needed.disk:
+        fix = "free some space, or name a folder on a larger disk with the setting state"
+        return Finding.fail("disk", text, fix, MACHINE_STATUS)
+    if facts.disk_available < 2 * needed.disk:
+        return Finding.warn("disk", text, "free some space before the run has filled it")
+    return Finding.ok("disk", text)
+
+
+def judge_clock(facts: ClockFacts) -> Finding:
+    """Whether this machine's time is near another's."""
+    apart = abs(facts.ahead_seconds)
+    side = "ahead of" if facts.ahead_seconds > 0 else "behind"
+    text = f"this machine's clock is {_time(apart)} {side} that of {facts.source}"
+    fix = "set the clock and keep it set, with systemd-timesyncd, chrony or ntpd"
+    if apart >= CLOCK_FAIL_SECONDS:
+        limit = _time(CLOCK_FAIL_SECONDS)
+        return Finding.fail("clock", f"{text}; S3 services refuse requests from {limit} on", fix, MACHINE_STATUS)
+    if apart >= CLOCK_WARN_SECONDS:
+        return Finding.warn("clock", text, fix)
+    return Finding.ok("clock", text)
+
+
+def judge_bucket(facts: BucketFacts) -> Finding:
+    """Whether the owner can write, everybody can read, and only the owner can write."""
+    name, shown, failed = "bucket", shown_location(facts.location), StorageError.exit_status
+    if facts.write:
+        fix = "set MUSTER_S3_ACCESS_KEY and MUSTER_S3_SECRET_KEY to keys that may write the bucket of the location"
+        if facts.shared_folder:
+            fix = "let this user write the run's folder of buckets, or correct the setting location"
+        return Finding.fail(name, f"{shown} cannot be written: {facts.write}", fix, failed)
+    if facts.read:
+        fix = "set the location that muster bucket create printed, whole; muster bucket check says what others may do"
+        text = f"what was written to {shown} cannot be read as others would: {facts.read}"
+        return Finding.fail(name, text, fix, failed)
+    if facts.shared_folder:
+        return Finding.ok(name, f"{shown} was written, read and cleaned; it is a folder all of this machine can write")
+    if not facts.public_write_refused:
+        text = f"whoever reads the location of {shown} on chain can write the bucket"
+        fix = "take the right to write from the location's credential (or from the public): muster bucket rotate"
+        return Finding.fail(name, text, fix, failed)
+    if facts.delete:
+        text = f"{shown} was written and read, but the probe cannot be deleted: {facts.delete}"
+        return Finding.warn(name, text, "let the writing credential delete objects, or the bucket only ever grows")
+    return Finding.ok(name, f"{shown} was written, read with the location's own part, cleaned; that part cannot write")
+
+
+def judge_bandwidth(facts: TransferFacts, needed: Needs, spec: RunSpec, block_seconds: float | None) -> Finding:
+    """Whether a round's transfers fit a round: what is between its shortest and its longest, at most all of it."""
+    name = "bandwidth"
+    up = facts.up_seconds * max(1.0, needed.up / facts.size)
+    down = facts.down_seconds * max(1.0, needed.down / facts.size)
+    text = (
+        f"a round takes {_time(up)} to send {_size(needed.up)} and at most {_time(down)} to fetch {_size(needed.down)} "
+        f"(measured {_rate(facts.size, facts.up_seconds)} up, {_rate(facts.size, facts.down_seconds)} down)"
+    )
+    fix = "use a faster line, or a bucket nearer to this machine"
+    if block_seconds is None:
+        return Finding.ok(name, f"{text}; how long a round lasts is not known while the chain does not answer")
+    longest = spec.clock.deadline * block_seconds
+    between = longest - spec.clock.min_blocks * block_seconds
+    if up + down > longest:
+        return Finding.fail(name, f"{text}; the whole round lasts {_time(longest)}", fix, MACHINE_STATUS)
+    if up + down > between:
+        return Finding.warn(name, f"{text}; a round leaves {_time(between)} for it", fix)
+    return Finding.ok(name, f"{text}; a round leaves {_time(between)} for it")
+
+
+def judge_chain(facts: ChainFacts) -> Finding:
+    """How the chain keeps time; a client does not answer at all where its endpoint is stale or makes no blocks."""
+    return Finding.ok(
+        "chain", f"{facts.chain} is at block {facts.height}, the newest; a block lasts {_time(facts.block_seconds)}"
+    )
+
+
+def judge_registration(facts: MemberFacts, role: Role, leaders: tuple[str, ...], netuid: int | None) -> Finding:
+    """Whether the chain knows the hotkey, and lets it do what its role does."""
+    name, failed = "registration", ChainError.exit_status
+    if facts.uid is None and facts.registers_itself:
+        text = f"{facts.hotkey} is not registered yet; on this local chain starting registers it, free of charge"
+        return Finding.ok(name, text) if role is Role.MINER else Finding.warn(name, text, "start it once")
+    if facts.uid is None:
+        fix = f"register it with the wallet's coldkey: btcli subnets register --netuid {netuid}"
+        return Finding.fail(name, f"{facts.hotkey} is not registered on subnet {netuid}", fix, failed)
+    text = f"{facts.hotkey} is uid {facts.uid} with a stake of {facts.stake / RAO:g}"
+    if role is Role.MINER:
+        return Finding.ok(name, text)
+    if not facts.permit:
+        text = f"{text}, which gives no validator permit"
+        fix = f"stake more on the hotkey: btcli stake add --netuid {netuid}"
+        if facts.registers_itself:
+            fix = "use the hotkey of one of the run's operators, which have stake on the local chain"
+        return Finding.fail(name, text, fix, failed)
+    if role is Role.AGGREGATOR and facts.hotkey not in leaders:
+        text = f"{text}, but it is not among the {len(leaders)} aggregators of the run"
+        fix = "ask the run's owner to list it, or run a validator or a miner with it"
+        return Finding.fail(name, text, fix, ConfigError.exit_status)
+    return Finding.ok(name, f"{text} and a validator permit")
+
+
+def judge_location(facts: MemberFacts, configured: str, readable: str) -> Finding:
+    """Whether others look where this participant writes; `readable` is why the committed place is not ("": it is)."""
+    name, committed = "location", facts.location
+    if committed is None:
+        return Finding.ok(name, f"nothing is committed yet; starting commits {shown_location(configured)}")
+    if committed != configured:
+        mine, theirs = shown_location(configured), shown_location(committed)
+        others = f"{theirs}" if mine != theirs else f"{theirs} with another read credential"
+        text = f"the chain sends others to {others}, the setting is {mine}"
+        fix = "correct the setting location; or, if it is the one you mean, start the participant, which commits it"
+        return Finding.fail(name, text, fix, ConfigError.exit_status)
+    if readable:
+        text = f"the committed location {shown_location(committed)} cannot be read by others: {readable}"
+        fix = "make it readable again; muster bucket check, given the whole location, says what is missing"
+        return Finding.fail(name, text, fix, StorageError.exit_status)
+    return Finding.ok(name, f"the chain sends others to {shown_location(committed)}, as it is set, and it can be read")
+
+
+def judge_run(facts: RunFacts) -> Finding:
+    """What is at RUN; that it is a run, whole and understood, is known once there are facts."""
+    text = f"{facts.run} is run {facts.run_id[:16]}…, {facts.preset} with {facts.parameters:,} parameters"
+    return Finding.ok("run", f"{text}; its id is the digest of its spec")
+
+
+def judge_text(facts: TextFacts) -> Finding:
+    """The text a participant reads."""
+    return Finding.ok("text", f"{_size(facts.size)} in {facts.folder}, by the manifest that the run pins")
+
+
+def judge_key(facts: KeyFacts) -> Finding:
+    """Whether the hotkey file is for its owner's eyes only."""
+    text = f"{facts.path} is the hotkey {facts.hotkey}, mode {facts.mode:04o}"
+    if facts.mode & OTHERS_MAY:
+        return Finding.warn("key", f"{text}: other users of this machine can get at it", f"chmod 600 {facts.path}")
+    return Finding.ok("key", text)
+
+
+def judge_leader(hotkey: str, software: str | None, conflict: str) -> Finding:
+    """Whether the run's first aggregator is there; `software` is what its hello says, None where there is none yet."""
+    name = "leader"
+    if software is None:
+        text = f"{hotkey}, who closes the rounds, has not written its hello yet"
+        return Finding.warn(name, text, "wait for the run to begin; you can start, your node waits for it")
+    text = f"{hotkey}, who closes the rounds, runs {software}"
+    if conflict:
+        return Finding.warn(name, f"{text}: {conflict}", "run the release that the run's operators recommend")
+    return Finding.ok(name, f"{text}, and its bucket can be read")
+
+
+def shown_location(location: str) -> str:
+    """A location without the credential in it."""
+    if not is_network_location(location):
+        return location
+    try:
+        return parse_location(location).shown
+    except StorageError:
+        return "a location that is not valid"
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 180:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3 * 3600 else f"{seconds / 3600:.3g} h"
+
+
+def _rate(size: int, seconds: float) -> str:
+    return f"{_size(int(size / max(seconds, 1e-9)))}/s"

@@ -1,0 +1,217 @@
+"""The examination: every check in its order, each with the facts it needs, none stopped by what it does not need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from muster.daemon import Role
+from muster.doctor import checks, machine, network
+from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, TextFacts
+from muster.doctor.finding import Finding
+from muster.doctor.setup import Setup, Skip, unwrap
+from muster.doctor.software import judge_software
+from muster.parts import open_location
+from muster.rundir import RunDirectory
+from node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
+from node.hello import incompatibility, read_hello
+from protocol import paths
+from protocol.errors import DataError, MusterError, ObjectMissing
+from protocol.identity import public_of
+from protocol.layout import layout_of
+from protocol.storage import is_network_location, parse_location
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check by name; `fix` is what to do where its facts cannot be had at all."""
+
+    name: str
+    look: Callable[[], Awaitable[Finding]]
+    fix: str
+
+    async def conclude(self) -> Finding:
+        """The finding, whatever happens on the way to it."""
+        try:
+            return await self.look()
+        except Skip as skip:
+            return Finding.skipped(self.name, str(skip))
+        except MusterError as error:
+            return Finding.fail(self.name, str(error), self.fix, error.exit_status)
+
+
+async def examine(setup: Setup, software: SoftwareFacts, tell: Callable[[Finding], None]) -> list[Finding]:
+    """Do every check, tell each finding as soon as it is known, and return all of them in order.
+
+    Nothing is registered, committed or trained for the run; probes in the own bucket are deleted again.
+    """
+    findings = []
+    async with setup:
+        await setup.open()
+        for check in Examination(setup, software).checks():
+            findings.append(await check.conclude())
+            tell(findings[-1])
+    return findings
+
+
+class Examination:
+    """The checks of one set-up, which share what they have found."""
+
+    def __init__(self, setup: Setup, software: SoftwareFacts) -> None:
+        self._setup = setup
+        self._versions = software
+        self._tried: BucketFacts | None = None
+
+    def checks(self) -> tuple[Check, ...]:
+        """All of them in the order they are told."""
+        location = "correct the setting location; muster bucket create makes a bucket and prints its location"
+        chain = "start the chain, or name another endpoint with the setting chain"
+        return (
+            Check("software", self._software, ""),
+            Check("gpu", self._gpu, ""),
+            Check("speed", self._speed, ""),
+            Check("memory", self._memory, ""),
+            Check("disk", self._disk, ""),
+            Check("clock", self._clock, "check that the service runs; if it does, " + location),
+            Check("bucket", self._bucket, location),
+            Check("bandwidth", self._bandwidth, "try again; if it stays so, take a service nearer to this machine"),
+            Check("chain", self._chain, chain),
+            Check("registration", self._registration, chain),
+            Check("location", self._location, location),
+            Check("leader", self._leader, "ask the run's operators whether their bucket can be read"),
+            Check("run", self._run, "correct the setting run: the RUN_URL as the run's publisher gives it"),
+            Check("text", self._text, "get the run's own text again from its publisher"),
+            Check("key", self._key, "name the hotkey's file with the setting key_file; muster join makes one"),
+        )
+
+    async def _software(self) -> Finding:
+        return judge_software(self._versions)
+
+    async def _gpu(self) -> Finding:
+        return checks.judge_gpu(await asyncio.to_thread(machine.find_gpu), self._versions)
+
+    async def _speed(self) -> Finding:
+        setup, role = self._setup, self._setup.role
+        if role is not Role.MINER:
+            raise Skip(f"a {role.value} does not train")
+        space = await asyncio.to_thread(machine.find_space, setup.state)
+        facts = await asyncio.to_thread(machine.measure_step, setup.spec, space.memory_available)
+        return checks.judge_speed(facts, setup.spec, await setup.block_seconds())
+
+    async def _memory(self) -> Finding:
+        space = await asyncio.to_thread(machine.find_space, self._setup.state)
+        return checks.judge_memory(space, self._setup.needs, self._setup.role)
+
+    async def _disk(self) -> Finding:
+        space = await asyncio.to_thread(machine.find_space, self._setup.state)
+        return checks.judge_disk(space, self._setup.needs, self._setup.role)
+
+    async def _clock(self) -> Finding:
+        setup = self._setup
+        source = setup.run.source
+        for location in (setup.location, source.location if source else ""):
+            if is_network_location(location):
+                facts = await network.http_clock(parse_location(location).endpoint, setup.clock)
+                if facts is not None:
+                    return checks.judge_clock(facts)
+        raise Skip("bucket and run are on this machine or behind servers that tell no time: nothing to compare with")
+
+    async def _bucket(self) -> Finding:
+        setup = self._setup
+        own, key = setup.own, network.probe_key(setup.run_id)
+        self._tried = await network.try_bucket(setup.location, own, setup.public, key)
+        return checks.judge_bucket(self._tried)
+
+    async def _bandwidth(self) -> Finding:
+        setup = self._setup
+        if not setup.run.on_network:
+            raise Skip("the bucket is a folder on this machine")
+        if self._tried is None or self._tried.write or self._tried.read:
+            raise Skip("the bucket cannot be written and read (see bucket)")
+        needed, key = setup.needs, network.probe_key(setup.run_id)
+        size = min(needed.up, network.TRANSFER_BYTES)
+        took = await network.time_transfer(setup.own, setup.public or setup.own, key, size, setup.clock)
+        return checks.judge_bandwidth(took, needed, setup.spec, await setup.block_seconds())
+
+    async def _chain(self) -> Finding:
+        return checks.judge_chain(await self._setup.chain_facts())
+
+    async def _registration(self) -> Finding:
+        setup = self._setup
+        member = await setup.member()
+        return checks.judge_registration(member, setup.role, setup.spec.genesis.leaders, setup.run.file.netuid)
+
+    async def _location(self) -> Finding:
+        setup = self._setup
+        member, readable = await setup.member(), ""
+        if self._tried is not None and not self._tried.write:
+            readable = self._tried.read
+        elif member.location == setup.location and setup.public is not None:
+            readable = await network.try_reading(setup.public, paths.hello(setup.run_id))
+        return checks.judge_location(member, setup.location, readable)
+
+    async def _leader(self) -> Finding:
+        setup = self._setup
+        leader = setup.spec.genesis.leaders[0]
+        peer = (await setup.snapshot()).by_hotkey().get(leader)
+        if peer is None or peer.location is None:
+            return checks.judge_leader(leader, None, "")
+        try:
+            hello = await read_hello(setup.strangers.bucket(peer.location), setup.run_id, public_of(leader))
+        except ObjectMissing:
+            return checks.judge_leader(leader, None, "")
+        return checks.judge_leader(leader, hello.software, incompatibility(hello, setup.spec) or "")
+
+    async def _run(self) -> Finding:
+        history = unwrap(self._setup.run_found).history
+        spec = history.genesis
+        parameters = layout_of(spec.model).parameters
+        run = checks.shown_location(self._setup.config.run.partition("#")[0])
+        return checks.judge_run(RunFacts(run, history.run_id.hex(), spec.name, parameters))
+
+    async def _text(self) -> Finding:
+        run, role = self._setup.run, self._setup.role
+        if role is Role.AGGREGATOR:
+            raise Skip("an aggregator reads no text")
+        if run.source is None or await asyncio.to_thread((run.data / MANIFEST).exists):
+            return checks.judge_text(await asyncio.to_thread(_find_text, run))
+        async with open_location(run.source.location, self._setup.config.allow) as store:
+            data = await store.get(f"{run.source.data}/{MANIFEST}", max_bytes=MAX_MANIFEST_BYTES)
+        manifest = _manifest(data, run, "the publisher's data manifest")
+        return checks.judge_text(
+            TextFacts("the run's URL, fetched on start", manifest.train.bytes + manifest.heldout.bytes)
+        )
+
+    async def _key(self) -> Finding:
+        return checks.judge_key(unwrap(self._setup.key_found))
+
+
+def _find_text(run: RunDirectory) -> TextFacts:
+    """The text on this machine: its manifest by digest, its files by size (their digests are checked on start).
+
+    Raises:
+        DataError: it is not the run's.
+    """
+    size = 0
+    try:
+        manifest = _manifest((run.data / MANIFEST).read_bytes(), run, str(run.data / MANIFEST))
+        for split, name in SHARDS.items():
+            path: Path = run.data / name
+            expected, found = getattr(manifest, split).bytes, path.stat().st_size
+            if found != expected:
+                raise DataError(f"{path} has {found} bytes, the manifest says {expected}")
+            size += found
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+    return TextFacts(str(run.data), size)
+
+
+def _manifest(data: bytes, run: RunDirectory, where: str) -> Manifest:
+    found, pinned = blake3(data).hexdigest(), run.history.genesis.data.manifest
+    if found != pinned:
+        raise DataError(f"{where} has digest {found}, the run pins {pinned}")
+    return Manifest.from_bytes(data)

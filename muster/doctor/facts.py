@@ -1,0 +1,130 @@
+"""What probes find out: plain values that checks judge, so that every judgement can be tested without its cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareFacts:
+    """Versions, and for each package why it cannot be imported ("" where it can)."""
+
+    python: tuple[int, int]
+    torch: str
+    torch_problem: str
+    numba: str
+    numba_problem: str
+    triton: str
+    triton_problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """`names` of the GPUs torch can use, the kernel's `driver` and the CUDA of torch's build ("" for none of them)."""
+
+    names: tuple[str, ...]
+    memory_bytes: int
+    driver: str
+    torch_cuda: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedFacts:
+    """Seconds of one inner step of the run's model on this CPU; `estimated` from the rate of a matrix product."""
+
+    step_seconds: float
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceFacts:
+    """Bytes of memory this process may have and has left, and of disk left where the state lies."""
+
+    memory_bytes: int
+    memory_available: int
+    disk_folder: str
+    disk_available: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockFacts:
+    """How far this machine's clock is ahead of another's, in seconds (negative: behind)."""
+
+    source: str
+    ahead_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFacts:
+    """What came of writing, reading back with the public part of the location, and deleting. "" means it worked.
+
+    `shared_folder` is a bucket that every process of this machine may write, so that nothing public can be tested.
+    `public_write_refused` is whether the public part alone could not write.
+    """
+
+    location: str
+    shared_folder: bool
+    write: str
+    read: str
+    delete: str
+    public_write_refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFacts:
+    """One object of `size` bytes sent to the own bucket and fetched again, in seconds."""
+
+    size: int
+    up_seconds: float
+    down_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFacts:
+    """The newest block of a chain that makes them, and seconds a block lasts."""
+
+    chain: str
+    height: int
+    block_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """What the chain says of a hotkey. `uid` is None where it is not registered; `stake` in smallest units.
+
+    `registers_itself` is whether starting the participant registers it, as on a local chain.
+    """
+
+    hotkey: str
+    uid: int | None
+    stake: int
+    permit: bool
+    location: str | None
+    registers_itself: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is at RUN."""
+
+    run: str
+    run_id: str
+    preset: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextFacts:
+    """The text a participant has: how many bytes, and whether its manifest is the one the run pins."""
+
+    folder: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """The hotkey file: whose it is and who may read it (its mode's nine permission bits)."""
+
+    path: str
+    hotkey: str
+    mode: int

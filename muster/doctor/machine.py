@@ -1,0 +1,96 @@
+"""Probes of this machine: GPU, speed, memory, disk, key file. They block; call them in a thread."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from muster.credentials import load_identity
+from muster.doctor.facts import GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
+from muster.doctor.needs import miner_memory, step_operations
+from node.genesis import genesis_parameters
+from node.miner.inner import InnerTrainer
+from protocol.spec import RunSpec
+
+TIMED_OPERATIONS = 3e10
+"""Models whose inner step takes more are not trained for the doctor: a few seconds on a slow core."""
+_PRODUCT = 768
+_PRODUCTS = 5
+"""Matrix products of 768 × 768, whose rate stands for a large model's: 10 ms each on one core."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_MEMORY = Path("/proc/meminfo")
+_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""A container's limit and use, by cgroups version 2 and 1."""
+
+
+def find_gpu() -> GpuFacts:
+    """What torch and the kernel say."""
+    names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    memory = torch.cuda.get_device_properties(0).total_memory if names else 0
+    driver = ""
+    if _DRIVER.exists():
+        found = re.search(r"(\d+\.\d+(?:\.\d+)?)", _DRIVER.read_text(errors="replace"))
+        driver = found[1] if found else "of unknown version"
+    return GpuFacts(names, memory, driver, torch.version.cuda or "")
+
+
+def measure_step(spec: RunSpec, available: int) -> SpeedFacts:
+    """Seconds of one inner step: a real one where the model is small and fits, else estimated from a product's rate."""
+    operations = step_operations(spec)
+    if operations > TIMED_OPERATIONS or miner_memory(spec) > available:
+        return SpeedFacts(operations / _operations_a_second(), estimated=True)
+    inner = spec.inner.model_copy(update={"steps": 2})
+    trainer = InnerTrainer(spec.model, inner)
+    windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
+    ends: list[float] = []
+    trainer.train(
+        genesis_parameters(spec.model, 0), windows, 0, on_step=lambda _step, _loss: ends.append(time.perf_counter())
+    )
+    return SpeedFacts(ends[1] - ends[0], estimated=False)  # the first step also warms up
+
+
+def find_space(folder: Path) -> SpaceFacts:
+    """Memory by the kernel and the container's limit, disk where `folder` is or will be."""
+    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _MEMORY.read_text(), re.MULTILINE))
+    total, available = int(fields["MemTotal"]) * 1024, int(fields["MemAvailable"]) * 1024
+    for limit_file, used_file in _LIMITS:
+        if limit_file.exists() and (limit := limit_file.read_text().strip()).isdigit() and int(limit) < total:
+            total = int(limit)
+            available = min(available, total - int(used_file.read_text()))
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    disk = os.statvfs(there)
+    return SpaceFacts(total, max(0, available), str(folder), disk.f_bavail * disk.f_frsize)
+
+
+def find_key(path: Path) -> KeyFacts:
+    """Whose hotkey a file holds, and who else can read it.
+
+    Raises:
+        IdentityError: there is none.
+    """
+    hotkey = load_identity(path).hotkey
+    return KeyFacts(str(path), hotkey, path.stat().st_mode & 0o777)
+
+
+def _operations_a_second() -> float:
+    """Of fp32 matrix products with the threads torch has here; the best of a few."""
+    matrix = torch.ones(_PRODUCT, _PRODUCT)
+    best = float("inf")
+    for _ in range(_PRODUCTS):
+        began = time.perf_counter()
+        torch.mm(matrix, matrix)
+        best = min(best, time.perf_counter() - began)
+    return 2 * _PRODUCT**3 / best

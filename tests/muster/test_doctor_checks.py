@@ -1,0 +1,251 @@
+"""Judgements are functions of facts: each threshold, and that no failure is without a fix and a status."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import run_spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.daemon import Role
+from muster.doctor import checks
+from muster.doctor.facts import (
+    BucketFacts,
+    ChainFacts,
+    ClockFacts,
+    GpuFacts,
+    KeyFacts,
+    MemberFacts,
+    SoftwareFacts,
+    SpaceFacts,
+    SpeedFacts,
+    TransferFacts,
+)
+from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
+from muster.doctor.needs import Needs, needs
+from muster.doctor.report import conclusion, json_object, line
+from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
+from protocol.errors import ChainError, ConfigError, StorageError
+from protocol.layout import layout_of
+from protocol.spec import load_template, preset_names
+
+GIB = 1 << 30
+LOCATION = "s3://reader:secret-of-reader@example.org/bucket"
+SPEC = run_spec(clock={"min_blocks": 100, "deadline": 150})
+"""At 12 s a block a round of 1,800 s, 600 s of them for transfers."""
+
+SOFTWARE = SoftwareFacts((3, 12), "2.13.0+cpu", "", "0.61.0", "", "3.7.1", "")
+GPU = GpuFacts(("NVIDIA B200",), 180 * GIB, "570.86.10", "12.8")
+SPACE = SpaceFacts(16 * GIB, 12 * GIB, "state", 50 * GIB)
+NEEDS = Needs(8 * GIB, 20 * GIB, 10**9, 10**10)
+MEMBER = MemberFacts("5Hot", 3, 10**12, permit=True, location=LOCATION, registers_itself=False)
+BUCKET = BucketFacts(LOCATION, False, "", "", "", True)
+
+
+class TestSoftware:
+    """Versions."""
+
+    def test_the_limits_are_those_of_pyproject(self) -> None:
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+        oldest, before = (".".join(map(str, pair)) for pair in (TORCH_OLDEST, TORCH_BEFORE))
+        assert f"torch>={oldest},<{before}" in project["dependencies"]
+        assert project["requires-python"] == f">={PYTHON_OLDEST[0]}.{PYTHON_OLDEST[1]}"
+
+    @pytest.mark.parametrize(
+        ("changed", "status", "said"),
+        [
+            ({}, Status.OK, "numba 0.61.0"),
+            ({"triton": "", "triton_problem": "it is not installed"}, Status.OK, "no triton"),
+            ({"numba_problem": "No module named 'llvmlite'"}, Status.WARN, "llvmlite"),
+            ({"python": (3, 10)}, Status.FAIL, "too old"),
+            ({"torch": "2.3.1"}, Status.FAIL, "not made for this torch"),
+            ({"torch": "2.15.0+cu128"}, Status.FAIL, "not made for this torch"),
+            ({"torch": "", "torch_problem": "libcudart.so.12: cannot open"}, Status.FAIL, "libcudart"),
+        ],
+    )
+    def test_versions(self, changed: dict[str, object], status: Status, said: str) -> None:
+        finding = judge_software(replace(SOFTWARE, **changed))  # type: ignore[arg-type]
+        assert finding.status is status
+        assert said in finding.text
+        assert finding.exit_status == (MACHINE_STATUS if status is Status.FAIL else 0)
+
+    def test_gpu(self) -> None:
+        assert checks.judge_gpu(GPU, SOFTWARE).status is Status.OK
+        assert "180 GiB" in checks.judge_gpu(GPU, SOFTWARE).text
+        assert checks.judge_gpu(GpuFacts((), 0, "", ""), SOFTWARE).status is Status.OK
+        unseen = checks.judge_gpu(GpuFacts((), 0, "570.86.10", ""), SOFTWARE)
+        assert unseen.status is Status.WARN
+        assert "a CPU build" in unseen.text
+        assert checks.judge_gpu(GPU, replace(SOFTWARE, triton_problem="broken")).status is Status.WARN
+
+
+class TestSpeed:
+    """Inner steps against the round."""
+
+    def test_a_round_must_be_trained_before_it_is_sealed(self) -> None:
+        deadline = 1800 / SPEC.inner.steps
+        assert checks.judge_speed(SpeedFacts(deadline * 0.99, estimated=True), SPEC, 12.0).status is Status.OK
+        slow = checks.judge_speed(SpeedFacts(deadline * 1.01, estimated=True), SPEC, 12.0)
+        assert slow.status is Status.FAIL
+        assert "30 min" in slow.text
+        assert "estimated" in slow.text
+
+    def test_without_a_chain_nobody_knows(self) -> None:
+        assert checks.judge_speed(SpeedFacts(1e9, estimated=True), SPEC, None).status is Status.OK
+
+
+class TestSpace:
+    """Memory and disk against what the spec needs."""
+
+    @pytest.mark.parametrize(
+        ("memory", "available", "status"),
+        [(9, 9, Status.OK), (9, 7, Status.WARN), (7, 7, Status.FAIL)],
+    )
+    def test_memory(self, memory: int, available: int, status: Status) -> None:
+        finding = checks.judge_memory(
+            replace(SPACE, memory_bytes=memory * GIB, memory_available=available * GIB), NEEDS, Role.MINER
+        )
+        assert finding.status is status
+        assert "8 GiB" in finding.text
+
+    @pytest.mark.parametrize(("free", "status"), [(41, Status.OK), (30, Status.WARN), (19, Status.FAIL)])
+    def test_disk(self, free: int, status: Status) -> None:
+        finding = checks.judge_disk(replace(SPACE, disk_available=free * GIB), NEEDS, Role.MINER)
+        assert finding.status is status
+
+    # The layout of the largest takes seconds.
+    @pytest.mark.parametrize("preset", sorted(set(preset_names()) - {"72b"}))
+    def test_a_miner_needs_more_than_what_it_holds(self, preset: str) -> None:
+        template = load_template(preset)
+        parameters = layout_of(template.model).parameters
+        miner, validator, aggregator = (needs(template, role, local_bucket=False, text_bytes=0) for role in Role)
+        assert miner.memory > 32 * parameters  # θ, working copy, gradients, moments, Δ, error feedback, accumulator
+        assert miner.memory > validator.memory > aggregator.memory > 4 * parameters
+        assert miner.disk == 32 * parameters
+        assert validator.disk == aggregator.disk == 0
+        assert needs(template, Role.AGGREGATOR, local_bucket=True, text_bytes=0).disk > 8 * parameters
+        assert needs(template, Role.MINER, local_bucket=False, text_bytes=5).disk == miner.disk + 5
+        assert miner.down == miner.up * template.gauntlet.seats
+
+
+class TestClock:
+    """Seconds apart."""
+
+    @pytest.mark.parametrize(
+        ("ahead", "status"),
+        [(0.2, Status.OK), (-29, Status.OK), (30, Status.WARN), (-899, Status.WARN), (900, Status.FAIL)],
+    )
+    def test_thresholds(self, ahead: float, status: Status) -> None:
+        finding = checks.judge_clock(ClockFacts("example.org", ahead))
+        assert finding.status is status
+        assert ("ahead of" if ahead > 0 else "behind") in finding.text
+
+
+class TestBucket:
+    """What came of writing, reading and deleting."""
+
+    @pytest.mark.parametrize(
+        ("changed", "status"),
+        [
+            ({}, Status.OK),
+            ({"shared_folder": True}, Status.OK),
+            ({"delete": "refused"}, Status.WARN),
+            ({"write": "refused"}, Status.FAIL),
+            ({"read": "refused"}, Status.FAIL),
+            ({"public_write_refused": False}, Status.FAIL),
+        ],
+    )
+    def test_outcomes(self, changed: dict[str, object], status: Status) -> None:
+        finding = checks.judge_bucket(replace(BUCKET, **changed))  # type: ignore[arg-type]
+        assert finding.status is status
+        assert "secret-of-reader" not in repr(finding)
+        assert finding.exit_status == (StorageError.exit_status if status is Status.FAIL else 0)
+
+    @pytest.mark.parametrize(
+        ("seconds", "status"),
+        [(50.0, Status.OK), (60.0, Status.WARN), (170.0, Status.FAIL)],
+    )
+    def test_transfers_are_scaled_to_a_round(self, seconds: float, status: Status) -> None:
+        # A tenth of the submission and a hundredth of the bundle were timed: together 11 times as long as told.
+        facts = TransferFacts(10**8, up_seconds=seconds, down_seconds=seconds / 100)
+        finding = checks.judge_bandwidth(facts, NEEDS, SPEC, 12.0)
+        assert finding.status is status
+        assert f"{seconds / 6:.3g} min" in finding.text
+
+    def test_a_bucket_without_a_round_length(self) -> None:
+        assert checks.judge_bandwidth(TransferFacts(1, 1e9, 1e9), NEEDS, SPEC, None).status is Status.OK
+
+
+class TestChain:
+    """Its time, registration and the committed location."""
+
+    def test_a_chain_tells_its_time(self) -> None:
+        finding = checks.judge_chain(ChainFacts("subnet 3", 1000, 12.0))
+        assert finding.status is Status.OK
+        assert "block 1000" in finding.text
+        assert "12 s" in finding.text
+
+    def test_an_unregistered_hotkey(self) -> None:
+        finding = checks.judge_registration(replace(MEMBER, uid=None), Role.MINER, (), 3)
+        assert finding.status is Status.FAIL
+        assert finding.exit_status == ChainError.exit_status
+        assert finding.fix.endswith("btcli subnets register --netuid 3")
+        local = replace(MEMBER, uid=None, registers_itself=True)
+        assert checks.judge_registration(local, Role.MINER, (), None).status is Status.OK
+        assert checks.judge_registration(local, Role.VALIDATOR, (), None).status is Status.WARN
+
+    def test_operators_need_permit_and_place(self) -> None:
+        assert checks.judge_registration(MEMBER, Role.VALIDATOR, (), 3).status is Status.OK
+        assert checks.judge_registration(MEMBER, Role.AGGREGATOR, ("5Hot",), 3).status is Status.OK
+        unlisted = checks.judge_registration(MEMBER, Role.AGGREGATOR, ("5Other",), 3)
+        assert unlisted.exit_status == ConfigError.exit_status
+        poor = checks.judge_registration(replace(MEMBER, permit=False, stake=5 * 10**8), Role.VALIDATOR, (), 3)
+        assert poor.status is Status.FAIL
+        assert "stake of 0.5" in poor.text
+        assert "btcli stake add" in poor.fix
+        assert checks.judge_registration(replace(MEMBER, permit=False), Role.MINER, (), 3).status is Status.OK
+
+    def test_location(self) -> None:
+        assert checks.judge_location(MEMBER, LOCATION, "").status is Status.OK
+        assert checks.judge_location(replace(MEMBER, location=None), LOCATION, "").status is Status.OK
+        hidden = checks.judge_location(MEMBER, LOCATION, "the key may not do this")
+        assert hidden.exit_status == StorageError.exit_status
+        rotated = checks.judge_location(MEMBER, LOCATION.replace("reader:", "reader2:"), "")
+        assert rotated.exit_status == ConfigError.exit_status
+        assert "another read credential" in rotated.text
+        assert "secret-of-reader" not in repr((hidden, rotated))
+
+    def test_leader(self) -> None:
+        assert checks.judge_leader("5Hot", "muster 0.1.0", "").status is Status.OK
+        assert checks.judge_leader("5Hot", "muster 9.0.0", "it reads the codecs [2], not 1").status is Status.WARN
+        assert checks.judge_leader("5Hot", None, "").status is Status.WARN
+
+
+class TestReport:
+    """What people and programs are told."""
+
+    def test_key_modes(self) -> None:
+        assert checks.judge_key(KeyFacts("k", "5Hot", 0o600)).status is Status.OK
+        for mode in (0o640, 0o604, 0o644):
+            assert checks.judge_key(KeyFacts("k", "5Hot", mode)).fix == "chmod 600 k"
+
+    @given(st.lists(st.sampled_from(Status)), st.integers(1, 20))
+    def test_the_first_failure_decides(self, statuses: list[Status], first: int) -> None:
+        findings = [
+            Finding(f"c{i}", status, "text", "fix", first + i if status is Status.FAIL else 0)
+            for i, status in enumerate(statuses)
+        ]
+        failed = [first + i for i, status in enumerate(statuses) if status is Status.FAIL]
+        assert exit_status(findings) == (failed[0] if failed else 0)
+        assert json_object(findings)["exit_status"] == exit_status(findings)
+        assert conclusion(findings).startswith("ready") is not bool(failed)
+
+    @given(st.text("abc /", max_size=300), st.integers(40, 200))
+    def test_lines_keep_to_the_width_but_for_long_words(self, text: str, width: int) -> None:
+        longest = max((len(word) for word in text.split()), default=0)
+        for told in line(Finding.warn("location", text, text), width).splitlines():
+            assert len(told) <= max(width, 27 + longest)

@@ -19,7 +19,8 @@
     ├── IdentityError      9  a key is missing, unreadable or not the expected one
     └── RunFailed         10  a run ended, but not as it had to
 
-The number is the process's exit status (`muster doctor` ends with 11 where the machine itself is at fault); `code` is the stable name in logs and `--json` output.
+The number is the process's exit status; `code` is the stable name in logs and `--json` output. `muster doctor` ends
+with 11 where the machine itself is at fault.
 """
 
 from __future__ import annotations

@@ -42,6 +42,13 @@ RULE_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
     "damped_mean": (0.25, 0.5, 1.0, 2.0),
 }
 """Candidates of a rule's α, factors of two: the less it moves an entry that few list, the more α a rule can take."""
+SAME_BATCH_PEERS = (8, 16)
+SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
+    "mean": (2.0, 4.0),
+    "sender_mean": (0.5, 1.0),
+    "damped_mean": (1.0, 2.0),
+}
+"""Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
 ATTACKED_PEERS = 8
 MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
 SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
@@ -129,6 +136,12 @@ def rule_candidates(rows: Rows, rule: Rule, peers: int) -> list[Variant]:
     """What α of a rule is tuned over for a number of peers."""
     base = replace(_many(rows, rule, peers), seed=TUNING_SEED)
     return [replace(base, alpha=alpha) for alpha in RULE_ALPHAS[rule]]
+
+
+def same_batch_candidates(rows: Rows, rule: Rule, peers: int) -> list[Variant]:
+    """The rules where more peers mean more text, on the tuning seed alone."""
+    base = replace(_many(rows, rule, peers), batch=Variant().batch, seed=TUNING_SEED)
+    return [replace(base, alpha=alpha) for alpha in SAME_BATCH_ALPHAS[rule]]
 
 
 def _ruled(rows: Rows, rule: Rule, peers: int) -> Variant:
@@ -231,7 +244,8 @@ def _tune(_rows: Rows) -> list[Variant]:
 
 def _tune_parts(rows: Rows) -> list[Variant]:
     tuned = [variant for rule in RULE_ALPHAS for peers in BATCH_OF for variant in rule_candidates(rows, rule, peers)]
-    return tuned + momentum_candidates(rows) + sign_candidates(rows)
+    same = [v for rule in RULE_ALPHAS for peers in SAME_BATCH_PEERS for v in same_batch_candidates(rows, rule, peers)]
+    return tuned + same + momentum_candidates(rows) + sign_candidates(rows)
 
 
 def _answer(rows: Rows) -> list[Variant]:

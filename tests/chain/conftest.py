@@ -16,7 +16,7 @@ TAO = 10**9
 
 @pytest.fixture(scope="session")
 def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
-    """A fresh subnet, one epoch old, so that who has stake has a permit."""
+    """A fresh subnet, in which who has stake has a permit."""
     folder = tmp_path_factory.mktemp("chain")
     with pytest.MonkeyPatch.context() as patch:
         # The SDK's caches; the genesis hash of such chains is always the same, so a shared one would mix runtimes up.
@@ -33,12 +33,9 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
 async def _set_up(chain: LocalChain) -> Subnet:
     members = tuple(Identity.derive(9, name) for name in ("operator", "rival", "miner-0", "miner-1"))
     hotkeys = [member.hotkey for member in members]
-    netuid = await set_up_subnet(chain.url, hotkeys, {hotkeys[0]: 500 * TAO, hotkeys[1]: 50 * TAO}, tempo=TEMPO)
-    client = chain.client(netuid)
-    try:
-        await chain.mine(client, TEMPO + 2)
-    finally:
-        await client.close()
+    netuid = await set_up_subnet(chain.url, hotkeys, {hotkeys[0]: 500 * TAO, hotkeys[1]: 400 * TAO}, tempo=TEMPO)
+    # Miners are paid in stake here; none may become a validator by that.
+    await chain.sudo("AdminUtils", "sudo_set_max_allowed_validators", netuid=netuid, max_allowed_validators=2)
     return Subnet(chain, netuid, members)
 
 

@@ -1,7 +1,8 @@
 // A real Bittensor runtime in one process, for tests: node local_chain.mjs RAW_SPEC PORT GENESIS_MS
 //
 // Chopsticks (a library for Substrate chains; its node_modules are in CHOPSTICKS_NM) executes the runtime of a raw
-// chain spec. A block is made for each transaction, or when `dev_newBlock` asks for one. Ends when its stdin does.
+// chain spec. A block is made for each transaction, when `dev_newBlock` asks for one, and every so many milliseconds
+// once `test_makeBlocks` has named them. Ends when its stdin does.
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -15,6 +16,26 @@ const call = core.allHandlers.state_call
 core.allHandlers.state_call = (context, [method, data, at], subscription) =>
   call(context, [method, typeof data === 'string' && !data.startsWith('0x') ? `0x${data}` : data, at], subscription)
 core.allHandlers.account_nextIndex = core.allHandlers.system_accountNextIndex
+
+// What tests change: whether this says it is a node of a network, and how long it waits between blocks (0: for ever).
+let inNetwork = false
+let pause = 0
+let making = false
+core.allHandlers.system_health = async () => ({ peers: 0, isSyncing: false, shouldHavePeers: inNetwork })
+core.allHandlers.test_joinNetwork = async (_context, [value]) => (inNetwork = value)
+core.allHandlers.test_makeBlocks = async (context, [milliseconds]) => {
+  pause = milliseconds
+  if (!making) makeBlocks(context.chain)
+  return pause
+}
+async function makeBlocks(chain) {
+  making = true
+  while (pause > 0) {
+    await chain.newBlock()
+    await new Promise((done) => setTimeout(done, pause))
+  }
+  making = false
+}
 const { setupWithServer } = load('@acala-network/chopsticks') // loaded now: it copies the handlers
 
 const spec = JSON.parse(readFileSync(specPath, 'utf8'))

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ class LocalChain:
     ours: bool
 
     def client(self, netuid: int) -> BittensorChain:
-        """A client for which the chain's old blocks are new."""
-        return BittensorChain([self.url], netuid, clock=lambda: 0.0)
+        """A client."""
+        return BittensorChain([self.url], netuid)
 
     async def mine(self, chain: Chain, blocks: int) -> None:
         """Let so many blocks pass."""
@@ -60,6 +60,28 @@ class LocalChain:
                 await self.rpc("dev_newBlock", {"count": 1})
         else:
             await chain.next_block((await chain.head()).number + blocks - 1)
+
+    @asynccontextmanager
+    async def making_blocks(self, milliseconds: int) -> AsyncIterator[None]:
+        """Let blocks come by themselves meanwhile, so long after each other."""
+        await self._tell("test_makeBlocks", milliseconds)
+        try:
+            yield
+        finally:
+            await self._tell("test_makeBlocks", 0)
+
+    @asynccontextmanager
+    async def in_network(self) -> AsyncIterator[None]:
+        """Let it say meanwhile that it is a node of a network: then its blocks, a day old, are too old."""
+        await self._tell("test_joinNetwork", True)
+        try:
+            yield
+        finally:
+            await self._tell("test_joinNetwork", False)
+
+    async def _tell(self, method: str, value: object) -> None:
+        if self.ours:
+            await self.rpc(method, value)
 
     async def pending(self, number: int) -> None:
         """Wait until so many extrinsics wait for a block."""

@@ -59,7 +59,8 @@ async def test_a_stale_endpoint(subnet: Any, tmp_path: Path) -> None:
     run = await asyncio.to_thread(lay_out, tmp_path / "run")
     file = run.file.model_copy(update={"chain": BITTENSOR, "netuid": subnet.netuid, "endpoints": (subnet.chain.url,)})
     (run.path / RUN_FILE).write_bytes(file.to_bytes())
-    findings = await diagnose_async(run.path)
+    async with subnet.chain.in_network():
+        findings = await diagnose_async(run.path)
     failed = {name: found.exit_status for name, found in findings.items() if found.status is Status.FAIL}
     assert failed == {"chain": ChainError.exit_status}
     assert "seconds old by this machine's clock" in findings["chain"].text

@@ -131,7 +131,7 @@ class BittensorChain(Chain):
 
         async def write(runtime: Runtime) -> None:
             at = await runtime.block_hash(None)
-            number = await runtime.raw.get_block_number(at)
+            number = await runtime.height(at)
             found = await runtime.query("Commitments", "CommitmentOf", [self.netuid, identity.hotkey], block_hash=at)
             stands = reading.read_commitments([(identity.hotkey, found)])[0].get(identity.hotkey, Commitment())
             complete = Commitment(location, anchor or stands.anchor)
@@ -142,7 +142,8 @@ class BittensorChain(Chain):
             call = await runtime.compose(
                 bt.calls.Commitments.set_commitment(netuid=self.netuid, info=commitments.to_info(fields))
             )
-            await submit(runtime, call, HotkeySigner(identity), f"the commitment of {identity.hotkey}")
+            what = f"the commitment of {identity.hotkey}"
+            await submit(runtime, call, HotkeySigner(identity), what, sleep=self._sleep)
             self._spent.append((number, commitments.space(fields)))
 
         await self._endpoints.ask(write, SUBMIT_SECONDS)
@@ -186,7 +187,8 @@ class BittensorChain(Chain):
             intent = bt.SetWeights(netuid=self.netuid, weights=dict(weights), version_key=graph.weights_version)
             signer = HotkeySigner(identity)
             built = await intent.build(runtime, signer)
-            await submit(runtime, getattr(built, "call", built), signer, f"the weights of {identity.hotkey}")
+            what = f"the weights of {identity.hotkey}"
+            await submit(runtime, getattr(built, "call", built), signer, what, sleep=self._sleep)
 
         await self._endpoints.ask(write, SUBMIT_SECONDS)
 
@@ -216,9 +218,9 @@ class BittensorChain(Chain):
         await self._endpoints.close()
 
     async def _read_head(self, runtime: Runtime) -> Block:
-        found = await runtime.raw.get_chain_finalised_head()
+        found = await runtime.final_hash()
         if self._head is None or self._head[0] != found:
-            block = Block(await runtime.raw.get_block_number(found), _bytes32(found))
+            block = Block(await runtime.height(found), _bytes32(found))
             self._endpoints.newest = await block_time_of(runtime, found)
             # Another node may be behind the one asked before: what was final is not un-final by that.
             if self._head is None or block.number > self._head[1].number:

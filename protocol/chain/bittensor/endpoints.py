@@ -1,14 +1,16 @@
 """Which of several Bittensor nodes is asked: one that answers, is of the right chain, and is not behind.
 
-Every request has a deadline. A node that misses it, or shows no new blocks, is left for the next in the list;
-when all have failed, the error names each with its reason.
+Every request has a deadline. A node that misses it, or shows no new blocks, is left for the next in the list. When all
+have failed, they are tried again for ten minutes, if the chain was there before; then the error names each with its
+reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -30,10 +32,16 @@ STALE_BLOCKS = 10
 """A node whose newest block is older than so many blocks' time is not following the chain."""
 
 STALE_SECONDS = 30.0
-"""... but this much at least, for chains with blocks under a second, and for clocks that differ."""
+"""... but this much at least, for chains with blocks under a second, and for clocks that differ.
 
-PAUSES = (1.0, 4.0, 15.0, 40.0)
-"""Seconds between the tries when no node can be used: one minute, in which nodes restart."""
+The age of a block says nothing on a development chain of one node: it may make blocks on request, or run ahead.
+"""
+
+PAUSES = (1.0, 4.0, 15.0, 40.0, *[60.0] * 9)
+"""Seconds between the tries when no node can be used: ten minutes, in which nodes restart and networks come back."""
+
+MOST_TIMES = 4
+"""A slow node is better than none: each try gives it its time once more, up to so many times."""
 
 _CODES: dict[bt.ErrorCode, type[ChainError]] = {
     bt.ErrorCode.NOT_REGISTERED: NotRegistered,
@@ -45,7 +53,11 @@ _CODES: dict[bt.ErrorCode, type[ChainError]] = {
 }
 """How the SDK's classes of refusals are called here; all others are a plain `ChainError`."""
 
+NONCE_TAKEN = frozenset({"Stale", "Future", "PriorityTooLow", "Usurped", "Invalid"})
+"""Refusals that mean, or may mean, that another extrinsic of the same account came first."""
+
 _NAMES: dict[str, type[ChainError]] = {
+    **dict.fromkeys(NONCE_TAKEN, RateLimited),
     "SpaceLimitExceeded": RateLimited,
     "AccountNotAllowedCommit": NotRegistered,
     "NeuronNoValidatorPermit": NotPermitted,
@@ -95,6 +107,7 @@ class Endpoints:
         self._sleep = sleep
         self._at = 0
         self._runtime: Runtime | None = None
+        self._alone = False
         self._genesis: str | None = None
         self._lock = asyncio.Lock()
         self.block_seconds = 0.0
@@ -110,40 +123,31 @@ class Endpoints:
             ChainError: a node answered with a refusal.
         """
         pauses = PAUSES if self._genesis is not None else ()
-        for pause in pauses:
+        for times, pause in enumerate(pauses, start=1):
             try:
-                return await self._pass(request, seconds)
+                return await self._pass(request, seconds * min(times, MOST_TIMES))
             except (ChainUnreachable, StaleChain) as error:
                 log.warning("%s; it is tried again in %g seconds", error, pause)
                 await self._sleep(pause)
-        return await self._pass(request, seconds)
+        return await self._pass(request, seconds * min(len(pauses) + 1, MOST_TIMES))
 
     async def _pass(self, request: Callable[[Runtime], Awaitable[T]], seconds: float) -> T:
         """Ask each node once."""
         failures: list[tuple[str, _Unfit]] = []
         for _ in self._urls:
-            url = self._urls[self._at]
+            url, used = self._urls[self._at], None
             try:
-                return await self._once(url, request, seconds)
+                with _failures_named(seconds):
+                    async with asyncio.timeout(seconds):
+                        used = await self._connected(url)
+                        return await request(used)
             except _Unfit as error:
                 log.warning("the endpoint %s cannot be used: %s", shown(url), error)
                 failures.append((url, error))
-                await self._leave(url)
+                await self._leave(url, used)
         kind = StaleChain if any(error.stale for _, error in failures) else ChainUnreachable
         listed = "; ".join(f"{shown(url)}: {error}" for url, error in failures)
         raise kind(f"no endpoint of the chain can be used ({listed}); check them, or name others")
-
-    async def _once(self, url: str, request: Callable[[Runtime], Awaitable[T]], seconds: float) -> T:
-        try:
-            async with asyncio.timeout(seconds):
-                runtime = await self._connected(url)
-                return await request(runtime)
-        except TimeoutError as error:
-            raise _Unfit(f"no answer within {seconds:g} seconds") from error
-        except (bt.RpcConnectionError, bt.ConnectionNotReady, OSError) as error:
-            raise _Unfit(str(error) or type(error).__name__) from error
-        except bt.BittensorError as error:
-            raise refused("a question to the chain", error) from error
 
     async def _connected(self, url: str) -> Runtime:
         async with self._lock:
@@ -163,24 +167,27 @@ class Endpoints:
         if self._genesis not in (None, genesis):
             raise _Unfit("it is a node of another chain")
         self.block_seconds = await runtime.block_time()
-        self.newest = await block_time_of(runtime, await runtime.raw.get_chain_finalised_head())
+        self._alone = await runtime.alone()
+        self.newest = await block_time_of(runtime, await runtime.final_hash())
         self.check_age(self.newest)
         self._genesis = genesis
 
     def check_age(self, timestamp: float) -> None:
         """Leave this node if its newest block, made at `timestamp` (unix seconds), is too old."""
+        if self._alone:
+            return
         age = self._now() - timestamp
         if age > max(STALE_BLOCKS * self.block_seconds, STALE_SECONDS):
             raise _Unfit(f"its newest final block is {age:.0f} seconds old by this machine's clock", stale=True)
 
-    async def _leave(self, url: str) -> None:
-        """Go on with the next endpoint, unless another request has done so."""
+    async def _leave(self, url: str, used: Runtime | None) -> None:
+        """Go on with the next endpoint, unless another request has left this connection before."""
         async with self._lock:
-            if self._urls[self._at] == url:
+            if self._urls[self._at] == url and self._runtime is used:
                 self._at = (self._at + 1) % len(self._urls)
-                runtime, self._runtime = self._runtime, None
-                if runtime is not None:
-                    await runtime.close()
+                self._runtime = None
+                if used is not None:
+                    await used.close()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -193,3 +200,16 @@ class Endpoints:
 async def block_time_of(runtime: Runtime, block_hash: str) -> float:
     """When a block was made by the chain's own clock, unix seconds."""
     return int(await runtime.query("Timestamp", "Now", [], block_hash=block_hash) or 0) / 1000
+
+
+@contextmanager
+def _failures_named(seconds: float) -> Iterator[None]:
+    """Tell a node that cannot be used from a chain that refuses."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise _Unfit(f"no answer within {seconds:g} seconds") from error
+    except (bt.RpcConnectionError, bt.ConnectionNotReady, OSError) as error:
+        raise _Unfit(str(error) or type(error).__name__) from error
+    except bt.BittensorError as error:
+        raise refused("a question to the chain", error) from error

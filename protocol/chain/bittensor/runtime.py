@@ -46,6 +46,25 @@ class Runtime(bt.RpcSubstrate):
             return None
         return await super().query(module, storage_function, params, block_hash=block_hash)
 
+    async def final_hash(self) -> str:
+        """The hash of the newest final block."""
+        return await self._read(lambda raw: raw.get_chain_finalised_head())
+
+    async def height(self, block_hash: str) -> int:
+        """The height of a block."""
+        return await self._read(lambda raw: raw.get_block_number(block_hash))
+
+    async def alone(self) -> bool:
+        """Whether the node says that it is a chain of its own, with no network to follow.
+
+        A node that does not say (public ones may hide it) follows one.
+        """
+        try:
+            health = await self._read(lambda raw: raw.rpc_request("system_health"))
+        except bt.ChainError:
+            return False
+        return isinstance(health, Mapping) and health.get("shouldHavePeers") is False
+
     async def compose(self, call: Any) -> Any:
         """Compose a (module, function, params) call, by its older name where the runtime has only that."""
         await self._learn()
@@ -60,7 +79,7 @@ class Runtime(bt.RpcSubstrate):
         spec = await self.spec_version()
         if spec == self._spec:
             return
-        pallets = (await self.raw.metadata_ir()).pallets
+        pallets = (await self._read(lambda raw: raw.metadata_ir())).pallets
         self._calls = frozenset((pallet.name, call.name) for pallet in pallets for call in pallet.calls)
         self._storage = frozenset((pallet.name, item.name) for pallet in pallets for item in pallet.storage)
         self._spec = spec

@@ -6,7 +6,7 @@ On a public network none of this works, and nothing of it is needed: there the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import bittensor as bt
@@ -23,6 +23,12 @@ OWNER = "//Alice"
 TEMPO = 20
 """Blocks of an epoch: a testnet lasts hundreds of blocks and has to show epochs."""
 
+QUICK_TEMPO = 3
+"""Blocks of the epochs until the operators have their permits, which an epoch gives."""
+
+PERMIT_EPOCHS = 4
+"""Epochs in which a hotkey with stake has its permit, counted from the stake: the first or the second."""
+
 MAX_UIDS = 256
 """Slots of a subnet; as many may register in one interval here."""
 
@@ -37,7 +43,7 @@ async def set_up_subnet(
     weights_rate_limit: int = 0,
     commit_reveal: bool = False,
 ) -> int:
-    """Create a subnet on the development chain at `url` and return its netuid.
+    """Create a subnet on the development chain at `url`, wait for the operators' permits, and return its netuid.
 
     Args:
         members: hotkeys to register, in uid order; the first one becomes the subnet's owner hotkey, uid 0.
@@ -48,7 +54,7 @@ async def set_up_subnet(
         commit_reveal: whether weights are sealed until the next epoch.
 
     Raises:
-        ChainError: the chain is no development chain of this owner's, or cannot be reached.
+        ChainError: the chain is no development chain of this owner's, gives no permits, or cannot be reached.
     """
     if not members:
         raise ChainError("a subnet needs at least one member, whose hotkey owns it")
@@ -66,27 +72,54 @@ async def set_up_subnet(
         inner = await endpoints.ask(lambda runtime: runtime.compose(("AdminUtils", function, params)))
         await send(bt.calls.Sudo.sudo(call=inner), f"{function} by {owner_uri}")
 
+    async def register(netuid: int, hotkey: str) -> None:
+        call, what = bt.calls.SubtensorModule.burned_register(netuid=netuid, hotkey=hotkey), f"registering {hotkey}"
+
+        async def write(runtime: Runtime) -> None:
+            # This may be asked again because an answer came too late.
+            if await runtime.query("SubtensorModule", "Uids", [netuid, hotkey]) is None:
+                await submit(runtime, await runtime.compose(call), owner, what, final=False)
+
+        await endpoints.ask(write, SUBMIT_SECONDS)
+
+    async def permits(netuid: int) -> list[bool]:
+        """Whether each uid has one, after another block."""
+        # A transaction, because there are chains that make blocks for nothing else.
+        await send(bt.calls.System.remark(remark="0x"), "an empty transaction")
+        held = await endpoints.ask(lambda runtime: runtime.query("SubtensorModule", "ValidatorPermit", [netuid]))
+        return list(held or [])
+
     try:
         await sudo("sudo_set_network_rate_limit", rate_limit=0)
         made = await send(bt.calls.SubtensorModule.register_network(hotkey=members[0]), "a new subnet")
         netuid = _netuid(made)
-        for function, params in _hyperparameters(tempo, weights_rate_limit, commit_reveal):
+        for function, params in _hyperparameters(weights_rate_limit, commit_reveal):
             await sudo(function, netuid=netuid, **params)
         for hotkey in members[1:]:
-            register = bt.calls.SubtensorModule.burned_register(netuid=netuid, hotkey=hotkey)
-            await send(register, f"the registration of {hotkey}")
+            await register(netuid, hotkey)
         await send(bt.calls.SubtensorModule.start_call(netuid=netuid), "the start of the subnet")
         for hotkey, amount in stakes.items():
             stake = bt.calls.SubtensorModule.add_stake(hotkey=hotkey, netuid=netuid, amount_staked=amount)
             await send(stake, f"the stake of {hotkey}")
+        await await_permits(lambda: permits(netuid), [members.index(hotkey) for hotkey in stakes])
+        await sudo("sudo_set_tempo", netuid=netuid, tempo=tempo)
     finally:
         await endpoints.close()
     return netuid
 
 
-def _hyperparameters(tempo: int, rate_limit: int, commit_reveal: bool) -> tuple[tuple[str, dict[str, Any]], ...]:
+async def await_permits(held: Callable[[], Awaitable[Sequence[bool]]], uids: Sequence[int]) -> None:
+    """Look once a block until all of these uids have a permit."""
+    for _ in range(PERMIT_EPOCHS * (QUICK_TEMPO + 1)):
+        permits = await held()
+        if all(uid < len(permits) and permits[uid] for uid in uids):
+            return
+    raise ChainError("those with stake have no validator permit after several epochs; this chain wants more stake")
+
+
+def _hyperparameters(rate_limit: int, commit_reveal: bool) -> tuple[tuple[str, dict[str, Any]], ...]:
     return (
-        ("sudo_set_tempo", {"tempo": tempo}),
+        ("sudo_set_tempo", {"tempo": QUICK_TEMPO}),
         ("sudo_set_weights_set_rate_limit", {"weights_set_rate_limit": rate_limit}),
         ("sudo_set_min_allowed_weights", {"min_allowed_weights": 1}),
         ("sudo_set_commit_reveal_weights_enabled", {"enabled": commit_reveal}),

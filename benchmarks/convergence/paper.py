@@ -226,8 +226,8 @@ Lowest there: {", ".join(f"`{lead[0]}` for R = {r} (α {lead[1]:g})" for r, lead
 each R can do better than one with a fixed α; but over all of these settings `{best}` with its one α is never more than
 {_regret(answers, best):.2f} above the best rule at its best α.
 
-One attacker among eight honest peers sends values 20 times the largest at entries that nobody else sends. How much the final
-loss rises:
+One attacker among eight honest peers sends values 20 times the largest at entries that nobody else sends. The clip to the
+median norm is on in every row, and the attacker's update counts for that much less. How much the final loss rises:
 
 {harm}
 

@@ -7,6 +7,7 @@ run in the foreground as children of this process and die with it, even when it 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import http.client
 import json
 import os
@@ -220,25 +221,26 @@ class RadosGateway:
 
 
 def install() -> None:
-    """Make sure the server's programs are here: in CI, or as root where apt-get is, install Debian's packages.
+    """Make sure the server's programs are here: as root, or in CI, install Debian's packages.
 
     Raises:
-        ServerAbsent: they are not, and this is not the place to install them.
+        ServerAbsent: they are not, and could not be installed.
     """
     if all(map(shutil.which, _PROGRAMS)):
         return
-    in_ci = bool(os.environ.get("CI"))
-    if shutil.which("apt-get") is None or not (in_ci or os.geteuid() == 0):
+    if shutil.which("apt-get") is None or not (os.environ.get("CI") or os.geteuid() == 0):
         raise ServerAbsent(f"no S3 server to test against: apt-get install {' '.join(PACKAGES)}")
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    environment = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive"]
-    try:
-        for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-            subprocess.run([*environment, "apt-get", *command], check=True, capture_output=True, timeout=600)
-    except subprocess.SubprocessError as error:
-        if in_ci:
-            raise
-        raise ServerAbsent(f"no S3 server to test against, and apt-get could not install it: {error}") from error
+    with (Path(tempfile.gettempdir()) / "muster-tests-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one installs
+        if all(map(shutil.which, _PROGRAMS)):
+            return
+        as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        apt = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]
+        try:
+            for arguments in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+                subprocess.run([*apt, *arguments], check=True, capture_output=True, timeout=600)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ServerAbsent(f"no S3 server to test against, and apt-get could not install it: {error}") from error
 
 
 def _free_ports(count: int) -> list[int]:
@@ -267,3 +269,11 @@ def _wait_for(port: int, gateway: subprocess.Popen[bytes], root: Path) -> None:
 def _kill(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
+
+
+if __name__ == "__main__":
+    # Before the tests and not in one: installing takes longer than a test may.
+    try:
+        install()
+    except ServerAbsent as absent:
+        print(f"{absent}; tests of S3 will be skipped")  # noqa: T201

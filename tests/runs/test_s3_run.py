@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,6 +27,8 @@ from protocol.storage import parse_location
 pytestmark = pytest.mark.processes
 
 ROUNDS = 4
+MANY_ROUNDS = 12
+"""As many as the default testnet has."""
 SEED = 3
 CAST = Cast.of(SEED, 2, 1, {})
 SECONDS = 100
@@ -49,10 +51,8 @@ def muster(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def finished(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+def live(s3_server: RadosGateway, base: Path, rounds: int) -> Finished:
     """`muster testnet --store s3://…` from beginning to end."""
-    base = tmp_path_factory.mktemp("s3")
     made = template(
         inner={"steps": 3, "total": 12},
         clock={"deadline": 240, "reveal": 120, "grace": 120},
@@ -61,23 +61,39 @@ def finished(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) 
     preset = write_template(made, base / "miniature.toml")
     admin, secret = s3_server.user("admin")
     ended = muster(
-        "testnet", "--preset", str(preset), "--miners", "2", "--rounds", str(ROUNDS), "--seed", str(SEED),
+        "testnet", "--preset", str(preset), "--miners", "2", "--rounds", str(rounds), "--seed", str(SEED),
         "--dir", str(base / "run"), "--store", f"s3://{urlsplit(s3_server.endpoint).netloc}", "--json",
         MUSTER_S3_ADMIN_ACCESS_KEY=admin, MUSTER_S3_ADMIN_SECRET_KEY=secret,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + "".join(
         path.read_text() for path in (base / "run" / "logs").glob("*.log")
     )
-    yield Finished(base / "run", json.loads(ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr, secret)
+    return Finished(base / "run", json.loads(ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr, secret)
+
+
+@pytest.fixture(scope="module")
+def finished(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A short run."""
+    return live(s3_server, tmp_path_factory.mktemp("s3"), ROUNDS)
+
+
+def check_roots(finished: Finished, rounds: int) -> None:
+    """Everybody took part in every round, and the roots are the simulator's."""
+    assert finished.summary["roots_agree"]
+    assert finished.summary["rounds"] == rounds
+    run = RunDirectory.open(str(finished.folder))
+    stage = Stage(run, CAST, TextReader.open(run.data, run.history.genesis.data.manifest))
+    assert finished.summary["state_roots"] == play(stage, rounds).state_roots
+    assert {peer["accepted"] for peer in finished.summary["peers"] if peer["submitted"]} == {rounds}
 
 
 def test_the_roots_are_those_of_the_run_in_folders(finished: Finished) -> None:
-    assert finished.summary["roots_agree"]
-    assert finished.summary["rounds"] == ROUNDS
-    run = RunDirectory.open(str(finished.folder))
-    stage = Stage(run, CAST, TextReader.open(run.data, run.history.genesis.data.manifest))
-    assert finished.summary["state_roots"] == play(stage, ROUNDS).state_roots
-    assert {peer["accepted"] for peer in finished.summary["peers"] if peer["submitted"]} == {ROUNDS}
+    check_roots(finished, ROUNDS)
+
+
+@pytest.mark.slow
+def test_so_they_are_after_many_rounds(s3_server: RadosGateway, tmp_path: Path) -> None:
+    check_roots(live(s3_server, tmp_path, MANY_ROUNDS), MANY_ROUNDS)
 
 
 def test_the_audit_agrees(finished: Finished) -> None:

@@ -26,7 +26,6 @@ _S3 = "s3://"
 _SOCKETS = ("ws://", "wss://")
 _NO_TLS = "?tls=off"
 _SECRET_MODE = 0o600
-_SECRET_FOLDER_MODE = 0o700
 STAKE = 1_000 * 10**9
 """Smallest units that each operator gets staked on a development chain: more than any threshold for validating."""
 _TOKEN_BYTES = 4
@@ -57,7 +56,7 @@ class Ground:
         }
 
     def write_keys(self, keys: Path) -> None:
-        """Put everybody's write key into the run's folder of keys, and let nobody but its owner look into it.
+        """Put everybody's write key into the run's folder of keys, which its owner alone may look into.
 
         NAME.env beside them is the environment in a form that shells and containers read, for who starts the daemons
         himself.
@@ -65,10 +64,6 @@ class Ground:
         Raises:
             StorageError: it cannot be written.
         """
-        try:
-            keys.chmod(_SECRET_FOLDER_MODE)
-        except OSError as error:
-            raise StorageError(f"cannot close {keys} to others: {error.strerror}") from error
         for name, writer in self.writers.items():
             access, secret = _files(keys, name)
             lines = [f"{variable}={shlex.quote(value)}\n" for variable, value in self.environment(name, keys).items()]

@@ -17,6 +17,7 @@ from protocol.spec import RunSpec, Template
 from protocol.storage import AllowList, Buckets, Credentials
 
 _SECRET_MODE = 0o600
+_SECRET_FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,8 @@ def create(
         path.mkdir(parents=True, exist_ok=True)
         check_empty(path)
         file = ground or RunFile(run_id=NO_RUN)
-        for folder in ("keys", "logs", "state", *([] if file.store == NETWORK else ["buckets"])):
+        (path / "keys").mkdir(mode=_SECRET_FOLDER_MODE)
+        for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()
         manifest = build_corpus(files, path / "data", template.data.window)
         spec = cast.spec(template, manifest, block)

@@ -151,10 +151,10 @@ def _frontier(answers: Answers) -> str:
 ![Loss curves of four methods](img/results-curves.svg)"""
 
 
-def _rules(answers: Answers) -> str:
-    best = answers.best_rule()
+def _rule_losses(answers: Answers) -> str:
+    """Each rule at its own best α."""
     variants = answers.tables["rules"]
-    losses = table(
+    return table(
         ("rule", *(f"R = {peers} (α)" for peers in BATCH_OF), "mean"),
         (
             (
@@ -165,11 +165,11 @@ def _rules(answers: Answers) -> str:
             for rule in RULE_ALPHAS
         ),
     )
-    fixed = table(
-        ("rule", "best α for all R", "mean loss over R"),
-        ((rule, f"{alpha:g}", f"{loss:.3f}") for rule in RULE_ALPHAS for alpha, loss in [answers.one_alpha(rule)]),
-    )
-    tuning = table(
+
+
+def _rule_tuning(answers: Answers) -> str:
+    """All tuning runs of the rules."""
+    return table(
         ("rule", "R", *(f"candidate {i + 1}" for i in range(len(next(iter(RULE_ALPHAS.values())))))),
         (
             (
@@ -181,7 +181,11 @@ def _rules(answers: Answers) -> str:
             for peers in BATCH_OF
         ),
     )
-    same = table(
+
+
+def _same_batch(answers: Answers) -> str:
+    """The rules where every peer has the usual batch."""
+    return table(
         ("rule", *(f"R = {peers}, {which}" for peers in SAME_BATCH_PEERS for which in ("lower α", "higher α"))),
         (
             (
@@ -195,6 +199,14 @@ def _rules(answers: Answers) -> str:
             for rule in RULE_ALPHAS
         ),
     )
+
+
+def _rules(answers: Answers) -> str:
+    best, variants = answers.best_rule(), answers.tables["rules"]
+    fixed = table(
+        ("rule", "best α for all R", "mean loss over R"),
+        ((rule, f"{alpha:g}", f"{loss:.3f}") for rule in RULE_ALPHAS for alpha, loss in [answers.one_alpha(rule)]),
+    )
     harm = table(
         ("rule", "no cap", f"cap {Variant().scale_cap:g}"),
         ((rule, *(answers.damage(rule, cap).signed() for cap in (0.0, Variant().scale_cap))) for rule in RULE_ALPHAS),
@@ -205,7 +217,7 @@ Three ways to turn R updates into one step, with s the weighted sum of what c of
 `sender_mean` s/c, `damped_mean` s/√(c·R). Each at its own best α of four, for each R; 16 windows an inner step in all (32 for R = 32),
 {variants[f"{best} R=4"].rounds} rounds.
 
-{losses}
+{_rule_losses(answers)}
 
 ![Loss by number of peers for each rule](img/results-rules.svg)
 
@@ -216,11 +228,11 @@ But a run's spec has one α, and how many peers are accepted changes from round 
 So **{best} with α = {answers.one_alpha(best)[0]:g}** is the default of the run spec and of the presets; `tiny`, made for
 four miners, has the α that is best for four, {variants[f"{best} R=4"].alpha:g}. The tuning runs behind both tables, one seed each:
 
-{tuning}
+{_rule_tuning(answers)}
 
 More peers had smaller batches above, so their updates were noisier. With the usual 4 windows each, on the tuning seed alone:
 
-{same}
+{_same_batch(answers)}
 
 Lowest there: {", ".join(f"`{lead[0]}` for R = {r} (α {lead[1]:g})" for r, lead in _leaders(answers).items())}. A rule whose α is chosen for
 each R can do better than one with a fixed α; but over all of these settings `{best}` with its one α is never more than

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import Grid, fold
 from muster.cast import Cast
+from muster.kernels import Grid, fold
+from muster.node.corpus import build_corpus
+from muster.node.data import TextReader
+from muster.node.miner.inner import TrainResult
+from muster.node.miner.miner import Miner
+from muster.protocol.spec import Template, load_template
 from muster.simulator import Simulator
-from node.corpus import build_corpus
-from node.data import TextReader
-from node.miner.inner import TrainResult
-from node.miner.miner import Miner
-from protocol.spec import Template, load_template
 
 CACHE = Path(__file__).parent / ".cache"
 SEED = 0

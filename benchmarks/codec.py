@@ -31,7 +31,7 @@ from capture import load
 from quantiser_study import reference
 from torch import Tensor
 
-from kernels import (
+from muster.kernels import (
     Grid,
     SparseUpdate,
     aggregate_,

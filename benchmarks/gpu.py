@@ -21,7 +21,19 @@ import torch
 from codec import DECAY, PAIRS, SENDERS, K, copy, model_shapes, seconds, values
 from torch import Tensor
 
-from kernels import Grid, Rule, SparseUpdate, aggregate_, capped, compress_, cuda, fast, perturb_, restore_, scale_caps
+from muster.kernels import (
+    Grid,
+    Rule,
+    SparseUpdate,
+    aggregate_,
+    capped,
+    compress_,
+    cuda,
+    fast,
+    perturb_,
+    restore_,
+    scale_caps,
+)
 
 CHECKED = 12_000_000
 RULES: tuple[Rule, ...] = ("mean", "sender_mean", "damped_mean")

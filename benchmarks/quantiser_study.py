@@ -22,7 +22,7 @@ import torch
 from capture import ROUNDS, load
 from numpy.typing import NDArray
 
-from kernels import SparseUpdate, compress, dequantise, encode, quantise, scale_values
+from muster.kernels import SparseUpdate, compress, dequantise, encode, quantise, scale_values
 
 Floats = NDArray[np.float64]
 Quantiser = Callable[[Floats], Floats]

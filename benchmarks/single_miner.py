@@ -24,17 +24,17 @@ from pathlib import Path
 import torch
 
 from muster.cast import Cast
+from muster.node.corpus import build_corpus
+from muster.node.data import TextReader
+from muster.node.genesis import genesis_parameters
+from muster.node.miner.inner import InnerTrainer
+from muster.node.replica import Replica
+from muster.protocol.assignment import assigned
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.sampling import sample
+from muster.protocol.spec import RunSpec, Template, load_template
 from muster.simulator import Simulator
-from node.corpus import build_corpus
-from node.data import TextReader
-from node.genesis import genesis_parameters
-from node.miner.inner import InnerTrainer
-from node.replica import Replica
-from protocol.assignment import assigned
-from protocol.chain.rules import ChainGenesis
-from protocol.sampling import sample
-from protocol.spec import RunSpec, Template, load_template
-from validator.gauntlet.validator import HELDOUT_BEACON
+from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 MINERS = 4
 RATES = (2e-3, 4e-3, 8e-3, 16e-3, 32e-3)

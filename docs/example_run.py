@@ -14,19 +14,19 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import FrameError, compress, decode, encode
-from node.genesis import genesis_parameters
-from protocol import wire
-from protocol.assignment import assigned, data_digest
-from protocol.chain.rules import ChainGenesis
-from protocol.history import SpecHistory
-from protocol.identity import Identity
-from protocol.identity import verify as is_signature
-from protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
-from protocol.ledger import Tip, genesis_tip
-from protocol.roots import GENESIS_RUN, possession, state_root
-from protocol.spec import RunSpec
-from protocol.wire import Beacon, Header
+from muster.kernels import FrameError, compress, decode, encode
+from muster.node.genesis import genesis_parameters
+from muster.protocol import wire
+from muster.protocol.assignment import assigned, data_digest
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import Identity
+from muster.protocol.identity import verify as is_signature
+from muster.protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
+from muster.protocol.ledger import Tip, genesis_tip
+from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.spec import RunSpec
+from muster.protocol.wire import Beacon, Header
 
 SEED = 7
 BEACON = bytes(range(32))

@@ -22,23 +22,23 @@ from blake3 import blake3
 from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
 
-from kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
-from node.checkpoint import make_checkpoint
-from protocol import wire
-from protocol.admission import KEY_MISSING
-from protocol.assignment import assigned, data_digest, permute, share, unassigned
-from protocol.bundle import Opened
-from protocol.layout import parameter_shapes
-from protocol.ledger import prepare, verify
-from protocol.roots import state_root
-from protocol.sampling import sample
-from protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
-from protocol.selection import select
-from protocol.spec import GauntletSpec
-from protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
-from protocol.wire.submission import associated_data
-from validator.aggregator.compose import Decision, compose
-from validator.aggregator.intake import Head, Payload
+from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
+from muster.node.checkpoint import make_checkpoint
+from muster.protocol import wire
+from muster.protocol.admission import KEY_MISSING
+from muster.protocol.assignment import assigned, data_digest, permute, share, unassigned
+from muster.protocol.bundle import Opened
+from muster.protocol.layout import parameter_shapes
+from muster.protocol.ledger import prepare, verify
+from muster.protocol.roots import state_root
+from muster.protocol.sampling import sample
+from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
+from muster.protocol.selection import select
+from muster.protocol.spec import GauntletSpec
+from muster.protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
+from muster.protocol.wire.submission import associated_data
+from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.intake import Head, Payload
 
 DOCS = Path(__file__).parent
 VECTORS = DOCS / "vectors.json"

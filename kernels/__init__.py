@@ -4,10 +4,10 @@ What is here is the reference: plain torch and numpy. `kernels.fast` and `kernel
 for bit, and take over, behind the same functions, where a model is large enough to gain or is on a GPU.
 """
 
-from kernels.compress import compress, compress_, fold, residual
-from kernels.frames import FrameError, decode, encode, max_encoded_bytes
-from kernels.grid import FRAME_TILES, TILE, TILE_ROWS, Grid
-from kernels.outer import (
+from muster.kernels.compress import compress, compress_, fold, residual
+from muster.kernels.frames import FrameError, decode, encode, max_encoded_bytes
+from muster.kernels.grid import FRAME_TILES, TILE, TILE_ROWS, Grid
+from muster.kernels.outer import (
     Rule,
     aggregate_,
     capped,
@@ -17,8 +17,8 @@ from kernels.outer import (
     restore_,
     scale_caps,
 )
-from kernels.quantiser import SCALES, choose_scales, dequantise, quantise, scale_values
-from kernels.update import Saved, SparseUpdate
+from muster.kernels.quantiser import SCALES, choose_scales, dequantise, quantise, scale_values
+from muster.kernels.update import Saved, SparseUpdate
 
 __all__ = [
     "FRAME_TILES",

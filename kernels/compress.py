@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels import cuda, fast
-from kernels.grid import TILE, Grid
-from kernels.quantiser import quantise
-from kernels.update import Saved, SparseUpdate
+from muster.kernels import cuda, fast
+from muster.kernels.grid import TILE, Grid
+from muster.kernels.quantiser import quantise
+from muster.kernels.update import Saved, SparseUpdate
 
 _Ints = npt.NDArray[np.int64]
 
@@ -40,11 +40,11 @@ def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
     """
     _check_shapes(acc, grid)
     if fast.suits(acc):
-        from kernels.fast.compress import compress as fast_compress  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.compress import compress as fast_compress  # noqa: PLC0415 - takes a while to load
 
         return fast_compress(acc, k, grid)
     if cuda.suits(acc):
-        from kernels.cuda.compress import compress as cuda_compress  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.compress import compress as cuda_compress  # noqa: PLC0415 - needs Triton
 
         return cuda_compress(acc, k, grid)
     count = int(grid.entry_starts(k)[-1])
@@ -73,13 +73,13 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     """
     _check_shapes(acc, update.grid)
     if fast.suits(acc):
-        from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
 
         copies = [tensor.clone() for tensor in acc]
         subtract_(copies, update, 1.0, save=False)
         return copies
     if cuda.suits(acc):
-        from kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
 
         copies = [tensor.clone() for tensor in acc]
         cuda_subtract_(copies, update, 1.0, save=False)
@@ -107,11 +107,11 @@ def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k:
         _check_shapes(tensors, grid)
         _check_contiguous(tensors)
     if fast.suits(delta) and fast.suits(error):
-        from kernels.fast.compress import compress_ as fast_compress_  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.compress import compress_ as fast_compress_  # noqa: PLC0415 - takes a while to load
 
         return Saved(*fast_compress_(delta, error, decay, k, grid))
     if cuda.suits([*delta, *error]):
-        from kernels.cuda.compress import compress_ as cuda_compress_  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.compress import compress_ as cuda_compress_  # noqa: PLC0415 - needs Triton
 
         return Saved(*cuda_compress_(delta, error, decay, k, grid))
     acc = fold(error, delta, decay)

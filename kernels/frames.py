@@ -26,8 +26,8 @@ import numpy.typing as npt
 import torch
 import zstandard
 
-from kernels.grid import Grid
-from kernels.update import SparseUpdate
+from muster.kernels.grid import Grid
+from muster.kernels.update import SparseUpdate
 
 _Bytes = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]

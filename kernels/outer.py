@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels import cuda, fast
-from kernels.grid import Grid
-from kernels.update import Saved, SparseUpdate
+from muster.kernels import cuda, fast
+from muster.kernels.grid import Grid
+from muster.kernels.update import Saved, SparseUpdate
 
 Rule = Literal["mean", "sender_mean", "damped_mean"]
 
@@ -135,12 +135,12 @@ def aggregate_(
     if weights.dtype != np.float32 or weights.shape != expected:
         raise ValueError(f"weights must be fp32 {expected}, one per update and tensor")
     if fast.suits(theta) and len({update.k for update in updates}) == 1:
-        from kernels.fast.outer import aggregate_ as fast_aggregate_  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.outer import aggregate_ as fast_aggregate_  # noqa: PLC0415 - takes a while to load
 
         fast_aggregate_(theta, updates, weights, lr, table)
         return
     if cuda.suits(theta) and len({update.k for update in updates}) == 1:
-        from kernels.cuda.outer import aggregate_ as cuda_aggregate_  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.outer import aggregate_ as cuda_aggregate_  # noqa: PLC0415 - needs Triton
 
         cuda_aggregate_(theta, updates, weights, lr, table)
         return
@@ -168,11 +168,11 @@ def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Sav
     """
     _check_theta(theta, update.grid)
     if fast.suits(theta):
-        from kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.compress import subtract_  # noqa: PLC0415 - takes a while to load
 
         return Saved(update, subtract_(theta, update, scale, save=True))
     if cuda.suits(theta):
-        from kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.compress import subtract_ as cuda_subtract_  # noqa: PLC0415 - needs Triton
 
         return Saved(update, cuda_subtract_(theta, update, scale, save=True))
     factor = float(np.float32(scale))
@@ -194,12 +194,12 @@ def restore_(theta: Sequence[Tensor], saved: Saved) -> None:
     update = saved.update
     _check_theta(theta, update.grid)
     if fast.suits(theta):
-        from kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
+        from muster.kernels.fast.compress import put_  # noqa: PLC0415 - takes a while to load
 
         put_(theta, update, saved.values.cpu())
         return
     if cuda.suits(theta):
-        from kernels.cuda.compress import put_ as cuda_put_  # noqa: PLC0415 - needs Triton
+        from muster.kernels.cuda.compress import put_ as cuda_put_  # noqa: PLC0415 - needs Triton
 
         cuda_put_(theta, update, saved.values)
         return

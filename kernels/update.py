@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.grid import Grid
-from kernels.quantiser import dequantise, scale_values
+from muster.kernels.grid import Grid
+from muster.kernels.quantiser import dequantise, scale_values
 
 
 @dataclass(frozen=True, slots=True, eq=False)

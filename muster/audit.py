@@ -11,23 +11,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from muster.node import follow
+from muster.node.checkpoint import make_checkpoint
+from muster.node.data import TextReader
+from muster.node.follow import Fetched
+from muster.node.replica import Replica, genesis_root
+from muster.protocol import ledger, paths, wire
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import AuditError, DataError, LedgerError, StorageError, UsageError, WireError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.lineage import Lineage
+from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
+from muster.protocol.session import MAX_SEAL_BYTES
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import Kind, Record
 from muster.rundir import RunDirectory
 from muster.runs import fetch_text, open_run
-from node import follow
-from node.checkpoint import make_checkpoint
-from node.data import TextReader
-from node.follow import Fetched
-from node.replica import Replica, genesis_root
-from protocol import ledger, paths, wire
-from protocol.chain.base import Chain
-from protocol.errors import AuditError, DataError, LedgerError, StorageError, UsageError, WireError
-from protocol.identity import hotkey_of
-from protocol.ledger import Tip
-from protocol.lineage import Lineage
-from protocol.scores import MAX_SCORES_BYTES, decode_scores, used
-from protocol.session import MAX_SEAL_BYTES
-from protocol.storage import Buckets, Store
-from protocol.wire import Kind, Record
 
 Progress = Callable[[str], None]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from node.corpus import Manifest
-from node.replica import genesis_root
-from protocol.chain.rules import ChainGenesis
-from protocol.errors import UsageError
-from protocol.identity import Identity, derive_seed
-from protocol.spec import GenesisSpec, RunSpec, Template
+from muster.node.corpus import Manifest
+from muster.node.replica import genesis_root
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.errors import UsageError
+from muster.protocol.identity import Identity, derive_seed
+from muster.protocol.spec import GenesisSpec, RunSpec, Template
 
 HONEST = "honest"
 OPERATOR_STAKE = 1_000_000_000

@@ -259,7 +259,7 @@ def spec_new(
 
 def main() -> None:
     """Entry point: what goes wrong by a person's or the machine's doing is one line on stderr and an exit status."""
-    from protocol.errors import MusterError  # noqa: PLC0415
+    from muster.protocol.errors import MusterError  # noqa: PLC0415
 
     try:
         app(prog_name="muster")
@@ -277,7 +277,7 @@ def main() -> None:
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first error of a task group that a person can act on, else the group itself."""
-    from protocol.errors import MusterError  # noqa: PLC0415
+    from muster.protocol.errors import MusterError  # noqa: PLC0415
 
     leaf: BaseException | None = group.subgroup((MusterError, OSError))
     while isinstance(leaf, BaseExceptionGroup):
@@ -287,7 +287,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _fail(error: BaseException) -> NoReturn:
     """End in one line; what is neither ours nor the operating system's is a bug and keeps its traceback."""
-    from protocol.errors import MusterError  # noqa: PLC0415
+    from muster.protocol.errors import MusterError  # noqa: PLC0415
 
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""

@@ -30,7 +30,7 @@ def bucket_create(
     """Make a bucket and what reads it; the last line is the location to commit."""
     from muster.bucket import BUCKET_VARIABLES, CreateRequest, create_bucket  # noqa: PLC0415
     from muster.config import NODE_VARIABLES, check_variables  # noqa: PLC0415
-    from protocol.errors import UsageError  # noqa: PLC0415
+    from muster.protocol.errors import UsageError  # noqa: PLC0415
 
     check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
     if run_id is not None and (len(run_id) != 64 or set(run_id) - set("0123456789abcdef")):

@@ -66,7 +66,7 @@ def _examined(role: str, config: NodeConfig, software: SoftwareFacts, tell: Call
     from muster.doctor.examine import examine  # noqa: PLC0415
     from muster.doctor.network import Clock  # noqa: PLC0415
     from muster.doctor.setup import Setup  # noqa: PLC0415
-    from protocol.errors import UsageError  # noqa: PLC0415
+    from muster.protocol.errors import UsageError  # noqa: PLC0415
 
     if role not in {known.value for known in Role}:
         raise UsageError(f"--role is one of {', '.join(known.value for known in Role)}, not {role}")

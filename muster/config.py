@@ -16,9 +16,9 @@ from pydantic_settings import (
 )
 
 from muster.credentials import CREDENTIAL_VARIABLES
-from protocol.errors import ConfigError
-from protocol.faults import VARIABLE as FAULTS_VARIABLE
-from protocol.spec import first_problem
+from muster.protocol.errors import ConfigError
+from muster.protocol.faults import VARIABLE as FAULTS_VARIABLE
+from muster.protocol.spec import first_problem
 
 PREFIX = "MUSTER_"
 CONFIG_VARIABLE = "MUSTER_CONFIG"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from protocol.errors import ConfigError, IdentityError
-from protocol.identity import Identity
-from protocol.storage import Credentials
+from muster.protocol.errors import ConfigError, IdentityError
+from muster.protocol.identity import Identity
+from muster.protocol.storage import Credentials
 
 ACCESS_KEY = "MUSTER_S3_ACCESS_KEY"
 SECRET_KEY = "MUSTER_S3_SECRET_KEY"  # noqa: S105

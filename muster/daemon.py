@@ -20,23 +20,23 @@ from muster.adversaries import miner_class
 from muster.cast import HONEST
 from muster.config import NodeConfig
 from muster.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
+from muster.node.data import TextReader
+from muster.node.facts import Facts
+from muster.node.hello import publish_hello, watch_hellos
+from muster.node.journal import Journal
+from muster.node.participant import Follower, Surroundings, join
+from muster.node.service import About, Address, Service, beat, parse_address, serving
+from muster.node.watched import WatchedBuckets
+from muster.protocol.errors import ConfigError
+from muster.protocol.faults import Faults
+from muster.protocol.session import Session
+from muster.protocol.storage import Credentials, MeteredBuckets
 from muster.rundir import RunDirectory
 from muster.runs import COPY, fetch_text, open_run
 from muster.supervise import die_with_parent, supervisor_pid
-from node.data import TextReader
-from node.facts import Facts
-from node.hello import publish_hello, watch_hellos
-from node.journal import Journal
-from node.participant import Follower, Surroundings, join
-from node.service import About, Address, Service, beat, parse_address, serving
-from node.watched import WatchedBuckets
-from protocol.errors import ConfigError
-from protocol.faults import Faults
-from protocol.session import Session
-from protocol.storage import Credentials, MeteredBuckets
-from validator.aggregator.aggregator import Aggregator
-from validator.gauntlet.book import Book
-from validator.gauntlet.validator import Validator
+from muster.validator.aggregator.aggregator import Aggregator
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.validator import Validator
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
 
 
 def _versions() -> dict[str, str]:
-    return {"muster": version("muster"), "python": platform.python_version(), "torch": str(torch.__version__)}
+    return {"muster": version("muster-network"), "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 @contextlib.asynccontextmanager

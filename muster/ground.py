@@ -15,9 +15,9 @@ from pathlib import Path
 
 from muster.cast import Cast
 from muster.credentials import ACCESS_KEY, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, SECRET_KEY, load_credentials
+from muster.protocol.errors import ConfigError, StorageError, UsageError
+from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.runfile import BITTENSOR, NETWORK, NO_RUN, RunFile
-from protocol.errors import ConfigError, StorageError, UsageError
-from protocol.storage import Credentials, S3Location, parse_location
 
 FOLDERS = "dir"
 SQLITE = "sqlite"
@@ -100,7 +100,7 @@ async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[s
     if chain == SQLITE:
         return made
     # The SDK takes a second to import, and local runs never need it.
-    from protocol.chain.bittensor import BittensorChain, set_up_subnet  # noqa: PLC0415
+    from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet  # noqa: PLC0415
 
     stakes = {operator.hotkey: STAKE for operator in cast.operators}
     netuid = await set_up_subnet(chain, [member.hotkey for member in cast.members], stakes)
@@ -122,7 +122,7 @@ async def _make_buckets(store: str, cast: Cast, environment: Mapping[str, str]) 
     if admin is None:
         raise ConfigError(f"{ADMIN_ACCESS_KEY} and {ADMIN_SECRET_KEY} are not set: --store {store} makes buckets")
     # boto3 takes half a second to import, and local runs never need it.
-    from protocol.storage.admin import Provisioner  # noqa: PLC0415
+    from muster.protocol.storage.admin import Provisioner  # noqa: PLC0415
 
     provisioner = Provisioner(endpoint, admin, f"muster-{secrets.token_hex(_TOKEN_BYTES)}")
     # A bucket's name has hyphens where an adversary's has underscores.

@@ -12,11 +12,11 @@ import tomli_w
 
 from muster.config import CONFIG_VARIABLE
 from muster.credentials import ACCESS_KEY, SECRET_KEY, load_identity
+from muster.protocol.errors import ChainError, ConfigError, StorageError, UsageError
+from muster.protocol.identity import SEED_BYTES, Identity
 from muster.rundir import RunDirectory
 from muster.runfile import BITTENSOR
 from muster.runs import COPY, RunUrl, default_home, is_url, open_run
-from protocol.errors import ChainError, ConfigError, StorageError, UsageError
-from protocol.identity import SEED_BYTES, Identity
 
 CONFIG_FILE = "muster.toml"
 KEY_FILE = "hotkey.key"

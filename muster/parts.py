@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from muster.runfile import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
-from protocol.chain.base import Chain
-from protocol.chain.sqlite import SqliteChain
-from protocol.errors import ConfigError
-from protocol.storage import (
+from muster.protocol.chain.base import Chain
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ConfigError
+from muster.protocol.storage import (
     AllowList,
     Buckets,
     Credentials,
@@ -19,6 +18,7 @@ from protocol.storage import (
     Store,
     parse_location,
 )
+from muster.runfile import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
 
 
 def open_chain(file: RunFile, base: Path | None, override: str | None = None) -> Chain:
@@ -34,7 +34,7 @@ def open_chain(file: RunFile, base: Path | None, override: str | None = None) ->
         return SqliteChain(Path(override.removeprefix(SQLITE)))
     if file.chain == BITTENSOR:
         # The SDK takes seconds to import, and local runs never need it.
-        from protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
+        from muster.protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
 
         assert file.netuid is not None
         endpoints = tuple(filter(None, (override or "").split(","))) or file.endpoints

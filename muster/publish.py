@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from muster.cast import OPERATOR_STAKE
 from muster.credentials import ACCESS_KEY, SECRET_KEY, load_credentials
+from muster.node.corpus import MANIFEST, SHARDS
+from muster.node.data import TextReader
 from muster.parts import open_location
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ConfigError, ObjectMissing, UsageError
+from muster.protocol.spec import RunSpec, first_problem
+from muster.protocol.storage import DirectoryStore, Store
 from muster.runfile import (
     BITTENSOR,
     DATA_FOLDER,
@@ -24,13 +31,6 @@ from muster.runfile import (
     RunFile,
 )
 from muster.runs import MAX_SPEC_BYTES, SLOWEST_RATE, SMALL_DEADLINE, RunUrl, is_url
-from node.corpus import MANIFEST, SHARDS
-from node.data import TextReader
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import SqliteChain
-from protocol.errors import ConfigError, ObjectMissing, UsageError
-from protocol.spec import RunSpec, first_problem
-from protocol.storage import DirectoryStore, Store
 
 LOCAL_BLOCK_SECONDS = 0.25
 """One block of a local chain, as the testnet has it."""

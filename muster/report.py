@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from muster.protocol.errors import StorageError
 from muster.status import PHASES, PeerRow, RunSummary, printable
 from muster.view import MISSING, ROOT_DIGITS, clock, number, reasons
-from protocol.errors import StorageError
 
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 36

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.cast import Cast
+from muster.node.corpus import build_corpus
 from muster.parts import open_buckets, open_chain
+from muster.protocol.chain.base import Chain
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.history import SpecHistory
+from muster.protocol.spec import RunSpec, Template
+from muster.protocol.storage import AllowList, Buckets, Credentials
 from muster.runfile import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
-from node.corpus import build_corpus
-from protocol.chain.base import Chain
-from protocol.chain.sqlite import SqliteChain
-from protocol.errors import ConfigError, StorageError
-from protocol.history import SpecHistory
-from protocol.spec import RunSpec, Template
-from protocol.storage import AllowList, Buckets, Credentials
 
 _SECRET_MODE = 0o600
 _SECRET_FOLDER_MODE = 0o700

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from protocol.errors import ConfigError
-from protocol.spec import HEX32, first_problem
+from muster.protocol.errors import ConfigError
+from muster.protocol.spec import HEX32, first_problem
 
 RUN_FILE = "run.toml"
 SPEC_FILE = "spec.json"

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from muster.node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest, Shard
+from muster.node.hello import VERSION
 from muster.parts import open_location
+from muster.protocol.errors import ConfigError, DataError, ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.spec import HEX32, RunSpec
+from muster.protocol.storage import Store, is_network_location, parse_location
 from muster.rundir import RunDirectory, Source
 from muster.runfile import DATA_FOLDER, MAX_RUN_FILE_BYTES, RUN_FILE, SPEC_FILE, RunFile
-from node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest, Shard
-from node.hello import VERSION
-from protocol.errors import ConfigError, DataError, ObjectMissing, ObjectTooLarge, StorageError
-from protocol.spec import HEX32, RunSpec
-from protocol.storage import Store, is_network_location, parse_location
 
 log = logging.getLogger(__name__)
 

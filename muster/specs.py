@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from muster.cast import fill_template
+from muster.node.corpus import build_corpus
+from muster.protocol.errors import StorageError
+from muster.protocol.identity import public_of
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import RunSpec, Template, load_template
 from muster.rundir import RunDirectory
 from muster.runfile import RUN_FILE
 from muster.runs import is_url, open_run
-from node.corpus import build_corpus
-from protocol.errors import StorageError
-from protocol.identity import public_of
-from protocol.layout import layout_of
-from protocol.spec import RunSpec, Template, load_template
 
 DENSE_BITS = 32
 

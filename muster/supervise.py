@@ -24,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
+from muster.protocol.errors import ConfigError, DataError, IdentityError, RunFailed, UsageError
 from muster.status import ProcessRow, printable
-from protocol.errors import ConfigError, DataError, IdentityError, RunFailed, UsageError
 
 SUPERVISOR_VARIABLE = "SUPERVISED_BY_PID"
 """Environment variable that tells a child its supervisor's pid (`MUSTER_*` is configuration)."""

@@ -13,16 +13,16 @@ from pathlib import Path
 from muster.cast import HONEST, Cast
 from muster.chronicle import Chronicle, Setting
 from muster.ground import FOLDERS, SQLITE, Ground, forget_administrator, make_ground
+from muster.node.corpus import Manifest
+from muster.node.journal import read_journal
+from muster.protocol.errors import RunFailed
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import load_template
 from muster.report import write_report
 from muster.rundir import RunDirectory, check_empty, create
 from muster.status import RunSummary
 from muster.supervise import ChildEvent, ChildSpec, Supervisor
 from muster.view import View
-from node.corpus import Manifest
-from node.journal import read_journal
-from protocol.errors import RunFailed
-from protocol.layout import layout_of
-from protocol.spec import load_template
 
 BLOCK_SECONDS = 0.25
 """One tick of the local chain: short against a round of seconds, long against a store's latency."""
@@ -128,7 +128,7 @@ class Testnet:
         )
 
     def _children(self, run: RunDirectory, ground: Ground) -> list[ChildSpec]:
-        muster = (sys.executable, "-m", "muster")
+        muster = (sys.executable, "-P", "-m", "muster")
         env = {
             # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
             "OMP_NUM_THREADS": "1",

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from protocol.errors import LedgerError
-from protocol.layout import Layout
-from protocol.spec import HEX32, Natural
+from muster.protocol.errors import LedgerError
+from muster.protocol.layout import Layout
+from muster.protocol.spec import HEX32, Natural
 
 SHARD_BYTES = 2**30
 """A shard is closed once it holds this much: small enough to fetch again, large enough to stream."""

@@ -22,8 +22,8 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocol.errors import DataError
-from protocol.spec import HEX32, Natural, Positive, first_problem
+from muster.protocol.errors import DataError
+from muster.protocol.spec import HEX32, Natural, Positive, first_problem
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 << 20

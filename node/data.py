@@ -12,8 +12,8 @@ from blake3 import blake3
 from numpy.typing import NDArray
 from torch import Tensor
 
-from node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest, Shard
-from protocol.errors import DataError
+from muster.node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest, Shard
+from muster.protocol.errors import DataError
 
 _READ_BYTES = 1 << 20
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from protocol.admission import HEADER_REASONS, KEY_EARLY, KEY_MISSING, UNAVAILABLE
-from protocol.attendance import NULL_ROUND
-from protocol.selection import NOT_SELECTED
+from muster.protocol.admission import HEADER_REASONS, KEY_EARLY, KEY_MISSING, UNAVAILABLE
+from muster.protocol.attendance import NULL_ROUND
+from muster.protocol.selection import NOT_SELECTED
 
 OTHER_REASON = "other"
 """The label of a reason that is not in the protocol's table: only a leader gone bad writes one."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from node.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
-from node.replica import Replica
-from protocol import ledger, paths, wire
-from protocol.chain.base import Chain
-from protocol.errors import LedgerError, ObjectMissing, WireError
-from protocol.history import SpecHistory
-from protocol.ledger import Applied, Tip
-from protocol.session import MAX_SEAL_BYTES
-from protocol.storage import Store
-from protocol.wire import Beacon, Record, Seal
+from muster.node.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
+from muster.node.replica import Replica
+from muster.protocol import ledger, paths, wire
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import LedgerError, ObjectMissing, WireError
+from muster.protocol.history import SpecHistory
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.session import MAX_SEAL_BYTES
+from muster.protocol.storage import Store
+from muster.protocol.wire import Beacon, Record, Seal
 
 BULK_DEADLINE = 600.0
 """Seconds a bundle or a checkpoint shard may take: 2.8 GB (a 72B submission) at 40 Mbit/s."""

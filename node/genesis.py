@@ -14,8 +14,8 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from protocol.layout import parameter_shapes
-from protocol.spec import ModelSpec
+from muster.protocol.layout import parameter_shapes
+from muster.protocol.spec import ModelSpec
 
 _DOMAIN = b"muster/genesis/v1"
 _DRAWS = 4

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from node.facts import Facts
-from protocol.ledger import Tip
-from protocol.spec import RunSpec
+from muster.node.facts import Facts
+from muster.protocol.ledger import Tip
+from muster.protocol.spec import RunSpec
 
 BLOCK_SILENCE = 120.0
 """Seconds without a new block after which the chain counts as lost: ten of Bittensor's blocks of 12 s."""

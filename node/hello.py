@@ -9,20 +9,20 @@ import importlib.metadata
 import logging
 from collections.abc import Iterable
 
-from node.participant import Surroundings
-from protocol import paths, wire
-from protocol.chain.base import Chain
-from protocol.errors import ChainError, StorageError, WireError
-from protocol.identity import public_of
-from protocol.spec import RunSpec
-from protocol.storage import Buckets, Store
-from protocol.wire import Hello
-from protocol.wire.envelope import FORMAT
-from protocol.wire.submission import CODEC
+from muster.node.participant import Surroundings
+from muster.protocol import paths, wire
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import ChainError, StorageError, WireError
+from muster.protocol.identity import public_of
+from muster.protocol.spec import RunSpec
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import Hello
+from muster.protocol.wire.envelope import FORMAT
+from muster.protocol.wire.submission import CODEC
 
 log = logging.getLogger(__name__)
 
-VERSION = importlib.metadata.version("muster")
+VERSION = importlib.metadata.version("muster-network")
 """The release that is installed; read once, because it is looked up on disk."""
 
 DEADLINE = 10.0

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from node.facts import ACCEPTED, KINDS, Facts
+from muster.node.facts import ACCEPTED, KINDS, Facts
 
 
 class NodeCollector(Collector):

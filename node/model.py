@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name)
 from torch import Tensor, nn
 
-from protocol.spec import ModelSpec
+from muster.protocol.spec import ModelSpec
 
 
 def _matrix(rows: int, columns: int) -> nn.Linear:

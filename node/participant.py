@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from node import follow
-from node.journal import Journal
-from node.replica import Replica
-from protocol.chain.base import AnchorSeen, Chain
-from protocol.errors import LedgerError, StorageError, WireError
-from protocol.faults import Faults
-from protocol.history import SpecHistory
-from protocol.identity import Identity, hotkey_of
-from protocol.ledger import Applied, Tip
-from protocol.session import Participant
-from protocol.storage import Buckets, Meter, Store
+from muster.node import follow
+from muster.node.journal import Journal
+from muster.node.replica import Replica
+from muster.protocol.chain.base import AnchorSeen, Chain
+from muster.protocol.errors import LedgerError, StorageError, WireError
+from muster.protocol.faults import Faults
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import Identity, hotkey_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.session import Participant
+from muster.protocol.storage import Buckets, Meter, Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from kernels import SparseUpdate, aggregate_, perturb_, restore_
-from node.genesis import genesis_parameters
-from node.model import Llama
-from protocol.layout import Layout, layout_of
-from protocol.ledger import Applied
-from protocol.roots import GENESIS_RUN, possession, state_root
-from protocol.spec import ModelSpec, RunSpec
-from protocol.wire import Kind
+from muster.kernels import SparseUpdate, aggregate_, perturb_, restore_
+from muster.node.genesis import genesis_parameters
+from muster.node.model import Llama
+from muster.protocol.layout import Layout, layout_of
+from muster.protocol.ledger import Applied
+from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.spec import ModelSpec, RunSpec
+from muster.protocol.wire import Kind
 
 EVAL_BATCH = 16
 """Windows per forward pass of an evaluation; fixed, because a loss's last bits depend on it."""

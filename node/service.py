@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from node.facts import ACCEPTED, Facts
-from node.health import problems
-from node.metrics import exposition, registry_of
-from protocol.chain.base import Chain
-from protocol.errors import ChainError, ConfigError
-from protocol.ledger import Tip
+from muster.node.facts import ACCEPTED, Facts
+from muster.node.health import problems
+from muster.node.metrics import exposition, registry_of
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import ChainError, ConfigError
+from muster.protocol.ledger import Tip
 
 log = logging.getLogger(__name__)
 

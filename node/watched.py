@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
 
 
 class WatchedStore(Store):

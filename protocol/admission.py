@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from protocol.assignment import assigned, data_digest
-from protocol.errors import WireError
-from protocol.layout import Layout
-from protocol.spec import RunSpec
-from protocol.wire import Opening, Signed, decode_head
+from muster.protocol.assignment import assigned, data_digest
+from muster.protocol.errors import WireError
+from muster.protocol.layout import Layout
+from muster.protocol.spec import RunSpec
+from muster.protocol.wire import Opening, Signed, decode_head
 
 MAX_HEAD_BYTES = 4096
 """A submission's head has 430 bytes; the rest is room for optional fields of later versions."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
-from protocol.errors import WireError
-from protocol.spec import DataSpec
+from muster.protocol.errors import WireError
+from muster.protocol.spec import DataSpec
 
 _ROUNDS = 4
 """Feistel rounds; four make a permutation indistinguishable from random (Luby and Rackoff 1988)."""

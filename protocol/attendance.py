@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.wire import Record
+from muster.protocol.wire import Record
 
 MEMORY = 3
 """Records looked back on; accepted in `NEEDED` of them makes a peer expected."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from protocol.errors import LedgerError
-from protocol.wire import KEY_BYTES, Signed
+from muster.protocol.errors import LedgerError
+from muster.protocol.wire import KEY_BYTES, Signed
 
 EMPTY_DIGEST = blake3(b"").digest()
 """What a record that applies nothing says of its bundle."""

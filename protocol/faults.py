@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from protocol.errors import ConfigError, StorageError
+from muster.protocol.errors import ConfigError, StorageError
 
 VARIABLE = "MUSTER_FAULTS"
 CRASH_STATUS = 70

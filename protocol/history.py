@@ -9,10 +9,10 @@ from typing import Any
 import rfc8785
 from pydantic import ValidationError
 
-from protocol.errors import LedgerError
-from protocol.identity import public_of
-from protocol.spec import RunSpec, first_problem
-from protocol.wire import Amendment
+from muster.protocol.errors import LedgerError
+from muster.protocol.identity import public_of
+from muster.protocol.spec import RunSpec, first_problem
+from muster.protocol.wire import Amendment
 
 AMENDABLE = frozenset(
     {

@@ -11,7 +11,7 @@ from pathlib import Path
 import bittensor_core
 from blake3 import blake3
 
-from protocol.errors import IdentityError
+from muster.protocol.errors import IdentityError
 
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -12,8 +12,8 @@ from functools import lru_cache
 import rfc8785
 from blake3 import blake3
 
-from kernels import Grid, max_encoded_bytes
-from protocol.spec import ModelSpec
+from muster.kernels import Grid, max_encoded_bytes
+from muster.protocol.spec import ModelSpec
 
 CODEC_BYTES = 1
 """A payload begins with the version of its codec."""

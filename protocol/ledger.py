@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from blake3 import blake3
 
-from kernels import SparseUpdate
-from protocol import wire
-from protocol.admission import HEADER_REASONS, KEY_EARLY, RoundFacts, admit
-from protocol.attendance import MEMORY, NULL_ROUND, Attendance, attendance, before_genesis, expected
-from protocol.bundle import bundle_size, read_bundle
-from protocol.errors import LedgerError, WireError
-from protocol.history import SpecHistory
-from protocol.identity import public_of
-from protocol.layout import Layout, layout_of
-from protocol.selection import NOT_SELECTED, select
-from protocol.spec import RunSpec
-from protocol.weighing import Weights, cap_scales, weigh
-from protocol.wire import Beacon, Kind, Opening, Record, Seal, Signed
+from muster.kernels import SparseUpdate
+from muster.protocol import wire
+from muster.protocol.admission import HEADER_REASONS, KEY_EARLY, RoundFacts, admit
+from muster.protocol.attendance import MEMORY, NULL_ROUND, Attendance, attendance, before_genesis, expected
+from muster.protocol.bundle import bundle_size, read_bundle
+from muster.protocol.errors import LedgerError, WireError
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import public_of
+from muster.protocol.layout import Layout, layout_of
+from muster.protocol.selection import NOT_SELECTED, select
+from muster.protocol.spec import RunSpec
+from muster.protocol.weighing import Weights, cap_scales, weigh
+from muster.protocol.wire import Beacon, Kind, Opening, Record, Seal, Signed
 
 NO_CHECKPOINT = bytes(32)
 Possession = Callable[[bytes], bytes]

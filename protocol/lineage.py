@@ -6,9 +6,9 @@ it, and so on: whoever is rounds behind reads the records backwards and knows ea
 
 from __future__ import annotations
 
-from protocol.chain.base import Anchor
-from protocol.errors import LedgerError
-from protocol.wire import Record
+from muster.protocol.chain.base import Anchor
+from muster.protocol.errors import LedgerError
+from muster.protocol.wire import Record
 
 
 class Lineage:

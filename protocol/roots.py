@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-from protocol.layout import Layout
-from protocol.sampling import sample
+from muster.protocol.layout import Layout
+from muster.protocol.sampling import sample
 
 POSSESSION_TILES = 64
 """Tiles a possession proof covers: a peer that lacks 5 % of θ is caught with probability 1 − 0.95⁶⁴ = 96 %."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from protocol.spec import ClockSpec
-from protocol.wire import Opening
+from muster.protocol.spec import ClockSpec
+from muster.protocol.wire import Opening
 
 
 class Role(Enum):

@@ -13,10 +13,10 @@ import rfc8785
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from protocol.errors import IdentityError, WireError
-from protocol.identity import Identity, public_of, verify
-from protocol.spec import HEX32, Natural, Rate, Share
-from protocol.wire import ScoreRow, ScoresUsed
+from muster.protocol.errors import IdentityError, WireError
+from muster.protocol.identity import Identity, public_of, verify
+from muster.protocol.spec import HEX32, Natural, Rate, Share
+from muster.protocol.wire import ScoreRow, ScoresUsed
 
 MAX_SCORES_BYTES = 4 * 2**20
 """Cap of a score file; one peer takes about 400 bytes, a subnet of 256 about 100 KiB."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from protocol.errors import LedgerError
-from protocol.spec import GauntletSpec
-from protocol.wire import ScoreRow, ScoresUsed
+from muster.protocol.errors import LedgerError
+from muster.protocol.spec import GauntletSpec
+from muster.protocol.wire import ScoreRow, ScoresUsed
 
 NOT_SELECTED = "not_selected"
 """Reason of a valid submission that got no seat."""

@@ -11,9 +11,9 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from protocol import paths, wire
-from protocol.chain.base import Anchor, AnchorSeen, Block, Chain
-from protocol.errors import (
+from muster.protocol import paths, wire
+from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain
+from muster.protocol.errors import (
     ChainUnreachable,
     LedgerError,
     ObjectMissing,
@@ -22,10 +22,10 @@ from protocol.errors import (
     StorageError,
     WireError,
 )
-from protocol.identity import hotkey_of
-from protocol.ledger import Tip
-from protocol.lineage import Lineage
-from protocol.round import (
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.lineage import Lineage
+from muster.protocol.round import (
     Event,
     Instruction,
     Opened,
@@ -38,8 +38,8 @@ from protocol.round import (
     Undone,
     step,
 )
-from protocol.storage import Buckets, Store
-from protocol.wire import Seal
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)
 

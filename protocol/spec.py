@@ -17,7 +17,7 @@ import rfc8785
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from protocol.errors import ConfigError
+from muster.protocol.errors import ConfigError
 
 HEX32 = r"[0-9a-f]{64}"
 Positive = Annotated[int, Field(gt=0, lt=2**53)]
@@ -257,7 +257,7 @@ def preset_names() -> list[str]:
     """The presets that ship with Muster, alphabetically."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in resources.files("protocol.presets").iterdir()
+        for entry in resources.files("muster.protocol.presets").iterdir()
         if entry.name.endswith(".toml")
     )
 
@@ -276,7 +276,7 @@ def load_template(name: str) -> Template:
         except UnicodeDecodeError as error:
             raise ConfigError(f"the template {name} is not UTF-8 text") from error
     elif name in preset_names():
-        text = resources.files("protocol.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        text = resources.files("muster.protocol.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ConfigError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     try:

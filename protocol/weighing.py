@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernels import SparseUpdate, capped, clip_weights, scale_caps
-from protocol.spec import OuterSpec
+from muster.kernels import SparseUpdate, capped, clip_weights, scale_caps
+from muster.protocol.spec import OuterSpec
 
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 

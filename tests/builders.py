@@ -14,20 +14,20 @@ import pytest
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import SparseUpdate, compress
-from node.genesis import genesis_parameters
-from protocol import wire
-from protocol.admission import RoundFacts
-from protocol.assignment import assigned, data_digest
-from protocol.chain.base import Block
-from protocol.errors import WireError
-from protocol.history import SpecHistory
-from protocol.identity import SIGNATURE_BYTES, Identity
-from protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
-from protocol.ledger import genesis_tip
-from protocol.roots import GENESIS_RUN, possession, state_root
-from protocol.spec import ModelSpec, RunSpec, load_template
-from protocol.wire import Beacon, Header, Opening, Type
+from muster.kernels import SparseUpdate, compress
+from muster.node.genesis import genesis_parameters
+from muster.protocol import wire
+from muster.protocol.admission import RoundFacts
+from muster.protocol.assignment import assigned, data_digest
+from muster.protocol.chain.base import Block
+from muster.protocol.errors import WireError
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import SIGNATURE_BYTES, Identity
+from muster.protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
+from muster.protocol.ledger import genesis_tip
+from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.spec import ModelSpec, RunSpec, load_template
+from muster.protocol.wire import Beacon, Header, Opening, Type
 
 SEED = 7
 K = 64

@@ -22,20 +22,20 @@ from builders import (
     update,
 )
 
-from protocol import wire
-from protocol.bundle import Opened
-from protocol.history import SpecHistory
-from protocol.ledger import (
+from muster.protocol import wire
+from muster.protocol.bundle import Opened
+from muster.protocol.history import SpecHistory
+from muster.protocol.ledger import (
     Applied,
     Tip,
     genesis_tip,
     head_digest,
     verify,
 )
-from protocol.roots import state_root
-from protocol.wire import Record, Seal
-from validator.aggregator.compose import Decision, compose
-from validator.aggregator.intake import Head, Payload
+from muster.protocol.roots import state_root
+from muster.protocol.wire import Record, Seal
+from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.intake import Head, Payload
 
 LEAD = identity(LEADER)
 ALICE, BOB = (identity(name).public for name in MINERS)

@@ -21,11 +21,11 @@ from muster.doctor.finding import Finding
 from muster.doctor.network import Clock
 from muster.doctor.setup import Setup
 from muster.doctor.software import find_software
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.identity import Identity
+from muster.protocol.spec import Template, load_template
 from muster.rundir import RunDirectory, create
 from muster.runfile import NETWORK, RUN_FILE
-from protocol.chain.sqlite import SqliteChain
-from protocol.identity import Identity
-from protocol.spec import Template, load_template
 
 BLOCK_SECONDS = 0.05
 SEED = 11

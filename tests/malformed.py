@@ -17,13 +17,13 @@ from builders import body_of, field, framed, hash32, header, resigned, split_fie
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from malformed_payloads import PAYLOADS
 
-import kernels
-from kernels import SparseUpdate
-from protocol import wire
-from protocol.admission import MAX_HEAD_BYTES, RoundFacts
-from protocol.assignment import assigned, data_digest
-from protocol.identity import SIGNATURE_BYTES, Identity
-from protocol.wire import PREFIX_BYTES, Type
+from muster import kernels
+from muster.kernels import SparseUpdate
+from muster.protocol import wire
+from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts
+from muster.protocol.assignment import assigned, data_digest
+from muster.protocol.identity import SIGNATURE_BYTES, Identity
+from muster.protocol.wire import PREFIX_BYTES, Type
 
 OBJECT_SIZE = "object_size"
 """What an aggregator, who reads the head first, calls an object that is not as long as its head says."""

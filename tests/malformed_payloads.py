@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 import zstandard
 
-import kernels
-from kernels import SparseUpdate
+from muster import kernels
+from muster.kernels import SparseUpdate
 
 CODEC_REASONS = frozenset(
     {

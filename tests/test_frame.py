@@ -19,9 +19,9 @@ import pytest
 from muster import cli
 from muster.cast import Cast
 from muster.config import NodeConfig
+from muster.protocol import errors
+from muster.protocol.spec import Template, load_template
 from muster.rundir import RunDirectory, create
-from protocol import errors
-from protocol.spec import Template, load_template
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "protocol" / "presets" / "tiny.toml"
@@ -134,7 +134,7 @@ def test_help_answers_at_once_and_without_heavy_imports() -> None:
 
 
 def test_the_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:
-    ended = process(sys.executable, "-m", "muster", "audit", str(tmp_path))
+    ended = process(sys.executable, "-P", "-m", "muster", "audit", str(tmp_path))
     assert ended.returncode == 3
     assert ONE_LINE.fullmatch(ended.stderr)
     assert ended.stdout == ""
@@ -348,7 +348,6 @@ def test_the_documents_link_only_to_what_is_there() -> None:
 def test_the_package_carries_what_a_run_reads_and_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["setuptools"]["package-data"]
-    assert packages == {"protocol.presets": ["*.toml"], "*": ["py.typed"]}
+    assert packages == {"muster.protocol.presets": ["*.toml"], "*": ["py.typed"]}
     assert project["project"]["scripts"] == {"muster": "muster.cli:main"}
-    for room in ("kernels", "protocol", "node", "validator", "muster"):
-        assert (ROOT / room / "py.typed").is_file()
+    assert (ROOT / "muster" / "py.typed").is_file()

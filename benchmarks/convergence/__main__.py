@@ -18,7 +18,7 @@ from benchmarks.convergence.results import COLUMNS, Results, Row
 from benchmarks.convergence.runner import Runner
 from benchmarks.convergence.setting import STUDY, open_text
 from benchmarks.convergence.variant import Variant
-from protocol.spec import load_template
+from muster.protocol.spec import load_template
 
 HERE = Path(__file__).parent
 RESULTS = "results.csv"

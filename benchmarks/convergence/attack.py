@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kernels import SparseUpdate
+from muster.kernels import SparseUpdate
 
 STRENGTH_BYTES = 35
 """The attacker's scale above the others' largest, in scale bytes, eight to an octave: 20.7 times it."""

@@ -20,15 +20,15 @@ from benchmarks.convergence.attack import on_empty_entries
 from benchmarks.convergence.setting import cast_of, spec_of, windows_of
 from benchmarks.convergence.stopwatch import Stopwatch
 from benchmarks.convergence.variant import Variant
-from kernels import SparseUpdate, fold
-from node.data import TextReader
-from node.miner.inner import Diverged, InnerTrainer
-from node.replica import Replica
-from protocol.layout import layout_of
-from protocol.ledger import prepare
-from protocol.sampling import sample
-from protocol.spec import RunSpec, Template
-from validator.gauntlet.validator import HELDOUT_BEACON
+from muster.kernels import SparseUpdate, fold
+from muster.node.data import TextReader
+from muster.node.miner.inner import Diverged, InnerTrainer
+from muster.node.replica import Replica
+from muster.protocol.layout import layout_of
+from muster.protocol.ledger import prepare
+from muster.protocol.sampling import sample
+from muster.protocol.spec import RunSpec, Template
+from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 WORK_SHARES = (0.25, 0.5, 0.75, 1.0)
 """What peers manage of H where work is uneven, in turn by slot."""

@@ -27,7 +27,7 @@ from benchmarks.convergence.plan import (
     rule_candidates,
 )
 from benchmarks.convergence.variant import Variant
-from kernels import Rule
+from muster.kernels import Rule
 
 SURE = 2.0
 """Standard errors beyond which a difference counts as seen."""

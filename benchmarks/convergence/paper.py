@@ -22,9 +22,9 @@ from benchmarks.convergence.plan import (
 )
 from benchmarks.convergence.setting import STUDY
 from benchmarks.convergence.variant import Variant
-from kernels import Rule
-from protocol.layout import layout_of
-from protocol.spec import load_template
+from muster.kernels import Rule
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import load_template
 
 REPORT_COMMAND = "python -m benchmarks.convergence report"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.convergence.results import Row
 from benchmarks.convergence.variant import Method, Optimizer, Values, Variant
-from kernels import Rule
+from muster.kernels import Rule
 
 TUNING_SEED = 100
 """No reported run has it, so no reported loss was chosen for being low."""

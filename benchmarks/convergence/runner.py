@@ -19,8 +19,8 @@ from benchmarks.convergence.plan import Plan
 from benchmarks.convergence.results import Results, Row
 from benchmarks.convergence.setting import STUDY, open_text
 from benchmarks.convergence.variant import Variant
-from node.data import TextReader
-from protocol.spec import load_template
+from muster.node.data import TextReader
+from muster.protocol.spec import load_template
 
 Say = Callable[[str], None]
 

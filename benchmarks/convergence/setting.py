@@ -8,11 +8,11 @@ from pathlib import Path
 
 from benchmarks.convergence.variant import Variant
 from muster.cast import Cast
-from node.corpus import Manifest, build_corpus
-from node.data import TextReader
-from protocol.assignment import assigned
-from protocol.chain.rules import ChainGenesis
-from protocol.spec import DataSpec, RunSpec, Template, load_template
+from muster.node.corpus import Manifest, build_corpus
+from muster.node.data import TextReader
+from muster.protocol.assignment import assigned
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.spec import DataSpec, RunSpec, Template, load_template
 
 STUDY = Path(__file__).with_name("study.toml")
 _OPERATORS = 1

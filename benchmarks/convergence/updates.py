@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import kernels
 from benchmarks.convergence.variant import Values
-from kernels import Grid, Rule, SparseUpdate, quantise
-from kernels.fast import compress as fast_compress
-from kernels.fast import outer as fast_outer
-from kernels.outer import divisors
-from protocol.layout import AEAD_TAG_BYTES, CODEC_BYTES
+from muster import kernels
+from muster.kernels import Grid, Rule, SparseUpdate, quantise
+from muster.kernels.fast import compress as fast_compress
+from muster.kernels.fast import outer as fast_outer
+from muster.kernels.outer import divisors
+from muster.protocol.layout import AEAD_TAG_BYTES, CODEC_BYTES
 
 _LEVELS = 127
 """Steps of an 8-bit value on either side of zero."""

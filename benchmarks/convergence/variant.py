@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from kernels import Rule
+from muster.kernels import Rule
 
 Method = Literal["single", "ddp", "diloco", "sparse"]
 Optimizer = Literal["adamw", "muon"]

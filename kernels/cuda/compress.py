@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.cuda.programs import OPTIONS, compress_tiles, put_tiles, subtract_tiles
-from kernels.cuda.tables import bound_table, number, on_device_of, parts, scale_table, starts, widest
-from kernels.grid import Grid
-from kernels.update import SparseUpdate
+from muster.kernels.cuda.programs import OPTIONS, compress_tiles, put_tiles, subtract_tiles
+from muster.kernels.cuda.tables import bound_table, number, on_device_of, parts, scale_table, starts, widest
+from muster.kernels.grid import Grid
+from muster.kernels.update import SparseUpdate
 
 
 def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels.cuda.compress import limit
-from kernels.cuda.programs import OPTIONS, step_tiles
-from kernels.cuda.tables import number, on_device_of, parts, scale_table, starts, widest
-from kernels.grid import TILE
-from kernels.update import SparseUpdate
+from muster.kernels.cuda.compress import limit
+from muster.kernels.cuda.programs import OPTIONS, step_tiles
+from muster.kernels.cuda.tables import number, on_device_of, parts, scale_table, starts, widest
+from muster.kernels.grid import TILE
+from muster.kernels.update import SparseUpdate
 
 INSTANCES = 1024
 """Tiles in work at once: enough to fill the largest GPUs, and their 32 MiB of sums still fit those GPUs' caches."""

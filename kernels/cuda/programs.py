@@ -15,7 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import triton
 import triton.language as tl
 
-from kernels import grid
+from muster.kernels import grid
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.grid import TILE, Grid
-from kernels.quantiser import BOUNDS, SCALES
+from muster.kernels.grid import TILE, Grid
+from muster.kernels.quantiser import BOUNDS, SCALES
 
 _BOUND_BITS = 24
 """The bounds are fp32 numbers, so integers of so many bits times powers of two."""

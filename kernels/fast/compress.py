@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.fast.jobs import BOUND_TABLE, SCALE_TABLE, Tiles, flat, run
-from kernels.fast.loops import compress_tiles, put_tiles, subtract_tiles
-from kernels.grid import Grid
-from kernels.update import SparseUpdate
+from muster.kernels.fast.jobs import BOUND_TABLE, SCALE_TABLE, Tiles, flat, run
+from muster.kernels.fast.loops import compress_tiles, put_tiles, subtract_tiles
+from muster.kernels.grid import Grid
+from muster.kernels.update import SparseUpdate
 
 
 def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kernels.grid import Grid
-from kernels.quantiser import BOUNDS, SCALES
+from muster.kernels.grid import Grid
+from muster.kernels.quantiser import BOUNDS, SCALES
 
 T = TypeVar("T")
 Tiles = tuple[int, int]

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from kernels.grid import TILE
+from muster.kernels.grid import TILE
 
 P = ParamSpec("P")
 T = TypeVar("T")

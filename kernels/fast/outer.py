@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from kernels.fast.compress import limit
-from kernels.fast.jobs import SCALE_TABLE, Tiles, flat, run
-from kernels.fast.loops import step_tiles
-from kernels.update import SparseUpdate
+from muster.kernels.fast.compress import limit
+from muster.kernels.fast.jobs import SCALE_TABLE, Tiles, flat, run
+from muster.kernels.fast.loops import step_tiles
+from muster.kernels.update import SparseUpdate
 
 
 def aggregate_(

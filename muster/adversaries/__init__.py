@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from muster.adversaries.miners import ADVERSARIES
 from muster.cast import HONEST
-from node.miner.miner import Miner
-from protocol.errors import UsageError
+from muster.node.miner.miner import Miner
+from muster.protocol.errors import UsageError
 
 
 def miner_class(behaviour: str) -> type[Miner]:

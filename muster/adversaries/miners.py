@@ -8,16 +8,16 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import SparseUpdate
-from node.miner.inner import TrainResult
-from node.miner.miner import Miner
-from protocol import paths, wire
-from protocol.assignment import data_digest
-from protocol.errors import ObjectMissing
-from protocol.identity import public_of
-from protocol.layout import CODEC_BYTES
-from protocol.ledger import Tip
-from protocol.wire import Seal
+from muster.kernels import SparseUpdate
+from muster.node.miner.inner import TrainResult
+from muster.node.miner.miner import Miner
+from muster.protocol import paths, wire
+from muster.protocol.assignment import data_digest
+from muster.protocol.errors import ObjectMissing
+from muster.protocol.identity import public_of
+from muster.protocol.layout import CODEC_BYTES
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import Seal
 
 
 class EarlyKey(Miner):

@@ -19,9 +19,9 @@ from muster.doctor.facts import (
 )
 from muster.doctor.finding import MACHINE_STATUS, Finding
 from muster.doctor.needs import Needs
-from protocol.errors import ChainError, ConfigError, StorageError
-from protocol.spec import RunSpec
-from protocol.storage.s3_location import is_network_location, parse_location
+from muster.protocol.errors import ChainError, ConfigError, StorageError
+from muster.protocol.spec import RunSpec
+from muster.protocol.storage.s3_location import is_network_location, parse_location
 
 CLOCK_WARN_SECONDS = 30.0
 CLOCK_FAIL_SECONDS = 900.0

@@ -15,15 +15,15 @@ from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, TextFacts
 from muster.doctor.finding import Finding
 from muster.doctor.setup import Setup, Skip, unwrap
 from muster.doctor.software import judge_software
+from muster.node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
+from muster.node.hello import incompatibility, read_hello
 from muster.parts import open_location
+from muster.protocol import paths
+from muster.protocol.errors import DataError, MusterError, ObjectMissing
+from muster.protocol.identity import public_of
+from muster.protocol.layout import layout_of
+from muster.protocol.storage import is_network_location, parse_location
 from muster.rundir import RunDirectory
-from node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
-from node.hello import incompatibility, read_hello
-from protocol import paths
-from protocol.errors import DataError, MusterError, ObjectMissing
-from protocol.identity import public_of
-from protocol.layout import layout_of
-from protocol.storage import is_network_location, parse_location
 
 
 @dataclass(frozen=True, slots=True)

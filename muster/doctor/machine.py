@@ -12,9 +12,9 @@ import torch
 from muster.credentials import load_identity
 from muster.doctor.facts import GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
 from muster.doctor.needs import miner_memory, step_operations
-from node.genesis import genesis_parameters
-from node.miner.inner import InnerTrainer
-from protocol.spec import RunSpec
+from muster.node.genesis import genesis_parameters
+from muster.node.miner.inner import InnerTrainer
+from muster.protocol.spec import RunSpec
 
 TIMED_OPERATIONS = 3e10
 """Models whose inner step takes more are not trained for the doctor: a few seconds on a slow core."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.daemon import Role
-from node.replica import EVAL_BATCH
-from protocol.layout import layout_of
-from protocol.spec import Template
+from muster.node.replica import EVAL_BATCH
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import Template
 
 FLOAT_BYTES = 4
 PROCESS_BYTES = 300 << 20

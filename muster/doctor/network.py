@@ -11,9 +11,9 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 
 from muster.doctor.facts import BucketFacts, ChainFacts, ClockFacts, MemberFacts, TransferFacts
-from protocol.chain.base import Chain
-from protocol.errors import ChainError, ObjectMissing, StorageError
-from protocol.storage import Store
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import ChainError, ObjectMissing, StorageError
+from muster.protocol.storage import Store
 
 PROBE_SECONDS = 30.0
 """A request of a few bytes that takes longer has failed."""

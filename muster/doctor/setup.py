@@ -17,14 +17,14 @@ from muster.doctor.facts import ChainFacts, KeyFacts, MemberFacts
 from muster.doctor.machine import find_key
 from muster.doctor.needs import Needs, needs
 from muster.doctor.network import Clock, find_member, watch_chain
+from muster.node.corpus import MANIFEST
+from muster.protocol.chain.base import Chain, Snapshot
+from muster.protocol.errors import ConfigError, MusterError
+from muster.protocol.spec import RunSpec
+from muster.protocol.storage import Buckets, Store, is_network_location
 from muster.rundir import RunDirectory
 from muster.runfile import SQLITE
 from muster.runs import COPY, open_run
-from node.corpus import MANIFEST
-from protocol.chain.base import Chain, Snapshot
-from protocol.errors import ConfigError, MusterError
-from protocol.spec import RunSpec
-from protocol.storage import Buckets, Store, is_network_location
 
 T = TypeVar("T")
 

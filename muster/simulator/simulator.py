@@ -16,18 +16,18 @@ from typing import Any
 
 from muster.adversaries import miner_class
 from muster.cast import Cast, Member
-from node.data import TextReader
-from node.journal import Journal
-from node.miner.miner import Miner
-from node.participant import Follower, Surroundings, in_place, join
-from protocol.chain.virtual import VirtualChain
-from protocol.history import SpecHistory
-from protocol.session import Session
-from protocol.spec import RunSpec
-from protocol.storage import Buckets, MemoryBuckets
-from validator.aggregator.aggregator import Aggregator
-from validator.gauntlet.book import Book
-from validator.gauntlet.validator import Validator
+from muster.node.data import TextReader
+from muster.node.journal import Journal
+from muster.node.miner.miner import Miner
+from muster.node.participant import Follower, Surroundings, in_place, join
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.history import SpecHistory
+from muster.protocol.session import Session
+from muster.protocol.spec import RunSpec
+from muster.protocol.storage import Buckets, MemoryBuckets
+from muster.validator.aggregator.aggregator import Aggregator
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.validator import Validator
 
 Absence = Callable[[str, int], bool]
 """(member name, round) → whether that miner sits the round out."""

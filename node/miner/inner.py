@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from node.miner.optimizers import InnerOptimizer
-from node.model import Llama
-from protocol.errors import RunFailed
-from protocol.spec import InnerSpec, ModelSpec
+from muster.node.miner.optimizers import InnerOptimizer
+from muster.node.model import Llama
+from muster.protocol.errors import RunFailed
+from muster.protocol.spec import InnerSpec, ModelSpec
 
 
 class Diverged(RunFailed):

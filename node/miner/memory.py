@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from protocol.errors import ConfigError
-from protocol.layout import Layout
+from muster.protocol.errors import ConfigError
+from muster.protocol.layout import Layout
 
 _SECRET_MODE = 0o600
 """The file holds the key of a payload nobody may read yet."""

@@ -11,23 +11,23 @@ from pathlib import Path
 from blake3 import blake3
 from torch import Tensor
 
-from kernels import SparseUpdate, compress, fold, residual
-from node import follow
-from node.data import TextReader
-from node.miner.inner import InnerTrainer, TrainResult
-from node.miner.memory import Memory, Pending, load_memory, save_memory
-from node.participant import Follower, Surroundings
-from node.replica import Replica
-from protocol import paths, wire
-from protocol.assignment import assigned, data_digest, share
-from protocol.chain.base import AnchorSeen
-from protocol.errors import StorageError
-from protocol.identity import hotkey_of
-from protocol.layout import AEAD_TAG_BYTES
-from protocol.ledger import Applied, Tip
-from protocol.round import Role
-from protocol.storage import Store
-from protocol.wire import Entry, Header, Seal
+from muster.kernels import SparseUpdate, compress, fold, residual
+from muster.node import follow
+from muster.node.data import TextReader
+from muster.node.miner.inner import InnerTrainer, TrainResult
+from muster.node.miner.memory import Memory, Pending, load_memory, save_memory
+from muster.node.participant import Follower, Surroundings
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.assignment import assigned, data_digest, share
+from muster.protocol.chain.base import AnchorSeen
+from muster.protocol.errors import StorageError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.layout import AEAD_TAG_BYTES
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.round import Role
+from muster.protocol.storage import Store
+from muster.protocol.wire import Entry, Header, Seal
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from node.model import Llama
-from protocol.errors import ConfigError, MusterError
-from protocol.spec import InnerSpec
+from muster.node.model import Llama
+from muster.protocol.errors import ConfigError, MusterError
+from muster.protocol.spec import InnerSpec
 
 _ADAMW_STATE = ("exp_avg", "exp_avg_sq", "step")
 _MUON_STATE = ("momentum_buffer",)

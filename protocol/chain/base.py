@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protocol.identity import Identity
+from muster.protocol.identity import Identity
 
 MAX_LOCATION = 512
 """Bytes of a committed location (what one commitment field on Bittensor holds at most)."""

@@ -17,10 +17,10 @@ from typing import assert_never
 import rfc8785
 from blake3 import blake3
 
-from protocol.chain import emission
-from protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, AnchorSeen, Block, Peer, Snapshot
-from protocol.errors import ChainError, IdentityError
-from protocol.identity import Identity, hotkey_of, public_of, verify
+from muster.protocol.chain import emission
+from muster.protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, AnchorSeen, Block, Peer, Snapshot
+from muster.protocol.errors import ChainError, IdentityError
+from muster.protocol.identity import Identity, hotkey_of, public_of, verify
 
 MAX_INTEGER = 2**53 - 1
 """Largest integer of a call or a genesis: beyond it canonical JSON is not defined (RFC 8785 §3.2.2.3)."""

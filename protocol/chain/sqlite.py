@@ -20,11 +20,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from protocol.chain import rules
-from protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
-from protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
-from protocol.errors import ChainError
-from protocol.identity import Identity
+from muster.protocol.chain import rules
+from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
+from muster.protocol.errors import ChainError
+from muster.protocol.identity import Identity
 
 APPLICATION_ID = 0x4D555354
 """Marks the file as ours in SQLite's own header field ("MUST")."""

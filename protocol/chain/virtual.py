@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from protocol.chain import rules
-from protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
-from protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Register, SetWeights
-from protocol.identity import Identity
+from muster.protocol.chain import rules
+from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Register, SetWeights
+from muster.protocol.identity import Identity
 
 
 @dataclass(frozen=True, slots=True, eq=False)

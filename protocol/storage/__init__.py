@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from protocol.storage.addresses import AllowList
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
-from protocol.storage.directory import DirectoryStore
-from protocol.storage.locations import Buckets, DirectoryBuckets, MemoryBuckets, open_store
-from protocol.storage.memory import MemoryStore
-from protocol.storage.metered import Meter, MeteredBuckets, MeteredStore
-from protocol.storage.network import NetworkBuckets
-from protocol.storage.s3 import S3Store
-from protocol.storage.s3_location import Credentials, S3Location, WebLocation, is_network_location, parse_location
-from protocol.storage.web import WebStore
+from muster.protocol.storage.addresses import AllowList
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.locations import Buckets, DirectoryBuckets, MemoryBuckets, open_store
+from muster.protocol.storage.memory import MemoryStore
+from muster.protocol.storage.metered import Meter, MeteredBuckets, MeteredStore
+from muster.protocol.storage.network import NetworkBuckets
+from muster.protocol.storage.s3 import S3Store
+from muster.protocol.storage.s3_location import (
+    Credentials,
+    S3Location,
+    WebLocation,
+    is_network_location,
+    parse_location,
+)
+from muster.protocol.storage.web import WebStore
 
 __all__ = [
     "DEFAULT_DEADLINE",

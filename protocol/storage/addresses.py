@@ -10,8 +10,8 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from protocol.errors import ConfigError, StorageError
-from protocol.storage.s3_location import parse_host, parse_port
+from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.storage.s3_location import parse_host, parse_port
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import StorageError
+from muster.protocol.errors import StorageError
 
 DEFAULT_DEADLINE = 30.0
 """Seconds a small request may take before it counts as failed."""

@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key, is_key
-from protocol.storage.files import IncomingFile
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key, is_key
+from muster.protocol.storage.files import IncomingFile
 
 _T = TypeVar("_T")
 

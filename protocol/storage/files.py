@@ -11,7 +11,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from protocol.errors import StorageError
+from muster.protocol.errors import StorageError
 
 _MODE = 0o666
 

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
-from protocol.errors import StorageError
-from protocol.storage.base import Store, check_key
-from protocol.storage.directory import DirectoryStore
-from protocol.storage.memory import MemoryStore
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.base import Store, check_key
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.memory import MemoryStore
 
 DIRECTORY = "dir"
 MEMORY = "mem"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
-from protocol.storage.files import IncomingFile
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
+from muster.protocol.storage.files import IncomingFile
 
 
 @dataclass(frozen=True, slots=True)

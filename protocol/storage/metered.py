@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store
-from protocol.storage.locations import Buckets
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store
+from muster.protocol.storage.locations import Buckets
 
 
 @dataclass(slots=True)

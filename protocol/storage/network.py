@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from protocol.errors import StorageError
-from protocol.storage.addresses import AllowList
-from protocol.storage.base import Store
-from protocol.storage.locations import Buckets
-from protocol.storage.relay import Door, Relay, Resolve, resolve
-from protocol.storage.s3 import S3Store
-from protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location
-from protocol.storage.web import WebStore
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.addresses import AllowList
+from muster.protocol.storage.base import Store
+from muster.protocol.storage.locations import Buckets
+from muster.protocol.storage.relay import Door, Relay, Resolve, resolve
+from muster.protocol.storage.s3 import S3Store
+from muster.protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location
+from muster.protocol.storage.web import WebStore
 
 
 class NetworkBuckets(Buckets):

@@ -19,8 +19,8 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from protocol.errors import StorageError
-from protocol.storage.addresses import AllowList
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.addresses import AllowList
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 

@@ -17,11 +17,11 @@ import obstore
 from obstore.store import HTTPStore
 from obstore.store import S3Store as S3Client
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
-from protocol.storage.files import IncomingFile
-from protocol.storage.relay import Door
-from protocol.storage.remote_errors import FAILURES, service_code, storage_error
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
+from muster.protocol.storage.files import IncomingFile
+from muster.protocol.storage.relay import Door
+from muster.protocol.storage.remote_errors import FAILURES, service_code, storage_error
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta

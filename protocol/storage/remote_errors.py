@@ -6,7 +6,7 @@ import re
 
 from obstore.exceptions import BaseError
 
-from protocol.errors import ObjectMissing, StorageError
+from muster.protocol.errors import ObjectMissing, StorageError
 
 FAILURES = (BaseError, FileNotFoundError, ValueError)
 """Everything the S3 client raises by design; its texts may hold what a stranger's server said."""

@@ -20,12 +20,12 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store as S3Client
 
-from protocol.errors import StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, check_key, is_key
-from protocol.storage.relay import Door
-from protocol.storage.remote import RemoteStore, object_info
-from protocol.storage.remote_errors import NO_BUCKET, service_code
-from protocol.storage.s3_location import Credentials, S3Location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, check_key, is_key
+from muster.protocol.storage.relay import Door
+from muster.protocol.storage.remote import RemoteStore, object_info
+from muster.protocol.storage.remote_errors import NO_BUCKET, service_code
+from muster.protocol.storage.s3_location import Credentials, S3Location
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential

@@ -14,9 +14,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from protocol.chain.base import MAX_LOCATION
-from protocol.errors import StorageError
-from protocol.storage.base import check_key
+from muster.protocol.chain.base import MAX_LOCATION
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.base import check_key
 
 DEFAULT_REGION = "us-east-1"
 HTTP_PORT, HTTPS_PORT = 80, 443

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from obstore.store import HTTPStore
 
-from protocol.errors import StorageError
-from protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo
-from protocol.storage.relay import Door
-from protocol.storage.remote import RemoteStore
-from protocol.storage.s3 import READ_TIMEOUTS, RETRIES, client_options
-from protocol.storage.s3_location import WebLocation
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo
+from muster.protocol.storage.relay import Door
+from muster.protocol.storage.remote import RemoteStore
+from muster.protocol.storage.s3 import READ_TIMEOUTS, RETRIES, client_options
+from muster.protocol.storage.s3_location import WebLocation
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig

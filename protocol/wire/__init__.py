@@ -4,9 +4,9 @@
 with received bytes is a `WireError` with a stable reason.
 """
 
-from protocol.errors import WireError
-from protocol.wire.amendment import Amendment, decode_amendment, encode_amendment
-from protocol.wire.envelope import (
+from muster.protocol.errors import WireError
+from muster.protocol.wire.amendment import Amendment, decode_amendment, encode_amendment
+from muster.protocol.wire.envelope import (
     MAX_BODY_BYTES,
     PREFIX_BYTES,
     Envelope,
@@ -16,8 +16,8 @@ from protocol.wire.envelope import (
     read_head,
     read_prefix,
 )
-from protocol.wire.hello import MAX_HELLO_BYTES, PREFIXES, Hello, decode_hello, encode_hello
-from protocol.wire.record import (
+from muster.protocol.wire.hello import MAX_HELLO_BYTES, PREFIXES, Hello, decode_hello, encode_hello
+from muster.protocol.wire.record import (
     MAX_AMENDMENTS,
     Beacon,
     Entry,
@@ -29,8 +29,8 @@ from protocol.wire.record import (
     decode_record,
     encode_record,
 )
-from protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal, strictly_ascending
-from protocol.wire.submission import (
+from muster.protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal, strictly_ascending
+from muster.protocol.wire.submission import (
     KEY_BYTES,
     Header,
     Signed,
@@ -44,7 +44,7 @@ from protocol.wire.submission import (
     open,  # noqa: A004
     seal,
 )
-from protocol.wire.tlv import counted, whole
+from muster.protocol.wire.tlv import counted, whole
 
 __all__ = [
     "KEY_BYTES",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocol.identity import Identity
-from protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.identity import Identity
+from muster.protocol.wire.envelope import Type, read_whole, write_head
 
 _PATH, _VALUE = 4, 5
 MAX_PATH = 64

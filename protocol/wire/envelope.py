@@ -23,9 +23,9 @@ from enum import IntEnum
 
 from blake3 import blake3
 
-from protocol.errors import WireError
-from protocol.identity import SIGNATURE_BYTES, Identity, hotkey_of, verify
-from protocol.wire.tlv import Fields, u64, write_fields
+from muster.protocol.errors import WireError
+from muster.protocol.identity import SIGNATURE_BYTES, Identity, hotkey_of, verify
+from muster.protocol.wire.tlv import Fields, u64, write_fields
 
 MAGIC = b"MSTR"
 FORMAT = 1

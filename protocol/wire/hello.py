@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from protocol.errors import WireError
-from protocol.identity import Identity
-from protocol.wire.envelope import Type, read_whole, write_head
-from protocol.wire.seal import DIGEST_BYTES, chunks, strictly_ascending
-from protocol.wire.tlv import Cursor, ascii_text, counted, u8, whole
+from muster.protocol.errors import WireError
+from muster.protocol.identity import Identity
+from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.seal import DIGEST_BYTES, chunks, strictly_ascending
+from muster.protocol.wire.tlv import Cursor, ascii_text, counted, u8, whole
 
 _SOFTWARE, _FORMATS, _CODECS, _RUNS, _PREFIXES, _ROLES, _URL = range(4, 11)
 

@@ -10,12 +10,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from protocol.chain.base import Block
-from protocol.errors import WireError
-from protocol.identity import PUBLIC_BYTES, Identity
-from protocol.wire.envelope import Type, read_whole, write_head
-from protocol.wire.seal import MAX_SEALED, chunks
-from protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
+from muster.protocol.chain.base import Block
+from muster.protocol.errors import WireError
+from muster.protocol.identity import PUBLIC_BYTES, Identity
+from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.seal import MAX_SEALED, chunks
+from muster.protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
 
 MAX_REASON = 64
 MAX_AMENDMENTS = 16

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protocol.chain.base import Block
-from protocol.errors import WireError
-from protocol.identity import PUBLIC_BYTES, Identity
-from protocol.wire.envelope import Type, read_whole, write_head
-from protocol.wire.tlv import Cursor, u32, u64
+from muster.protocol.chain.base import Block
+from muster.protocol.errors import WireError
+from muster.protocol.identity import PUBLIC_BYTES, Identity
+from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.tlv import Cursor, u32, u64
 
 _PARENT, _TURN, _BLOCK, _HASH, _HEADERS, _EARLY = range(4, 10)
 DIGEST_BYTES = 32

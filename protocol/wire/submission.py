@@ -13,13 +13,13 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-import kernels
-from kernels import FrameError, SparseUpdate
-from protocol.errors import WireError
-from protocol.identity import Identity, hotkey_of
-from protocol.layout import AEAD_TAG_BYTES, Layout
-from protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
-from protocol.wire.tlv import u32, u64
+from muster import kernels
+from muster.kernels import FrameError, SparseUpdate
+from muster.protocol.errors import WireError
+from muster.protocol.identity import Identity, hotkey_of
+from muster.protocol.layout import AEAD_TAG_BYTES, Layout
+from muster.protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
+from muster.protocol.wire.tlv import u32, u64
 
 CODEC = b"\x01"
 """First byte of every payload: the version of its codec, which the run spec names as `sparse.codec`."""

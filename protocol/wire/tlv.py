@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from protocol.errors import WireError
+from muster.protocol.errors import WireError
 
 OPTIONAL = 0x8000
 _FIELD = struct.Struct("<HI")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import kernels
 from benchmarks.convergence import updates
 from benchmarks.convergence.attack import on_empty_entries
-from kernels import Grid
+from muster import kernels
+from muster.kernels import Grid
 
 GRID = Grid(((130, 70), (64,), (128, 64)))
 K = 64

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from local_chain import TEMPO, ChainAbsent, LocalChain, Subnet, local_chain
 
-from protocol.chain.bittensor import BittensorChain, set_up_subnet
-from protocol.identity import Identity
+from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet
+from muster.protocol.identity import Identity
 
 TAO = 10**9
 

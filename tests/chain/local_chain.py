@@ -18,12 +18,12 @@ from typing import Any
 import bittensor as bt
 from bittensor.sp_core import Keypair
 
-from protocol.chain.base import Chain
-from protocol.chain.bittensor import BittensorChain
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.chain.bittensor.setup import OWNER
-from protocol.chain.bittensor.signing import submit
-from protocol.identity import Identity
+from muster.protocol.chain.base import Chain
+from muster.protocol.chain.bittensor import BittensorChain
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.chain.bittensor.setup import OWNER
+from muster.protocol.chain.bittensor.signing import submit
+from muster.protocol.identity import Identity
 
 SPEC = "MUSTER_TEST_CHAIN_SPEC"
 ENDPOINT = "MUSTER_TEST_CHAIN_ENDPOINT"

@@ -9,15 +9,15 @@ import pytest
 from blake3 import blake3
 from local_chain import TEMPO, Subnet
 
-from protocol.chain.base import Anchor
-from protocol.chain.bittensor import BittensorChain
-from protocol.chain.bittensor.endpoints import PAUSES, Endpoints
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.chain.bittensor.setup import await_permits
-from protocol.chain.bittensor.signing import HotkeySigner, submit
-from protocol.chain.commitments import to_info
-from protocol.errors import ChainError, ChainUnreachable, NotPermitted, NotRegistered, RateLimited, StaleChain
-from protocol.identity import Identity
+from muster.protocol.chain.base import Anchor
+from muster.protocol.chain.bittensor import BittensorChain
+from muster.protocol.chain.bittensor.endpoints import PAUSES, Endpoints
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.chain.bittensor.setup import await_permits
+from muster.protocol.chain.bittensor.signing import HotkeySigner, submit
+from muster.protocol.chain.commitments import to_info
+from muster.protocol.errors import ChainError, ChainUnreachable, NotPermitted, NotRegistered, RateLimited, StaleChain
+from muster.protocol.identity import Identity
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
 

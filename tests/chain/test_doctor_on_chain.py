@@ -13,10 +13,10 @@ from muster.daemon import Role
 from muster.doctor.checks import judge_registration
 from muster.doctor.finding import Status
 from muster.doctor.network import Clock, find_member, watch_chain
+from muster.protocol.chain.bittensor import BittensorChain
+from muster.protocol.errors import ChainError
+from muster.protocol.identity import Identity
 from muster.runfile import BITTENSOR, RUN_FILE
-from protocol.chain.bittensor import BittensorChain
-from protocol.errors import ChainError
-from protocol.identity import Identity
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
 

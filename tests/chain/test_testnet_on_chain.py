@@ -17,14 +17,14 @@ from local_chain import LocalChain, Subnet
 from runs.run_builders import template, write_template
 
 from muster.cast import Cast
+from muster.node.follow import fetch_record
+from muster.node.journal import read_journal
+from muster.protocol.chain.base import Anchor, Snapshot
+from muster.protocol.chain.bittensor import BittensorChain
+from muster.protocol.chain.bittensor.reading import read_commitments
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.layout import layout_of
 from muster.rundir import RunDirectory
-from node.follow import fetch_record
-from node.journal import read_journal
-from protocol.chain.base import Anchor, Snapshot
-from protocol.chain.bittensor import BittensorChain
-from protocol.chain.bittensor.reading import read_commitments
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.layout import layout_of
 
 RUN_SECONDS = 1_500
 """A block takes half a second of processor time; on a machine with a lot to do, ten times that."""
@@ -46,7 +46,7 @@ async def muster(*arguments: str) -> Mapping[str, Any]:
     """Run the command with `--json`, and return the object it prints last."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "muster", *arguments, "--json", stdout=PIPE, stderr=PIPE, env=plain
+        sys.executable, "-P", "-m", "muster", *arguments, "--json", stdout=PIPE, stderr=PIPE, env=plain
     )
     try:
         async with asyncio.timeout(RUN_SECONDS):

@@ -23,8 +23,8 @@ from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
 from s3_server import RadosGateway
 
-from protocol.errors import ConfigError
-from protocol.spec import load_template
+from muster.protocol.errors import ConfigError
+from muster.protocol.spec import load_template
 
 ROUNDS = 3
 WAIT_BLOCKS = 1200
@@ -117,7 +117,7 @@ async def play(volume: Path, preset: Path, **variables: str) -> Run:
 
 def audit(run: Path) -> dict[str, Any]:
     """What the audit of a run says; it must find nothing wrong."""
-    command = [sys.executable, "-m", "muster", "audit", str(run), "--json"]
+    command = [sys.executable, "-P", "-m", "muster", "audit", str(run), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
     return dict(json.loads(done.stdout))
 
@@ -155,7 +155,7 @@ def test_a_daemon_whose_port_is_taken_ends_in_one_sentence(played: tuple[Path, R
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = subprocess.run(
-            [sys.executable, "-m", "muster", "miner", "--run", str(played[0] / "run"), "--name", "miner-0"],
+            [sys.executable, "-P", "-m", "muster", "miner", "--run", str(played[0] / "run"), "--name", "miner-0"],
             env={**os.environ, "MUSTER_SERVICE": address},
             capture_output=True,
             text=True,
@@ -233,7 +233,7 @@ def test_real_env_gives_the_flags_of_the_command() -> None:
     command = services["init"]["command"][0]
     assert command.endswith(f" {variables['GROUND']}")
     help_text = subprocess.run(
-        [sys.executable, "-m", "muster", "testnet", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-m", "muster", "testnet", "--help"], capture_output=True, text=True, check=True
     ).stdout
     for flag, url in zip(*[iter(variables["GROUND"].split())] * 2, strict=True):
         host = re.sub(r"^[a-z0-9]+://|:\d+.*$", "", url)

@@ -23,9 +23,9 @@ from pages import DOCS, Shell, blocks
 from s3_server import RadosGateway
 
 from muster.cast import OPERATOR_STAKE
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import SqliteChain
-from protocol.identity import Identity, derive_seed
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.identity import Identity, derive_seed
 
 PAGES = ("mine.md", "validate.md")
 INSTALLING = {"install", "update"}

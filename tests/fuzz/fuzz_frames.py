@@ -31,7 +31,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from kernels import FrameError, Grid, SparseUpdate, compress, decode, encode, max_encoded_bytes
+from muster.kernels import FrameError, Grid, SparseUpdate, compress, decode, encode, max_encoded_bytes
 
 CORPUS = Path(__file__).parent / "corpus"
 CASES: dict[str, tuple[Grid, int]] = {

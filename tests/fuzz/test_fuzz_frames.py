@@ -13,7 +13,7 @@ import torch
 from fuzz import fuzz_frames
 from fuzz.fuzz_frames import ACCEPTED, CASES, MEMORY_BYTES, REASONS, batch, check_valid, honest
 
-from kernels import decode
+from muster.kernels import decode
 
 SCRIPT = Path(fuzz_frames.__file__)
 

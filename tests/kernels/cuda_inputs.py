@@ -9,8 +9,8 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from kernels import cuda
-from kernels.cuda import outer
+from muster.kernels import cuda
+from muster.kernels.cuda import outer
 
 CUT: list[tuple[int, ...]] = [(70, 130), (5000,), (), (0, 3), (3, 5, 4)]
 """Whole and clipped tiles of matrices, of vectors, of a number, of nothing, of a cube."""

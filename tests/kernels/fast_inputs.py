@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kernel_inputs import integers, tensor
 from torch import Tensor
 
-from kernels import Grid
-from kernels.fast import jobs
+from muster.kernels import Grid
+from muster.kernels.fast import jobs
 
 KINDS = st.sampled_from(["ties", "bits", "zeros", "equal", "subnormal", "rows", "spike", "wide"])
 SPLITS = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 3, 256]))

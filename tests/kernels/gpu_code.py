@@ -20,8 +20,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import Grid
-from kernels.cuda import compress, outer, programs
+from muster.kernels import Grid
+from muster.kernels.cuda import compress, outer, programs
 
 POINTERS = {
     torch.float32: "*fp32",

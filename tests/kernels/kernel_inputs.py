@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import Grid, Rule, SparseUpdate, compress
+from muster.kernels import Grid, Rule, SparseUpdate, compress
 
 SHAPES = st.lists(
     st.one_of(

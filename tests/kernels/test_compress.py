@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, same_bits, tensors, update
 
-from kernels import Grid, compress, fold, residual
+from muster.kernels import Grid, compress, fold, residual
 
 
 def expected_indices(values: torch.Tensor, kept: int) -> list[int]:

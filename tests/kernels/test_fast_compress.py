@@ -16,10 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
 
-from kernels import Grid, compress, compress_, fast, fold, residual, restore_
-from kernels.fast import compress as fast_compress
-from kernels.fast import jobs, loops
-from kernels.fast.outer import aggregate_
+from muster.kernels import Grid, compress, compress_, fast, fold, residual, restore_
+from muster.kernels.fast import compress as fast_compress
+from muster.kernels.fast import jobs, loops
+from muster.kernels.fast.outer import aggregate_
 
 DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, tensors
 
-from kernels import (
+from muster.kernels import (
     Grid,
     Rule,
     SparseUpdate,
@@ -28,9 +28,9 @@ from kernels import (
     restore_,
     scale_caps,
 )
-from kernels.fast import compress as fast_compress
-from kernels.fast import outer as fast_outer
-from kernels.outer import divisors
+from muster.kernels.fast import compress as fast_compress
+from muster.kernels.fast import outer as fast_outer
+from muster.kernels.outer import divisors
 
 F = np.float32
 RULES = st.sampled_from(get_args(Rule))

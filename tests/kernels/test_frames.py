@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import KEPT, SHAPES, update
 
-from kernels import FrameError, Grid, SparseUpdate, decode, encode, max_encoded_bytes
+from muster.kernels import FrameError, Grid, SparseUpdate, decode, encode, max_encoded_bytes
 
 GRID = Grid([(64, 128), (64,)])
 """One frame of three tiles; k = 64 keeps 64, 64 and 1 entries."""

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import FRAME_TILES, TILE, TILE_ROWS, Grid
+from muster.kernels import FRAME_TILES, TILE, TILE_ROWS, Grid
 
 SHAPES = st.lists(
     st.one_of(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, same_bits, tensors, update
 
-from kernels import (
+from muster.kernels import (
     Grid,
     Rule,
     SparseUpdate,
@@ -27,7 +27,7 @@ from kernels import (
     restore_,
     scale_caps,
 )
-from kernels.outer import divisors
+from muster.kernels.outer import divisors
 
 F = np.float32
 RULES = st.sampled_from(get_args(Rule))

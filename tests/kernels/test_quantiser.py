@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import SCALES, choose_scales, dequantise, quantise, scale_values
+from muster.kernels import SCALES, choose_scales, dequantise, quantise, scale_values
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 TILE_VALUES = st.lists(FINITE, min_size=1, max_size=64)

@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
 
-from kernels import Grid, compress, compress_, cuda, fold, residual, restore_
-from kernels.cuda import compress as cuda_compress
-from kernels.cuda.tables import bound_table
-from kernels.quantiser import BOUNDS
+from muster.kernels import Grid, compress, compress_, cuda, fold, residual, restore_
+from muster.kernels.cuda import compress as cuda_compress
+from muster.kernels.cuda.tables import bound_table
+from muster.kernels.quantiser import BOUNDS
 
 DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
 

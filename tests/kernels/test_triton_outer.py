@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, tensors
 
-from kernels import (
+from muster.kernels import (
     Grid,
     Rule,
     SparseUpdate,
@@ -31,10 +31,10 @@ from kernels import (
     restore_,
     scale_caps,
 )
-from kernels.cuda import compress as cuda_compress
-from kernels.cuda import outer as cuda_outer
-from kernels.cuda import tables
-from kernels.cuda.tables import Part
+from muster.kernels.cuda import compress as cuda_compress
+from muster.kernels.cuda import outer as cuda_outer
+from muster.kernels.cuda import tables
+from muster.kernels.cuda.tables import Part
 
 F = np.float32
 RULES = st.sampled_from(get_args(Rule))

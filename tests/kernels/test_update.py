@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from kernel_inputs import KEPT, SHAPES, update
 
-from kernels import SCALES, Grid, SparseUpdate
+from muster.kernels import SCALES, Grid, SparseUpdate
 
 LO, HI = 0.5, 1.0
 """The scales of the first tile of `small`."""

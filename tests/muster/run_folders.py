@@ -12,8 +12,8 @@ from pathlib import Path
 import tomli_w
 
 from muster.cast import Cast
+from muster.protocol.spec import load_template
 from muster.specs import new_spec
-from protocol.spec import load_template
 
 CAST = Cast.of(0, 2, 1, {})
 

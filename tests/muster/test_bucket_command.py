@@ -16,10 +16,10 @@ from s3_server import RadosGateway
 from muster.bucket import CreateRequest, check_location, create_bucket, rotate_key
 from muster.config import check_variables
 from muster.credentials import CREDENTIAL_VARIABLES
-from protocol.errors import ConfigError, MusterError, StorageError, UsageError
-from protocol.storage import Credentials, S3Location, parse_location
-from protocol.storage.admin import BucketAdmin, Refused, Service
-from protocol.storage.admin.check import can_read
+from muster.protocol.errors import ConfigError, MusterError, StorageError, UsageError
+from muster.protocol.storage import Credentials, S3Location, parse_location
+from muster.protocol.storage.admin import BucketAdmin, Refused, Service
+from muster.protocol.storage.admin.check import can_read
 
 STORAGE_STATUS = 4
 RUN_ID = "cd" * 32
@@ -47,7 +47,7 @@ def place(location: str | None) -> S3Location:
 def muster(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     return subprocess.run(
-        [sys.executable, "-m", "muster", "bucket", *arguments],
+        [sys.executable, "-P", "-m", "muster", "bucket", *arguments],
         env={**kept, **environment},
         capture_output=True,
         text=True,

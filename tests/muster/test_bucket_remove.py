@@ -13,11 +13,11 @@ import pytest
 from s3_server import RadosGateway
 
 from muster.bucket import remove_bucket
-from protocol.errors import ConfigError, StorageError, UsageError
-from protocol.storage import parse_location
-from protocol.storage.admin import Refused
-from protocol.storage.admin.check import can_read
-from protocol.storage.s3_location import S3Location
+from muster.protocol.errors import ConfigError, StorageError, UsageError
+from muster.protocol.storage import parse_location
+from muster.protocol.storage.admin import Refused
+from muster.protocol.storage.admin.check import can_read
+from muster.protocol.storage.s3_location import S3Location
 
 PARTICIPANTS = 2
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def admin(s3_server: RadosGateway) -> dict[str, str]:
 def muster(*arguments: str, environment: Mapping[str, str]) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     done = subprocess.run(
-        [sys.executable, "-m", "muster", *arguments],
+        [sys.executable, "-P", "-m", "muster", *arguments],
         env={**kept, **environment}, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

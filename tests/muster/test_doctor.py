@@ -20,8 +20,8 @@ from s3_server import RadosGateway
 
 from muster.daemon import Role
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
+from muster.protocol.identity import Identity
 from muster.rundir import RunDirectory
-from protocol.identity import Identity
 
 CONFIG, STORAGE, CHAIN, DATA, IDENTITY = 3, 4, 5, 7, 9
 NAMES = [
@@ -267,7 +267,7 @@ class TestCommand:
     """What `muster doctor` prints and ends with."""
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "muster", "doctor", *map(str, arguments)]
+        argv = [sys.executable, "-P", "-m", "muster", "doctor", *map(str, arguments)]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100)
 
     def test_the_first_failure_decides_the_status(self, run: RunDirectory) -> None:

@@ -29,9 +29,9 @@ from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
 from muster.doctor.needs import Needs, needs
 from muster.doctor.report import conclusion, json_object, line
 from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
-from protocol.errors import ChainError, ConfigError, StorageError
-from protocol.layout import layout_of
-from protocol.spec import load_template, preset_names
+from muster.protocol.errors import ChainError, ConfigError, StorageError
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import load_template, preset_names
 
 GIB = 1 << 30
 LOCATION = "s3://reader:secret-of-reader@example.org/bucket"

@@ -12,9 +12,9 @@ import pytest
 from muster.cast import Cast
 from muster.credentials import load_credentials
 from muster.ground import Ground, forget_administrator, make_ground
+from muster.protocol.errors import ConfigError, UsageError
+from muster.protocol.storage import Credentials
 from muster.runfile import NO_RUN, RunFile
-from protocol.errors import ConfigError, UsageError
-from protocol.storage import Credentials
 
 CAST = Cast.of(0, 1, 1, {})
 GROUND = Ground(

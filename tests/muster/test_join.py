@@ -15,13 +15,13 @@ from run_folders import CAST, make_spec, served
 
 from muster.config import NodeConfig, load_config
 from muster.join import JoinRequest, join_run
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ConfigError, IdentityError, UsageError
+from muster.protocol.identity import Identity
 from muster.publish import publish_run
 from muster.runfile import RunFile
 from muster.runs import COPY
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import SqliteChain
-from protocol.errors import ConfigError, IdentityError, UsageError
-from protocol.identity import Identity
 
 LOCATION = "s3://READ:PUBLIC@s3.example/bucket"
 

@@ -10,11 +10,11 @@ from run_folders import CAST, make_spec
 from s3_server import RadosGateway
 
 from muster.credentials import load_credentials
+from muster.node.data import TextReader
+from muster.protocol.errors import ConfigError, DataError, StorageError, UsageError
 from muster.publish import publish_run, run_file
 from muster.runfile import BITTENSOR, RunFile
 from muster.runs import fetch_text, open_run
-from node.data import TextReader
-from protocol.errors import ConfigError, DataError, StorageError, UsageError
 
 ENDPOINTS = ("wss://chain.example",)
 

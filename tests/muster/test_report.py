@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.protocol.errors import StorageError
 from muster.report import Frame, headline, legend, loss_figure, render_report, span, ticks, write_report
 from muster.status import PeerRow, RoundRow, RunSummary
-from protocol.errors import StorageError
 
 ROOTS = tuple(f"{i:02x}" * 32 for i in range(3))
 EVIL = "<script>alert(1)</script>\"'&\x1b"

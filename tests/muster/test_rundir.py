@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from run_folders import CAST, make_spec, served
 
+from muster.node.data import TextReader
+from muster.protocol.errors import ChainError, ConfigError, DataError, StorageError
+from muster.protocol.storage import NetworkBuckets
 from muster.publish import publish_run
 from muster.runfile import MAX_RUN_FILE_BYTES, RunFile
 from muster.runs import RunUrl, default_home, fetch_text, open_run
-from node.data import TextReader
-from protocol.errors import ChainError, ConfigError, DataError, StorageError
-from protocol.storage import NetworkBuckets
 
 ELSEWHERE = RunFile(run_id="0" * 64, store="network", chain="bittensor", netuid=3, endpoints=("wss://chain.example",))
 

@@ -14,6 +14,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.protocol.errors import RunFailed
 from muster.supervise import (
     PERSON_MUST_ACT,
     SUPERVISOR_VARIABLE,
@@ -26,7 +27,6 @@ from muster.supervise import (
     last_lines,
     supervisor_pid,
 )
-from protocol.errors import RunFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30.0

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from builders import hash32, layout, theta
 
-from node import checkpoint
-from node.checkpoint import Checkpoint, make_checkpoint, manifest_digest, read_manifest, read_shards
-from protocol.errors import LedgerError
+from muster.node import checkpoint
+from muster.node.checkpoint import Checkpoint, make_checkpoint, manifest_digest, read_manifest, read_shards
+from muster.protocol.errors import LedgerError
 
 RUN, ROOT = hash32("run"), hash32("root")
 

@@ -12,8 +12,8 @@ import pytest
 import rfc8785
 from blake3 import blake3
 
-from node.corpus import Manifest, build_corpus, entropy
-from protocol.errors import DataError
+from muster.node.corpus import Manifest, build_corpus, entropy
+from muster.protocol.errors import DataError
 
 
 def write_files(root: Path, count: int = 40) -> list[Path]:

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node import data
-from node.corpus import Manifest, Shard, build_corpus
-from node.data import TextReader
-from protocol.errors import DataError
+from muster.node import data
+from muster.node.corpus import Manifest, Shard, build_corpus
+from muster.node.data import TextReader
+from muster.protocol.errors import DataError
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import torch
 from blake3 import blake3
 
-from node import genesis
-from node.genesis import genesis_parameters
-from protocol.layout import parameter_shapes
-from protocol.spec import ModelSpec
+from muster.node import genesis
+from muster.node.genesis import genesis_parameters
+from muster.protocol.layout import parameter_shapes
+from muster.protocol.spec import ModelSpec
 
 SIZES: dict[str, Any] = {
     "vocab": 256,

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from builders import identity, run_spec
 
-from node.hello import incompatibility, make_hello, publish_hello, read_hello, watch_hellos
-from node.journal import Journal
-from node.participant import Surroundings
-from protocol import paths, wire
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import SqliteChain
-from protocol.errors import ObjectMissing, WireError
-from protocol.storage import DirectoryBuckets, MemoryBuckets
-from protocol.wire import Hello
+from muster.node.hello import incompatibility, make_hello, publish_hello, read_hello, watch_hellos
+from muster.node.journal import Journal
+from muster.node.participant import Surroundings
+from muster.protocol import paths, wire
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ObjectMissing, WireError
+from muster.protocol.storage import DirectoryBuckets, MemoryBuckets
+from muster.protocol.wire import Hello
 
 SPEC = run_spec()
 RUN = SPEC.run_id()

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.genesis import genesis_parameters
-from node.miner.inner import Diverged, InnerTrainer, learning_rate
-from node.model import Llama
-from protocol.errors import ConfigError, MusterError
-from protocol.spec import InnerSpec, ModelSpec
+from muster.node.genesis import genesis_parameters
+from muster.node.miner.inner import Diverged, InnerTrainer, learning_rate
+from muster.node.model import Llama
+from muster.protocol.errors import ConfigError, MusterError
+from muster.protocol.spec import InnerSpec, ModelSpec
 
 MODEL = ModelSpec(
     vocab=64,

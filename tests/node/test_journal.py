@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.journal import Journal, read_journal
+from muster.node.journal import Journal, read_journal
 
 
 def test_events_are_read_in_order_and_once(tmp_path: Path) -> None:

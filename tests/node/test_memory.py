@@ -10,8 +10,8 @@ import torch
 from builders import layout, theta
 from safetensors.torch import save_file
 
-from node.miner.memory import Memory, Pending, load_memory, save_memory
-from protocol.errors import ConfigError
+from muster.node.miner.memory import Memory, Pending, load_memory, save_memory
+from muster.protocol.errors import ConfigError
 
 
 def remembered() -> Memory:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from node.facts import KNOWN_REASONS, MAX_PEERS, OTHER_REASON, Facts
-from node.metrics import exposition, registry_of
+from muster.node.facts import KNOWN_REASONS, MAX_PEERS, OTHER_REASON, Facts
+from muster.node.metrics import exposition, registry_of
 
 ME, OTHER = "5Me", "5Other"
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from node.model import Llama
-from protocol.layout import parameter_shapes
-from protocol.spec import ModelSpec
+from muster.node.model import Llama
+from muster.protocol.layout import parameter_shapes
+from muster.protocol.spec import ModelSpec
 
 
 def spec_of(*, tied: bool, kv_heads: int) -> ModelSpec:

@@ -12,10 +12,10 @@ import torch
 from blake3 import blake3
 from builders import MODEL, SEED, hash32, layout, run_spec, theta, update
 
-from kernels import aggregate_
-from node.replica import EVAL_BATCH, Replica, genesis_root
-from protocol.roots import state_root
-from protocol.wire import Kind
+from muster.kernels import aggregate_
+from muster.node.replica import EVAL_BATCH, Replica, genesis_root
+from muster.protocol.roots import state_root
+from muster.protocol.wire import Kind
 
 RUN = hash32("run")
 

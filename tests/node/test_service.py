@@ -15,16 +15,16 @@ import pytest
 from blockbuster import blockbuster_ctx
 from builders import beacon, run_spec
 
-from node.facts import Facts
-from node.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
-from node.journal import Journal
-from node.service import MAX_LINE_BYTES, About, Address, Service, beat, parse_address, serving
-from node.watched import WatchedBuckets, WatchedStore
-from protocol.chain.base import Block, Chain
-from protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
-from protocol.history import SpecHistory
-from protocol.ledger import Tip, genesis_tip
-from protocol.storage import MemoryBuckets, Store
+from muster.node.facts import Facts
+from muster.node.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
+from muster.node.journal import Journal
+from muster.node.service import MAX_LINE_BYTES, About, Address, Service, beat, parse_address, serving
+from muster.node.watched import WatchedBuckets, WatchedStore
+from muster.protocol.chain.base import Block, Chain
+from muster.protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.history import SpecHistory
+from muster.protocol.ledger import Tip, genesis_tip
+from muster.protocol.storage import MemoryBuckets, Store
 
 LOOPBACK = Address("127.0.0.1", 0)
 NOW = 1000.0
@@ -148,7 +148,7 @@ async def test_after_the_block_nobody_answers(tip: Tip) -> None:
 
 
 async def test_answering_never_blocks_the_loop(tip: Tip) -> None:
-    with blockbuster_ctx(scanned_modules=["node", "prometheus_client"]):
+    with blockbuster_ctx(scanned_modules=["muster", "prometheus_client"]):
         async with asked(service(tip, live_facts(tip))) as ask:
             for path in ("/healthz", "/status", "/metrics"):
                 assert (await ask(path))[0] == 200

@@ -24,13 +24,13 @@ from builders import (
 )
 from malformed import malformed_submissions
 
-from protocol import wire
-from protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit
-from protocol.assignment import assigned, data_digest
-from protocol.errors import WireError
-from protocol.layout import AEAD_TAG_BYTES
-from protocol.wire import Signed, Type
-from protocol.wire.tlv import OPTIONAL
+from muster.protocol import wire
+from muster.protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit
+from muster.protocol.assignment import assigned, data_digest
+from muster.protocol.errors import WireError
+from muster.protocol.layout import AEAD_TAG_BYTES
+from muster.protocol.wire import Signed, Type
+from muster.protocol.wire.tlv import OPTIONAL
 
 ALICE, BOB = identity("alice"), identity("bob")
 FACTS = round_facts()

@@ -7,9 +7,9 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.assignment import assigned, data_digest, permute, share, unassigned
-from protocol.errors import WireError
-from protocol.spec import DataSpec
+from muster.protocol.assignment import assigned, data_digest, permute, share, unassigned
+from muster.protocol.errors import WireError
+from muster.protocol.spec import DataSpec
 
 BEACON = bytes(range(32))
 beacons = st.binary(min_size=32, max_size=32)

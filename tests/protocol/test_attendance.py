@@ -9,9 +9,9 @@ from builders import beacon, hash32, opening, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.attendance import MEMORY, NULL_ROUND, Attendance, attendance, before_genesis, expected
-from protocol.ledger import prepare
-from protocol.wire import Entry, Kind, Record
+from muster.protocol.attendance import MEMORY, NULL_ROUND, Attendance, attendance, before_genesis, expected
+from muster.protocol.ledger import prepare
+from muster.protocol.wire import Entry, Kind, Record
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 PEERS = (A, B, C)

@@ -14,9 +14,9 @@ import pytest
 from botocore.stub import Stubber
 from s3_server import RadosGateway
 
-from protocol.errors import StorageError
-from protocol.storage import Credentials, S3Location, S3Store, parse_location
-from protocol.storage.admin import (
+from muster.protocol.errors import StorageError
+from muster.protocol.storage import Credentials, S3Location, S3Store, parse_location
+from muster.protocol.storage.admin import (
     Access,
     BucketAdmin,
     Finding,
@@ -31,8 +31,8 @@ from protocol.storage.admin import (
     reader_name,
     service_location,
 )
-from protocol.storage.admin.accounts import IamAccounts, writer_name
-from protocol.storage.admin.check import CLOCK_TOLERANCE_S, can_read
+from muster.protocol.storage.admin.accounts import IamAccounts, writer_name
+from muster.protocol.storage.admin.check import CLOCK_TOLERANCE_S, can_read
 
 RUN_ID = "ab" * 32
 _numbers = count()

@@ -6,9 +6,9 @@ import pytest
 from blake3 import blake3
 from builders import MINERS, identity, round_facts, submission, update
 
-from protocol.bundle import EMPTY_DIGEST, Opened, bundle_size, read_bundle, write_bundle
-from protocol.errors import LedgerError
-from protocol.wire import decode, decode_key
+from muster.protocol.bundle import EMPTY_DIGEST, Opened, bundle_size, read_bundle, write_bundle
+from muster.protocol.errors import LedgerError
+from muster.protocol.wire import decode, decode_key
 
 FACTS = round_facts()
 

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import pytest
 
-from protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, Chain, Peer
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import Clock, SqliteChain
-from protocol.chain.virtual import VirtualChain
-from protocol.errors import ChainError
-from protocol.identity import Identity
+from muster.protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, Chain, Peer
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import Clock, SqliteChain
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.errors import ChainError
+from muster.protocol.identity import Identity
 
 ALICE, BOB, CAROL, DAVE, ERIN = (Identity.derive(1, name) for name in ("a", "b", "c", "d", "e"))
 STAKES = {ALICE.hotkey: 60, BOB.hotkey: 40}

@@ -6,10 +6,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from protocol.chain.base import Anchor
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.sqlite import SqliteChain
-from protocol.identity import Identity
+from muster.protocol.chain.base import Anchor
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.identity import Identity
 
 PROCESSES, CALLS = 6, 15
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from protocol.chain import rules
-from protocol.chain.rules import ChainGenesis, ChainState, Commit, Register
-from protocol.errors import ChainError
-from protocol.identity import Identity
+from muster.protocol.chain import rules
+from muster.protocol.chain.rules import ChainGenesis, ChainState, Commit, Register
+from muster.protocol.errors import ChainError
+from muster.protocol.identity import Identity
 
 ALICE, BOB, CAROL = (Identity.derive(1, name) for name in ("a", "b", "c"))
 GENESIS = ChainGenesis(seed=7, stakes={ALICE.hotkey: 60, BOB.hotkey: 40})

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chain.base import MAX_LOCATION, Anchor
-from protocol.chain.commitments import (
+from muster.protocol.chain.base import MAX_LOCATION, Anchor
+from muster.protocol.chain.commitments import (
     ANCHOR_BYTES,
     MAX_FIELDS,
     MAX_RAW,
@@ -21,8 +21,8 @@ from protocol.chain.commitments import (
     space,
     to_info,
 )
-from protocol.errors import ChainError
-from protocol.storage import parse_location
+from muster.protocol.errors import ChainError
+from muster.protocol.storage import parse_location
 
 LOCATION = "s3://READ:SECRET@host.example/bucket"
 LEGACY = "a1" * 16 + "K" * 32 + "s" * 64

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chain.emission import SHARE_ONE, consensus, incentives, normalised, ranks, split
+from muster.protocol.chain.emission import SHARE_ONE, consensus, incentives, normalised, ranks, split
 
 weight_rows = st.dictionaries(st.integers(0, 9), st.integers(0, 65_535), max_size=10)
 validators = st.dictionaries(

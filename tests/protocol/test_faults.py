@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import ConfigError, StorageError
-from protocol.faults import CRASH_STATUS, FAULT_POINTS, VARIABLE, Fault, Faults, parse_faults
+from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.faults import CRASH_STATUS, FAULT_POINTS, VARIABLE, Fault, Faults, parse_faults
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from builders import OWNER, hash32, identity, run_spec
 
-from protocol.errors import LedgerError
-from protocol.history import AMENDABLE, SpecHistory
-from protocol.ledger import adopt_amendments
-from protocol.wire import Amendment, encode_amendment
+from muster.protocol.errors import LedgerError
+from muster.protocol.history import AMENDABLE, SpecHistory
+from muster.protocol.ledger import adopt_amendments
+from muster.protocol.wire import Amendment, encode_amendment
 
 DELAY = run_spec().clock.amend_delay
 HISTORY = SpecHistory.of(run_spec())

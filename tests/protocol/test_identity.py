@@ -8,8 +8,8 @@ from pathlib import Path
 import bittensor as bt
 import pytest
 
-from protocol.errors import IdentityError
-from protocol.identity import Identity, verify
+from muster.protocol.errors import IdentityError
+from muster.protocol.identity import Identity, verify
 
 MESSAGE = b"message"
 

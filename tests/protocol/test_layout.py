@@ -11,10 +11,10 @@ import torch
 from blake3 import blake3
 from builders import MODEL, layout, update
 
-from kernels import encode
-from node.model import Llama
-from protocol.layout import AEAD_TAG_BYTES, layout_of, parameter_shapes
-from protocol.spec import ModelSpec, load_template
+from muster.kernels import encode
+from muster.node.model import Llama
+from muster.protocol.layout import AEAD_TAG_BYTES, layout_of, parameter_shapes
+from muster.protocol.spec import ModelSpec, load_template
 
 UNTIED = MODEL.model_copy(update={"tied": False, "layers": 2})
 

@@ -37,23 +37,23 @@ from closed_rounds import (
     with_seal,
 )
 
-from kernels import aggregate_
-from protocol import wire
-from protocol.admission import KEY_EARLY, KEY_MISSING
-from protocol.attendance import NULL_ROUND
-from protocol.bundle import Opened, read_bundle, write_bundle
-from protocol.errors import LedgerError
-from protocol.identity import Identity
-from protocol.ledger import (
+from muster.kernels import aggregate_
+from muster.protocol import wire
+from muster.protocol.admission import KEY_EARLY, KEY_MISSING
+from muster.protocol.attendance import NULL_ROUND
+from muster.protocol.bundle import Opened, read_bundle, write_bundle
+from muster.protocol.errors import LedgerError
+from muster.protocol.identity import Identity
+from muster.protocol.ledger import (
     adopt_amendments,
     advance,
     check_bundle_size,
     head_digest,
     spec_digest,
 )
-from protocol.roots import state_root
-from protocol.selection import NOT_SELECTED
-from protocol.wire import Kind, ScoreRow, ScoresUsed
+from muster.protocol.roots import state_root
+from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.wire import Kind, ScoreRow, ScoresUsed
 
 
 def scores(validator: Identity = LEAD, round_: int = -1, rows: tuple[ScoreRow, ...] = ()) -> ScoresUsed:

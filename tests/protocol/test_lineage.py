@@ -8,10 +8,10 @@ from closed_rounds import good
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chain.base import Anchor
-from protocol.errors import LedgerError
-from protocol.lineage import Lineage
-from protocol.wire import Record
+from muster.protocol.chain.base import Anchor
+from muster.protocol.errors import LedgerError
+from muster.protocol.lineage import Lineage
+from muster.protocol.wire import Record
 
 RECORD = good().record
 

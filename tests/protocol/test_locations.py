@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import StorageError
-from protocol.storage import Buckets, DirectoryBuckets, DirectoryStore, MemoryBuckets, MemoryStore, open_store
+from muster.protocol.errors import StorageError
+from muster.protocol.storage import Buckets, DirectoryBuckets, DirectoryStore, MemoryBuckets, MemoryStore, open_store
 
 
 @pytest.fixture(params=["dir", "mem"])

@@ -10,11 +10,11 @@ from builders import K, identity, payload_key, peers, round_facts, submission, u
 from malformed import MAKERS, OBJECT_SIZE, Malformed, malformed_submissions
 from malformed_payloads import CODEC_REASONS
 
-from kernels import SparseUpdate
-from protocol import wire
-from protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, RoundFacts, admit
-from protocol.errors import WireError
-from protocol.wire import PREFIX_BYTES, Type
+from muster.kernels import SparseUpdate
+from muster.protocol import wire
+from muster.protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, RoundFacts, admit
+from muster.protocol.errors import WireError
+from muster.protocol.wire import PREFIX_BYTES, Type
 
 ALICE = identity("alice")
 COUNT = 2000

@@ -10,9 +10,9 @@ from blake3 import blake3
 from builders import MODEL, hash32, identity, layout, theta
 from torch import Tensor
 
-from protocol.layout import layout_of
-from protocol.roots import GENESIS_RUN, possession, state_root
-from protocol.sampling import sample
+from muster.protocol.layout import layout_of
+from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.sampling import sample
 
 RUN = hash32("run")
 BEACON = bytes(range(32))

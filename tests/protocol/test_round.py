@@ -10,7 +10,7 @@ from builders import block, opening, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.round import (
+from muster.protocol.round import (
     Event,
     Instruction,
     KeySettled,

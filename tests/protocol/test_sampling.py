@@ -10,7 +10,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.sampling import _below, sample
+from muster.protocol.sampling import _below, sample
 
 BEACON = bytes(range(32))
 beacons = st.binary(min_size=32, max_size=32)

@@ -11,10 +11,10 @@ import rfc8785
 from blake3 import blake3
 from builders import hash32, identity
 
-from protocol.errors import WireError
-from protocol.identity import verify
-from protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores, used
-from protocol.wire import ScoreRow, ScoresUsed
+from muster.protocol.errors import WireError
+from muster.protocol.identity import verify
+from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores, used
+from muster.protocol.wire import ScoreRow, ScoresUsed
 
 RUN = hash32("run")
 VALIDATOR = identity("validator")

@@ -11,10 +11,10 @@ from builders import hash32, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import LedgerError
-from protocol.selection import Standing, select, standings
-from protocol.spec import GauntletSpec
-from protocol.wire import ScoreRow, ScoresUsed
+from muster.protocol.errors import LedgerError
+from muster.protocol.selection import Standing, select, standings
+from muster.protocol.spec import GauntletSpec
+from muster.protocol.wire import ScoreRow, ScoresUsed
 
 BEACON = bytes(range(32))
 PEERS = [hash32("peer", i) for i in range(12)]

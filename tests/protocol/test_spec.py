@@ -11,9 +11,9 @@ import rfc8785
 from blake3 import blake3
 from builders import identity, run_spec
 
-from protocol.errors import ConfigError
-from protocol.layout import layout_of
-from protocol.spec import OuterSpec, RunSpec, load_template, preset_names
+from muster.protocol.errors import ConfigError
+from muster.protocol.layout import layout_of
+from muster.protocol.spec import OuterSpec, RunSpec, load_template, preset_names
 
 PARAMETERS = {
     "tiny": 329_376,

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from s3_server import RadosGateway
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage import Credentials, DirectoryStore, MemoryStore, S3Store, Store, check_key, parse_location
-from protocol.storage.s3_location import S3Location
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage import Credentials, DirectoryStore, MemoryStore, S3Store, Store, check_key, parse_location
+from muster.protocol.storage.s3_location import S3Location
 
 CAP = 1 << 20
 SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

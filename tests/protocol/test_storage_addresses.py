@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import ConfigError, StorageError
-from protocol.storage import AllowList
-from protocol.storage.addresses import is_public
+from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.storage import AllowList
+from muster.protocol.storage.addresses import is_public
 
 PRIVATE = [
     "0.0.0.0",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import StorageError
-from protocol.storage import Credentials, S3Location, WebLocation, is_network_location, parse_location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage import Credentials, S3Location, WebLocation, is_network_location, parse_location
 
 LABEL = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=10)
 HOSTS = st.one_of(

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage import AllowList, Credentials, MeteredBuckets, NetworkBuckets, S3Store, Store, WebStore
-from protocol.storage.relay import Relay
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage import AllowList, Credentials, MeteredBuckets, NetworkBuckets, S3Store, Store, WebStore
+from muster.protocol.storage.relay import Relay
 
 MB = 1_000_000
 LOOPBACK = AllowList.parse("127.0.0.1")

@@ -18,8 +18,8 @@ from blake3 import blake3
 from s3_proxies import CuttingProxy, http_server, pass_on
 from s3_server import RadosGateway
 
-from protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from protocol.storage import Credentials, NetworkBuckets, S3Location, S3Store, Store, parse_location
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.storage import Credentials, NetworkBuckets, S3Location, S3Store, Store, parse_location
 
 CAP = 1 << 20
 MB = 1_000_000
@@ -259,7 +259,7 @@ class TestBrokenConnections:
     async def test_a_download_that_is_cut_for_good_fails_and_leaves_nothing(
         self, s3_server: RadosGateway, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("protocol.storage.remote._RESUME_WAIT", 0.001)
+        monkeypatch.setattr("muster.protocol.storage.remote._RESUME_WAIT", 0.001)
         await store_at(s3_server.address, bucket, s3_server).put("big", bytes(40 * MB))
         proxy = CuttingProxy(port(s3_server), down=200_000, cuts=10**9)
         async with proxy.running() as address:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from kernels import encode
-from protocol import wire
-from protocol.spec import RunSpec
+from muster.kernels import encode
+from muster.protocol import wire
+from muster.protocol.spec import RunSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "vectors.json").read_text(encoding="utf-8")

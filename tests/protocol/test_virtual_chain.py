@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.virtual import VirtualChain
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.virtual import VirtualChain
 
 GENESIS = ChainGenesis(7)
 

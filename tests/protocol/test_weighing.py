@@ -10,10 +10,10 @@ import pytest
 import torch
 from builders import layout, run_spec, update
 
-from kernels import SparseUpdate, norm
-from protocol.ledger import prepare
-from protocol.spec import OuterSpec
-from protocol.weighing import cap_scales, weigh
+from muster.kernels import SparseUpdate, norm
+from muster.protocol.ledger import prepare
+from muster.protocol.spec import OuterSpec
+from muster.protocol.weighing import cap_scales, weigh
 
 TENSORS = len(layout().shapes)
 EMBEDDING = 0

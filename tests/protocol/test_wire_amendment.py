@@ -7,10 +7,10 @@ from builders import body_of, hash32, identity, reason_of, resigned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import wire
-from protocol.wire import Amendment
-from protocol.wire.amendment import MAX_PATH, MAX_VALUE
-from protocol.wire.tlv import OPTIONAL
+from muster.protocol import wire
+from muster.protocol.wire import Amendment
+from muster.protocol.wire.amendment import MAX_PATH, MAX_VALUE
+from muster.protocol.wire.tlv import OPTIONAL
 
 OWNER = identity("owner")
 RUN = hash32("run")

@@ -10,9 +10,9 @@ from builders import field, framed, hash32, identity, reason_of, split_fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.wire import MAX_BODY_BYTES, PREFIX_BYTES, Type, digest_of, read_head, read_prefix
-from protocol.wire.envelope import read_whole, write_head
-from protocol.wire.tlv import OPTIONAL, u64
+from muster.protocol.wire import MAX_BODY_BYTES, PREFIX_BYTES, Type, digest_of, read_head, read_prefix
+from muster.protocol.wire.envelope import read_whole, write_head
+from muster.protocol.wire.tlv import OPTIONAL, u64
 
 ALICE, BOB = identity("alice"), identity("bob")
 RUN = hash32("run")

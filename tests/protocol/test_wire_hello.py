@@ -9,10 +9,10 @@ from builders import body_of, hash32, identity, reason_of, resigned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import paths, wire
-from protocol.wire import MAX_HELLO_BYTES, Hello
-from protocol.wire.hello import MAX_NAME, MAX_PREFIX, MAX_PREFIXES, MAX_ROLES, MAX_RUNS, MAX_SOFTWARE, MAX_URL
-from protocol.wire.tlv import OPTIONAL, u32
+from muster.protocol import paths, wire
+from muster.protocol.wire import MAX_HELLO_BYTES, Hello
+from muster.protocol.wire.hello import MAX_NAME, MAX_PREFIX, MAX_PREFIXES, MAX_ROLES, MAX_RUNS, MAX_SOFTWARE, MAX_URL
+from muster.protocol.wire.tlv import OPTIONAL, u32
 
 ALICE = identity("alice")
 RUN, OTHER = sorted((hash32("run"), hash32("other run")))

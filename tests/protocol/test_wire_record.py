@@ -12,9 +12,9 @@ from builders import beacon, body_of, framed, hash32, identity, opening, reason_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import wire
-from protocol.chain.base import Block
-from protocol.wire import (
+from muster.protocol import wire
+from muster.protocol.chain.base import Block
+from muster.protocol.wire import (
     MAX_AMENDMENTS,
     MAX_SEALED,
     Beacon,
@@ -26,8 +26,8 @@ from protocol.wire import (
     ScoresUsed,
     Type,
 )
-from protocol.wire.record import MAX_REASON
-from protocol.wire.tlv import OPTIONAL, counted, u8, u32
+from muster.protocol.wire.record import MAX_REASON
+from muster.protocol.wire.tlv import OPTIONAL, counted, u8, u32
 
 LEADER = identity("leader")
 RUN = hash32("run")

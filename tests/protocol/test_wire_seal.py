@@ -9,11 +9,11 @@ from builders import block, body_of, hash32, identity, reason_of, resigned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import wire
-from protocol.chain.base import Block
-from protocol.wire import MAX_SEALED, Seal
-from protocol.wire.seal import chunks
-from protocol.wire.tlv import OPTIONAL
+from muster.protocol import wire
+from muster.protocol.chain.base import Block
+from muster.protocol.wire import MAX_SEALED, Seal
+from muster.protocol.wire.seal import chunks
+from muster.protocol.wire.tlv import OPTIONAL
 
 LEADER = identity("leader")
 RUN = hash32("run")

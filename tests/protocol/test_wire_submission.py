@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kernels
-from protocol import wire
-from protocol.wire import Header, Type
-from protocol.wire.tlv import OPTIONAL
+from muster import kernels
+from muster.protocol import wire
+from muster.protocol.wire import Header, Type
+from muster.protocol.wire.tlv import OPTIONAL
 
 ALICE, BOB = identity("alice"), identity("bob")
 FACTS = round_facts()

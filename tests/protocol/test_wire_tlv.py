@@ -10,8 +10,8 @@ from builders import field, reason_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import WireError
-from protocol.wire.tlv import OPTIONAL, Cursor, Fields, counted, f64, u8, u32, u64, whole, write_fields
+from muster.protocol.errors import WireError
+from muster.protocol.wire.tlv import OPTIONAL, Cursor, Fields, counted, f64, u8, u32, u64, whole, write_fields
 
 tags = st.integers(0, 2**16 - 1)
 some_fields = st.dictionaries(tags, st.binary(max_size=40), max_size=6)

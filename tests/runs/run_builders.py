@@ -15,18 +15,18 @@ from typing import Any, Protocol
 import tomli_w
 
 from muster.cast import Cast, Member
+from muster.node.data import TextReader
+from muster.node.follow import genesis
+from muster.protocol import paths, wire
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import hotkey_of
+from muster.protocol.layout import layout_of
+from muster.protocol.scores import MAX_SCORES_BYTES, ScoresBody, decode_scores
+from muster.protocol.spec import RunSpec, Template, load_template
+from muster.protocol.storage import Store
+from muster.protocol.wire import Opening, Record, Seal
 from muster.rundir import RunDirectory, create
 from muster.simulator import SimulatedRun, Simulator
-from node.data import TextReader
-from node.follow import genesis
-from protocol import paths, wire
-from protocol.history import SpecHistory
-from protocol.identity import hotkey_of
-from protocol.layout import layout_of
-from protocol.scores import MAX_SCORES_BYTES, ScoresBody, decode_scores
-from protocol.spec import RunSpec, Template, load_template
-from protocol.storage import Store
-from protocol.wire import Opening, Record, Seal
 
 LAG = 1
 SEED = 5

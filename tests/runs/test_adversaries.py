@@ -11,13 +11,13 @@ from malformed_payloads import CODEC_REASONS
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.adversaries import ADVERSARIES
+from muster.node.miner.miner import Miner
+from muster.protocol import paths, wire
+from muster.protocol.assignment import assigned
+from muster.protocol.ledger import Tip
+from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage.base import DEFAULT_DEADLINE
 from muster.simulator import SimulatedRun
-from node.miner.miner import Miner
-from protocol import paths, wire
-from protocol.assignment import assigned
-from protocol.ledger import Tip
-from protocol.storage import MemoryBuckets, MemoryStore, Store
-from protocol.storage.base import DEFAULT_DEADLINE
 
 ROUNDS = 5
 HONEST = ("miner-0", "miner-1", "miner-2")

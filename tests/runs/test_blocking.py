@@ -8,13 +8,13 @@ from blockbuster import blockbuster_ctx
 from run_builders import MakeStage, Stage
 
 from muster.daemon import Role, label
-from node.journal import Journal
-from node.miner.miner import Miner
-from node.participant import Follower, Surroundings, join
-from protocol.session import Session
-from validator.aggregator.aggregator import Aggregator
-from validator.gauntlet.book import Book
-from validator.gauntlet.validator import Validator
+from muster.node.journal import Journal
+from muster.node.miner.miner import Miner
+from muster.node.participant import Follower, Surroundings, join
+from muster.protocol.session import Session
+from muster.validator.aggregator.aggregator import Aggregator
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.validator import Validator
 
 ROUNDS = 2
 
@@ -28,7 +28,7 @@ async def test_a_whole_run_never_blocks_the_loop(stage: MakeStage) -> None:
         await chain.close()
     roles = [(Role.AGGREGATOR, operator.name), (Role.VALIDATOR, operator.name)]
     roles += [(Role.MINER, miner.name) for miner in miners]
-    with blockbuster_ctx(scanned_modules=["protocol", "node", "validator", "muster"]):
+    with blockbuster_ctx(scanned_modules=["muster"]):
         async with asyncio.TaskGroup() as tasks:
             lives = [tasks.create_task(_live(made, role, name)) for role, name in roles]
     assert len({life.result().replica.root() for life in lives}) == 1

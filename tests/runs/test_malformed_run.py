@@ -11,14 +11,14 @@ import pytest
 from malformed import MAKERS, Bench, Malformed
 from run_builders import Ledger, MakeStage, Stage, play
 
-from kernels import SparseUpdate, compress
+from muster.kernels import SparseUpdate, compress
+from muster.node.genesis import genesis_parameters
+from muster.node.miner.miner import Miner
+from muster.protocol import paths
+from muster.protocol.identity import Identity, hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import Seal
 from muster.simulator import SimulatedRun
-from node.genesis import genesis_parameters
-from node.miner.miner import Miner
-from protocol import paths
-from protocol.identity import Identity, hotkey_of
-from protocol.ledger import Tip
-from protocol.wire import Seal
 
 CASES = 2000
 ROUNDS = 4

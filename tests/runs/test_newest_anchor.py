@@ -8,14 +8,14 @@ import pytest
 from run_builders import MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport
+from muster.node.miner.miner import Miner
+from muster.protocol import paths
+from muster.protocol.chain.base import Anchor, AnchorSeen
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.errors import AuditError, RateLimited
+from muster.protocol.identity import Identity
+from muster.protocol.storage import Store
 from muster.simulator import SimulatedRun, simulator
-from node.miner.miner import Miner
-from protocol import paths
-from protocol.chain.base import Anchor, AnchorSeen
-from protocol.chain.virtual import VirtualChain
-from protocol.errors import AuditError, RateLimited
-from protocol.identity import Identity
-from protocol.storage import Store
 
 ROUNDS = 6
 LATE, LAGGARD = "miner-3", "miner-2"

@@ -18,9 +18,9 @@ import pytest
 from run_builders import Stage, play, template, write_template
 
 from muster.cast import Cast
+from muster.node.data import TextReader
+from muster.node.journal import read_journal
 from muster.rundir import RunDirectory
-from node.data import TextReader
-from node.journal import read_journal
 
 pytestmark = pytest.mark.processes
 
@@ -98,7 +98,7 @@ async def started(preset: Path, folder: Path, rounds: int) -> AsyncIterator[Test
         "--dir", str(folder), "--json",
     )  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "muster", *argv, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+        sys.executable, "-P", "-m", "muster", *argv, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
     running = Testnet(process, folder)
     try:
@@ -194,7 +194,7 @@ def test_the_simulator_gives_the_same_roots(finished: tuple[Path, int, str]) -> 
 
 def test_the_audit_agrees_and_notices_a_wrong_byte(finished: tuple[Path, int, str]) -> None:
     folder, _, out = finished
-    command = [sys.executable, "-m", "muster", "audit", str(folder), "--json"]
+    command = [sys.executable, "-P", "-m", "muster", "audit", str(folder), "--json"]
     good = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
     assert json.loads(good.stdout)["state_roots"] == json.loads(out.splitlines()[-1])["state_roots"]
     (bundle,) = folder.glob("buckets/operator-0/*/bundles/00000002.bin")

@@ -18,11 +18,11 @@ from run_builders import Stage, play, template, write_template
 from s3_server import RadosGateway
 
 from muster.cast import Cast
+from muster.node.data import TextReader
+from muster.node.hello import read_hello
+from muster.protocol.errors import StorageError
+from muster.protocol.storage import parse_location
 from muster.rundir import RunDirectory
-from node.data import TextReader
-from node.hello import read_hello
-from protocol.errors import StorageError
-from protocol.storage import parse_location
 
 pytestmark = pytest.mark.processes
 
@@ -46,7 +46,7 @@ class Finished(NamedTuple):
 def muster(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     return subprocess.run(
-        [sys.executable, "-m", "muster", *arguments],
+        [sys.executable, "-P", "-m", "muster", *arguments],
         check=False, capture_output=True, text=True, timeout=SECONDS, env=plain | variables,
     )  # fmt: skip
 

@@ -10,24 +10,24 @@ import pytest
 from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
 from run_builders import MAX_BYTES, MakeStage, play
 
+from muster.node import follow
+from muster.node.journal import Journal
+from muster.node.participant import Surroundings, in_place
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import Identity
+from muster.protocol.ledger import Tip
+from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
+from muster.protocol.session import Session
+from muster.protocol.storage import MemoryBuckets
+from muster.protocol.wire import Kind, Record
 from muster.simulator import SimulatedRun
-from node import follow
-from node.journal import Journal
-from node.participant import Surroundings, in_place
-from node.replica import Replica
-from protocol import paths, wire
-from protocol.chain.rules import ChainGenesis
-from protocol.chain.virtual import VirtualChain
-from protocol.history import SpecHistory
-from protocol.identity import Identity
-from protocol.ledger import Tip
-from protocol.round import Phase, Role, RoundState, SubmissionSeen
-from protocol.session import Session
-from protocol.storage import MemoryBuckets
-from protocol.wire import Kind, Record
-from validator.aggregator.aggregator import Aggregator
-from validator.gauntlet.book import Book
-from validator.gauntlet.validator import Validator
+from muster.validator.aggregator.aggregator import Aggregator
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.validator import Validator
 
 
 @dataclass(slots=True)

@@ -30,10 +30,10 @@ import pytest
 from run_builders import template, write_template
 from s3_server import RadosGateway
 
-from node.journal import read_journal
-from protocol.identity import Identity
-from protocol.storage import Credentials
-from protocol.storage.admin import Provisioner
+from muster.node.journal import read_journal
+from muster.protocol.identity import Identity
+from muster.protocol.storage import Credentials
+from muster.protocol.storage.admin import Provisioner
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

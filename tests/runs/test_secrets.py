@@ -25,10 +25,10 @@ from run_builders import template, write_template
 from s3_server import RadosGateway
 
 from muster.cast import Cast
-from node.journal import read_journal
-from protocol.identity import SEED_BYTES
-from protocol.storage import Credentials, S3Location, parse_location
-from protocol.storage.admin import Provisioner, Service
+from muster.node.journal import read_journal
+from muster.protocol.identity import SEED_BYTES
+from muster.protocol.storage import Credentials, S3Location, parse_location
+from muster.protocol.storage.admin import Provisioner, Service
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -157,7 +157,7 @@ def outsider(base: Path, folder: Path, name: str, location: str, keys: Credentia
     files = {"MUSTER_S3_ACCESS_KEY_FILE": str(home / "access"), "MUSTER_S3_SECRET_KEY_FILE": str(home / "secret")}
     with (folder / "logs" / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "muster", *argv],
+            [sys.executable, "-P", "-m", "muster", *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -201,7 +201,7 @@ def scene(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> 
         out, err = (stack.enter_context((base / name).open("wb")) for name in ("stdout", "stderr"))
         stack.callback(end, started)
         testnet = subprocess.Popen(
-            [sys.executable, "-m", "muster", *argv], stdout=out, stderr=err, env=plain() | admins
+            [sys.executable, "-P", "-m", "muster", *argv], stdout=out, stderr=err, env=plain() | admins
         )
         started.append(testnet)
         kin, killed, deadline = set[int](), False, time.monotonic() + RUN_SECONDS
@@ -357,7 +357,7 @@ def test_no_error_of_a_command_holds_one(scene: Scene, tmp_path: Path, command: 
         "key": str(scene.base / "wrong-key" / "key"),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "muster", *(word.format(**values) for word in argv)],
+        [sys.executable, "-P", "-m", "muster", *(word.format(**values) for word in argv)],
         env=plain() | given, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
     )  # fmt: skip
     said = done.stdout + done.stderr

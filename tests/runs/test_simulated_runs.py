@@ -11,16 +11,16 @@ import torch
 from run_builders import Ledger, MakeStage, Stage, genesis_without, play
 from torch import Tensor
 
-from kernels import compress, residual
+from muster.kernels import compress, residual
+from muster.node.miner.inner import TrainResult
+from muster.node.miner.miner import Miner
+from muster.protocol import paths, wire
+from muster.protocol.attendance import NULL_ROUND
+from muster.protocol.identity import Identity
+from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.storage import MemoryBuckets
+from muster.protocol.wire import Kind
 from muster.simulator import SimulatedRun
-from node.miner.inner import TrainResult
-from node.miner.miner import Miner
-from protocol import paths, wire
-from protocol.attendance import NULL_ROUND
-from protocol.identity import Identity
-from protocol.selection import NOT_SELECTED
-from protocol.storage import MemoryBuckets
-from protocol.wire import Kind
 
 ROUNDS = 6
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.errors import LedgerError, StorageError
-from validator.gauntlet.book import Book
-from validator.gauntlet.rating import Rating
-from validator.gauntlet.scoring import PeerState
+from muster.protocol.errors import LedgerError, StorageError
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.rating import Rating
+from muster.validator.gauntlet.scoring import PeerState
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 2**53)
@@ -108,8 +108,8 @@ def test_every_value_survives(
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from validator.gauntlet.book import Book
-from validator.gauntlet.scoring import PeerState
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.scoring import PeerState
 
 class Dying(dict):
     def __getitem__(self, hotkey):

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels import SparseUpdate
-from validator.gauntlet.evaluation import (
+from muster.kernels import SparseUpdate
+from muster.validator.gauntlet.evaluation import (
     LOSS_NOT_FINITE,
     NO_ASSIGNED_WINDOWS,
     Candidate,
@@ -23,7 +23,7 @@ from validator.gauntlet.evaluation import (
     assigned_sample,
     evaluate,
 )
-from validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
+from muster.validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
 
 BEACON = bytes(range(32))
 POISON = 99

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.identity import hotkey_of
-from validator.gauntlet.rating import Rating, rate
+from muster.protocol.identity import hotkey_of
+from muster.validator.gauntlet.rating import Rating, rate
 
 BETA, TAU = 7.0, 0.1
 hotkeys = st.text("abcdefgh", min_size=1, max_size=3)

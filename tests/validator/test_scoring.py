@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.spec import GauntletSpec
-from validator.gauntlet.rating import Rating, rate
-from validator.gauntlet.scoring import (
+from muster.protocol.spec import GauntletSpec
+from muster.validator.gauntlet.rating import Rating, rate
+from muster.validator.gauntlet.scoring import (
     Absent,
     Evaluated,
     Failed,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from node import follow
-from node.checkpoint import make_checkpoint
-from node.participant import Follower, Surroundings
-from node.replica import Replica
-from protocol import ledger, paths, wire
-from protocol.chain.base import Anchor, AnchorSeen, Block, Snapshot
-from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
-from protocol.identity import public_of
-from protocol.ledger import Applied, Tip
-from protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
-from protocol.scores import MAX_SCORES_BYTES, decode_scores, used
-from protocol.session import MAX_SEAL_BYTES
-from protocol.storage import Store
-from protocol.wire import Record, ScoresUsed, Seal
-from validator.aggregator.compose import Decision, compose
-from validator.aggregator.intake import Intake
+from muster.node import follow
+from muster.node.checkpoint import make_checkpoint
+from muster.node.participant import Follower, Surroundings
+from muster.node.replica import Replica
+from muster.protocol import ledger, paths, wire
+from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Snapshot
+from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
+from muster.protocol.identity import public_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
+from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
+from muster.protocol.session import MAX_SEAL_BYTES
+from muster.protocol.storage import Store
+from muster.protocol.wire import Record, ScoresUsed, Seal
+from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.intake import Intake
 
 log = logging.getLogger(__name__)
 

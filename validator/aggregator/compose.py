@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
-from protocol.admission import UNAVAILABLE
-from protocol.attendance import MEMORY, NULL_ROUND, attendance
-from protocol.bundle import write_bundle
-from protocol.ledger import NO_CHECKPOINT, Tip, adopt_amendments, decide, next_opening, prepare
-from protocol.selection import NOT_SELECTED
-from protocol.wire import Beacon, Entry, Kind, Record, ScoresUsed, Seal
-from validator.aggregator.intake import Head, Payload
+from muster.protocol.admission import UNAVAILABLE
+from muster.protocol.attendance import MEMORY, NULL_ROUND, attendance
+from muster.protocol.bundle import write_bundle
+from muster.protocol.ledger import NO_CHECKPOINT, Tip, adopt_amendments, decide, next_opening, prepare
+from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.wire import Beacon, Entry, Kind, Record, ScoresUsed, Seal
+from muster.validator.aggregator.intake import Head, Payload
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kernels import SparseUpdate
-from node.follow import BULK_DEADLINE
-from node.participant import Offload
-from protocol import paths, wire
-from protocol.admission import (
+from muster.kernels import SparseUpdate
+from muster.node.follow import BULK_DEADLINE
+from muster.node.participant import Offload
+from muster.protocol import paths, wire
+from muster.protocol.admission import (
     KEY_EARLY,
     KEY_MISSING,
     MAX_HEAD_BYTES,
@@ -24,11 +24,11 @@ from protocol.admission import (
     admit,
     admit_registration,
 )
-from protocol.bundle import Opened
-from protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
-from protocol.identity import PUBLIC_BYTES
-from protocol.storage import Store
-from protocol.wire import Signed
+from muster.protocol.bundle import Opened
+from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
+from muster.protocol.identity import PUBLIC_BYTES
+from muster.protocol.storage import Store
+from muster.protocol.wire import Signed
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from protocol.errors import LedgerError, StorageError
-from validator.gauntlet.rating import Rating
-from validator.gauntlet.scoring import PeerState
+from muster.protocol.errors import LedgerError, StorageError
+from muster.validator.gauntlet.rating import Rating
+from muster.validator.gauntlet.scoring import PeerState
 
 _FORMAT = 1
 _SCHEMA = f"""

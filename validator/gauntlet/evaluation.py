@@ -14,9 +14,9 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from kernels import SparseUpdate
-from protocol.sampling import sample
-from validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
+from muster.kernels import SparseUpdate
+from muster.protocol.sampling import sample
+from muster.validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
 
 LOSS_NOT_FINITE = "loss_not_finite"
 """Reason of a submission along which the loss becomes NaN or infinite."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, assert_never
 
-from protocol.spec import GauntletSpec
-from validator.gauntlet.rating import Rating, rate
+from muster.protocol.spec import GauntletSpec
+from muster.validator.gauntlet.rating import Rating, rate
 
 FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
 """PeerScore multiplier after 0, 1, 2 and ≥ 3 failures since the last good one (Gauntlet, fast checks)."""

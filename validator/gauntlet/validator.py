@@ -8,28 +8,28 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kernels import SparseUpdate
-from node.data import TextReader
-from node.follow import BULK_DEADLINE
-from node.participant import Follower, Surroundings
-from node.replica import Replica
-from protocol import paths, wire
-from protocol.admission import MAX_KEY_BYTES, UNAVAILABLE
-from protocol.assignment import assigned, share, unassigned
-from protocol.attendance import NULL_ROUND
-from protocol.chain.base import Snapshot
-from protocol.errors import ChainError, StorageError, WireError
-from protocol.identity import hotkey_of, public_of
-from protocol.ledger import Applied, Tip
-from protocol.round import Role
-from protocol.sampling import sample
-from protocol.scores import PeerScores, ScoresBody, encode_scores
-from protocol.selection import NOT_SELECTED
-from protocol.wire import Entry
-from validator.gauntlet.book import Book
-from validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
-from validator.gauntlet.payout import chain_weights, incentives
-from validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
+from muster.kernels import SparseUpdate
+from muster.node.data import TextReader
+from muster.node.follow import BULK_DEADLINE
+from muster.node.participant import Follower, Surroundings
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.admission import MAX_KEY_BYTES, UNAVAILABLE
+from muster.protocol.assignment import assigned, share, unassigned
+from muster.protocol.attendance import NULL_ROUND
+from muster.protocol.chain.base import Snapshot
+from muster.protocol.errors import ChainError, StorageError, WireError
+from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.round import Role
+from muster.protocol.sampling import sample
+from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
+from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.wire import Entry
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
+from muster.validator.gauntlet.payout import chain_weights, incentives
+from muster.validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 import bittensor as bt
 from blake3 import blake3
 
-from protocol.chain import commitments
-from protocol.chain.base import WEIGHT_MAX, Anchor, AnchorSeen, Block, Chain, Snapshot
-from protocol.chain.bittensor import reading
-from protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints, block_time_of
-from protocol.chain.bittensor.reading import Metagraph
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.chain.bittensor.signing import HotkeySigner, submit
-from protocol.chain.bittensor.weights import WeightFacts, due
-from protocol.chain.commitments import Commitment
-from protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
-from protocol.identity import Identity
+from muster.protocol.chain import commitments
+from muster.protocol.chain.base import WEIGHT_MAX, Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.bittensor import reading
+from muster.protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints, block_time_of
+from muster.protocol.chain.bittensor.reading import Metagraph
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.chain.bittensor.signing import HotkeySigner, submit
+from muster.protocol.chain.bittensor.weights import WeightFacts, due
+from muster.protocol.chain.commitments import Commitment
+from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
+from muster.protocol.identity import Identity
 
 MAX_ROUND = 2**64 - 1
 HASH_BYTES = 32

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import bittensor as bt
 
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.errors import ChainError, ChainUnreachable, NotPermitted, NotRegistered, RateLimited, StaleChain
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.errors import ChainError, ChainUnreachable, NotPermitted, NotRegistered, RateLimited, StaleChain
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from typing import Any
 import bittensor as bt
 from bittensor.sp_core import Keypair
 
-from protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.chain.bittensor.signing import submit
-from protocol.errors import ChainError
+from muster.protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.chain.bittensor.signing import submit
+from muster.protocol.errors import ChainError
 
 OWNER = "//Alice"
 """The account that development chains give money and root."""

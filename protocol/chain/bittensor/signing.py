@@ -9,9 +9,9 @@ from typing import Any
 
 import bittensor as bt
 
-from protocol.chain.bittensor.endpoints import NONCE_TAKEN, refused
-from protocol.chain.bittensor.runtime import Runtime
-from protocol.identity import Identity
+from muster.protocol.chain.bittensor.endpoints import NONCE_TAKEN, refused
+from muster.protocol.chain.bittensor.runtime import Runtime
+from muster.protocol.identity import Identity
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ rest of `protocol.storage` does not import this package.
 
 from __future__ import annotations
 
-from protocol.storage.admin.accounts import Access, Accounts, find_accounts, reader_name
-from protocol.storage.admin.bucket import BucketAdmin, LifecycleRule, abort_rule, expiry_rule
-from protocol.storage.admin.check import Finding, check_bucket
-from protocol.storage.admin.provision import Provisioned, Provisioner
-from protocol.storage.admin.service import Refused, Service, service_location
+from muster.protocol.storage.admin.accounts import Access, Accounts, find_accounts, reader_name
+from muster.protocol.storage.admin.bucket import BucketAdmin, LifecycleRule, abort_rule, expiry_rule
+from muster.protocol.storage.admin.check import Finding, check_bucket
+from muster.protocol.storage.admin.provision import Provisioned, Provisioner
+from muster.protocol.storage.admin.service import Refused, Service, service_location
 
 __all__ = [
     "Access",

@@ -20,9 +20,9 @@ from botocore.credentials import Credentials as BotoCredentials
 from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 
-from protocol.errors import StorageError
-from protocol.storage.admin.service import Refused, explained, is_aws, is_r2, service_url
-from protocol.storage.s3_location import Credentials, S3Location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.admin.service import Refused, explained, is_aws, is_r2, service_url
+from muster.protocol.storage.s3_location import Credentials, S3Location
 
 _MAX_NAME = 64
 """Characters of an IAM user's name."""

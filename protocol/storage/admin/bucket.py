@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from protocol.storage.admin.accounts import Access, Accounts, reader_name, statement, writer_name
-from protocol.storage.admin.service import Refused, Service, is_aws
-from protocol.storage.s3_location import DEFAULT_REGION, Credentials, S3Location
+from muster.protocol.storage.admin.accounts import Access, Accounts, reader_name, statement, writer_name
+from muster.protocol.storage.admin.service import Refused, Service, is_aws
+from muster.protocol.storage.s3_location import DEFAULT_REGION, Credentials, S3Location
 
 _OURS = "Muster"
 """How the statements and rules that belong to us begin, so that a rerun replaces them."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.errors import StorageError
-from protocol.storage.admin.bucket import BucketAdmin
-from protocol.storage.admin.service import Refused, Service
-from protocol.storage.s3_location import Credentials, S3Location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.admin.bucket import BucketAdmin
+from muster.protocol.storage.admin.service import Refused, Service
+from muster.protocol.storage.s3_location import Credentials, S3Location
 
 CLOCK_TOLERANCE_S = 60
 """Services refuse requests that are 15 minutes off; a clock that keeps time at all is within a second."""

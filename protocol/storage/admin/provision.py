@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from protocol.errors import StorageError
-from protocol.storage.admin.accounts import Accounts, find_accounts, reader_name, writer_name
-from protocol.storage.admin.bucket import BucketAdmin, abort_rule
-from protocol.storage.admin.service import service_location
-from protocol.storage.s3_location import Credentials, S3Location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.admin.accounts import Accounts, find_accounts, reader_name, writer_name
+from muster.protocol.storage.admin.bucket import BucketAdmin, abort_rule
+from muster.protocol.storage.admin.service import service_location
+from muster.protocol.storage.s3_location import Credentials, S3Location
 
 _RUN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 """Short enough that a participant's name fits into the 63 characters of a bucket's."""

@@ -13,8 +13,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from protocol.errors import StorageError
-from protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location
+from muster.protocol.errors import StorageError
+from muster.protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location
 
 _CONNECT_S = 5
 _READ_S = 20

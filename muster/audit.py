@@ -23,7 +23,7 @@ from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.lineage import Lineage
 from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
-from muster.protocol.session import MAX_SEAL_BYTES
+from muster.node.ledger.reader import MAX_SEAL_BYTES
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Kind, Record
 from muster.rundir import RunDirectory

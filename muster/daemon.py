@@ -24,12 +24,12 @@ from muster.node.data import TextReader
 from muster.node.facts import Facts
 from muster.node.hello import publish_hello, watch_hellos
 from muster.node.journal import Journal
-from muster.node.participant import Follower, Surroundings, join
+from muster.node.ledger.participant import Follower, Surroundings, join
 from muster.node.service import About, Address, Service, beat, parse_address, serving
 from muster.node.watched import WatchedBuckets
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
-from muster.protocol.session import Session
+from muster.node.ledger.session import Session
 from muster.protocol.storage import Credentials, MeteredBuckets
 from muster.rundir import RunDirectory
 from muster.runs import COPY, fetch_text, open_run
@@ -116,7 +116,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
             participant = await _participant(role, config, run, surroundings, behaviour, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
-            await Session(participant, chain, buckets).run()
+            await Session(participant, chain, surroundings.directory).run()
             journal.event("finished", root=participant.replica.root().hex())
     finally:
         await asyncio.to_thread(journal.close)
@@ -168,7 +168,7 @@ async def _greeting(role: Role, run: RunDirectory, surroundings: Surroundings) -
         return
     spec, identity = run.history.genesis, surroundings.identity
     async with asyncio.TaskGroup() as tasks:
-        watch = watch_hellos(surroundings.chain, surroundings.buckets, run.history.run_id, spec, identity.hotkey)
+        watch = watch_hellos(surroundings.chain, surroundings.directory, run.history.run_id, spec, identity.hotkey)
         watching = tasks.create_task(watch)
         yield
         watching.cancel()

@@ -5,7 +5,8 @@
     ├── ConfigError        3  a preset, a TOML file or a run spec is not valid
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
-    │   └── ObjectTooLarge    an object exceeds the cap its reader set
+    │   ├── ObjectTooLarge    an object exceeds the cap its reader set
+    │   └── ObjectDamaged     bytes are not those that a digest names: to be read again, or elsewhere
     ├── ChainError         5  the chain refused or could not be reached
     │   ├── ChainUnreachable  no endpoint answers
     │   ├── StaleChain        the endpoints that answer do not show new blocks
@@ -29,10 +30,14 @@ from typing import ClassVar
 
 
 class MusterError(Exception):
-    """Base of every error Muster raises on purpose; its text is a sentence a person can act on."""
+    """Base of every error Muster raises on purpose; its text is a sentence a person can act on.
+
+    `subject` is the key of the object it is about, "" where there is none.
+    """
 
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
+    subject: str = ""
 
 
 class UsageError(MusterError):
@@ -66,6 +71,19 @@ class ObjectTooLarge(StorageError):
     """An object is larger than the cap its reader set; nothing of it was kept."""
 
     code = "storage.too_large"
+
+
+class ObjectDamaged(StorageError):
+    """What was read is not what a digest names: a fault of the transport, so it is read again, or elsewhere.
+
+    `reason` is the slug of what would be wrong with the object if these were its bytes, "" where none is named.
+    """
+
+    code = "storage.damaged"
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class ChainError(MusterError):

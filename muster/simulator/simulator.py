@@ -19,10 +19,10 @@ from muster.cast import Cast, Member
 from muster.node.data import TextReader
 from muster.node.journal import Journal
 from muster.node.miner.miner import Miner
-from muster.node.participant import Follower, Surroundings, in_place, join
+from muster.node.ledger.participant import Follower, Surroundings, in_place, join
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.history import SpecHistory
-from muster.protocol.session import Session
+from muster.node.ledger.session import Session
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, MemoryBuckets
 from muster.validator.aggregator.aggregator import Aggregator
@@ -132,7 +132,7 @@ class Simulator:
             await self._arrive(self._arrivals.get(name, 0))
             participant = await make(surroundings)
             self._participants[name] = participant
-            await Session(participant, self._chain, self._buckets).run()
+            await Session(participant, self._chain, surroundings.directory).run()
 
     async def _arrive(self, round_: int) -> None:
         """Let the rounds before `round_` pass."""

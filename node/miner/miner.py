@@ -16,7 +16,7 @@ from muster.node import follow
 from muster.node.data import TextReader
 from muster.node.miner.inner import InnerTrainer, TrainResult
 from muster.node.miner.memory import Memory, Pending, load_memory, save_memory
-from muster.node.participant import Follower, Surroundings
+from muster.node.ledger.participant import Follower, Surroundings
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.assignment import assigned, data_digest, share

@@ -10,8 +10,8 @@ from run_builders import MakeStage, Stage
 from muster.daemon import Role, label
 from muster.node.journal import Journal
 from muster.node.miner.miner import Miner
-from muster.node.participant import Follower, Surroundings, join
-from muster.protocol.session import Session
+from muster.node.ledger.participant import Follower, Surroundings, join
+from muster.node.ledger.session import Session
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
@@ -53,6 +53,6 @@ async def _live(stage: Stage, role: Role, name: str) -> Follower:
         return Miner(surroundings, tip, replica, stage.text, state / "memory.safetensors", uid)
 
     participant = await asyncio.to_thread(make)
-    await Session(participant, chain, buckets).run()
+    await Session(participant, chain, surroundings.directory).run()
     await chain.close()
     return participant

@@ -12,7 +12,7 @@ from run_builders import MAX_BYTES, MakeStage, play
 
 from muster.node import follow
 from muster.node.journal import Journal
-from muster.node.participant import Surroundings, in_place
+from muster.node.ledger.participant import Surroundings, in_place
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -21,7 +21,7 @@ from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
 from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
-from muster.protocol.session import Session
+from muster.node.ledger.session import Session
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.simulator import SimulatedRun

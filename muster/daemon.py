@@ -194,8 +194,5 @@ async def _participant(
     if role is Role.VALIDATOR:
         book = await asyncio.to_thread(Book, state / "book.sqlite")
         return Validator(surroundings, tip, replica, text, book)
-    uid = await surroundings.chain.register(surroundings.identity)
     path = state / "memory.safetensors"
-    miner = await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path, uid)
-    await miner.settle()
-    return miner
+    return await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path)

@@ -66,7 +66,9 @@ class PeerFacts:
 class Facts:
     """What is known of this process so far; times are unix seconds, losses nat/token.
 
-    Counts begin at 0 with the process, so they only ever grow while it lives. Events may come from any thread.
+    Counts begin at 0 with the process, so they only ever grow while it lives. `lost_in_a_row` is how many rounds a
+    miner has lost since its newest submission, `lost_problem` why the last of them; `unregistered` is the newest round
+    that it sat out because its hotkey had no slot, None while it has one. Events may come from any thread.
     """
 
     role: str = ""
@@ -87,6 +89,9 @@ class Facts:
     bytes_down: int = 0
     refused: int = 0
     submitted: int = 0
+    lost_in_a_row: int = 0
+    lost_problem: str = ""
+    unregistered: int | None = None
     weights_round: int | None = None
     store_errors: int = 0
     chain_errors: int = 0
@@ -124,13 +129,18 @@ class Facts:
             case "joined":
                 self.hotkey, self.round, self.phase = entry["hotkey"], entry["round"], "submit"
             case "training":
-                self.phase = "train"
+                self.phase, self.unregistered = "train", None
             case "trained":
                 self.inner_loss = entry["loss"]
                 self.inner_seconds += entry["seconds"]
             case "submitted":
-                self.phase = "submit"
+                self.phase, self.lost_in_a_row = "submit", 0
                 self.submitted += 1
+            case "unregistered":
+                self.unregistered = entry["round"]
+            case "lost":
+                self.phase, self.lost_problem = "submit", entry["problem"]
+                self.lost_in_a_row += 1
             case "sealed" | "key":
                 self.phase = "reveal"
             case "applied":

@@ -5,17 +5,19 @@ Nothing here decides anything: a hello that is missing, damaged or boastful chan
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 from collections.abc import Iterable
 
+from muster.node.directory import Directory
 from muster.node.ledger.participant import Surroundings
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Chain
+from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import ChainError, StorageError, WireError
 from muster.protocol.identity import public_of
 from muster.protocol.spec import RunSpec
-from muster.protocol.storage import Buckets, Store
+from muster.protocol.storage import Store
 from muster.protocol.wire import Hello
 from muster.protocol.wire.envelope import FORMAT
 from muster.protocol.wire.submission import CODEC

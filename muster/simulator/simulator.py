@@ -150,8 +150,7 @@ class Simulator:
 
     async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
         tip, replica = await join(self._history, surroundings)
-        uid = await self._chain.register(member.identity)
         make = self._classes(member.behaviour)
-        miner = make(surroundings, tip, replica, self._text, None, uid)
+        miner = make(surroundings, tip, replica, self._text, None)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

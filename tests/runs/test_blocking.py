@@ -37,7 +37,7 @@ async def test_a_whole_run_never_blocks_the_loop(stage: MakeStage) -> None:
 
 async def _live(stage: Stage, role: Role, name: str) -> Follower:
     """What the daemon does, in this process."""
-    uid, member = next((i, m) for i, m in enumerate(stage.cast.members) if m.name == name)
+    member = stage.member(name)
     chain, buckets = stage.run.chain(), stage.run.buckets()
     journal = await asyncio.to_thread(Journal, stage.run.journal(label(role, name)))
     surroundings = Surroundings(member.identity, chain, buckets, f"dir:{name}", journal)
@@ -50,7 +50,7 @@ async def _live(stage: Stage, role: Role, name: str) -> Follower:
             return Aggregator(surroundings, tip, replica, ROUNDS)
         if role is Role.VALIDATOR:
             return Validator(surroundings, tip, replica, stage.text, Book(state / "book.sqlite"))
-        return Miner(surroundings, tip, replica, stage.text, state / "memory.safetensors", uid)
+        return Miner(surroundings, tip, replica, stage.text, state / "memory.safetensors")
 
     participant = await asyncio.to_thread(make)
     await Session(participant, chain, surroundings.directory).run()

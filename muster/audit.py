@@ -15,6 +15,7 @@ from muster.node import follow
 from muster.node.checkpoint import make_checkpoint
 from muster.node.data import TextReader
 from muster.node.follow import Fetched
+from muster.node.ledger.reader import MAX_SEAL_BYTES
 from muster.node.replica import Replica, genesis_root
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
@@ -23,7 +24,6 @@ from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.lineage import Lineage
 from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
-from muster.node.ledger.reader import MAX_SEAL_BYTES
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Kind, Record
 from muster.rundir import RunDirectory

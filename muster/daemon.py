@@ -25,11 +25,11 @@ from muster.node.facts import Facts
 from muster.node.hello import publish_hello, watch_hellos
 from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, join
+from muster.node.ledger.session import Session
 from muster.node.service import About, Address, Service, beat, parse_address, serving
 from muster.node.watched import WatchedBuckets
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
-from muster.node.ledger.session import Session
 from muster.protocol.storage import Credentials, MeteredBuckets
 from muster.rundir import RunDirectory
 from muster.runs import COPY, fetch_text, open_run

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +123,12 @@ class Submissions:
 
     def _on_disk(self, update: SparseUpdate) -> SparseUpdate:
         """The same update, its tensors maps of a nameless file."""
-        kept = [self._kept(tensor) for tensor in (update.indices, update.codes, update.scales)]
-        return SparseUpdate(update.grid, update.k, *kept, update.scale_limit)
+        return replace(
+            update,
+            indices=self._kept(update.indices),
+            codes=self._kept(update.codes),
+            scales=self._kept(update.scales),
+        )
 
     def _kept(self, tensor: Tensor) -> Tensor:
         values = tensor.numpy()

@@ -197,35 +197,40 @@ def wanted(state: RoundState) -> frozenset[Instruction]:
 
 
 def _take(state: RoundState, event: Event) -> RoundState:
+    """The facts after an event."""
     match event:
+        case Done() | Failed():
+            state = _reported(state, event)
         case Opened():
-            return replace(state, opened=True)
+            state = replace(state, opened=True)
         case Tick(block):
             since = block if state.since is None else state.since
             failed = _NONE if block > state.block else state.failed
-            return replace(state, since=since, block=max(state.block, block), failed=failed)
+            state = replace(state, since=since, block=max(state.block, block), failed=failed)
         case SubmissionSeen(peer):
-            return replace(state, submitted=state.submitted | {peer})
+            state = replace(state, submitted=state.submitted | {peer})
         case Looked():
-            return replace(state, looked=True, looks=state.looks + (state.phase is Phase.REVEAL))
-        case SealSeen(peers, block):
-            if state.phase is not Phase.SUBMIT:
-                return state
-            return replace(
-                state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=max(state.block, block)
-            )
+            state = replace(state, looked=True, looks=state.looks + (state.phase is Phase.REVEAL))
+        case SealSeen(peers, block) if state.phase is Phase.SUBMIT:
+            latest = max(state.block, block)
+            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=latest)
         case KeySettled(peer):
-            return replace(state, settled=state.settled | {peer})
+            state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
-            return replace(state, scored=True)
+            state = replace(state, scored=True)
         case RecordSeen(digest):
-            return replace(state, phase=Phase.APPLY, record=digest)
-        case Done(instruction):
-            phase = Phase.CLOSED if instruction is Instruction.APPLY else state.phase
-            return replace(state, phase=phase, running=state.running - {instruction}, done=state.done | {instruction})
-        case Failed(instruction):
-            running, failed = state.running - {instruction}, state.failed | {instruction}
-            return replace(state, running=running, failed=failed)
+            state = replace(state, phase=Phase.APPLY, record=digest)
+    return state
+
+
+def _reported(state: RoundState, event: Done | Failed) -> RoundState:
+    """What came of an instruction."""
+    instruction = event.instruction
+    running = state.running - {instruction}
+    if isinstance(event, Failed):
+        return replace(state, running=running, failed=state.failed | {instruction})
+    phase = Phase.CLOSED if instruction is Instruction.APPLY else state.phase
+    return replace(state, phase=phase, running=running, done=state.done | {instruction})
 
 
 def ready_to_seal(state: RoundState) -> bool:

@@ -18,11 +18,11 @@ from muster.adversaries import miner_class
 from muster.cast import Cast, Member
 from muster.node.data import TextReader
 from muster.node.journal import Journal
-from muster.node.miner.miner import Miner
 from muster.node.ledger.participant import Follower, Surroundings, in_place, join
+from muster.node.ledger.session import Session
+from muster.node.miner.miner import Miner
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.history import SpecHistory
-from muster.node.ledger.session import Session
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, MemoryBuckets
 from muster.validator.aggregator.aggregator import Aggregator

@@ -20,7 +20,7 @@ from muster.node.replica import Replica
 from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES
 from muster.protocol.chain.base import Anchor, Chain
-from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
@@ -236,7 +237,8 @@ class _Round:
             return []
 
     def _tell(self, transition: Transition) -> None:
-        event, facts = transition.event, {}
+        event = transition.event
+        facts: dict[str, Any] = {}
         match event:
             case Done(instruction):
                 facts = {"instruction": instruction.value}

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from muster.kernels import SparseUpdate, compress_
 from muster.node.data import TextReader
-from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
-from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.ledger.participant import Follower, Surroundings
 from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
+from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.assignment import assigned, data_digest, share

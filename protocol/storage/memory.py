@@ -70,7 +70,7 @@ class MemoryStore(Store):
         """Store the bytes of `source`."""
         _check(key, deadline)
         try:
-            data = source.read_bytes()
+            data = source.read_bytes()  # noqa: ASYNC240  # see the class
         except OSError as error:
             raise StorageError(f"cannot store {key}: {source} cannot be read: {error.strerror}") from error
         await self.put(key, data, deadline=deadline)

@@ -9,9 +9,9 @@ from run_builders import MakeStage, Stage
 
 from muster.daemon import Role, label
 from muster.node.journal import Journal
-from muster.node.miner.miner import Miner
 from muster.node.ledger.participant import Follower, Surroundings, join
 from muster.node.ledger.session import Session
+from muster.node.miner.miner import Miner
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator

@@ -13,6 +13,7 @@ from run_builders import MAX_BYTES, MakeStage, play
 from muster.node import follow
 from muster.node.journal import Journal
 from muster.node.ledger.participant import Surroundings, in_place
+from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -21,7 +22,6 @@ from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
 from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
-from muster.node.ledger.session import Session
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.simulator import SimulatedRun

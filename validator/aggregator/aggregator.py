@@ -136,7 +136,11 @@ class Aggregator(Follower):
     @property
     def _score_rounds(self) -> range:
         """The rounds whose scores are waited for: a closing round is steered by none, but the last ones shall be in."""
-        return range(self._tip.round - 1, self._tip.round - 2, -1)[: self._tip.round] if self.closing else self._tip.score_rounds
+        return (
+            range(self._tip.round - 1, self._tip.round - 2, -1)[: self._tip.round]
+            if self.closing
+            else self._tip.score_rounds
+        )
 
     def _scores(self, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
         return () if self.closing else self._steering.used(self._tip, snapshot)
@@ -164,7 +168,7 @@ class Aggregator(Follower):
         return (await self._sealed())[0]
 
     async def _draft_seal(self, head: Block) -> tuple[Seal, bytes, bytes]:
-        """What is in now, as a seal; once made it is published, or another one stands already, but none is made again."""
+        """What is in now, as a seal; once made it is published, unless another stands already; none is made again."""
         tip, intake = self._tip, self._open.intake
         stores = self.surroundings.directory.stores(await self.surroundings.chain.snapshot())
         early = await intake.early(stores, head)
@@ -204,8 +208,8 @@ class Aggregator(Follower):
             return
         digest = None if open_.made else await self._recorded()
         if digest is None:
-            made = open_.made = open_.made or await self._make(head)
-            digest = made.applied.digest
+            made = open_.made or await self._make(head)
+            open_.made, digest = made, made.applied.digest
             if made.bundle.size:
                 self.surroundings.faults.trip("bundle.before_put")
                 await made.bundle.put(bucket, paths.bundle(tip.run_id, tip.round))
@@ -214,8 +218,7 @@ class Aggregator(Follower):
         await self.surroundings.chain.commit(
             self.surroundings.identity, self.surroundings.location, Anchor(tip.round, digest)
         )
-        made = open_.made
-        counts = {} if made is None else {"accepted": len(made.applied.record.accepted)}
+        counts = {} if open_.made is None else {"accepted": len(open_.made.applied.record.accepted)}
         self.note("recorded", round=tip.round, record=digest.hex(), **counts)
 
     async def _recorded(self) -> bytes | None:
@@ -235,7 +238,7 @@ class Aggregator(Follower):
             raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
 
     async def _make(self, head: Block) -> _Made:
-        """Decide the round, and judge the record as everybody will: a bad one must not be published, let alone anchored.
+        """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored.
 
         Raises:
             ChainError, StorageError: something the record needs is not to be had now.

@@ -346,3 +346,12 @@ class Intake:
         if tuple((public, ledger.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
             raise ObjectDamaged("the saved heads are not those that the seal lists")
         self.peers = {public: Taken(self.judge(public, head, None)) for public, head in heads.items()}
+
+
+def _head_size(prefix: bytes) -> int:
+    """Bytes of the head a prefix announces, 0 where it is not a prefix or announces too much."""
+    try:
+        size = wire.read_prefix(prefix, wire.Type.SUBMISSION).head_bytes
+    except WireError:
+        return 0
+    return size if size <= MAX_HEAD_BYTES else 0

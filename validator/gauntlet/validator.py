@@ -20,16 +20,16 @@ from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND, UNAVAILABLE
 from muster.protocol.round import Role
 from muster.protocol.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
-from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND, UNAVAILABLE
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
 from muster.validator.gauntlet.payout import chain_weights, incentives
-from muster.validator.gauntlet.screening import Screening, by_need
 from muster.validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
+from muster.validator.gauntlet.screening import Screening, by_need
 
 log = logging.getLogger(__name__)
 

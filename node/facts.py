@@ -99,19 +99,8 @@ class Facts:
                 self.role, self.started = entry["role"], entry["time"]
             case "joined":
                 self.hotkey, self.round, self.phase = entry["hotkey"], entry["round"], "submit"
-            case "training":
-                self.phase, self.unregistered = "train", None
-            case "trained":
-                self.inner_loss = entry["loss"]
-                self.inner_seconds += entry["seconds"]
-            case "submitted":
-                self.phase, self.lost_in_a_row = "submit", 0
-                self.submitted += 1
-            case "unregistered":
-                self.unregistered = entry["round"]
-            case "lost":
-                self.phase, self.lost_problem = "submit", entry["problem"]
-                self.lost_in_a_row += 1
+            case "training" | "trained" | "submitted" | "unregistered" | "lost":
+                self._mined(entry)
             case "sealed" | "key":
                 self.phase = "reveal"
             case "applied":
@@ -126,6 +115,22 @@ class Facts:
                 self.heldout_loss = entry["loss"]
             case "finished":
                 self.phase = "closed"
+
+    def _mined(self, entry: Entry) -> None:
+        match entry["event"]:
+            case "training":
+                self.phase, self.unregistered = "train", None
+            case "trained":
+                self.inner_loss = entry["loss"]
+                self.inner_seconds += entry["seconds"]
+            case "submitted":
+                self.phase, self.lost_in_a_row = "submit", 0
+                self.submitted += 1
+            case "unregistered":
+                self.unregistered = entry["round"]
+            case "lost":
+                self.phase, self.lost_problem = "submit", entry["problem"]
+                self.lost_in_a_row += 1
 
     def _applied(self, entry: Entry) -> None:
         if entry["kind"] != CLOSE:

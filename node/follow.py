@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from muster.node.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
 from muster.node.replica import Replica
 from muster.protocol import ledger, paths, wire
+from muster.protocol.admission import admit
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, ObjectMissing, WireError
 from muster.protocol.history import SpecHistory
@@ -92,9 +94,9 @@ def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
         fetched.record,
         fetched.digest,
         (fetched.seal, fetched.seal_digest),
-        fetched.bundle,
         replica.root(),
-        lambda public: replica.possession(beacon, public, tip.round),
+        partial(admit, tip.facts(lambda public: replica.possession(beacon, public, tip.round))),
+        ledger.open_bundle(tip, fetched.record, fetched.bundle),
     )
 
 

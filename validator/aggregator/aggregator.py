@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+
 from muster.node import follow
 from muster.node.checkpoint import make_checkpoint
 from muster.node.participant import Follower, Surroundings
 from muster.node.replica import Replica
 from muster.protocol import ledger, paths, wire
+from muster.protocol.bundle import write_bundle
 from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Snapshot
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
-from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
+from muster.protocol.scores import decode_scores, max_scores_bytes, used
 from muster.protocol.session import MAX_SEAL_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import Record, ScoresUsed, Seal
-from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Intake
 
 log = logging.getLogger(__name__)
@@ -154,21 +157,22 @@ class Aggregator(Follower):
         tip = self._tip
         if wanted < 0:
             return True
-        peers = snapshot.by_hotkey()
+        peers, cap = snapshot.by_hotkey(), max_scores_bytes(tip.spec.data.slots)
+        known = tip.remembered | {public_of(hotkey) for hotkey in peers}
         for hotkey in tip.spec.genesis.leaders:
             peer = peers.get(hotkey)
             if hotkey in self._open.scores or peer is None or peer.location is None or not peer.permit:
                 continue
             try:
                 store = self.surroundings.buckets.bucket(peer.location)
-                data = await store.get(paths.scores(tip.run_id, wanted), max_bytes=MAX_SCORES_BYTES)
+                data = await store.get(paths.scores(tip.run_id, wanted), max_bytes=cap)
                 body, digest = decode_scores(data, tip.run_id, hotkey, wanted)
             except ObjectMissing:
                 continue
             except (StorageError, WireError) as error:
                 log.warning("the scores of %s for round %d cannot be used: %s", hotkey, wanted, error)
                 continue
-            self._open.scores[hotkey] = used(body, digest, hotkey, peer.stake)
+            self._open.scores[hotkey] = used(body, digest, hotkey, peer.stake, known)
         return len(self._open.scores) == len(tip.spec.genesis.leaders)
 
     async def publish_record(self, head: Block) -> None:
@@ -227,9 +231,14 @@ class Aggregator(Follower):
             amendments=await self._amendments(),
             closing=self._closing,
         )
-        return await self.surroundings.offload(
-            lambda: compose(tip, decision, intake.heads, intake.payloads, intake.failures)
-        )
+        known = {public: head.reason or intake.failures.get(public, "") for public, head in intake.heads.items()}
+        choice = tip.choose(known, decision.scores)
+        taken = [intake.payloads[public] for public in choice.accepted]
+        _, weights = await self.surroundings.offload(lambda: ledger.prepare([one.update for one in taken], tip.spec))
+        bundle = write_bundle(one.opened for one in taken)
+        heads = {public: head.data for public, head in intake.heads.items()}
+        work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
+        return compose(tip, decision, heads, work), bundle
 
     async def _checkpoint(self) -> bytes:
         """Write the checkpoint of θ where one is due; returns what the record pins."""

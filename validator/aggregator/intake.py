@@ -14,26 +14,15 @@ from muster.kernels import SparseUpdate
 from muster.node.follow import BULK_DEADLINE
 from muster.node.participant import Offload
 from muster.protocol import paths, wire
-from muster.protocol.admission import (
-    KEY_EARLY,
-    KEY_MISSING,
-    MAX_HEAD_BYTES,
-    MAX_KEY_BYTES,
-    UNAVAILABLE,
-    RoundFacts,
-    admit,
-    admit_registration,
-)
+from muster.protocol.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.bundle import Opened
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import PUBLIC_BYTES
+from muster.protocol.reasons import KEY_EARLY, KEY_MISSING, OBJECT_SIZE, UNAVAILABLE
 from muster.protocol.storage import Store
 from muster.protocol.wire import Signed
 
 log = logging.getLogger(__name__)
-
-OBJECT_SIZE = "object_size"
-"""Reason of a submission whose object is not as long as its head says."""
 
 CONCURRENCY = 32
 """Peers read from at the same time."""

@@ -14,17 +14,16 @@ from muster.node.follow import BULK_DEADLINE
 from muster.node.participant import Follower, Surroundings
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
-from muster.protocol.admission import MAX_KEY_BYTES, UNAVAILABLE
+from muster.protocol.admission import MAX_KEY_BYTES
 from muster.protocol.assignment import assigned, share, unassigned
-from muster.protocol.attendance import NULL_ROUND
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, StorageError, WireError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.round import Role
 from muster.protocol.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
-from muster.protocol.selection import NOT_SELECTED
 from muster.protocol.wire import Entry
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
@@ -106,7 +105,7 @@ class Validator(Follower):
         found = []
         for entry in applied.record.entries:
             update = next(accepted) if not entry.reason else None
-            if entry.reason in (NOT_SELECTED, NULL_ROUND):
+            if entry.reason in DECISIONS:
                 update = await self._fetch(entry)
             if update is not None:
                 header = wire.decode_head(entry.head, self._tip.run_id).header
@@ -170,10 +169,11 @@ class Validator(Follower):
         uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)
+        slots = self._tip.spec.data.slots
         peers = tuple(
             _row(state, uids[hotkey], judged.evaluations.get(hotkey), scores[hotkey], shares[hotkey])
             for hotkey, state in judged.states.items()
-            if hotkey in uids
+            if uids.get(hotkey, slots) < slots
         )
         body = ScoresBody(round=round_, record=applied.digest.hex(), heldout=judged.heldout, peers=peers)
         self.surroundings.faults.trip("score.before_put")
@@ -202,7 +202,7 @@ def _outcomes(
             outcomes[hotkey] = evaluation.outcome()
         elif evaluation is not None:
             outcomes[hotkey] = evaluation
-        elif entry.reason in ("", NOT_SELECTED, NULL_ROUND, UNAVAILABLE):
+        elif entry.reason in DECISIONS | {"", UNAVAILABLE}:
             outcomes[hotkey] = NotEvaluated()
         else:
             outcomes[hotkey] = Failed(entry.reason)

@@ -15,7 +15,6 @@ from muster.node import follow
 from muster.node.checkpoint import make_checkpoint
 from muster.node.data import TextReader
 from muster.node.follow import Fetched
-from muster.node.ledger.reader import MAX_SEAL_BYTES
 from muster.node.replica import Replica, genesis_root
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
@@ -23,7 +22,8 @@ from muster.protocol.errors import AuditError, DataError, LedgerError, StorageEr
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.lineage import Lineage
-from muster.protocol.scores import MAX_SCORES_BYTES, decode_scores, used
+from muster.protocol.scores import decode_scores, max_scores_bytes, used
+from muster.protocol.session import MAX_SEAL_BYTES
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Kind, Record
 from muster.rundir import RunDirectory
@@ -206,9 +206,11 @@ class Auditor:
                 if location is None:
                     raise LedgerError(f"the validator {hotkey} has committed no bucket")
                 store = self._buckets.bucket(location)
-                data = await store.get(name, max_bytes=MAX_SCORES_BYTES)
+                data = await store.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
                 body, digest = decode_scores(data, tip.run_id, hotkey, taken.round)
-                if used(body, digest, hotkey, taken.stake) != taken:
+                # Who was registered then is not known now; nobody remembered may have been left out.
+                known = tip.remembered | {row.public for row in taken.rows}
+                if used(body, digest, hotkey, taken.stake, known) != taken:
                     raise LedgerError(f"the record of round {tip.round} used other scores than these")
 
     async def _check_published_scores(self, tip: Tip, digest: bytes) -> None:
@@ -222,9 +224,8 @@ class Auditor:
             async with _naming(name, tip.round):
                 if await store.head(name) is None:
                     continue
-                body, _ = decode_scores(
-                    await store.get(name, max_bytes=MAX_SCORES_BYTES), tip.run_id, hotkey, tip.round
-                )
+                data = await store.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
+                body, _ = decode_scores(data, tip.run_id, hotkey, tip.round)
                 if body.record != digest.hex():
                     raise LedgerError("it judges another record than the one anchored on chain")
 

@@ -15,9 +15,8 @@ from muster.kernels import compress, residual
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.attendance import NULL_ROUND
 from muster.protocol.identity import Identity
-from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind
 from muster.simulator import SimulatedRun

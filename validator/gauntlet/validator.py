@@ -20,7 +20,7 @@ from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND, UNAVAILABLE
+from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.round import Role
 from muster.protocol.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
@@ -37,8 +37,8 @@ HELDOUT_BEACON = bytes(32)
 """The held-out windows are drawn once for the whole run, so that losses of different rounds compare."""
 
 
-MEASURED = ("", NOT_SELECTED, NULL_ROUND)
-"""Reasons of submissions whose work is measured."""
+MEASURED = DECISIONS | {""}
+"""Reasons of submissions whose work is measured: nothing is known to be wrong with it."""
 
 Work = tuple[str, SparseUpdate, list[int]]
 """A hotkey, its update, and the windows it says it trained on."""
@@ -220,7 +220,7 @@ def _outcomes(
             outcomes[hotkey] = evaluation.outcome()
         elif evaluation is not None:
             outcomes[hotkey] = evaluation
-        elif entry.reason in ("", NOT_SELECTED, NULL_ROUND, UNAVAILABLE):
+        elif entry.reason in MEASURED or entry.reason == UNAVAILABLE:
             outcomes[hotkey] = NotEvaluated()
         else:
             outcomes[hotkey] = Failed(entry.reason)

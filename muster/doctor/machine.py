@@ -73,7 +73,7 @@ def find_space(folder: Path) -> SpaceFacts:
 
 
 def try_folder(location: str, folder: Path) -> BucketFacts:
-    """Ask whether this user may write a bucket that is a folder. Nothing is written: the folder is a part of the run."""
+    """Ask whether this user may write a bucket that is a folder; nothing is written, as it is a part of the run."""
     there = _existing(folder)
     write = read = ""
     if not os.access(there, os.R_OK | os.X_OK):

@@ -70,9 +70,10 @@ class DirectoryStore(Store):
     ) -> None:
         """Open the bucket in `root`, which need not exist and must not itself be a symbolic link.
 
-        With `read_only` what would write raises `StorageError` before it touches anything. With `fsync=False` other processes still see whole objects or none, but a power failure may lose or
-        truncate recent ones. `now` (unix seconds) decides which unfinished writes of crashed processes are
-        old enough to be swept, which happens once per store, on its first write.
+        With `read_only` what would write raises `StorageError` before it touches anything. With `fsync=False`
+        other processes still see whole objects or none, but a power failure may lose or truncate recent ones.
+        `now` (unix seconds) decides which unfinished writes of crashed processes are old enough to be swept,
+        which happens once per store, on its first write.
         """
         self._files = _Files(root, read_only, fsync, now)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from muster.protocol.chain.base import Chain
 from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.chain.sqlite_reader import SqliteChainReader
 from muster.protocol.errors import ConfigError
 from muster.protocol.storage import (
     AllowList,
@@ -21,8 +22,8 @@ from muster.protocol.storage import (
 from muster.runfile import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
 
 
-def open_chain(file: RunFile, base: Path | None, override: str | None = None) -> Chain:
-    """A client of the run's chain.
+def open_chain(file: RunFile, base: Path | None, override: str | None = None, *, read_only: bool = False) -> Chain:
+    """A client of the run's chain; with `read_only` one that leaves a local chain's file as it is.
 
     `base` is the folder a `sqlite:` path is relative to, None for a run that was fetched: then only `override` (the
     setting `chain`: `sqlite:FILE`, or endpoints separated by commas) may name a file.
@@ -30,8 +31,9 @@ def open_chain(file: RunFile, base: Path | None, override: str | None = None) ->
     Raises:
         ConfigError: the run's chain is a file of another machine, or the override is for another kind of chain.
     """
+    local = SqliteChainReader if read_only else SqliteChain
     if override is not None and override.startswith(SQLITE):
-        return SqliteChain(Path(override.removeprefix(SQLITE)))
+        return local(Path(override.removeprefix(SQLITE)))
     if file.chain == BITTENSOR:
         # The SDK takes seconds to import, and local runs never need it.
         from muster.protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
@@ -45,7 +47,7 @@ def open_chain(file: RunFile, base: Path | None, override: str | None = None) ->
         raise ConfigError(
             "the run's chain is a file on its publisher's machine; name yours with the setting chain = 'sqlite:FILE'"
         )
-    return SqliteChain(base / file.chain.removeprefix(SQLITE))
+    return local(base / file.chain.removeprefix(SQLITE))
 
 
 def open_buckets(
@@ -57,6 +59,8 @@ def open_buckets(
 ) -> Buckets:
     """Everybody's buckets; `own` opens with the write `credentials`, every other with what its location carries.
 
+    Without an `own` folders are opened for reading only.
+
     Raises:
         ConfigError: the buckets are folders on another machine.
     """
@@ -64,7 +68,7 @@ def open_buckets(
         return NetworkBuckets(own, credentials, allow=allow or AllowList())
     if base is None:
         raise ConfigError("the run's buckets are folders on its publisher's machine; it cannot be joined from here")
-    return DirectoryBuckets(base / file.store.removeprefix(FOLDERS))
+    return DirectoryBuckets(base / file.store.removeprefix(FOLDERS), read_only=own is None)
 
 
 @asynccontextmanager

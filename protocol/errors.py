@@ -136,6 +136,13 @@ class AuditError(LedgerError):
     code = "audit"
 
 
+class ScoresFault(MusterError):
+    """The audit found the ledger right, and a validator's file of scores that is not what it must be."""
+
+    code = "audit.scores"
+    exit_status = 12
+
+
 class DataError(MusterError):
     """The training text is missing or is not the one the run spec pins."""
 

@@ -120,7 +120,7 @@ def judge_bucket(facts: BucketFacts) -> Finding:
         text = f"what was written to {shown} cannot be read as others would: {facts.read}"
         return Finding.fail(name, text, fix, failed)
     if facts.shared_folder:
-        return Finding.ok(name, f"{shown} was written, read and cleaned; it is a folder all of this machine can write")
+        return Finding.ok(name, f"{shown} is a folder of this machine that this user may write")
     if not facts.public_write_refused:
         text = f"whoever reads the location of {shown} on chain can write the bucket"
         fix = "take the right to write from the location's credential (or from the public): muster bucket rotate"

@@ -58,7 +58,7 @@ class ClockFacts:
 class BucketFacts:
     """What came of writing, reading back with the public part of the location, and deleting. "" means it worked.
 
-    `shared_folder` is a bucket that every process of this machine may write, so that nothing public can be tested.
+    `shared_folder` is a bucket that is a folder of this machine: it was only asked what this user may do there.
     `public_write_refused` is whether the public part alone could not write.
     """
 

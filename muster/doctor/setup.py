@@ -162,7 +162,7 @@ class Setup:
 
     async def _watch(self) -> ChainFacts:
         file = self.run.file
-        self._chain: Chain = self.run.chain(self.config.chain)
+        self._chain: Chain = self.run.chain(self.config.chain, read_only=True)
         self._exit.push_async_callback(self._chain.close)
         where = self.config.chain or ", ".join(file.endpoints)
         name = f"the chain {file.chain}" if file.netuid is None else f"subnet {file.netuid} at {where}"

@@ -152,7 +152,7 @@ def _play_process(seed: int) -> list[str]:
         with make_view(Console(stderr=True), True) as view:
             asyncio.run(Testnet(options, view).run())
         with Watched() as watched:
-            asyncio.run(audit_run(str(path), None, lambda _: None))
+            asyncio.run(audit_run(str(path), None, lambda _: None)).raise_fault()
         return watched.digests
 
 

@@ -38,7 +38,7 @@ async def test_a_whole_run_never_blocks_the_loop(stage: MakeStage) -> None:
 async def _live(stage: Stage, role: Role, name: str) -> Follower:
     """What the daemon does, in this process."""
     member = stage.member(name)
-    chain, buckets = stage.run.chain(), stage.run.buckets()
+    chain, buckets = stage.run.chain(), stage.run.buckets(f"dir:{name}")
     journal = await asyncio.to_thread(Journal, stage.run.journal(label(role, name)))
     surroundings = Surroundings(member.identity, chain, buckets, f"dir:{name}", journal)
     tip, replica = await join(stage.run.history, surroundings)

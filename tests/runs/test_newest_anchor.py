@@ -108,4 +108,4 @@ def test_the_audit_names_a_record_that_does_not_lead_to_the_anchor(
     key = paths.record(made.run.history.run_id, 3)
     asyncio.run(bucket.put(key, asyncio.run(bucket.get(paths.record(made.run.history.run_id, 2), max_bytes=2**24))))
     with pytest.raises(AuditError, match=f"round 3: {key}"):
-        audit(made, newest_only)
+        audit(made, newest_only).raise_fault()

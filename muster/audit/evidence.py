@@ -1,0 +1,184 @@
+"""What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
+
+The one place of the audit that reads the ledger; it shares the participants' own reading (`node.follow`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from muster.node import follow
+from muster.node.replica import Replica
+from muster.protocol import ledger, paths, wire
+from muster.protocol.chain.base import Chain, Peer
+from muster.protocol.errors import AuditError, LedgerError, StorageError, WireError
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.session import MAX_SEAL_BYTES
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import Record, Seal
+
+MAX_BEYOND = 1_000
+"""Records without an anchor that are counted; there is one at most in an honest run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record whose bytes are the anchored ones, and what it names; None for an object that is not to be had."""
+
+    record: Record
+    digest: bytes
+    seal: tuple[Seal, bytes] | None
+    bundle: bytes | None
+
+    @property
+    def whole(self) -> follow.Fetched | None:
+        """Everything a record names, where all of it is there."""
+        if self.seal is None or self.bundle is None:
+            return None
+        return follow.Fetched(self.record, self.digest, *self.seal, self.bundle)
+
+
+class Evidence:
+    """Reads one run's chain and its leader's bucket. `look` comes first.
+
+    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered.
+    """
+
+    def __init__(self, start: Tip, chain: Chain, buckets: Buckets) -> None:
+        self._chain = chain
+        self._buckets = buckets
+        self._run_id = start.run_id
+        self._tensors = len(start.layout.shapes)
+        self._leader = hotkey_of(start.leader(0))
+        self._anchored: dict[int, tuple[bytes, ...]] = {}
+        self._store: Store | None = None
+        self.last = -1
+        self.peers: dict[str, Peer] = {}
+
+    async def look(self, round_: int) -> None:
+        """See what is anchored by now, and prove what lies between `round_` and the newest anchor.
+
+        Raises:
+            AuditError: something is anchored, and the leader has no bucket that can be opened.
+            ChainError: the chain cannot be read.
+        """
+        self.peers = (await self._chain.snapshot()).by_hotkey()
+        for seen in await self._chain.anchors(0):
+            known = self._anchored.get(seen.anchor.round, ())
+            if seen.hotkey == self._leader and seen.anchor.digest not in known:
+                self._anchored[seen.anchor.round] = (*known, seen.anchor.digest)
+        self.last = max(self._anchored, default=-1)
+        if self._anchored:
+            self._open()
+            await self._trace(round_)
+
+    def _open(self) -> None:
+        peer = self.peers.get(self._leader)
+        if peer is None or peer.location is None:
+            raise AuditError(f"the leader {self._leader} has committed no bucket")
+        try:
+            self._store = self._buckets.bucket(peer.location)
+        except StorageError as error:
+            raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
+
+    async def _trace(self, round_: int) -> None:
+        """Where a chain shows only later anchors, a record proves the one before it (see `protocol.lineage`)."""
+        for newest in sorted(self._anchored, reverse=True):
+            at = newest
+            while at > round_ and at - 1 not in self._anchored:
+                try:
+                    record, _ = await self.record(at)
+                except (StorageError, WireError, LedgerError):
+                    break  # a fault of round `at`, which is told when it is its turn
+                at -= 1
+                self._anchored[at] = (record.parent,)
+
+    def after(self, round_: int) -> int:
+        """The next round that something is anchored for; `last` + 1 where there is none."""
+        return min((anchored for anchored in self._anchored if anchored > round_), default=self.last + 1)
+
+    @property
+    def store(self) -> Store:
+        """The leader's bucket; there is one as soon as something is anchored."""
+        assert self._store is not None
+        return self._store
+
+    async def record(self, round_: int) -> tuple[Record, bytes]:
+        """The anchored record of a round, and its digest.
+
+        Raises:
+            StorageError, WireError, LedgerError: it is not there, not readable, or not the anchored one.
+        """
+        record, digest = await follow.fetch_record(self.store, self._run_id, round_, self._tensors)
+        anchored = self._anchored.get(round_)
+        if record.round != round_ or (anchored and digest not in anchored):
+            raise LedgerError("it is not the record anchored on chain")
+        return record, digest
+
+    async def seal(self, record: Record) -> tuple[Seal, bytes]:
+        """The seal a record names, and its digest; raises as `record` does."""
+        data = await self.store.get(paths.seal(self._run_id, record.round), max_bytes=MAX_SEAL_BYTES)
+        seal, digest = wire.decode_seal(data, self._run_id)
+        if digest != record.seal:
+            raise LedgerError("the seal is not the one the record names")
+        return seal, digest
+
+    async def bundle(self, record: Record, size: int) -> bytes:
+        """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""
+        if not size:
+            return b""
+        key = paths.bundle(self._run_id, record.round)
+        bundle = await self.store.get(key, max_bytes=size, deadline=follow.BULK_DEADLINE)
+        await asyncio.to_thread(ledger.check_bundle, record, bundle)
+        return bundle
+
+    async def check_heads(self, record: Record) -> None:
+        """The heads that lie beside the seal are those of the record; raises as `record` does."""
+        data = await self.store.get(paths.heads(self._run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
+        if data != wire.counted(entry.public + entry.head for entry in record.entries):
+            raise LedgerError("it does not hold the heads of the record")
+
+    async def check_beacons(self, tip: Tip, found: Found) -> None:
+        """Every block and beacon of a record and its seal is the chain's own.
+
+        Raises:
+            LedgerError: one is not, or is of a block that the chain does not have yet.
+        """
+        assert found.seal is not None
+        record, head = found.record, await self._chain.head()
+        named = [found.seal[0].block, record.evaluate.block]
+        if record.opening is not None:
+            named += [record.opening.open, record.opening.assign.block, record.opening.possess.block]
+        newest = max(block.number for block in named)
+        if newest > head.number:
+            raise LedgerError(f"it names block {newest}, and the chain is at {head.number}")
+        await follow.check_beacons(self._chain, tip, follow.Fetched(record, found.digest, *found.seal, b""))
+
+    def judge(self, fetched: follow.Fetched, tip: Tip, replica: Replica) -> Applied:
+        """Apply every rule; blocks on the processor.
+
+        Raises:
+            LedgerError: the first rule that is broken.
+        """
+        return follow.judge(fetched, tip, replica)
+
+    async def checkpoint(self, tip: Tip, record: Record) -> Replica:
+        """θ before a record that pins a checkpoint; raises as `record` does."""
+        return await follow.load_checkpoint(self.store, tip, record)
+
+    async def beyond(self, round_: int) -> int:
+        """How many records, `MAX_BEYOND` at most, lie in the leader's bucket from `round_` on, one after the other."""
+        if self._store is None:
+            return 0
+        for count in range(MAX_BEYOND):
+            if await self._store.head(paths.record(self._run_id, round_ + count)) is None:
+                return count
+        return MAX_BEYOND
+
+
+async def genesis(history: SpecHistory, chain: Chain) -> Tip:
+    """The tip every run begins with."""
+    return await follow.genesis(history, chain)

@@ -8,7 +8,9 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from importlib.metadata import version
@@ -26,10 +28,14 @@ from muster.node.hello import publish_hello, watch_hellos
 from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, join
 from muster.node.ledger.session import Session
+from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.service import About, Address, Service, beat, parse_address, serving
+from muster.node.turns import Turns
 from muster.node.watched import WatchedBuckets
+from muster.node.writes import QueuedWrites
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
+from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials, MeteredBuckets
 from muster.rundir import RunDirectory
 from muster.runs import COPY, fetch_text, open_run
@@ -92,13 +98,31 @@ async def _stoppable(work: Callable[[], object]) -> None:
 
 async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | None) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
+    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
+    ledger = await asyncio.to_thread(run.ledger, config.chain)
+    folder, name = hotkey_folder(os.environ, identity.hotkey), label(role, config.name)
+    holder = Holder(os.getpid(), socket.gethostname(), name, time.time(), str(run.path))
+    turns = Turns(folder, ledger, f"{name}, process {holder.pid}")
+    # Before anything of it is touched: a second one must leave the first one's journal, state and bucket alone.
+    async with held(role_lock(folder, ledger, run.history.run_id, role.value), holder):
+        await _take_part(role, config, run, identity, turns, behaviour, rounds)
+
+
+async def _take_part(
+    role: Role,
+    config: NodeConfig,
+    run: RunDirectory,
+    identity: Identity,
+    turns: Turns,
+    behaviour: str,
+    rounds: int | None,
+) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
-    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(name))
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
     journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
-    chain = run.chain(config.chain)
+    chain = QueuedWrites(run.chain(config.chain), turns)
     surroundings = Surroundings(
         identity=identity,
         chain=chain,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from muster.cast import Cast
 from muster.node.corpus import build_corpus
-from muster.parts import open_buckets, open_chain
+from muster.parts import ledger_name, open_buckets, open_chain
 from muster.protocol.chain.base import Chain
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ConfigError, StorageError
@@ -83,6 +83,10 @@ class RunDirectory:
             ConfigError: the chain is a file of another machine, or the override is for another kind of chain.
         """
         return open_chain(self.file, self._base, override, read_only=read_only)
+
+    def ledger(self, override: str | None = None) -> str:
+        """What this machine's processes call that chain; raises as `chain` does."""
+        return ledger_name(self.file, self._base, override)
 
     def buckets(self, own: str | None = None, credentials: Credentials | None = None, allow: str = "") -> Buckets:
         """Everybody's buckets; `own` is the location to open with the write `credentials`, `allow` the setting.

@@ -3,6 +3,7 @@
     MusterError            1  something went wrong that is not any of the below
     ├── UsageError         2  a flag or an argument does not make sense
     ├── ConfigError        3  a preset, a TOML file or a run spec is not valid
+    │   └── HotkeyInUse       another process of this machine has the hotkey's role
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
     │   ├── ObjectTooLarge    an object exceeds the cap its reader set
@@ -52,6 +53,12 @@ class ConfigError(MusterError):
 
     code = "config"
     exit_status = 3
+
+
+class HotkeyInUse(ConfigError):
+    """Another process of this machine has this hotkey's role in this run."""
+
+    code = "config.hotkey_in_use"
 
 
 class StorageError(MusterError):

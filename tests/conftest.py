@@ -17,6 +17,14 @@ settings.load_profile("muster")
 os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def locks_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The locks of daemons that tests start lie apart from those of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[RadosGateway]:
     """A real S3 server, one per test process."""

@@ -1,6 +1,6 @@
 """What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
 
-The one place of the audit that reads the ledger; it shares the participants' own reading (`node.follow`).
+The one place of the audit that reads the ledger; it shares the participants' own reading (`node.ledger.reader`).
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from muster.node import follow
+from muster.node.directory import Directory
+from muster.node.ledger import reader
+from muster.node.ledger.participant import judge
+from muster.node.ledger.reader import Fetched, Reader
 from muster.node.replica import Replica
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain, Peer
-from muster.protocol.errors import AuditError, LedgerError, StorageError, WireError
+from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, StorageError
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.session import MAX_SEAL_BYTES
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Record, Seal
 
@@ -34,11 +36,11 @@ class Found:
     bundle: bytes | None
 
     @property
-    def whole(self) -> follow.Fetched | None:
+    def whole(self) -> Fetched | None:
         """Everything a record names, where all of it is there."""
         if self.seal is None or self.bundle is None:
             return None
-        return follow.Fetched(self.record, self.digest, *self.seal, self.bundle)
+        return Fetched(self.record, self.digest, *self.seal, self.bundle)
 
 
 class Evidence:
@@ -51,8 +53,9 @@ class Evidence:
         self._chain = chain
         self._buckets = buckets
         self._run_id = start.run_id
-        self._tensors = len(start.layout.shapes)
-        self._leader = hotkey_of(start.leader(0))
+        self._start = start
+        self._reader = Reader(chain, Directory(chain, buckets))
+        self._leader = hotkey_of(start.leader_in_turn)
         self._anchored: dict[int, tuple[bytes, ...]] = {}
         self._store: Store | None = None
         self.last = -1
@@ -91,7 +94,7 @@ class Evidence:
             while at > round_ and at - 1 not in self._anchored:
                 try:
                     record, _ = await self.record(at)
-                except (StorageError, WireError, LedgerError):
+                except (StorageError, LedgerError):
                     break  # a fault of round `at`, which is told when it is its turn
                 at -= 1
                 self._anchored[at] = (record.parent,)
@@ -110,30 +113,30 @@ class Evidence:
         """The anchored record of a round, and its digest.
 
         Raises:
-            StorageError, WireError, LedgerError: it is not there, not readable, or not the anchored one.
+            StorageError: it is not there, or not the anchored one.
+            LedgerError: it is the anchored one, and no record.
         """
-        record, digest = await follow.fetch_record(self.store, self._run_id, round_, self._tensors)
         anchored = self._anchored.get(round_)
-        if record.round != round_ or (anchored and digest not in anchored):
-            raise LedgerError("it is not the record anchored on chain")
-        return record, digest
+        if anchored is None:
+            record, digest = await self._reader.newest(self.store, self._start, round_)
+            if record.round != round_:
+                raise LedgerError(f"it is the record of round {record.round}")
+            return record, digest
+        problems: list[StorageError] = []
+        for digest in anchored:
+            try:
+                return (await self._reader.record(self.store, self._start, round_, digest))[0], digest
+            except ObjectDamaged as damaged:
+                problems.append(damaged)
+        raise problems[0]
 
     async def seal(self, record: Record) -> tuple[Seal, bytes]:
         """The seal a record names, and its digest; raises as `record` does."""
-        data = await self.store.get(paths.seal(self._run_id, record.round), max_bytes=MAX_SEAL_BYTES)
-        seal, digest = wire.decode_seal(data, self._run_id)
-        if digest != record.seal:
-            raise LedgerError("the seal is not the one the record names")
-        return seal, digest
+        return (await self._reader.seal_of(self.store, record))[0], record.seal
 
     async def bundle(self, record: Record, size: int) -> bytes:
         """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""
-        if not size:
-            return b""
-        key = paths.bundle(self._run_id, record.round)
-        bundle = await self.store.get(key, max_bytes=size, deadline=follow.BULK_DEADLINE)
-        await asyncio.to_thread(ledger.check_bundle, record, bundle)
-        return bundle
+        return await self._reader.bundle_of(self.store, record, size)
 
     async def check_heads(self, record: Record) -> None:
         """The heads that lie beside the seal are those of the record; raises as `record` does."""
@@ -155,19 +158,19 @@ class Evidence:
         newest = max(block.number for block in named)
         if newest > head.number:
             raise LedgerError(f"it names block {newest}, and the chain is at {head.number}")
-        await follow.check_beacons(self._chain, tip, follow.Fetched(record, found.digest, *found.seal, b""))
+        await self._reader.check_beacons(tip, record, found.seal[0])
 
-    def judge(self, fetched: follow.Fetched, tip: Tip, replica: Replica) -> Applied:
+    def judge(self, fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
         """Apply every rule; blocks on the processor.
 
         Raises:
             LedgerError: the first rule that is broken.
         """
-        return follow.judge(fetched, tip, replica)
+        return judge(fetched, tip, replica)
 
     async def checkpoint(self, tip: Tip, record: Record) -> Replica:
         """θ before a record that pins a checkpoint; raises as `record` does."""
-        return await follow.load_checkpoint(self.store, tip, record)
+        return await reader.load_checkpoint(self.store, tip, record)
 
     async def beyond(self, round_: int) -> int:
         """How many records, `MAX_BEYOND` at most, lie in the leader's bucket from `round_` on, one after the other."""
@@ -181,4 +184,4 @@ class Evidence:
 
 async def genesis(history: SpecHistory, chain: Chain) -> Tip:
     """The tip every run begins with."""
-    return await follow.genesis(history, chain)
+    return await reader.genesis_tip(history, chain)

@@ -214,10 +214,15 @@ def judge_text(facts: TextFacts) -> Finding:
 
 
 def judge_key(facts: KeyFacts) -> Finding:
-    """Whether the hotkey file is for its owner's eyes only."""
+    """Whether the hotkey file is for its owner's eyes only, and whether a process has its role already."""
     text = f"{facts.path} is the hotkey {facts.hotkey}, mode {facts.mode:04o}"
     if facts.mode & OTHERS_MAY:
         return Finding.warn("key", f"{text}: other users of this machine can get at it", f"chmod 600 {facts.path}")
+    if facts.holder:
+        text = f"{text}; its role is taken by {facts.holder}"
+        return Finding.warn(
+            "key", text, "a second one would end at once: let that one run, or stop it before you start"
+        )
     return Finding.ok("key", text)
 
 

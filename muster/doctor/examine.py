@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -192,7 +192,8 @@ class Examination:
         )
 
     async def _key(self) -> Finding:
-        return checks.judge_key(unwrap(self._setup.key_found))
+        facts = unwrap(self._setup.key_found)
+        return checks.judge_key(replace(facts, holder=await self._setup.holder(facts.hotkey)))
 
 
 def _find_text(run: RunDirectory) -> TextFacts:

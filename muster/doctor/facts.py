@@ -123,8 +123,12 @@ class TextFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """The hotkey file: whose it is and who may read it (its mode's nine permission bits)."""
+    """The hotkey file: whose it is and who may read it (its mode's nine permission bits).
+
+    `holder` is the process of this machine that has the hotkey's role now, "" if there is none.
+    """
 
     path: str
     hotkey: str
     mode: int
+    holder: str = ""

@@ -18,6 +18,7 @@ from muster.doctor.machine import find_key
 from muster.doctor.needs import Needs, needs
 from muster.doctor.network import Clock, find_member, watch_chain
 from muster.node.corpus import MANIFEST
+from muster.node.lock import find_holder, hotkey_folder, role_lock
 from muster.protocol.chain.base import Chain, Snapshot
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import RunSpec
@@ -154,6 +155,20 @@ class Setup:
             raise Skip("the hotkey could not be read (see key)")
         local = self.run.file.chain.startswith(SQLITE)
         return await find_member(self._chain, self.key_found.hotkey, registers_itself=local)
+
+    async def holder(self, hotkey: str) -> str:
+        """Which process of this machine has the hotkey's role; "" where there is none, or run or chain are unknown.
+
+        Raises:
+            ConfigError: the folder of locks cannot be used.
+        """
+        if isinstance(self.run_found, MusterError):
+            return ""
+        ledger = await outcome(asyncio.to_thread(self.run.ledger, self.config.chain))
+        if isinstance(ledger, MusterError):
+            return ""
+        folder = hotkey_folder(self._environment, hotkey)
+        return await asyncio.to_thread(find_holder, role_lock(folder, ledger, self.run_id, self.role.value))
 
     async def _need_chain(self) -> None:
         _ = self.run

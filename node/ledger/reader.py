@@ -56,7 +56,7 @@ class Pointer:
 class Fetched:
     """A record and everything it names, each the very bytes that a digest names; rules not yet checked.
 
-    `record_data` and `seal_data` are the objects as they were read.
+    `record_data` and `seal_data` are the objects as they were read, for who keeps copies of them.
     """
 
     record: Record
@@ -64,8 +64,8 @@ class Fetched:
     seal: Seal
     seal_digest: bytes
     bundle: bytes
-    record_data: bytes
-    seal_data: bytes
+    record_data: bytes = b""
+    seal_data: bytes = b""
 
 
 @contextmanager
@@ -151,18 +151,18 @@ class Reader:
             self._records = {digest: data}
         return record, data
 
-    async def newest(self, store: Store, tip: Tip) -> tuple[Record, bytes]:
-        """The open round's record as a bucket has it, with its digest, whoever vouches for it.
+    async def newest(self, store: Store, tip: Tip, round_: int) -> tuple[Record, bytes]:
+        """A round's record as a bucket has it, with its digest, whoever vouches for it.
 
         Raises:
             ObjectMissing: it is not there.
             StorageError: it is damaged or cannot be read.
         """
-        data = await store.get(paths.record(tip.run_id, tip.round), max_bytes=wire.MAX_BODY_BYTES)
+        data = await store.get(paths.record(tip.run_id, round_), max_bytes=wire.MAX_BODY_BYTES)
         try:
             return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
         except WireError as error:
-            raise ObjectDamaged(f"the record of round {tip.round} is not readable: {error}") from error
+            raise ObjectDamaged(f"the record of round {round_} is not readable: {error}") from error
 
     async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
         """The open round's record, and the seal and the bundle that it names.
@@ -175,36 +175,51 @@ class Reader:
         with about(paths.record(run_id, round_)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
             ledger.check_link(tip, record, None)
-            size = self._bundle_size(record, tip)
+            size = bundle_size(record, tip)
         with about(paths.seal(run_id, round_)):
-            seal_data = await store.get(paths.seal(run_id, round_), max_bytes=MAX_SEAL_BYTES)
-            seal = _seal(seal_data, record, run_id)
+            seal, seal_data = await self.seal_of(store, record)
             ledger.check_seal(tip, record, seal, record.seal)
-        bundle = b""
-        if size:
-            with about(paths.bundle(run_id, round_)):
-                bundle = await store.get(paths.bundle(run_id, round_), max_bytes=size, deadline=BULK_DEADLINE)
-                if blake3(bundle).digest() != record.bundle:
-                    raise ObjectDamaged(f"the bundle of round {round_} is not the one that its record names")
+        with about(paths.bundle(run_id, round_)):
+            bundle = await self.bundle_of(store, record, size)
         return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data)
 
-    @staticmethod
-    def _bundle_size(record: Record, tip: Tip) -> int:
-        """What the bundle must have, refused where it is more than all seats together may send."""
-        size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
-        each = MAX_HEAD_BYTES + wire.KEY_BYTES + tip.layout.max_payload_bytes(spec.sparse.k)
-        if size > spec.gauntlet.seats * each:
-            raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
-        return size
+    async def seal_of(self, store: Store, record: Record) -> tuple[Seal, bytes]:
+        """The seal that a record names, and its bytes.
 
-    async def check_beacons(self, tip: Tip, fetched: Fetched) -> None:
+        Raises:
+            StorageError: it is missing, damaged or cannot be read.
+            LedgerError: its bytes are the right ones, and no seal.
+        """
+        data = await store.get(paths.seal(record.run_id, record.round), max_bytes=MAX_SEAL_BYTES)
+        try:
+            seal, found = wire.decode_seal(data, record.run_id)
+        except WireError as error:
+            raise _misread(data, wire.Type.SEAL, record.seal, error) from error
+        if found != record.seal:
+            raise ObjectDamaged("it is not the seal that the record names")
+        return seal, data
+
+    async def bundle_of(self, store: Store, record: Record, size: int) -> bytes:
+        """The bundle that a record names, of `size` bytes.
+
+        Raises:
+            StorageError: it is missing, damaged or cannot be read.
+        """
+        if not size:
+            return b""
+        key = paths.bundle(record.run_id, record.round)
+        bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
+        if blake3(bundle).digest() != record.bundle:
+            raise ObjectDamaged("it is not the bundle that the record names")
+        return bundle
+
+    async def check_beacons(self, tip: Tip, record: Record, seal: Seal) -> None:
         """Every block and beacon of a record is the chain's own.
 
         Raises:
             LedgerError: one is not.
             ChainError: one is of a block that is not there yet, or the chain does not say: nothing is known then.
         """
-        record, seal = fetched.record, fetched.seal
         if (await self._chain.block(seal.block.number)) != seal.block:
             raise LedgerError("the seal names a block the chain does not have")
         claims = [(EVALUATE, tip.round, record.evaluate)]
@@ -248,15 +263,17 @@ def _decoded(data: bytes, digest: bytes, tip: Tip) -> Record:
     return record
 
 
-def _seal(data: bytes, record: Record, run_id: bytes) -> Seal:
-    """The seal that a record names."""
-    try:
-        seal, found = wire.decode_seal(data, run_id)
-    except WireError as error:
-        raise _misread(data, wire.Type.SEAL, record.seal, error) from error
-    if found != record.seal:
-        raise ObjectDamaged("it is not the seal that the record names")
-    return seal
+def bundle_size(record: Record, tip: Tip) -> int:
+    """What a record's bundle must have, from its heads alone; refused where it is more than all seats may send.
+
+    Raises:
+        LedgerError: it is more, or not what the record says.
+    """
+    size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
+    each = MAX_HEAD_BYTES + wire.KEY_BYTES + tip.layout.max_payload_bytes(spec.sparse.k)
+    if size > spec.gauntlet.seats * each:
+        raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
+    return size
 
 
 def _misread(data: bytes, kind: wire.Type, digest: bytes, error: WireError) -> MusterError:
@@ -282,7 +299,7 @@ async def catch_up(reader: Reader, store: Store, start: Tip) -> tuple[Tip, Repli
     tip, newest = start, None
     while not tip.closed:
         try:
-            record, digest = await reader.newest(store, tip)
+            record, digest = await reader.newest(store, tip, tip.round)
         except ObjectMissing:
             break
         if record.checkpoint != ledger.NO_CHECKPOINT:

@@ -98,7 +98,7 @@ class Session:
         me, tip = self._participant, self._participant.tip
         try:
             fetched = await self._reader.fetch(pointer, tip)
-            await self._reader.check_beacons(tip, fetched)
+            await self._reader.check_beacons(tip, fetched.record, fetched.seal)
             return await me.judge(fetched), fetched
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")

@@ -10,7 +10,9 @@ import pytest
 from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
 from run_builders import MAX_BYTES, MakeStage, play
 
-from muster.node import follow
+from muster.node.directory import Directory
+from muster.node.ledger import reader
+from muster.node.ledger.participant import judge
 from muster.node.journal import Journal
 from muster.node.ledger.participant import Surroundings, in_place
 from muster.node.ledger.session import Session
@@ -50,7 +52,7 @@ class World:
         for name in (LEADER, *MINERS):
             uids[identity(name).public] = await chain.register(identity(name))
             await chain.commit(identity(name), f"mem:{name}")
-        tip = await follow.genesis(SpecHistory.of(spec), chain)
+        tip = await reader.genesis_tip(SpecHistory.of(spec), chain)
         return cls(chain, MemoryBuckets(), tip, uids)
 
     def leader(self) -> Aggregator:
@@ -182,7 +184,7 @@ def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_ha
     async def live() -> Journal:
         journal = Journal(None, lambda: 0.0)
         around = Surroundings(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
-        tip = await follow.genesis(made.run.history, run.chain)
+        tip = await reader.genesis_tip(made.run.history, run.chain)
         replica = Replica.genesis(made.spec, tip.run_id)
         await Session(Validator(around, tip, replica, made.text, book), run.chain, run.buckets).run()
         return journal

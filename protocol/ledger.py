@@ -269,7 +269,7 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
 
 
 def _in_time(opening: Opening, seal: Seal) -> bool:
-    """At the deadline, or early with every expected peer in; the machine that says when is `protocol.round`."""
+    """At the deadline, or early with every expected peer in; the machine that says when is `muster.protocol.round`."""
     peers = {public for public, _ in seal.headers}
     early = bool(opening.expected) and peers.issuperset(opening.expected) and seal.block.number >= opening.min_block
     return early or seal.block.number >= opening.deadline

@@ -34,3 +34,15 @@ def s3_server() -> Iterator[RadosGateway]:
         pytest.skip(str(absent))
     with server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_public_bucket_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A public bucket of the account that all tests share would be found by every later check of that account."""
+    if "s3_server" not in request.fixturenames:
+        yield
+        return
+    server: RadosGateway = request.getfixturevalue("s3_server")
+    before = server.buckets()
+    yield
+    assert [name for name in server.buckets() - before if server.is_public(name)] == []

@@ -52,7 +52,8 @@ class Auditor:
         await self._check_text()
         tip = await genesis(self._run.history, self._chain)
         self._evidence = Evidence(tip, self._chain, self._buckets)
-        self._scores = ScoreFiles(self._run_id, self._evidence, self._buckets, self._faults)
+        slots = self._run.history.genesis.data.slots
+        self._scores = ScoreFiles(self._run_id, slots, self._evidence, self._buckets, self._faults)
         await self._evidence.look(first_round or 0)
         start = await self._start(tip, first_round)
         if start is not None:
@@ -129,7 +130,8 @@ class Auditor:
             return False
         record, digest = read
         found = await self._named(record, digest)
-        await self._scores.check_used(record)
+        tip = self._standing.tip
+        await self._scores.check_used(record, frozenset() if tip is None else tip.remembered)
         await self._scores.check_published(self._run.history.genesis.genesis.leaders, round_, digest)
         standing, tip = self._standing, self._standing.tip
         resumed = False
@@ -178,7 +180,7 @@ class Auditor:
         with self._faults.noting(paths.seal(self._run_id, round_), round_):
             seal = await self._evidence.seal(record)
         with self._faults.noting(paths.record(self._run_id, round_), round_):
-            size = ledger.check_bundle_size(record, self._run_id)
+            size = self._evidence.bundle_size(record, self._standing.tip)
         if size is not None:
             with self._faults.noting(paths.bundle(self._run_id, round_), round_):
                 bundle = await self._evidence.bundle(record, size)

@@ -5,7 +5,6 @@ The one place of the audit that reads the ledger; it shares the participants' ow
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from muster.node.directory import Directory
@@ -13,7 +12,7 @@ from muster.node.ledger import reader
 from muster.node.ledger.participant import judge
 from muster.node.ledger.reader import Fetched, Reader
 from muster.node.replica import Replica
-from muster.protocol import ledger, paths, wire
+from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, StorageError
 from muster.protocol.history import SpecHistory
@@ -133,6 +132,14 @@ class Evidence:
     async def seal(self, record: Record) -> tuple[Seal, bytes]:
         """The seal a record names, and its digest; raises as `record` does."""
         return (await self._reader.seal_of(self.store, record))[0], record.seal
+
+    def bundle_size(self, record: Record, tip: Tip | None) -> int:
+        """How large a record's bundle is by its heads, within what the rules allow (those of the start, without a tip).
+
+        Raises:
+            LedgerError: it is more than a round may have, or not what the record says.
+        """
+        return reader.bundle_size(record, tip or self._start)
 
     async def bundle(self, record: Record, size: int) -> bytes:
         """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""

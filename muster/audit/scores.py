@@ -11,7 +11,7 @@ from muster.audit.report import FaultClass, FaultLog
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectMissing
 from muster.protocol.identity import hotkey_of
-from muster.protocol.scores import MAX_SCORES_BYTES, ScoresBody, decode_scores, used
+from muster.protocol.scores import ScoresBody, decode_scores, max_scores_bytes, used
 from muster.protocol.storage import Buckets
 from muster.protocol.wire import Record
 
@@ -19,14 +19,19 @@ from muster.protocol.wire import Record
 class ScoreFiles:
     """Checks the files of one run's validators."""
 
-    def __init__(self, run_id: bytes, evidence: Evidence, buckets: Buckets, faults: FaultLog) -> None:
+    def __init__(self, run_id: bytes, slots: int, evidence: Evidence, buckets: Buckets, faults: FaultLog) -> None:
         self._run_id = run_id
+        self._max_bytes = max_scores_bytes(slots)
         self._evidence = evidence
         self._buckets = buckets
         self._faults = faults
 
-    async def check_used(self, record: Record) -> None:
-        """The scores a record used are the ones their validators signed."""
+    async def check_used(self, record: Record, remembered: frozenset[bytes]) -> None:
+        """The scores a record used are the ones their validators signed.
+
+        Rows of peers that are not `remembered` (`Tip.remembered`) may be left out: who was registered when the record
+        was made, its leader alone has seen.
+        """
         own_name = paths.record(self._run_id, record.round)
         for taken in record.scores:
             hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round)
@@ -35,7 +40,8 @@ class ScoreFiles:
                 if digest != taken.digest:
                     raise LedgerError(f"the record of round {record.round} used other scores than these")
                 with self._faults.noting(own_name, record.round):
-                    if used(body, digest, hotkey, taken.stake) != taken:
+                    known = remembered | {row.public for row in taken.rows}
+                    if used(body, digest, hotkey, taken.stake, known) != taken:
                         raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
 
     async def check_published(self, hotkeys: tuple[str, ...], round_: int, digest: bytes) -> None:
@@ -54,5 +60,5 @@ class ScoreFiles:
         if peer is None or peer.location is None:
             raise ObjectMissing("the validator has committed no bucket")
         store = self._buckets.bucket(peer.location)
-        data = await store.get(paths.scores(self._run_id, round_), max_bytes=MAX_SCORES_BYTES)
+        data = await store.get(paths.scores(self._run_id, round_), max_bytes=self._max_bytes)
         return decode_scores(data, self._run_id, hotkey, round_)

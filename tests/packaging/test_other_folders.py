@@ -11,12 +11,12 @@ import tomli_w
 from environments import make_environment
 from source_tree import ROOT, plain
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 NAMES = ("protocol", "queue", "types", "kernels", "node", "validator", "muster")
-SECONDS = 100
-CHILDREN = 3
-"""An aggregator, a validator and a miner."""
+SECONDS = 250
+CHILDREN = 4
+"""An aggregator, a validator, an honest miner and another."""
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("words", [("muster",), ("python", "-P", "-m", "muster")], ids=["command", "module"])
 def test_a_testnet_runs_there(words: tuple[str, ...], installed: Path, template: Path, folder: Path) -> None:
-    flags = ("--rounds", "1", "--miners", "1", "--preset", template, "--dir", folder.parent / "run")
-    done = run(folder, installed / words[0], *words[1:], "testnet", *flags)
+    flags = ["--rounds", "1", "--miners", "1", "--adversary", "noise=1", "--preset", template]
+    done = run(folder, installed / words[0], *words[1:], "testnet", *flags, "--dir", folder.parent / "run")
     assert done.returncode == 0, done.stderr
     assert "all honest replicas agree" in done.stdout
     logs = [log.read_text(encoding="utf-8") for log in (folder.parent / "run" / "logs").glob("*.log")]

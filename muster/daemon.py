@@ -16,14 +16,13 @@ from importlib.metadata import version
 import torch
 import uvloop
 
-from muster.adversaries import miner_class
-from muster.cast import HONEST
 from muster.config import NodeConfig
 from muster.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.node.data import TextReader
 from muster.node.facts import Facts
 from muster.node.hello import publish_hello, watch_hellos
 from muster.node.journal import Journal
+from muster.node.miner.miner import Miner
 from muster.node.participant import Follower, Surroundings, join
 from muster.node.service import About, Address, Service, beat, parse_address, serving
 from muster.node.watched import WatchedBuckets
@@ -62,8 +61,8 @@ def label(role: Role, name: str) -> str:
     return name if role is Role.MINER else f"{role.value}-{name}"
 
 
-def run_daemon(role: Role, config: NodeConfig, behaviour: str = HONEST, rounds: int | None = None) -> None:
-    """Take part until the run closes; SIGTERM and SIGINT stop cleanly.
+def run_daemon(role: Role, config: NodeConfig, *, make_miner: type[Miner] = Miner, rounds: int | None = None) -> None:
+    """Take part until the run closes (an aggregator closes it after `rounds`); SIGTERM and SIGINT stop cleanly.
 
     Raises:
         MusterError: the participant cannot start or cannot go on.
@@ -78,7 +77,7 @@ def run_daemon(role: Role, config: NodeConfig, behaviour: str = HONEST, rounds: 
     )
     torch.set_num_threads(config.threads)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_stoppable(lambda: _live(role, config, behaviour, rounds)))
+        runner.run(_stoppable(lambda: _live(role, config, make_miner, rounds)))
 
 
 async def _stoppable(work: Callable[[], object]) -> None:
@@ -90,7 +89,7 @@ async def _stoppable(work: Callable[[], object]) -> None:
         await task
 
 
-async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | None) -> None:
+async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds: int | None) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
     name, where, facts = config.name, parse_address(config.service), Facts()
     identity = await asyncio.to_thread(load_identity, config.key_file or run.key(name))
@@ -113,7 +112,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
     journal.event("started", role=role.value, pid=os.getpid())
     try:
         async with _answering(service, where, facts, surroundings), _greeting(role, run, surroundings):
-            participant = await _participant(role, config, run, surroundings, behaviour, rounds)
+            participant = await _participant(role, config, run, surroundings, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
             await Session(participant, chain, buckets).run()
@@ -179,10 +178,9 @@ async def _participant(
     config: NodeConfig,
     run: RunDirectory,
     surroundings: Surroundings,
-    behaviour: str,
+    make_miner: type[Miner],
     rounds: int | None,
 ) -> Follower:
-    make_miner = miner_class(behaviour)
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)

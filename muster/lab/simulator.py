@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muster.adversaries import miner_class
 from muster.cast import Cast, Member
+from muster.lab.adversary import miner_class
 from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.data import TextReader

@@ -8,6 +8,8 @@ import pytest
 from run_builders import MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport
+from muster.lab import simulator
+from muster.lab.simulator import SimulatedRun
 from muster.node.miner.miner import Miner
 from muster.protocol import paths
 from muster.protocol.chain.base import Anchor, AnchorSeen
@@ -15,7 +17,6 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import AuditError, RateLimited
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Store
-from muster.simulator import SimulatedRun, simulator
 
 ROUNDS = 6
 LATE, LAGGARD = "miner-3", "miner-2"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from muster.adversaries.miners import ADVERSARIES
+from muster.adversaries import check_name
 from muster.cast import HONEST
+from muster.lab.adversary.miners import ADVERSARIES
 from muster.node.miner.miner import Miner
-from muster.protocol.errors import UsageError
 
 
 def miner_class(behaviour: str) -> type[Miner]:
@@ -18,25 +16,8 @@ def miner_class(behaviour: str) -> type[Miner]:
     """
     if behaviour == HONEST:
         return Miner
-    if behaviour not in ADVERSARIES:
-        raise UsageError(f"unknown adversary {behaviour!r}; there are: {', '.join(sorted(ADVERSARIES))}")
+    check_name(behaviour)
     return ADVERSARIES[behaviour]
 
 
-def parse_adversaries(texts: Sequence[str]) -> dict[str, int]:
-    """NAME=COUNT texts as a count by behaviour; a name twice adds up.
-
-    Raises:
-        UsageError: another form, an unknown name, or a count that is not a positive number.
-    """
-    found: dict[str, int] = {}
-    for text in texts:
-        name, _, count = text.partition("=")
-        miner_class(name)
-        if not count.isdecimal() or int(count) < 1:
-            raise UsageError(f"--adversary takes NAME=COUNT with a count from 1 on, not {text!r}")
-        found[name] = found.get(name, 0) + int(count)
-    return found
-
-
-__all__ = ["ADVERSARIES", "miner_class", "parse_adversaries"]
+__all__ = ["ADVERSARIES", "miner_class"]

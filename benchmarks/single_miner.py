@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from muster.cast import Cast
+from muster.lab.simulator import Simulator
 from muster.node.corpus import build_corpus
 from muster.node.data import TextReader
 from muster.node.genesis import genesis_parameters
@@ -33,7 +34,6 @@ from muster.protocol.assignment import assigned
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.sampling import sample
 from muster.protocol.spec import RunSpec, Template, load_template
-from muster.simulator import Simulator
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 MINERS = 4

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muster import cli_bucket, cli_doctor, cli_run
+from muster.ending import run_command
 
 if TYPE_CHECKING:
     from muster.daemon import Role
-
-INTERRUPTED_STATUS = 130
-BROKEN_PIPE_STATUS = 141
-"""128 + the number of the signal, as a shell reports it: SIGINT, SIGPIPE."""
 
 app = typer.Typer(
     name="muster",
@@ -141,11 +137,11 @@ def audit(
     report.raise_fault()
 
 
-def _daemon(role: Role, flags: Mapping[str, object], behaviour: str = "honest", rounds: int | None = None) -> None:
+def _daemon(role: Role, flags: Mapping[str, object], rounds: int | None = None) -> None:
     from muster.config import load_config  # noqa: PLC0415
     from muster.daemon import run_daemon  # noqa: PLC0415
 
-    run_daemon(role, load_config(flags, os.environ), behaviour, rounds)
+    run_daemon(role, load_config(flags, os.environ), rounds=rounds)
 
 
 @app.command()
@@ -156,7 +152,6 @@ def miner(
     location: LocationOption = None,
     state: StateOption = None,
     log_level: LogOption = None,
-    behaviour: Annotated[str, typer.Option(hidden=True, help="An adversary's name.")] = "honest",
 ) -> None:
     """Train on this machine and submit to a run, until it closes."""
     from muster.daemon import Role  # noqa: PLC0415
@@ -169,7 +164,7 @@ def miner(
         "state": state,
         "log_level": log_level,
     }
-    _daemon(Role.MINER, flags, behaviour=behaviour)
+    _daemon(Role.MINER, flags)
 
 
 @app.command()
@@ -252,41 +247,5 @@ def spec_new(
 
 
 def main() -> None:
-    """Entry point: what goes wrong by a person's or the machine's doing is one line on stderr and an exit status."""
-    from muster.protocol.errors import MusterError  # noqa: PLC0415
-
-    try:
-        app(prog_name="muster")
-    except BrokenPipeError:
-        # Whoever read our output is gone; Python's own flush at exit must not complain about it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE_STATUS)
-    except (MusterError, OSError) as error:
-        _fail(error)
-    except BaseExceptionGroup as group:
-        _fail(_first(group))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED_STATUS)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a task group that a person can act on, else the group itself."""
-    from muster.protocol.errors import MusterError  # noqa: PLC0415
-
-    leaf: BaseException | None = group.subgroup((MusterError, OSError))
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return leaf or group
-
-
-def _fail(error: BaseException) -> NoReturn:
-    """End in one line; what is neither ours nor the operating system's is a bug and keeps its traceback."""
-    from muster.protocol.errors import MusterError  # noqa: PLC0415
-
-    if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        error = MusterError(f"the operating system refused: {error.strerror}{where}")
-    if not isinstance(error, MusterError):
-        raise error
-    typer.echo(f"error[{error.code}]: {error}", err=True)
-    sys.exit(error.exit_status)
+    """Entry point."""
+    run_command(lambda: app(prog_name="muster"))

@@ -18,8 +18,6 @@ from importlib.metadata import version
 import torch
 import uvloop
 
-from muster.adversaries import miner_class
-from muster.cast import HONEST
 from muster.config import NodeConfig
 from muster.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.node.data import TextReader
@@ -29,6 +27,7 @@ from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, join
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
+from muster.node.miner.miner import Miner
 from muster.node.service import About, Address, Service, beat, parse_address, serving
 from muster.node.turns import Turns
 from muster.node.watched import WatchedBuckets
@@ -68,8 +67,8 @@ def label(role: Role, name: str) -> str:
     return name if role is Role.MINER else f"{role.value}-{name}"
 
 
-def run_daemon(role: Role, config: NodeConfig, behaviour: str = HONEST, rounds: int | None = None) -> None:
-    """Take part until the run closes; SIGTERM and SIGINT stop cleanly.
+def run_daemon(role: Role, config: NodeConfig, *, make_miner: type[Miner] = Miner, rounds: int | None = None) -> None:
+    """Take part until the run closes (an aggregator closes it after `rounds`); SIGTERM and SIGINT stop cleanly.
 
     Raises:
         MusterError: the participant cannot start or cannot go on.
@@ -84,7 +83,7 @@ def run_daemon(role: Role, config: NodeConfig, behaviour: str = HONEST, rounds: 
     )
     torch.set_num_threads(config.threads)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_stoppable(lambda: _live(role, config, behaviour, rounds)))
+        runner.run(_stoppable(lambda: _live(role, config, make_miner, rounds)))
 
 
 async def _stoppable(work: Callable[[], object]) -> None:
@@ -96,7 +95,7 @@ async def _stoppable(work: Callable[[], object]) -> None:
         await task
 
 
-async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | None) -> None:
+async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds: int | None) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
     identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
     ledger = await asyncio.to_thread(run.ledger, config.chain)
@@ -105,7 +104,7 @@ async def _live(role: Role, config: NodeConfig, behaviour: str, rounds: int | No
     turns = Turns(folder, ledger, f"{name}, process {holder.pid}")
     # Before anything of it is touched: a second one must leave the first one's journal, state and bucket alone.
     async with held(role_lock(folder, ledger, run.history.run_id, role.value), holder):
-        await _take_part(role, config, run, identity, turns, behaviour, rounds)
+        await _take_part(role, config, run, identity, turns, make_miner, rounds)
 
 
 async def _take_part(
@@ -114,7 +113,7 @@ async def _take_part(
     run: RunDirectory,
     identity: Identity,
     turns: Turns,
-    behaviour: str,
+    make_miner: type[Miner],
     rounds: int | None,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
@@ -137,7 +136,7 @@ async def _take_part(
     journal.event("started", role=role.value, pid=os.getpid())
     try:
         async with _answering(service, where, facts, surroundings), _greeting(role, run, surroundings):
-            participant = await _participant(role, config, run, surroundings, behaviour, rounds)
+            participant = await _participant(role, config, run, surroundings, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
             await Session(participant, chain, surroundings.directory).run()
@@ -203,10 +202,9 @@ async def _participant(
     config: NodeConfig,
     run: RunDirectory,
     surroundings: Surroundings,
-    behaviour: str,
+    make_miner: type[Miner],
     rounds: int | None,
 ) -> Follower:
-    make_miner = miner_class(behaviour)
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)

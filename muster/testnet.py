@@ -31,6 +31,10 @@ LOOK_SECONDS = 0.5
 """How often the view is brought up to date."""
 
 
+ADVERSARY_PROGRAM = "muster.lab.adversary"
+"""Started with a name, it is a miner that behaves so. By its name alone: what runs a network imports nothing bad."""
+
+
 @dataclass(frozen=True, slots=True)
 class TestnetOptions:
     """What `muster testnet` was asked for."""
@@ -128,7 +132,7 @@ class Testnet:
         )
 
     def _children(self, run: RunDirectory, ground: Ground) -> list[ChildSpec]:
-        muster = (sys.executable, "-P", "-m", "muster")
+        python = (sys.executable, "-P", "-m")
         env = {
             # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
             "OMP_NUM_THREADS": "1",
@@ -137,11 +141,12 @@ class Testnet:
         children = []
         for operator in self._cast.operators:
             for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):
-                argv = (*muster, role, "--run", str(run.path), "--name", operator.name, *extra)
+                argv = (*python, "muster", role, "--run", str(run.path), "--name", operator.name, *extra)
                 children.append((f"{role}-{operator.name}", operator.name, argv))
         for miner in self._cast.miners:
-            behaviour = () if miner.behaviour == HONEST else ("--behaviour", miner.behaviour)
-            argv = (*muster, "miner", "--run", str(run.path), "--name", miner.name, *behaviour)
+            honest = miner.behaviour == HONEST
+            program = ("muster", "miner") if honest else (ADVERSARY_PROGRAM, miner.behaviour)
+            argv = (*python, *program, "--run", str(run.path), "--name", miner.name)
             children.append((miner.name, miner.name, argv))
         return [
             ChildSpec(label, argv, env | ground.environment(name, run.keys), run.log(label), restart=True)

@@ -57,11 +57,14 @@ class Session:
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied, or until cancelled."""
         head = await self._beyond(None)
-        while not self._participant.tip.closed:
+        me = self._participant
+        while not me.tip.closed:
+            before = me.tip
             async with asyncio.TaskGroup() as tasks:
                 errands = Errands(tasks, self._chain)
-                head = await _Round(self, self._participant, errands).play(head)
+                head = await _Round(self, me, errands).play(head)
                 errands.cancel()
+            assert me.tip is not before, "a round that is closed has moved the tip"
 
     async def _beyond(self, head: Block | None) -> Block:
         """The newest block, after `head`; a chain that fails is asked until it answers."""

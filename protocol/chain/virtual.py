@@ -1,8 +1,8 @@
 """A chain in memory whose clock a test or the simulator turns, so that a run takes no longer than its work.
 
-Nothing here sleeps or reads a clock. `drive` adds a block only when every participant waits for one: whoever
-still computes, on the loop or in a thread, holds time still, however slow the machine is. Used from one event
-loop only.
+Nothing here reads a clock. `drive` adds a block only when every participant waits for one: whoever still computes, on
+the loop or in a thread, holds time still, however slow the machine is. `drive_by_clock` adds one every so many seconds
+of the event loop, whatever anybody does: for what must happen in time. Used from one event loop only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _current: ContextVar[_Participant | None] = ContextVar("participant", default=No
 
 
 class VirtualChain(Chain):
-    """The local chain's rules over memory and a clock that only `advance` and `drive` move."""
+    """The local chain's rules over memory and a clock that only `advance` and those who call it move."""
 
     def __init__(self, genesis: ChainGenesis) -> None:
         self.genesis = genesis
@@ -49,6 +49,11 @@ class VirtualChain(Chain):
         self._joined = 0
         self._holds = 0
         self._changed = asyncio.Event()
+
+    @property
+    def height(self) -> int:
+        """The number of the block the clock stands at."""
+        return self._state.height
 
     async def head(self) -> Block:
         """The block the clock stands at."""
@@ -152,6 +157,22 @@ class VirtualChain(Chain):
                 self._changed.clear()
                 await self._changed.wait()
         return await self.head()
+
+    async def drive_by_clock(self, seconds: float, participants: int = 1) -> Block:
+        """Add a block every `seconds` > 0 of the event loop's time; returns the head when no participant is left.
+
+        Starts once `participants` have joined in all. Nobody is waited for: who is still at work when the block
+        comes has missed it, so a store that hangs costs blocks. Meant for a loop whose clock jumps.
+        """
+        assert seconds > 0
+        while self._joined < participants:
+            self._changed.clear()
+            await self._changed.wait()
+        while True:
+            await asyncio.sleep(seconds)
+            if not self._participants:
+                return await self.head()
+            self.advance()
 
     def _idle(self) -> bool:
         parked = {waiter.participant for waiter in self._waiters if not waiter.woken.done()}

@@ -24,13 +24,13 @@ from blake3 import blake3
 from run_builders import Stage, genesis_without, lay_out, write_text
 from torch.nn import functional
 
-from muster.adversaries import ADVERSARIES
 from muster.audit import audit_run
 from muster.cast import Cast
+from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.simulator import Simulator
 from muster.node.replica import Replica
 from muster.protocol.spec import load_template
-from muster.simulator import Simulator
 from muster.testnet import Testnet, TestnetOptions
 from muster.view import make_view
 

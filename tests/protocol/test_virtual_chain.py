@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from muster.lab import clock
+from muster.protocol.chain.base import Block
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 
@@ -150,3 +152,48 @@ class TestVirtualClock:
             driving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await driving
+
+
+class TestDriveByClock:
+    def test_who_is_late_misses_blocks_and_nobody_waits_for_it(self) -> None:
+        chain, log = VirtualChain(GENESIS), []
+
+        async def quick() -> None:
+            with chain.participant():
+                head = 0
+                while head < 9:
+                    head = (await chain.next_block(head)).number
+                    log.append((head, asyncio.get_running_loop().time()))
+
+        async def slow() -> None:
+            with chain.participant():
+                await asyncio.sleep(100)
+                log.append(("slow", chain.height))
+
+        async def main() -> Block:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(quick())
+                group.create_task(slow())
+                return await chain.drive_by_clock(12, participants=2)
+
+        assert clock.run(main()).number == 9
+        blocks = [(number, 12.0 * number) for number in range(1, 10)]
+        assert log == [*blocks[:8], ("slow", 8), blocks[8]]
+
+    def test_it_waits_for_the_first_participants_and_ends_without_any(self) -> None:
+        chain = VirtualChain(GENESIS)
+
+        async def walk(delay: float) -> None:
+            await asyncio.sleep(delay)
+            with chain.participant():
+                assert (await chain.next_block(0)).number == 1
+
+        async def main() -> tuple[Block, float]:
+            async with asyncio.TaskGroup() as group:
+                for delay in (0, 1000):
+                    group.create_task(walk(delay))
+                head = await chain.drive_by_clock(5, participants=2)
+            return head, asyncio.get_running_loop().time()
+
+        head, at = clock.run(main())
+        assert (head.number, at) == (1, 1010)

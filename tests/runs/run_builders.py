@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import tomli_w
 
 from muster.cast import Cast, Member
+from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data import TextReader
 from muster.node.ledger.reader import genesis_tip as genesis
 from muster.protocol import paths, wire
@@ -26,7 +27,6 @@ from muster.protocol.spec import RunSpec, Template, load_template
 from muster.protocol.storage import Store
 from muster.protocol.wire import Opening, Record, Seal
 from muster.rundir import RunDirectory, create
-from muster.simulator import SimulatedRun, Simulator
 
 LAG = 1
 SEED = 5

@@ -9,12 +9,12 @@ import pytest
 from malformed_payloads import CODEC_REASONS
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
-from muster.adversaries import ADVERSARIES
+from muster.lab.adversary import ADVERSARIES
+from muster.lab.simulator import SimulatedRun
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
 from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
-from muster.simulator import SimulatedRun
 
 ROUNDS = 5
 HONEST = ("miner-0", "miner-1", "miner-2")

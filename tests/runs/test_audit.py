@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from run_builders import MAX_BYTES, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport, FaultClass
+from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.errors import AuditError, ConfigError, ScoresFault, UsageError
 from muster.protocol.identity import SIGNATURE_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import PREFIX_BYTES
 from muster.rundir import RunDirectory
-from muster.simulator import SimulatedRun
 
 ROUNDS = 4
 CHECKPOINTS = (2, ROUNDS)

@@ -12,13 +12,13 @@ from malformed import MAKERS, Bench, Malformed
 from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.kernels import SparseUpdate, compress
+from muster.lab.simulator import SimulatedRun
 from muster.node.genesis import genesis_parameters
 from muster.node.miner.miner import Miner
 from muster.protocol import paths
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import Seal
-from muster.simulator import SimulatedRun
 
 CASES = 2000
 ROUNDS = 4

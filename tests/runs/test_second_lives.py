@@ -12,6 +12,7 @@ import pytest
 from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
 from run_builders import MAX_BYTES, MakeStage, play
 
+from muster.lab.simulator import SimulatedRun
 from muster.node.directory import Directory
 from muster.node.journal import Journal
 from muster.node.ledger import reader
@@ -27,7 +28,6 @@ from muster.protocol.ledger import Tip
 from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind, Record
-from muster.simulator import SimulatedRun
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator

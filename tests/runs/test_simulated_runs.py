@@ -12,6 +12,7 @@ from run_builders import Ledger, MakeStage, Stage, genesis_without, play
 from torch import Tensor
 
 from muster.kernels import compress, residual
+from muster.lab.simulator import SimulatedRun
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
@@ -19,7 +20,6 @@ from muster.protocol.identity import Identity
 from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind
-from muster.simulator import SimulatedRun
 
 ROUNDS = 6
 

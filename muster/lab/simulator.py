@@ -1,7 +1,9 @@
 """A whole run in one process: every participant real, only the store in memory and the clock turned by hand.
 
 The session, round machine, replica and rules are the daemons' own; work happens in place, one thing at a time, so a
-simulated run is one fixed order of events and takes no longer than its arithmetic.
+simulated run is one fixed order of events and takes no longer than its arithmetic. A script of faults gives each
+participant its own view of stores and chain; with `block_seconds`, on a loop of `muster.lab.clock`, time passes for
+whoever waits, so deadlines in seconds and in blocks both mean something.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muster.adversaries import miner_class
 from muster.cast import Cast, Member
+from muster.lab.adversary import miner_class
+from muster.lab.faults import Script
+from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.data import TextReader
 from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, in_place, join
@@ -90,14 +94,23 @@ class Simulator:
         arrivals: Mapping[str, int] | None = None,
         buckets: Buckets | None = None,
         classes: Classes = miner_class,
+        script: Script | None = None,
+        block_seconds: float | None = None,
     ) -> None:
-        """Miners in `arrivals` join only once the round given there is open; `buckets` must know `mem:NAME`."""
+        """Lay a run out.
+
+        Miners in `arrivals` join only once the round given there is open; `buckets` must know `mem:NAME`. `script`
+        befalls requests of `aggregator-0`, `validator-0`, `miner-0` … to the buckets of `operator-0`, `miner-0` … A
+        block comes every `block_seconds` of the event loop; None: whenever everybody waits for one.
+        """
         self._cast = cast
         self._spec = spec
         self._text = text
         self._absent = absent or (lambda _name, _round: False)
         self._arrivals = arrivals or {}
         self._classes = classes
+        self._script = script or Script()
+        self._block_seconds = block_seconds
         self._history = SpecHistory.of(spec)
         self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
         self._buckets = buckets or MemoryBuckets()
@@ -119,20 +132,30 @@ class Simulator:
             async with asyncio.TaskGroup() as tasks:
                 for name, member, make in roles:
                     tasks.create_task(self._live(name, member, make))
-                tasks.create_task(self._chain.drive(len(roles)))
+                tasks.create_task(self._drive(len(roles)))
         journals = {name: journal.events for name, journal in self._journals.items()}
         return SimulatedRun(self._spec, self._chain, self._buckets, journals, self._participants)
 
+    async def _drive(self, participants: int) -> None:
+        if self._block_seconds is None:
+            await self._chain.drive(participants)
+        else:
+            await self._chain.drive_by_clock(self._block_seconds, participants)
+
     async def _live(self, name: str, member: Member, make: Make) -> None:
-        self._journals[name] = Journal(None, clock=lambda: 0.0)
+        # Without a clock everything happens at once, and journals of equal runs are equal.
+        clock = asyncio.get_running_loop().time if self._block_seconds else lambda: 0.0
+        self._journals[name] = Journal(None, clock=clock)
+        chain = FaultyChain(self._chain, self._script, lambda: self._chain.height, name)
+        buckets = FaultyBuckets(self._buckets, self._script, lambda: self._chain.height, name)
         surroundings = Surroundings(
-            member.identity, self._chain, self._buckets, f"mem:{member.name}", self._journals[name], in_place
+            member.identity, chain, buckets, f"mem:{member.name}", self._journals[name], in_place
         )
         with self._chain.participant():
             await self._arrive(self._arrivals.get(name, 0))
             participant = await make(surroundings)
             self._participants[name] = participant
-            await Session(participant, self._chain, surroundings.directory).run()
+            await Session(participant, chain, surroundings.directory).run()
 
     async def _arrive(self, round_: int) -> None:
         """Let the rounds before `round_` pass."""

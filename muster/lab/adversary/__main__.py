@@ -1,0 +1,31 @@
+"""A miner gone bad as a process of its own: the daemon, with another miner in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from muster.config import load_config
+from muster.daemon import Role, run_daemon
+from muster.ending import run_command
+from muster.lab.adversary import ADVERSARIES, miner_class
+
+
+def main() -> None:
+    """Take part in a run, badly; settings are those of `muster miner`, by flag or environment."""
+    parser = argparse.ArgumentParser(prog="python -m muster.lab.adversary", description=__doc__.splitlines()[0])
+    parser.add_argument("behaviour", metavar="NAME", help=f"one of {', '.join(sorted(ADVERSARIES))}")
+    parser.add_argument("--run", help="the run's folder or URL [env: MUSTER_RUN]")
+    parser.add_argument("--name", help="what this participant is called [env: MUSTER_NAME]")
+    options = parser.parse_args()
+    flags = {"run": options.run, "name": options.name}
+
+    def live() -> None:
+        make_miner = miner_class(options.behaviour)
+        run_daemon(Role.MINER, load_config(flags, os.environ), make_miner=make_miner)
+
+    run_command(live)
+
+
+if __name__ == "__main__":
+    main()

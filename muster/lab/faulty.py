@@ -1,0 +1,251 @@
+"""Stores and chains that fail by script, and are real otherwise: the script says what, this file how.
+
+The key of a request to the chain, which a fault's pattern is matched with, is: of `anchors` the round asked from; of
+`block` the height; of `beacon` PURPOSE/ROUND; of `commit` `location`, or `anchor/ROUND` where it has one; else empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from blake3 import blake3
+
+from muster.lab.faults import Fault, Request, Script
+from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
+from muster.protocol.identity import Identity
+from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+
+Height = Callable[[], int]
+"""The height of the true chain now."""
+
+CHAIN = "chain"
+"""What stands for the owner where a chain is asked."""
+
+
+class _Call:
+    """One request, from when it is made until it is answered."""
+
+    def __init__(self, script: Script, height: Height, request: Request, failure: type[MusterError]) -> None:
+        self._script = script
+        self._height = height
+        self._request = request
+        self._failure = failure
+        script.count(request)
+
+    async def begin(self, deadline: float | None) -> float:
+        """What befalls it before anything happens; the seconds left of the deadline (∞ without one)."""
+        left = float("inf") if deadline is None else deadline
+        fault = self._script.before(self._request, self._height())
+        if fault is None:
+            return left
+        if fault.kind == "error":
+            raise self._failed("it was refused")
+        wait = fault.seconds if fault.kind == "slow" else float("inf")
+        if wait < left:
+            await asyncio.sleep(wait)
+            return left - wait
+        if deadline is None:
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(left)
+        raise self._failed(f"it was not answered within {left:g} s")
+
+    def answered(self) -> Fault | None:
+        """What befalls its answer: it has succeeded."""
+        return self._script.after(self._request, self._height())
+
+    def wrote(self) -> None:
+        """Answer a write that happened."""
+        if self.answered() is not None:
+            raise self._failed("it happened, and its answer was lost")
+
+    def read(self, data: bytes) -> bytes:
+        """Answer with the bytes of a read, or what the script makes of them."""
+        fault = self.answered()
+        return data if fault is None else self.spoiled(fault, data)
+
+    def spoiled(self, fault: Fault, data: bytes) -> bytes:
+        """What a fault makes of the bytes of a read."""
+        if fault.kind == "missing":
+            raise ObjectMissing(f"there is no object {self._request.key} (scripted)")
+        assert data, f"{self._request.key} is empty: there is nothing to spoil"
+        middle = len(data) // 2
+        if fault.kind == "truncated":
+            return data[:middle]
+        return data[:middle] + bytes((data[middle] ^ 1,)) + data[middle + 1 :]
+
+    def _failed(self, how: str) -> MusterError:
+        return self._failure(f"{self._request.operation} {self._request.key}: {how} (scripted)")
+
+
+class FaultyStore(Store):
+    """One participant's view of one bucket."""
+
+    def __init__(self, store: Store, script: Script, height: Height, who: str, owner: str) -> None:
+        self._store = store
+        self._script = script
+        self._height = height
+        self._who = who
+        self._owner = owner
+
+    def _call(self, operation: str, key: str) -> _Call:
+        request = Request(self._who, self._owner, f"store.{operation}", key)
+        return _Call(self._script, self._height, request, StorageError)
+
+    async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Store, by script."""
+        call = self._call("put", key)
+        await self._store.put(key, data, deadline=await call.begin(deadline))
+        call.wrote()
+
+    async def put_if_absent(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> bool:
+        """Store, by script."""
+        call = self._call("put_if_absent", key)
+        stored = await self._store.put_if_absent(key, data, deadline=await call.begin(deadline))
+        if stored:
+            call.wrote()
+        return stored
+
+    async def get(self, key: str, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Read, by script."""
+        call = self._call("get", key)
+        return call.read(await self._store.get(key, max_bytes=max_bytes, deadline=await call.begin(deadline)))
+
+    async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Read, by script."""
+        call = self._call("get_range", key)
+        return call.read(await self._store.get_range(key, start, length, deadline=await call.begin(deadline)))
+
+    async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
+        """Read, by script; the digest is of what arrived."""
+        call = self._call("download", key)
+        left = await call.begin(deadline)
+        digest = await self._store.download(key, target, max_bytes=max_bytes, deadline=left)
+        fault = call.answered()
+        if fault is None:
+            return digest
+        data = await asyncio.to_thread(target.read_bytes)
+        await asyncio.to_thread(target.unlink)
+        arrived = call.spoiled(fault, data)
+        await asyncio.to_thread(target.write_bytes, arrived)
+        return blake3(arrived).digest()
+
+    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Store, by script."""
+        call = self._call("upload", key)
+        await self._store.upload(key, source, deadline=await call.begin(deadline))
+        call.wrote()
+
+    async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
+        """Look, by script."""
+        call = self._call("head", key)
+        found = await self._store.head(key, deadline=await call.begin(deadline))
+        return None if found is None or call.answered() else found
+
+    async def list(
+        self, prefix: str = "", *, limit: int = 10_000, deadline: float = DEFAULT_DEADLINE
+    ) -> list[ObjectInfo]:
+        """Look, by script."""
+        call = self._call("list", prefix)
+        found = await self._store.list(prefix, limit=limit, deadline=await call.begin(deadline))
+        return [] if found and call.answered() else found
+
+    async def delete(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> None:
+        """Remove, by script."""
+        call = self._call("delete", key)
+        await self._store.delete(key, deadline=await call.begin(deadline))
+        call.wrote()
+
+    async def close(self) -> None:
+        """Close what is behind."""
+        await self._store.close()
+
+
+class FaultyBuckets(Buckets):
+    """One participant's view of all buckets; the owner of `mem:NAME` and `dir:NAME` is NAME."""
+
+    def __init__(self, buckets: Buckets, script: Script, height: Height, who: str) -> None:
+        super().__init__()
+        self._behind = buckets
+        self._script = script
+        self._height = height
+        self._who = who
+
+    def _make(self, location: str) -> Store:
+        owner = location.partition(":")[2]
+        return FaultyStore(self._behind.bucket(location), self._script, self._height, self._who, owner)
+
+    async def close(self) -> None:
+        """Close what is behind."""
+        await self._behind.close()
+
+
+class FaultyChain(Chain):
+    """One participant's view of the chain."""
+
+    def __init__(self, chain: Chain, script: Script, height: Height, who: str) -> None:
+        self._chain = chain
+        self._script = script
+        self._height = height
+        self._who = who
+
+    async def _call(self, operation: str, key: str = "") -> _Call:
+        request = Request(self._who, CHAIN, f"chain.{operation}", key)
+        call = _Call(self._script, self._height, request, ChainUnreachable)
+        await call.begin(None)
+        return call
+
+    async def head(self) -> Block:
+        """Look, by script."""
+        await self._call("head")
+        return await self._chain.head()
+
+    async def next_block(self, after: int) -> Block:
+        """Wait, by script."""
+        await self._call("next_block")
+        return await self._chain.next_block(after)
+
+    async def block(self, number: int) -> Block:
+        """Look, by script."""
+        await self._call("block", str(number))
+        return await self._chain.block(number)
+
+    async def beacon(self, purpose: str, round_: int, block: int) -> bytes:
+        """Look, by script."""
+        await self._call("beacon", f"{purpose}/{round_}")
+        return await self._chain.beacon(purpose, round_, block)
+
+    async def snapshot(self) -> Snapshot:
+        """Look, by script."""
+        await self._call("snapshot")
+        return await self._chain.snapshot()
+
+    async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
+        """Look, by script."""
+        await self._call("anchors", str(round_))
+        return await self._chain.anchors(round_)
+
+    async def register(self, identity: Identity) -> int:
+        """Write, by script."""
+        call = await self._call("register")
+        uid = await self._chain.register(identity)
+        call.wrote()
+        return uid
+
+    async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
+        """Write, by script."""
+        call = await self._call("commit", f"anchor/{anchor.round}" if anchor else "location")
+        await self._chain.commit(identity, location, anchor)
+        call.wrote()
+
+    async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
+        """Write, by script."""
+        call = await self._call("set_weights")
+        await self._chain.set_weights(identity, weights)
+        call.wrote()
+
+    async def close(self) -> None:
+        """Close what is behind."""
+        await self._chain.close()

@@ -96,7 +96,7 @@ class Tip:
     @property
     def leader_in_turn(self) -> bytes:
         """The public key of who closes the open round: in this release the turn never passes on."""
-        return self.leader(0)
+        return self.leader(turn=0)
 
     @property
     def score_rounds(self) -> range:

@@ -20,7 +20,7 @@ from muster.protocol.spec import HEX32, Natural, Rate, Share
 from muster.protocol.wire import ScoreRow, ScoresUsed
 
 _ROW_BYTES = 512
-"""One peer takes about 400 bytes, and at most 480 with every number as long as numbers get."""
+"""A row takes at most 400 bytes, with every number as long as numbers get."""
 
 _FRAME_BYTES = 1024
 """Room for the rest of the file."""

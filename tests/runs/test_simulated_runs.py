@@ -127,6 +127,8 @@ def test_too_few_submissions_make_a_null_round_that_changes_nothing(stage: MakeS
     assert [ledger.record(round_).outer_step for round_ in range(5)] == [0, 1, 1, 2, 3]
     assert run.state_roots[1] == run.state_roots[0] != run.state_roots[2]
     assert run.losses[1] == run.losses[0]
+    waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(5)]
+    assert waited[1] == made.spec.clock.deadline > max(waited[2:]), "who was there is waited for, and nobody else"
 
 
 def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> None:
@@ -138,6 +140,15 @@ def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> No
     assert waited[2] == deadline
     assert max(waited[:2] + waited[3:]) < deadline
     assert all("miner-1" not in ledger.reasons(made.cast, round_) for round_ in range(2, ROUNDS))
+
+
+def test_a_peer_there_every_other_round_costs_two_deadlines(stage: MakeStage) -> None:
+    made = stage()
+    run = play(made, 8, absent=lambda name, round_: name == "miner-1" and round_ % 2 == 1)
+    ledger = Ledger(run)
+    waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(8)]
+    assert [round_ for round_ in range(8) if waited[round_] == made.spec.clock.deadline] == [1, 3]
+    assert ledger.reasons(made.cast, 6)["miner-1"] == "", "it is taken in, only not waited for"
 
 
 def test_a_peer_that_comes_back_is_taken_in_and_soon_waited_for_again(stage: MakeStage) -> None:

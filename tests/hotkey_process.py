@@ -1,9 +1,10 @@
 """A second process of a hotkey, for tests: does one thing, says a line about it, and stays until it is killed or done.
 
-python hotkey_process.py lock PATH NAME          holds a lock
-python hotkey_process.py turn FOLDER             has the turn to write
-python hotkey_process.py line FOLDER             waits in line
-python hotkey_process.py anchors|locations CHAIN FOLDER COUNT
+lock PATH NAME         holds a lock
+turn FOLDER            has the turn to write
+line FOLDER            waits in line
+half CHAIN FOLDER      has written an anchor of round 0, and not yet looked whether it stands
+anchors CHAIN FOLDER COUNT, locations CHAIN FOLDER COUNT    commits so many, once it is told to begin
 """
 
 from __future__ import annotations
@@ -75,6 +76,20 @@ async def _line(folder: str) -> None:
         raise AssertionError("its turn must not come")
 
 
+class _CutOff(SqliteChain):
+    """A client that is cut off from the chain once it has written to it."""
+
+    async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
+        await super().commit(identity, location, anchor)
+        _say("written")
+        await asyncio.Event().wait()
+
+
+async def _half(chain: str, folder: str) -> None:
+    writes = QueuedWrites(_CutOff(Path(chain)), Turns(Path(folder), LEDGER, "the other daemon"))
+    await writes.commit(OPERATOR, "dir:a", Anchor(0, digest(0)))
+
+
 async def _write(what: str, chain: str, folder: str, count: str) -> None:
     """Commit `count` times, and look after each whether what was committed before is still there."""
     writes = QueuedWrites(SqliteChain(Path(chain)), Turns(Path(folder), LEDGER, what))
@@ -99,6 +114,8 @@ async def _main(what: str, *arguments: str) -> None:
             await _turn(*arguments)
         case "line":
             await _line(*arguments)
+        case "half":
+            await _half(*arguments)
         case _:
             await _write(what, *arguments)
 

@@ -119,9 +119,9 @@ def maker(folder: Path) -> Callable[..., QueuedWrites]:
     async def sleep(_: float) -> None:
         await asyncio.sleep(0)
 
-    def make(chain: Chain, patience: float = 60.0) -> QueuedWrites:
+    def make(chain: Chain, patience: float = 30.0, show_seconds: float = 30.0) -> QueuedWrites:
         turns = Turns(folder, LEDGER, "me", patience=patience, clock=lambda: next(arrivals), sleep=sleep)
-        return QueuedWrites(chain, turns, show_seconds=patience)
+        return QueuedWrites(chain, turns, show_seconds=show_seconds)
 
     return make
 
@@ -203,6 +203,19 @@ class TestTwoProcesses:
             first.kill()
             await committing
         assert len(await writes.anchors(0)) == 1
+        await writes.close()
+
+    async def test_what_a_dead_process_had_written_is_found(
+        self, chain_file: Path, tmp_path: Path, daemon: Callable[..., QueuedWrites]
+    ) -> None:
+        """Its next life asks for the same anchor and sees that it stands."""
+        with other_process("half", chain_file, tmp_path) as first:
+            assert line(first) == "written"
+            first.kill()
+            first.wait()
+        writes = daemon(SqliteChain(chain_file))
+        await writes.commit(OPERATOR, "dir:a", Anchor(0, digest(0)))
+        assert [seen.anchor for seen in await writes.anchors(0)] == [Anchor(0, digest(0))]
         await writes.close()
 
     async def test_the_loop_is_not_blocked(
@@ -291,7 +304,7 @@ class TestOneCommitment:
 
         ground = Ground()
         with pytest.raises(RateLimited, match=r"does not show this commitment.*tried again"):
-            await daemon(Stalled(ground, behind=1), patience=SHORT).commit(OPERATOR, "dir:a")
+            await daemon(Stalled(ground, behind=1), show_seconds=SHORT).commit(OPERATOR, "dir:a")
         await daemon(Client(ground, behind=1)).commit(OPERATOR, "dir:a")
         assert len(ground.calls) == 2
 
@@ -355,5 +368,5 @@ class TestTurns:
             await daemon(chain).commit(stranger, "dir:a", Anchor(0, digest(0)))
         with pytest.raises(ChainError, match="from 0 to"):
             await daemon(chain).set_weights(OPERATOR, {0: -1})
-        await daemon(chain, patience=SHORT * 20).commit(OPERATOR, "dir:a")
+        await daemon(chain).commit(OPERATOR, "dir:a")
         await chain.close()

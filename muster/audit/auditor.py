@@ -115,6 +115,13 @@ class Auditor:
         if round_ == self._report.first_round and not self._report.faults:
             raise AuditError("the run has no records yet, so there is nothing to audit")
 
+    def _tell_unproven(self, round_: int) -> None:
+        """Of a row of records that are judged by their rules alone, the first is named."""
+        before = round_ == self._report.first_round or self._evidence.proven(round_ - 1)
+        if before and not self._evidence.proven(round_):
+            what = "no anchor leads back to it or to those that follow it, up to one that is not to be had"
+            self._faults.add(Fault(FaultClass.UNANCHORED, round_, paths.record(self._run_id, round_), what))
+
     def _tell_beyond(self, round_: int, count: int) -> None:
         if count:
             more = f", nor the {count - 1} after it" if count > 1 else ""
@@ -129,6 +136,7 @@ class Auditor:
             self._pass_by(round_, None)
             return False
         record, digest = read
+        self._tell_unproven(round_)
         found = await self._named(record, digest)
         tip = self._standing.tip
         await self._scores.check_used(record, frozenset() if tip is None else tip.remembered)

@@ -98,6 +98,10 @@ class Evidence:
                 at -= 1
                 self._anchored[at] = (record.parent,)
 
+    def proven(self, round_: int) -> bool:
+        """Whether an anchor names the record of a round, or leads back to it."""
+        return round_ in self._anchored
+
     def after(self, round_: int) -> int:
         """The next round that something is anchored for; `last` + 1 where there is none."""
         return min((anchored for anchored in self._anchored if anchored > round_), default=self.last + 1)

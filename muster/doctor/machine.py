@@ -76,10 +76,10 @@ def try_folder(location: str, folder: Path) -> BucketFacts:
     """Ask whether this user may write a bucket that is a folder; nothing is written, as it is a part of the run."""
     there = _existing(folder)
     write = read = ""
-    if not os.access(there, os.R_OK | os.X_OK):
-        read = f"{there} is closed to this user"
-    elif not there.is_dir():
+    if not there.is_dir():
         write = f"{there} is no folder"
+    elif not os.access(there, os.R_OK | os.X_OK):
+        read = f"{there} is closed to this user"
     elif not os.access(there, os.W_OK):
         read_only = os.statvfs(there).f_flag & os.ST_RDONLY
         write = f"{there} is {'on a read-only file system' if read_only else 'not writable by this user'}"
@@ -97,9 +97,9 @@ def find_key(path: Path) -> KeyFacts:
 
 
 def _existing(folder: Path) -> Path:
-    """A folder, or of what it will be made in the part that is there."""
+    """A folder, or the nearest one above it that is there as far as this user can see."""
     there = folder.absolute()
-    while not there.exists():
+    while not os.access(there, os.F_OK):
         there = there.parent
     return there
 

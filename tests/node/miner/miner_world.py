@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 from builders import MODEL, SEED, beacon, block, identity, run_spec
-from muster.node.participant import Offload, Surroundings, in_place
+from muster.node.ledger.participant import Offload, Surroundings, in_place
 
 from muster.node.corpus import Manifest, Shard
 from muster.node.data import TextReader

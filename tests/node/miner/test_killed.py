@@ -83,7 +83,12 @@ def state_of(path: Path, miner: Miner) -> tuple[list[bytes], dict[str, bytes]]:
 async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
     whole, clock = await World.begin(tmp_path / "whole" / "memory.safetensors"), Clock(0)
     assert whole.state is not None
-    undisturbed = state_of(whole.state, await live(whole, clock))
+    survivor = await live(whole, clock)
+    undisturbed = state_of(whole.state, survivor)
+    assert undisturbed == (
+        [tensor.numpy().tobytes() for tensor in survivor.error_feedback],
+        {name: tensor.numpy().tobytes() for name, tensor in survivor._trainer.state().items()},
+    )
     assert clock.instants >= 15
     trained_again = []
     for instant in range(1, clock.instants + 1):

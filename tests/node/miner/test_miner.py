@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import identity, theta
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from miner_world import ME, SPEC, World, next_round, open_tip, seal_of
 from muster.node.participant import in_thread
@@ -41,6 +41,7 @@ def bits(tensors: tuple[Tensor, ...] | list[Tensor]) -> list[bytes]:
 class TestErrorFeedback:
     """e is committed when the submission is made, whatever becomes of it."""
 
+    @settings(max_examples=30)
     @given(
         seed=st.integers(0, 2**32),
         scales=st.lists(st.sampled_from([0.0, -0.0, 1.0, -(2.0**-126), 2.0**40]), min_size=1, max_size=4),
@@ -295,44 +296,66 @@ class TestKey:
         assert world.events("sealed_other") == [0]
 
 
-class Patient(Miner):
-    """A miner whose training lasts until it is told to stop, and says when it began and ended."""
+class Gated(Miner):
+    """A miner that stops in the middle of its work, in its thread, until it is let through."""
 
-    began: threading.Event
-    ended: threading.Event
-    at_once = False
+    gates: dict[str, tuple[threading.Event, threading.Event]]
+    """Where it stops: what it sets there, and what it waits for."""
+
+    def pass_gate(self, name: str) -> None:
+        if name in self.gates:
+            reached, opened = self.gates[name]
+            reached.set()
+            assert opened.wait(PATIENCE)
 
     def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-        if self.at_once:
+        if "until stopped" not in self.gates:
             return super().inner_training(tip, windows)
-        self.began.set()
-        stopped = self._stop.wait(60)
-        assert stopped
-        self.ended.set()
+        self.gates["until stopped"][0].set()
+        assert self._stop.wait(PATIENCE)
+        self.pass_gate("stopping")
         return None
 
+    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
+        self.pass_gate("trained")
+        return super().shape_delta(result, uid)
 
-async def patient(world: World) -> tuple[Patient, asyncio.Task[None]]:
-    """Such a miner, in the middle of its training."""
-    miner = world.miner(make=Patient, offload=in_thread)
-    assert isinstance(miner, Patient)
-    miner.began, miner.ended = threading.Event(), threading.Event()
+
+PATIENCE = 20.0
+"""Seconds after which a thread that is not let through fails the test."""
+
+
+async def at_gate(world: World, *names: str) -> tuple[Gated, asyncio.Task[None]]:
+    """Such a miner with these gates, and its task, which has reached the first."""
+    miner = world.miner(make=Gated, offload=in_thread)
+    assert isinstance(miner, Gated)
+    miner.gates = {name: (threading.Event(), threading.Event()) for name in names}
     task = asyncio.create_task(miner.train())
-    await asyncio.to_thread(miner.began.wait, 60)
+    assert await asyncio.to_thread(miner.gates[names[0]][0].wait, PATIENCE)
     return miner, task
 
 
+async def others_run() -> None:
+    """Whatever can go on goes on: other tasks, and what they have handed to threads before."""
+    for _ in range(20):
+        await asyncio.to_thread(lambda: None)
+
+
 class TestStopping:
-    """No thread reads θ once it may move, and none outlives its task for longer than a step."""
+    """No thread reads θ once it may move, none outlives its task for longer than a step, and no two work at once."""
 
     async def test_training_has_ended_when_theta_moves(self) -> None:
         world = await World.begin()
-        miner, task = await patient(world)
-        assert not miner.ended.is_set()
-        await miner.stop_training()
-        assert miner.ended.is_set()
+        miner, task = await at_gate(world, "until stopped", "stopping")
+        stopping = asyncio.create_task(miner.stop_training())
+        reached, opened = miner.gates["stopping"]
+        assert await asyncio.to_thread(reached.wait, PATIENCE)
+        await others_run()
+        assert not stopping.done(), "its thread is still at work"
+        opened.set()
+        await stopping
         await task
-        miner.at_once = True
+        miner.gates = {}
         await miner.train()
         assert (world.bucket.puts, miner.made) == ([], None), "that round is over"
         await next_round(miner)
@@ -341,11 +364,25 @@ class TestStopping:
 
     async def test_a_cancelled_task_ends_its_thread(self) -> None:
         world = await World.begin()
-        miner, task = await patient(world)
+        miner, task = await at_gate(world, "until stopped", "stopping")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(miner.ended.wait, 60)
-        miner.at_once = True
+        reached, opened = miner.gates["stopping"]
+        assert await asyncio.to_thread(reached.wait, PATIENCE)
+        opened.set()
+        miner.gates = {}
         await miner.train()
         assert world.events("submitted") == [0], "the round was not over: the next call trains"
+
+    async def test_what_a_cancelled_tasks_thread_has_made_is_not_made_again(self) -> None:
+        world = await World.begin()
+        miner, task = await at_gate(world, "trained")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = asyncio.create_task(miner.train())
+        await others_run()
+        miner.gates["trained"][1].set()
+        await again
+        assert (world.events("trained"), world.events("submitted")) == ([0], [0])

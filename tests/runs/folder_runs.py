@@ -6,11 +6,11 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
+from muster.simulator import SimulatedRun
 from run_builders import MAX_BYTES, Stage
 
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.storage import DirectoryStore
-from muster.simulator import SimulatedRun
 
 _LATE = 1e6
 """Seconds by which the chain is made older, so that every block a record names has been."""

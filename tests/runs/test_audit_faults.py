@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from muster.simulator import SimulatedRun
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport, Fault, FaultClass
@@ -23,7 +24,6 @@ from muster.protocol.errors import AuditError, ScoresFault, UsageError
 from muster.protocol.scores import encode_scores
 from muster.protocol.storage import Store
 from muster.protocol.wire import Record, encode_record
-from muster.simulator import SimulatedRun
 
 ROUNDS = 8
 CLOSE = ROUNDS

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 from builders import MODEL, SEED, beacon, block, identity, run_spec
-from muster.node.ledger.participant import Offload, Surroundings, in_place
 
 from muster.node.corpus import Manifest, Shard
 from muster.node.data import TextReader
 from muster.node.facts import Facts
 from muster.node.journal import Journal
+from muster.node.ledger.participant import Offload, Surroundings, in_place
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
 from muster.protocol import paths, wire

@@ -44,13 +44,15 @@ class Found:
 class Evidence:
     """Reads one run's chain and its leader's bucket. `look` comes first.
 
-    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered.
+    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered, `validators` the
+    hotkeys of those whose scores count.
     """
 
     def __init__(self, start: Tip, chain: Chain, buckets: Buckets) -> None:
         self._chain = chain
         self._buckets = buckets
-        self._run_id = start.run_id
+        self.run_id = start.run_id
+        self.validators = start.history.genesis.genesis.leaders
         self._tensors = len(start.layout.shapes)
         self._leader = hotkey_of(start.leader(0))
         self._anchored: dict[int, tuple[bytes, ...]] = {}
@@ -116,7 +118,7 @@ class Evidence:
         Raises:
             StorageError, WireError, LedgerError: it is not there, not readable, or not the anchored one.
         """
-        record, digest = await follow.fetch_record(self.store, self._run_id, round_, self._tensors)
+        record, digest = await follow.fetch_record(self.store, self.run_id, round_, self._tensors)
         anchored = self._anchored.get(round_)
         if record.round != round_ or (anchored and digest not in anchored):
             raise LedgerError("it is not the record anchored on chain")
@@ -124,8 +126,8 @@ class Evidence:
 
     async def seal(self, record: Record) -> tuple[Seal, bytes]:
         """The seal a record names, and its digest; raises as `record` does."""
-        data = await self.store.get(paths.seal(self._run_id, record.round), max_bytes=MAX_SEAL_BYTES)
-        seal, digest = wire.decode_seal(data, self._run_id)
+        data = await self.store.get(paths.seal(self.run_id, record.round), max_bytes=MAX_SEAL_BYTES)
+        seal, digest = wire.decode_seal(data, self.run_id)
         if digest != record.seal:
             raise LedgerError("the seal is not the one the record names")
         return seal, digest
@@ -134,14 +136,14 @@ class Evidence:
         """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""
         if not size:
             return b""
-        key = paths.bundle(self._run_id, record.round)
+        key = paths.bundle(self.run_id, record.round)
         bundle = await self.store.get(key, max_bytes=size, deadline=follow.BULK_DEADLINE)
         await asyncio.to_thread(ledger.check_bundle, record, bundle)
         return bundle
 
     async def check_heads(self, record: Record) -> None:
         """The heads that lie beside the seal are those of the record; raises as `record` does."""
-        data = await self.store.get(paths.heads(self._run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
+        data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
         if data != wire.counted(entry.public + entry.head for entry in record.entries):
             raise LedgerError("it does not hold the heads of the record")
 
@@ -178,7 +180,7 @@ class Evidence:
         if self._store is None:
             return 0
         for count in range(MAX_BEYOND):
-            if await self._store.head(paths.record(self._run_id, round_ + count)) is None:
+            if await self._store.head(paths.record(self.run_id, round_ + count)) is None:
                 return count
         return MAX_BEYOND
 

@@ -45,13 +45,16 @@ class Found:
 class Evidence:
     """Reads one run's chain and its leader's bucket. `look` comes first.
 
-    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered.
+    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered, `validators` the
+    hotkeys of those whose scores count.
     """
 
     def __init__(self, start: Tip, chain: Chain, buckets: Buckets) -> None:
         self._chain = chain
         self._buckets = buckets
-        self._run_id = start.run_id
+        self.run_id = start.run_id
+        self.validators = start.history.genesis.genesis.leaders
+        self.slots = start.history.genesis.data.slots
         self._start = start
         self._reader = Reader(chain, Directory(chain, buckets))
         self._leader = hotkey_of(start.leader_in_turn)
@@ -151,7 +154,7 @@ class Evidence:
 
     async def check_heads(self, record: Record) -> None:
         """The heads that lie beside the seal are those of the record; raises as `record` does."""
-        data = await self.store.get(paths.heads(self._run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
+        data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
         if data != wire.counted(entry.public + entry.head for entry in record.entries):
             raise LedgerError("it does not hold the heads of the record")
 
@@ -188,7 +191,7 @@ class Evidence:
         if self._store is None:
             return 0
         for count in range(MAX_BEYOND):
-            if await self._store.head(paths.record(self._run_id, round_ + count)) is None:
+            if await self._store.head(paths.record(self.run_id, round_ + count)) is None:
                 return count
         return MAX_BEYOND
 

@@ -19,9 +19,9 @@ from muster.protocol.wire import Record
 class ScoreFiles:
     """Checks the files of one run's validators."""
 
-    def __init__(self, run_id: bytes, slots: int, evidence: Evidence, buckets: Buckets, faults: FaultLog) -> None:
-        self._run_id = run_id
-        self._max_bytes = max_scores_bytes(slots)
+    def __init__(self, evidence: Evidence, buckets: Buckets, faults: FaultLog) -> None:
+        self._run_id = evidence.run_id
+        self._max_bytes = max_scores_bytes(evidence.slots)
         self._evidence = evidence
         self._buckets = buckets
         self._faults = faults
@@ -44,9 +44,9 @@ class ScoreFiles:
                     if used(body, digest, hotkey, taken.stake, known) != taken:
                         raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
 
-    async def check_published(self, hotkeys: tuple[str, ...], round_: int, digest: bytes) -> None:
+    async def check_published(self, round_: int, digest: bytes) -> None:
         """What validators published of a round, used or not, is theirs and of its very record, which has `digest`."""
-        for hotkey in hotkeys:
+        for hotkey in self._evidence.validators:
             with self._faults.noting(paths.scores(self._run_id, round_), round_, FaultClass.SCORES, hotkey):
                 try:
                     body, _ = await self._read(hotkey, round_)

@@ -240,7 +240,7 @@ class TestScores:
             tip = await genesis(case.stage.run.history, case.run.chain)
             evidence, faults = Evidence(tip, case.run.chain, case.run.buckets), FaultLog(report, lambda _line: None)
             await evidence.look(0)
-            files = ScoreFiles(case.run_id, evidence, case.run.buckets, faults)
+            files = ScoreFiles(evidence, case.run.buckets, faults)
             await files.check_used(record)
             assert report.faults == []
             await files.check_used(lie)

@@ -6,9 +6,9 @@ import asyncio
 import sqlite3
 from contextlib import closing
 
-from muster.simulator import SimulatedRun
 from run_builders import MAX_BYTES, Stage
 
+from muster.lab.simulator import SimulatedRun
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.storage import DirectoryStore
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from muster.simulator import SimulatedRun
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport, Fault, FaultClass
 from muster.audit.evidence import Evidence, genesis
 from muster.audit.report import FaultLog
 from muster.audit.scores import ScoreFiles
+from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Anchor, AnchorSeen, Block
 from muster.protocol.chain.virtual import VirtualChain

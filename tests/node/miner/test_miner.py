@@ -14,12 +14,12 @@ from builders import identity, theta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miner_world import ME, SPEC, World, next_round, open_tip, seal_of
-from muster.node.participant import in_thread
 from torch import Tensor
 
 from muster.kernels import compress, fold, residual
 from muster.lab.nano import counted_delta
 from muster.node.health import LOST_IN_A_ROW, problems
+from muster.node.ledger.participant import in_thread
 from muster.node.miner.inner import Diverged, TrainResult
 from muster.node.miner.memory import load_memory
 from muster.node.miner.miner import Miner

@@ -101,7 +101,6 @@ class Session:
         me, tip = self._participant, self._participant.tip
         try:
             fetched = await self._reader.fetch(pointer, tip)
-            await self._reader.check_beacons(tip, fetched.record, fetched.seal)
             return await me.judge(fetched), fetched
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
@@ -149,8 +148,8 @@ class _Round:
         await self._feed([Tick(head.number), *await self._look(first=True), Opened()], head)
         while self._machine.state.phase is not Phase.CLOSED:
             news = [*self._drain(), *(await self._look() or await self._observe(head))]
-            acted = await self._feed([*news, Looked()], head)
-            if not news and not acted:
+            acted = await self._feed(news, head)
+            if not acted and all(isinstance(event, Looked) for event in news):  # nothing is new
                 head = await self._session.next_block(head)
                 await self._feed([Tick(head.number)], head)
         return head
@@ -230,11 +229,12 @@ class _Round:
         return SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)
 
     async def _observe(self, head: Block) -> list[Event]:
-        """What a leader sees of the peers; a look that fails is made again at the next block."""
-        if self._machine.state.phase is Phase.APPLY:
+        """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""
+        state = self._machine.state
+        if state.phase is Phase.APPLY:
             return []
         try:
-            return await self._me.observe(self._machine.state, head)
+            return [*await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self._round} cannot be looked at: {error}")
             return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from blake3 import blake3
@@ -30,6 +31,7 @@ NO_CHECKPOINT = bytes(32)
 Possession = Callable[[bytes], bytes]
 
 
+@lru_cache(8)
 def spec_digest(spec: RunSpec) -> bytes:
     """BLAKE3 of a spec's canonical bytes, as every opening names the spec in force."""
     return blake3(b"muster/spec/v1" + spec.canonical()).digest()

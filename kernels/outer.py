@@ -83,9 +83,10 @@ def norm(update: SparseUpdate, i: int) -> float:
     starts = update.grid.entry_starts(update.k)[first : last + 1]
     entries = update.codes.numpy()[starts[0] : starts[-1]]
     high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
-    counts = np.stack([np.diff(starts) - high, high], axis=1).astype(np.float64)
+    low = starts[1:] - starts[:-1] - high
     levels = update.tensor_scales(i).double().numpy()
-    return math.sqrt(math.fsum((counts * (levels * levels)).reshape(-1).tolist()))
+    squares = levels * levels
+    return math.sqrt(math.fsum((low * squares[:, 0]).tolist() + (high * squares[:, 1]).tolist()))
 
 
 def clip_weights(updates: Sequence[SparseUpdate]) -> npt.NDArray[np.float32]:

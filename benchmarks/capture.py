@@ -74,8 +74,8 @@ def capture(name: str) -> None:
     class Recorder(Miner):
         """An honest miner that leaves a copy of what it is about to compress."""
 
-        def shape_delta(self, result: TrainResult) -> list[Tensor]:
-            delta, tip = super().shape_delta(result), self._tip
+        def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
+            delta, tip = super().shape_delta(result, uid), self._tip
             if tip.round + 1 in wanted and self.surroundings.location == f"mem:{CAPTURED}":
                 acc = fold(self.error_feedback, delta, tip.spec.sparse.error_decay)
                 np.savez(path(name, tip.round + 1), *(tensor.numpy() for tensor in acc))

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,21 @@ from torch import Tensor
 from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
 from muster.node.checkpoint import make_checkpoint
 from muster.protocol import wire
-from muster.protocol.admission import KEY_MISSING
+from muster.protocol.admission import admit
 from muster.protocol.assignment import assigned, data_digest, permute, share, unassigned
-from muster.protocol.bundle import Opened
+from muster.protocol.attendance import Attendance
+from muster.protocol.bundle import Opened, write_bundle
 from muster.protocol.layout import parameter_shapes
-from muster.protocol.ledger import prepare, verify
+from muster.protocol.ledger import open_bundle, prepare, verify
+from muster.protocol.reasons import KEY_MISSING, LEADERS_WORD, REASONS
 from muster.protocol.roots import state_root
 from muster.protocol.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
-from muster.protocol.selection import select
+from muster.protocol.selection import order, seat
 from muster.protocol.spec import GauntletSpec
 from muster.protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
 from muster.protocol.wire.submission import associated_data
-from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
 
 DOCS = Path(__file__).parent
@@ -48,6 +51,9 @@ DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
 SHOWN = 200
 """Characters of a value that the page quotes; a longer one stands in the file only."""
+
+ACCEPTED_BEFORE, FAILED_BEFORE = (0, 4), (3, 5)
+"""What the record before says of the selection vector's peers: whose work was good, whose payload was not."""
 
 Vectors = dict[str, dict[str, Any]]
 
@@ -189,16 +195,21 @@ def _selection(run: Run) -> dict[str, Any]:
     ]
     changes = {"seats": 3, "newcomer_share": 0.34}
     gauntlet = GauntletSpec.model_validate(run.spec.gauntlet.model_dump() | changes)
-    chosen = select(peers, scores, BEACON, gauntlet)
+    accepted, failed = (frozenset(peers[i] for i in chosen) for chosen in (ACCEPTED_BEFORE, FAILED_BEFORE))
+    past = (Attendance(accepted, frozenset(peers), failed),)
+    ranked = order(peers, scores, past, BEACON, gauntlet)
     return {
         **changes,
         "peers": [peer.hex() for peer in peers],
         "scores_stake_3": [row.score for row in rows],
         "scores_stake_2": [9.0] * 6,
         "positive": [row.positive for row in rows],
+        "accepted_before": ACCEPTED_BEFORE,
+        "failed_before": FAILED_BEFORE,
         "beacon": BEACON.hex(),
-        "chosen_with_scores": [peers.index(peer) for peer in chosen],
-        "chosen_without": [peers.index(peer) for peer in select(peers, [], BEACON, gauntlet)],
+        "order_with_scores": [peers.index(peer) for peer in ranked],
+        "order_without": [peers.index(peer) for peer in order(peers, [], past, BEACON, gauntlet)],
+        "seated_if_the_first_fails": [peers.index(peer) for peer in seat(ranked, ranked[:1], gauntlet.seats)],
     }
 
 
@@ -221,10 +232,16 @@ def _objects(run: Run) -> Vectors:
         possess=run.beacon("possess", 1, 7),
         amendments=(amendment,),
     )
-    record, bundle = compose(run.tip, decision, heads, payloads, failures)
+    choice = run.tip.choose({peer: failures.get(peer, "") for peer in heads}, ())
+    taken = [payloads[peer] for peer in choice.accepted]
+    _, weights = prepare([payload.update for payload in taken], run.spec)
+    bundle = write_bundle(payload.opened for payload in taken)
+    work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
+    record = compose(run.tip, decision, {peer: head.data for peer, head in heads.items()}, work)
     record_data = wire.encode_record(record, run.leader)
     read, digest = wire.decode_record(record_data, run.run_id, len(run.layout.shapes))
-    applied = verify(run.tip, read, digest, sealed, bundle, decision.root, run.proof)
+    judge = partial(admit, run.tip.facts(run.proof))
+    applied = verify(run.tip, read, digest, sealed, decision.root, judge, open_bundle(run.tip, read, bundle))
     theta = [tensor.clone() for tensor in run.theta]
     aggregate_(theta, applied.updates, applied.weights, run.spec.outer.alpha_at(0), run.spec.outer.rule)
     submission = run.submission(0)
@@ -330,13 +347,27 @@ def to_text(vectors: Vectors) -> str:
 
 
 def quoted(page: str, vectors: Vectors) -> str:
-    """The page with each block between `<!-- vectors: NAME -->` and `<!-- end -->` written from the vectors."""
+    """The page with each block between `<!-- vectors: NAME -->` and `<!-- end -->` written from the vectors.
+
+    The table between `<!-- reasons -->` and `<!-- end -->` is that of `protocol.reasons`.
+    """
 
     def block(match: re.Match[str]) -> str:
         lines = "\n".join(_lines(vectors[match["name"]]))
         return f"<!-- vectors: {match['name']} -->\n```\n{lines}\n```\n<!-- end -->"
 
-    return re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    page = re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    table = f"<!-- reasons -->\n{_reasons()}\n<!-- end -->"
+    return re.sub(r"<!-- reasons -->.*?<!-- end -->", lambda _: table, page, flags=re.DOTALL)
+
+
+def _reasons() -> str:
+    """The table of reasons."""
+    rows = ["| reason | class | what is wrong |", "|---|---|---|"]
+    for reason in REASONS.values():
+        word = " †" if reason.slug in LEADERS_WORD else ""
+        rows.append(f"| `{reason.slug}` | {reason.kind.value}{word} | {reason.sentence} |")
+    return "\n".join(rows)
 
 
 def _lines(section: dict[str, Any]) -> Iterator[str]:

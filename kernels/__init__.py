@@ -1,7 +1,8 @@
 """Tensor maths that every participant must compute to the same bits, without I/O.
 
-What is here is the reference: plain torch and numpy. `kernels.fast` and `kernels.cuda` are right when they equal it bit
-for bit, and take over, behind the same functions, where a model is large enough to gain or is on a GPU.
+What is here is the reference: plain torch and numpy. `muster.kernels.fast` and `muster.kernels.cuda` are right when
+they equal it bit for bit, and take over, behind the same functions, where a model is large enough to gain or is on a
+GPU.
 """
 
 from muster.kernels.compress import compress, compress_, fold, residual

@@ -20,7 +20,7 @@ class SparseUpdate:
         k: entries kept of a whole tile; a clipped tile keeps grid.kept(k).
         indices: int16 (N,), strictly increasing inside each tile, tiles in grid order; N is the sum of
         kept(k).
-        codes: uint8 (N,), 0 to 3 (see `kernels.quantiser`).
+        codes: uint8 (N,), 0 to 3 (see `muster.kernels.quantiser`).
         scales: uint8 (tiles, 2), the scale bytes, low then high.
         scale_limit: per tensor, the largest scale value in force (fp32); None for no limit. It is never sent.
 

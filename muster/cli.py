@@ -127,20 +127,14 @@ def audit(
     allow: Annotated[str, typer.Option(envvar="MUSTER_ALLOW", help="Private addresses that may be connected to.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Replay a run with no trust in anybody; fails naming the first object that is not what it must be."""
+    """Replay a run with no trust in anybody; names every object that is not what it must be, and changes none."""
     import asyncio  # noqa: PLC0415
 
     from muster.audit import audit_run  # noqa: PLC0415
 
     report = asyncio.run(audit_run(run, first_round, lambda line: typer.echo(line, err=as_json), chain, allow))
-    if as_json:
-        typer.echo(json.dumps(report.to_json_object()))
-        return
-    ending = "closed" if report.closed else "still open"
-    typer.echo(
-        f"ok: {report.rounds} rounds from round {report.first_round}, {report.accepted} submissions, "
-        f"{report.checkpoints} checkpoints remade; the run is {ending}\nstate root {report.state_root}"
-    )
+    typer.echo(json.dumps(report.to_json_object()) if as_json else report.summary())
+    report.raise_fault()
 
 
 def _daemon(role: Role, flags: Mapping[str, object], rounds: int | None = None) -> None:

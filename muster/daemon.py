@@ -7,11 +7,15 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 import uvloop
@@ -22,13 +26,17 @@ from muster.node.data import TextReader
 from muster.node.facts import Facts
 from muster.node.hello import publish_hello, watch_hellos
 from muster.node.journal import Journal
+from muster.node.ledger.participant import Follower, Surroundings, join
+from muster.node.ledger.session import Session
+from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
-from muster.node.participant import Follower, Surroundings, join
 from muster.node.service import About, Address, Service, beat, parse_address, serving
+from muster.node.turns import Turns
 from muster.node.watched import WatchedBuckets
+from muster.node.writes import QueuedWrites
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
-from muster.protocol.session import Session
+from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials, MeteredBuckets
 from muster.rundir import RunDirectory
 from muster.runs import COPY, fetch_text, open_run
@@ -91,13 +99,31 @@ async def _stoppable(work: Callable[[], object]) -> None:
 
 async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds: int | None) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
+    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
+    ledger = await asyncio.to_thread(run.ledger, config.chain)
+    folder, name = hotkey_folder(os.environ, identity.hotkey), label(role, config.name)
+    holder = Holder(os.getpid(), socket.gethostname(), name, time.time(), str(run.path))
+    turns = Turns(folder, ledger, f"{name}, process {holder.pid}")
+    # Before anything of it is touched: a second one must leave the first one's journal, state and bucket alone.
+    async with held(role_lock(folder, ledger, run.history.run_id, role.value), holder):
+        await _take_part(role, config, run, identity, turns, make_miner, rounds)
+
+
+async def _take_part(
+    role: Role,
+    config: NodeConfig,
+    run: RunDirectory,
+    identity: Identity,
+    turns: Turns,
+    make_miner: type[Miner],
+    rounds: int | None,
+) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
-    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(name))
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
     journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
-    chain = run.chain(config.chain)
+    chain = QueuedWrites(run.chain(config.chain), turns)
     surroundings = Surroundings(
         identity=identity,
         chain=chain,
@@ -115,7 +141,7 @@ async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds:
             participant = await _participant(role, config, run, surroundings, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
-            await Session(participant, chain, buckets).run()
+            await Session(participant, chain, surroundings.directory).run()
             journal.event("finished", root=participant.replica.root().hex())
     finally:
         await asyncio.to_thread(journal.close)
@@ -167,7 +193,7 @@ async def _greeting(role: Role, run: RunDirectory, surroundings: Surroundings) -
         return
     spec, identity = run.history.genesis, surroundings.identity
     async with asyncio.TaskGroup() as tasks:
-        watch = watch_hellos(surroundings.chain, surroundings.buckets, run.history.run_id, spec, identity.hotkey)
+        watch = watch_hellos(surroundings.chain, surroundings.directory, run.history.run_id, spec, identity.hotkey)
         watching = tasks.create_task(watch)
         yield
         watching.cancel()
@@ -187,13 +213,21 @@ async def _participant(
     tip, replica = await join(run.history, surroundings)
     await publish_hello(surroundings, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
-        return Aggregator(surroundings, tip, replica, rounds)
+        return Aggregator(surroundings, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         book = await asyncio.to_thread(Book, state / "book.sqlite")
-        return Validator(surroundings, tip, replica, text, book)
-    uid = await surroundings.chain.register(surroundings.identity)
+        return Validator(surroundings, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
     path = state / "memory.safetensors"
-    miner = await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path, uid)
-    await miner.settle()
-    return miner
+    return await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path)
+
+
+def _spool(state: Path, role: Role) -> Path:
+    """The folder that large payloads wait in, without what a life that was killed left there.
+
+    It has the role's name, because an operator may give both of his daemons the same `state`.
+    """
+    folder = state / f"spool-{role.value}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder

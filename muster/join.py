@@ -162,7 +162,7 @@ def _make_key(path: Path) -> None:
 async def _registration(run: RunDirectory, identity: Identity, override: str | None) -> str:
     """A sentence on whether the hotkey is registered, and how to register it."""
     try:
-        chain = run.chain(override)
+        chain = run.chain(override, read_only=True)
         try:
             async with asyncio.timeout(_CHAIN_DEADLINE):
                 peer = (await chain.snapshot()).by_hotkey().get(identity.hotkey)

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from blake3 import blake3
+
 from muster.protocol.chain.base import Chain
 from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.chain.sqlite_reader import SqliteChainReader
 from muster.protocol.errors import ConfigError
 from muster.protocol.storage import (
     AllowList,
@@ -21,8 +24,8 @@ from muster.protocol.storage import (
 from muster.runfile import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
 
 
-def open_chain(file: RunFile, base: Path | None, override: str | None = None) -> Chain:
-    """A client of the run's chain.
+def open_chain(file: RunFile, base: Path | None, override: str | None = None, *, read_only: bool = False) -> Chain:
+    """A client of the run's chain; with `read_only` one that leaves a local chain's file as it is.
 
     `base` is the folder a `sqlite:` path is relative to, None for a run that was fetched: then only `override` (the
     setting `chain`: `sqlite:FILE`, or endpoints separated by commas) may name a file.
@@ -30,22 +33,40 @@ def open_chain(file: RunFile, base: Path | None, override: str | None = None) ->
     Raises:
         ConfigError: the run's chain is a file of another machine, or the override is for another kind of chain.
     """
-    if override is not None and override.startswith(SQLITE):
-        return SqliteChain(Path(override.removeprefix(SQLITE)))
-    if file.chain == BITTENSOR:
+    path = _chain_file(file, base, override)
+    if path is None:
         # The SDK takes seconds to import, and local runs never need it.
         from muster.protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
 
         assert file.netuid is not None
         endpoints = tuple(filter(None, (override or "").split(","))) or file.endpoints
         return BittensorChain(endpoints, file.netuid)
+    return SqliteChainReader(path) if read_only else SqliteChain(path)
+
+
+def ledger_name(file: RunFile, base: Path | None, override: str | None = None) -> str:
+    """What this machine's processes call the chain that a hotkey writes to; arguments and errors as of `open_chain`.
+
+    A nonce is one for all subnets of a chain, so these have one name. Two local runs of one seed have the same keys
+    and the same run id, but each its own file.
+    """
+    path = _chain_file(file, base, override)
+    return BITTENSOR if path is None else f"local-{blake3(str(path.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _chain_file(file: RunFile, base: Path | None, override: str | None) -> Path | None:
+    """The file that the chain is, None where it is none."""
+    if override is not None and override.startswith(SQLITE):
+        return Path(override.removeprefix(SQLITE))
+    if file.chain == BITTENSOR:
+        return None
     if override is not None:
         raise ConfigError(f"chain = {override!r} does not go with a run whose chain is {file.chain}")
     if base is None:
         raise ConfigError(
             "the run's chain is a file on its publisher's machine; name yours with the setting chain = 'sqlite:FILE'"
         )
-    return SqliteChain(base / file.chain.removeprefix(SQLITE))
+    return base / file.chain.removeprefix(SQLITE)
 
 
 def open_buckets(
@@ -57,6 +78,8 @@ def open_buckets(
 ) -> Buckets:
     """Everybody's buckets; `own` opens with the write `credentials`, every other with what its location carries.
 
+    Without an `own` folders are opened for reading only.
+
     Raises:
         ConfigError: the buckets are folders on another machine.
     """
@@ -64,7 +87,7 @@ def open_buckets(
         return NetworkBuckets(own, credentials, allow=allow or AllowList())
     if base is None:
         raise ConfigError("the run's buckets are folders on its publisher's machine; it cannot be joined from here")
-    return DirectoryBuckets(base / file.store.removeprefix(FOLDERS))
+    return DirectoryBuckets(base / file.store.removeprefix(FOLDERS), read_only=own is None)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from muster.cast import Cast
 from muster.node.corpus import build_corpus
-from muster.parts import open_buckets, open_chain
+from muster.parts import ledger_name, open_buckets, open_chain
 from muster.protocol.chain.base import Chain
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ConfigError, StorageError
@@ -76,16 +76,22 @@ class RunDirectory:
         """Whether everybody's bucket is where he committed it, rather than a folder."""
         return self.file.store == NETWORK
 
-    def chain(self, override: str | None = None) -> Chain:
-        """A client of the run's chain; `override` is the setting `chain`.
+    def chain(self, override: str | None = None, *, read_only: bool = False) -> Chain:
+        """A client of the run's chain; `override` is the setting `chain`, `read_only` for one who only looks.
 
         Raises:
             ConfigError: the chain is a file of another machine, or the override is for another kind of chain.
         """
-        return open_chain(self.file, self._base, override)
+        return open_chain(self.file, self._base, override, read_only=read_only)
+
+    def ledger(self, override: str | None = None) -> str:
+        """What this machine's processes call that chain; raises as `chain` does."""
+        return ledger_name(self.file, self._base, override)
 
     def buckets(self, own: str | None = None, credentials: Credentials | None = None, allow: str = "") -> Buckets:
         """Everybody's buckets; `own` is the location to open with the write `credentials`, `allow` the setting.
+
+        Who names no `own` only reads: no folder of the run is changed or made.
 
         Raises:
             ConfigError: the buckets are folders on another machine, or `allow` is not valid.

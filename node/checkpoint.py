@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.layout import Layout
 from muster.protocol.spec import HEX32, Natural
 
@@ -130,10 +130,11 @@ def read_manifest(data: bytes, digest: bytes, run_id: bytes, layout: Layout) -> 
     """Parse a manifest whose digest a record pins.
 
     Raises:
-        LedgerError: another digest, run or layout, not canonical, or sizes that θ cannot have.
+        ObjectDamaged: its digest is another.
+        LedgerError: another run or layout, not canonical, or sizes that θ cannot have.
     """
     if manifest_digest(data) != digest:
-        raise LedgerError("the checkpoint's manifest is not the one the record pins")
+        raise ObjectDamaged("the checkpoint's manifest is not the one the record pins")
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -153,13 +154,14 @@ def read_shards(manifest: Manifest, read: Callable[[ShardInfo], bytes], layout: 
     """θ out of the shards, in layout order; `read` gives a shard's bytes.
 
     Raises:
-        LedgerError: a shard is not the one the manifest names, or does not hold the layout's tensors.
+        ObjectDamaged: a shard is not the one the manifest names.
+        LedgerError: they do not hold the layout's tensors.
     """
     found: dict[str, Tensor] = {}
     for shard in manifest.shards:
         data = read(shard)
         if len(data) != shard.bytes or blake3(data).hexdigest() != shard.blake3:
-            raise LedgerError(f"{shard.name} is not the shard the manifest names")
+            raise ObjectDamaged(f"{shard.name} is not the shard the manifest names")
         try:
             found.update(load_safetensors(data))
         except safetensors.SafetensorError as error:

@@ -8,37 +8,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from muster.protocol.admission import HEADER_REASONS, KEY_EARLY, KEY_MISSING, UNAVAILABLE
-from muster.protocol.attendance import NULL_ROUND
-from muster.protocol.selection import NOT_SELECTED
-
-OTHER_REASON = "other"
-"""The label of a reason that is not in the protocol's table: only a leader gone bad writes one."""
-
 MAX_PEERS = 256
 """Peers that are shown one by one, as many as a Bittensor subnet has slots; of more, those with the best scores."""
-
-_OBJECT_REASONS = frozenset(
-    {
-        "truncated", "trailing", "magic", "format", "type", "reserved", "body_size", "field_order", "field_size",
-        "missing_field", "unknown_field", "text", "too_many", "flag", "wrong_run", "signature",
-    }
-)  # fmt: skip
-_PAYLOAD_REASONS = frozenset(
-    {
-        "ciphertext_size", "ciphertext_digest", "key_mismatch", "payload_auth", "codec_version", "frame_truncated",
-        "frame_length", "frame_zstd", "frame_gaps", "index_range", "code_padding", "scale_zero", "frame_trailing",
-    }
-)  # fmt: skip
-KNOWN_REASONS = (
-    HEADER_REASONS
-    | _OBJECT_REASONS
-    | {f"key_{reason}" for reason in _OBJECT_REASONS}
-    | _PAYLOAD_REASONS
-    | {"unregistered", "uid_mismatch", "object_size", "key_round", "key_hotkey"}
-    | {KEY_EARLY, KEY_MISSING, UNAVAILABLE, NOT_SELECTED, NULL_ROUND}
-)
-"""Every reason of protocol.md's table that a submission can be rejected for: what bounds the label."""
 
 CLOSE = "close"
 KINDS = ("round", "null", CLOSE)
@@ -46,7 +17,7 @@ ACCEPTED, REJECTED = "accepted", "rejected"
 
 Entry = Mapping[str, Any]
 Outcome = tuple[str, str]
-"""Result and reason ("" where it was accepted)."""
+"""Result and reason: "" where it was accepted, else one of `protocol.reasons`; no record with another is applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +37,9 @@ class PeerFacts:
 class Facts:
     """What is known of this process so far; times are unix seconds, losses nat/token.
 
-    Counts begin at 0 with the process, so they only ever grow while it lives. Events may come from any thread.
+    Counts begin at 0 with the process, so they only ever grow while it lives. `lost_in_a_row` is how many rounds a
+    miner has lost since its newest submission, `lost_problem` why the last of them; `unregistered` is the newest round
+    that it sat out because its hotkey had no slot, None while it has one. Events may come from any thread.
     """
 
     role: str = ""
@@ -87,6 +60,9 @@ class Facts:
     bytes_down: int = 0
     refused: int = 0
     submitted: int = 0
+    lost_in_a_row: int = 0
+    lost_problem: str = ""
+    unregistered: int | None = None
     weights_round: int | None = None
     store_errors: int = 0
     chain_errors: int = 0
@@ -123,14 +99,8 @@ class Facts:
                 self.role, self.started = entry["role"], entry["time"]
             case "joined":
                 self.hotkey, self.round, self.phase = entry["hotkey"], entry["round"], "submit"
-            case "training":
-                self.phase = "train"
-            case "trained":
-                self.inner_loss = entry["loss"]
-                self.inner_seconds += entry["seconds"]
-            case "submitted":
-                self.phase = "submit"
-                self.submitted += 1
+            case "training" | "trained" | "submitted" | "unregistered" | "lost":
+                self._mined(entry)
             case "sealed" | "key":
                 self.phase = "reveal"
             case "applied":
@@ -146,6 +116,22 @@ class Facts:
             case "finished":
                 self.phase = "closed"
 
+    def _mined(self, entry: Entry) -> None:
+        match entry["event"]:
+            case "training":
+                self.phase, self.unregistered = "train", None
+            case "trained":
+                self.inner_loss = entry["loss"]
+                self.inner_seconds += entry["seconds"]
+            case "submitted":
+                self.phase, self.lost_in_a_row = "submit", 0
+                self.submitted += 1
+            case "unregistered":
+                self.unregistered = entry["round"]
+            case "lost":
+                self.phase, self.lost_problem = "submit", entry["problem"]
+                self.lost_in_a_row += 1
+
     def _applied(self, entry: Entry) -> None:
         if entry["kind"] != CLOSE:
             self.round, self.phase = entry["round"] + 1, "submit"
@@ -154,14 +140,10 @@ class Facts:
         self.bytes_up, self.bytes_down = entry["bytes_up"], entry["bytes_down"]
         self.records[entry["kind"]] += 1
         outcomes = dict.fromkeys(entry["accepted"], (ACCEPTED, ""))
-        outcomes |= {hotkey: (REJECTED, _bounded(reason)) for hotkey, reason in entry["rejected"].items()}
+        outcomes |= {hotkey: (REJECTED, reason) for hotkey, reason in entry["rejected"].items()}
         self.submissions.update(outcomes.values())
         if self.hotkey in outcomes:
             self.own[outcomes[self.hotkey]] += 1
-
-
-def _bounded(reason: str) -> str:
-    return reason if reason in KNOWN_REASONS else OTHER_REASON
 
 
 def _best(rows: Iterable[Mapping[str, Any]]) -> tuple[PeerFacts, ...]:

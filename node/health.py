@@ -13,6 +13,9 @@ ROUNDS_OVERDUE = 2
 """A round is stuck once it is this many times as old as it may become: the leader's own work is not counted in
 the clock's blocks, nor is a slow download here."""
 
+LOST_IN_A_ROW = 2
+"""Rounds a miner may not lose one after another: one may be chance, the second has a cause."""
+
 
 def longest_round(spec: RunSpec) -> int:
     """Blocks from a round's opening to the last one in which its record may be anchored."""
@@ -43,4 +46,17 @@ def problems(facts: Facts, tip: Tip | None, now: float) -> list[str]:
                 f"round {tip.round} has brought no record for {facts.block - since} blocks; "
                 f"look for its leader, or why this node refuses its record"
             )
+    return found + _idle_miner(facts)
+
+
+def _idle_miner(facts: Facts) -> list[str]:
+    """Why a miner follows the run and adds nothing to it."""
+    found = []
+    if facts.unregistered is not None:
+        found.append(
+            f"round {facts.unregistered} is sat out: hotkey {facts.hotkey} has no slot on the subnet; register it "
+            "again (on a local chain a restart does), the next round is trained then"
+        )
+    if facts.lost_in_a_row >= LOST_IN_A_ROW:
+        found.append(f"{facts.lost_in_a_row} rounds in a row were lost, the last one because: {facts.lost_problem}")
     return found

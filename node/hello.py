@@ -5,17 +5,19 @@ Nothing here decides anything: a hello that is missing, damaged or boastful chan
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 from collections.abc import Iterable
 
-from muster.node.participant import Surroundings
+from muster.node.directory import Directory
+from muster.node.ledger.participant import Surroundings
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Chain
+from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import ChainError, StorageError, WireError
 from muster.protocol.identity import public_of
 from muster.protocol.spec import RunSpec
-from muster.protocol.storage import Buckets, Store
+from muster.protocol.storage import Store
 from muster.protocol.wire import Hello
 from muster.protocol.wire.envelope import FORMAT
 from muster.protocol.wire.submission import CODEC
@@ -79,35 +81,40 @@ def incompatibility(hello: Hello, spec: RunSpec) -> str | None:
     return None
 
 
-async def watch_hellos(chain: Chain, buckets: Buckets, run_id: bytes, spec: RunSpec, own: str) -> None:
+async def watch_hellos(chain: Chain, directory: Directory, run_id: bytes, spec: RunSpec, own: str) -> None:
     """Read each peer's hello once and log who is not compatible; runs until cancelled.
 
     `own` is the hotkey that need not be read. A peer that commits another bucket is read again; one whose hello is
-    not there, or not to be had, is asked again after `PERIOD` blocks. A chain that fails ends the watch: who takes
-    part will say so.
+    not there, or not to be had, is asked again after `PERIOD` blocks, as is a chain that fails. All are asked at once,
+    so that nobody waits for a bucket that hangs.
     """
-    try:
-        await _watch(chain, buckets, run_id, spec, own)
-    except ChainError as error:
-        log.warning("the peers' hellos are not read any more: %s", error)
-
-
-async def _watch(chain: Chain, buckets: Buckets, run_id: bytes, spec: RunSpec, own: str) -> None:
     read: dict[str, str] = {}
     height = -1
     while True:
-        height = (await chain.next_block(height)).number + PERIOD - 1
-        for peer in (await chain.snapshot()).peers:
-            if peer.location is None or peer.hotkey == own or read.get(peer.hotkey) == peer.location:
-                continue
-            try:
-                store = buckets.bucket(peer.location)
-                complaint = incompatibility(await read_hello(store, run_id, public_of(peer.hotkey)), spec)
-            except StorageError as error:
-                log.debug("the hello of %s is not to be had: %s", peer.hotkey, error)
-                continue
-            except WireError as error:
-                complaint = f"its hello is not valid ({error})"
-            read[peer.hotkey] = peer.location
-            if complaint is not None:
-                log.warning("%s may not be able to follow this run: %s", peer.hotkey, complaint)
+        try:
+            height = (await chain.next_block(height)).number + PERIOD - 1
+            peers = (await directory.snapshot()).peers
+        except ChainError as error:
+            log.warning("the peers' hellos cannot be read now: %s", error)
+            await asyncio.sleep(DEADLINE)
+            continue
+        async with asyncio.TaskGroup() as tasks:
+            for peer in peers:
+                store = directory.store(peer)
+                if store is not None and peer.hotkey != own and read.get(peer.hotkey) != peer.location:
+                    tasks.create_task(_check_hello(peer, store, run_id, spec, read))
+
+
+async def _check_hello(peer: Peer, store: Store, run_id: bytes, spec: RunSpec, read: dict[str, str]) -> None:
+    """Read one peer's hello, say what speaks against it, and remember where it was read."""
+    try:
+        complaint = incompatibility(await read_hello(store, run_id, public_of(peer.hotkey)), spec)
+    except StorageError as error:
+        log.debug("the hello of %s is not to be had: %s", peer.hotkey, error)
+        return
+    except WireError as error:
+        complaint = f"its hello is not valid ({error})"
+    assert peer.location is not None, "it has a store"
+    read[peer.hotkey] = peer.location
+    if complaint is not None:
+        log.warning("%s may not be able to follow this run: %s", peer.hotkey, complaint)

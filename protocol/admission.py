@@ -21,11 +21,6 @@ MAX_HEAD_BYTES = 4096
 MAX_KEY_BYTES = 1024
 """A key object has 212 bytes; the rest is room for optional fields."""
 
-KEY_EARLY = "key_early"
-KEY_MISSING = "key_missing"
-UNAVAILABLE = "unavailable"
-"""The ciphertext could not be fetched, although the header was sealed."""
-
 
 @dataclass(frozen=True, slots=True)
 class RoundFacts:
@@ -95,14 +90,3 @@ def _admit_data(facts: RoundFacts, signed: Signed) -> None:
     windows = assigned(facts.opening.assign.value, header.uid, spec.data, header.windows)
     if header.data_digest != data_digest(windows):
         raise WireError("data_digest", "not the assigned windows")
-
-
-HEADER_REASONS = frozenset(
-    {
-        "truncated", "trailing", "magic", "format", "type", "reserved", "body_size",
-        "field_order", "field_size", "missing_field", "unknown_field", "wrong_run", "signature",
-        "head_size", "foreign_header", "wrong_round", "wrong_base", "wrong_layout", "payload_size",
-        "windows_range", "tokens", "uid_range", "data_digest", "possession",
-    }
-)  # fmt: skip
-"""Reasons anyone can recompute from the head alone; a record that claims one wrongly is not valid."""

@@ -6,7 +6,7 @@ holds every head, and a head says how long its ciphertext is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -24,12 +24,20 @@ class Opened:
 
     signed: Signed
     key: bytes
-    ciphertext: bytes
+    ciphertext: bytes | memoryview
+
+
+def bundle_parts(submissions: Iterable[Opened]) -> Iterator[bytes | memoryview]:
+    """The bundle's bytes, piece by piece; its digest is their BLAKE3."""
+    for submission in submissions:
+        yield submission.signed.head
+        yield submission.key
+        yield submission.ciphertext
 
 
 def write_bundle(submissions: Iterable[Opened]) -> bytes:
-    """The bundle's bytes; its digest is their BLAKE3."""
-    return b"".join(s.signed.head + s.key + s.ciphertext for s in submissions)
+    """The bundle's bytes."""
+    return b"".join(bundle_parts(submissions))
 
 
 def bundle_size(accepted: Iterable[Signed]) -> int:

@@ -3,9 +3,11 @@
     MusterError            1  something went wrong that is not any of the below
     ├── UsageError         2  a flag or an argument does not make sense
     ├── ConfigError        3  a preset, a TOML file or a run spec is not valid
+    │   └── HotkeyInUse       another process of this machine has the hotkey's role
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
-    │   └── ObjectTooLarge    an object exceeds the cap its reader set
+    │   ├── ObjectTooLarge    an object exceeds the cap its reader set
+    │   └── ObjectDamaged     bytes are not those that a digest names: to be read again, or elsewhere
     ├── ChainError         5  the chain refused or could not be reached
     │   ├── ChainUnreachable  no endpoint answers
     │   ├── StaleChain        the endpoints that answer do not show new blocks
@@ -29,10 +31,14 @@ from typing import ClassVar
 
 
 class MusterError(Exception):
-    """Base of every error Muster raises on purpose; its text is a sentence a person can act on."""
+    """Base of every error Muster raises on purpose; its text is a sentence a person can act on.
+
+    `subject` is the key of the object it is about, "" where there is none.
+    """
 
     code: ClassVar[str] = "error"
     exit_status: ClassVar[int] = 1
+    subject: str = ""
 
 
 class UsageError(MusterError):
@@ -47,6 +53,12 @@ class ConfigError(MusterError):
 
     code = "config"
     exit_status = 3
+
+
+class HotkeyInUse(ConfigError):
+    """Another process of this machine has this hotkey's role in this run."""
+
+    code = "config.hotkey_in_use"
 
 
 class StorageError(MusterError):
@@ -66,6 +78,19 @@ class ObjectTooLarge(StorageError):
     """An object is larger than the cap its reader set; nothing of it was kept."""
 
     code = "storage.too_large"
+
+
+class ObjectDamaged(StorageError):
+    """What was read is not what a digest names: a fault of the transport, so it is read again, or elsewhere.
+
+    `reason` is the slug of what would be wrong with the object if these were its bytes, "" where none is named.
+    """
+
+    code = "storage.damaged"
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class ChainError(MusterError):
@@ -116,6 +141,13 @@ class AuditError(LedgerError):
     """The audit found an object that is not what it must be."""
 
     code = "audit"
+
+
+class ScoresFault(MusterError):
+    """The audit found the ledger right, and a validator's file of scores that is not what it must be."""
+
+    code = "audit.scores"
+    exit_status = 12
 
 
 class DataError(MusterError):

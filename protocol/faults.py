@@ -23,6 +23,7 @@ CRASH_STATUS = 70
 """Exit status of a scripted crash (EX_SOFTWARE of sysexits.h); no `MusterError` uses it."""
 
 FAULT_POINTS = (
+    "submit.before_save",
     "submit.before_put",
     "submit.before_key",
     "seal.before_put",

@@ -6,7 +6,7 @@ its record from the same functions, so a record its leader would not accept itse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,20 +15,30 @@ from blake3 import blake3
 
 from muster.kernels import SparseUpdate
 from muster.protocol import wire
-from muster.protocol.admission import HEADER_REASONS, KEY_EARLY, RoundFacts, admit
-from muster.protocol.attendance import MEMORY, NULL_ROUND, Attendance, attendance, before_genesis, expected
-from muster.protocol.bundle import bundle_size, read_bundle
+from muster.protocol.admission import RoundFacts
+from muster.protocol.attendance import Attendance, before_genesis, expected, remember, seen_in
+from muster.protocol.bundle import Opened, bundle_size, read_bundle
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import public_of
 from muster.protocol.layout import Layout, layout_of
-from muster.protocol.selection import NOT_SELECTED, select
+from muster.protocol.reasons import HEAD_REASONS, KEY_EARLY, REASONS
+from muster.protocol.selection import Choice, choose, order
 from muster.protocol.spec import RunSpec
 from muster.protocol.weighing import Weights, cap_scales, weigh
-from muster.protocol.wire import Beacon, Kind, Opening, Record, Seal, Signed
+from muster.protocol.wire import Beacon, Kind, Opening, Record, ScoresUsed, Seal, Signed
 
 NO_CHECKPOINT = bytes(32)
+
+SCORES_AGE = 16
+"""Rounds by which a score file may be older than the one of round r − L."""
+
 Possession = Callable[[bytes], bytes]
+Admit = Callable[[bytes, bytes], Signed]
+"""Judges a head by its owner's key and its bytes, as `admission.admit` does: WireError with the reason."""
+
+OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
+"""Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
 
 
 @lru_cache(8)
@@ -53,7 +63,8 @@ class Tip:
     """Where the ledger stands: the round that is open and everything its record will be judged by.
 
     `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
-    that changed θ, `past` is what the last records say about who was there. A closed ledger has no open round.
+    that changed θ, `past` is what the last records say about who was there, oldest first. A closed ledger has no open
+    round.
     """
 
     history: SpecHistory
@@ -80,9 +91,33 @@ class Tip:
         return self.history.at(self.round)
 
     def leader(self, turn: int) -> bytes:
-        """Whose turn it is to close the round."""
+        """Whose turn number `turn` to close the round is."""
         leaders = self.history.genesis.genesis.leaders
         return public_of(leaders[turn % len(leaders)])
+
+    @property
+    def leader_in_turn(self) -> bytes:
+        """The public key of who closes the open round: in this release the turn never passes on."""
+        return self.leader(turn=0)
+
+    @property
+    def score_rounds(self) -> range:
+        """The rounds whose scores may steer the open one, newest first: r − L … r − L − 16, none before round 0."""
+        newest = self.round - self.spec.gauntlet.lag
+        return range(newest, max(newest - SCORES_AGE, 0) - 1, -1)
+
+    @property
+    def remembered(self) -> frozenset[bytes]:
+        """Everybody with an entry in the records remembered; they and the registered may have rows of scores."""
+        return seen_in(self.past)
+
+    def order(self, candidates: Collection[bytes], scores: Sequence[ScoresUsed]) -> tuple[bytes, ...]:
+        """Who has the first claim to a seat of the open round; see `selection.order`."""
+        return order(candidates, scores, self.past, self.opening.possess.value, self.spec.gauntlet)
+
+    def choose(self, known: Mapping[bytes, str], scores: Sequence[ScoresUsed]) -> Choice:
+        """Decide the open round by what is known to be wrong with each sealed submission; see `selection.choose`."""
+        return choose(known, scores, self.past, self.opening.possess.value, self.spec)
 
     def facts(self, possession: Possession, peers: dict[bytes, int] | None = None) -> RoundFacts:
         """What submissions of the open round are judged against."""
@@ -141,10 +176,19 @@ class Applied:
     tip: Tip
 
 
-def verify(tip: Tip, record: Record, digest: bytes, seal: tuple[Seal, bytes], bundle: bytes, root: bytes,
-           possession: Possession) -> Applied:  # fmt: skip
-    """Judge the record of the open round; `root` and `possession` are the judge's own, of its θ.
+def verify(
+    tip: Tip,
+    record: Record,
+    digest: bytes,
+    seal: tuple[Seal, bytes],
+    root: bytes,
+    admit: Admit,
+    open_accepted: OpenAccepted,
+) -> Applied:
+    """Judge the record of the open round; `seal` with its digest, `root` the judge's own, of its θ.
 
+    `admit` judges heads by the judge's own θ (`admission.admit` with `tip.facts`), `open_accepted` gives the accepted
+    updates (`open_bundle`); who holds heads and payloads judged before hands them over here, and nothing is done twice.
     Whoever applies a record has called this first. Blocks and beacons are checked against the chain by the caller.
 
     Raises:
@@ -152,9 +196,10 @@ def verify(tip: Tip, record: Record, digest: bytes, seal: tuple[Seal, bytes], bu
     """
     check_link(tip, record, root)
     check_seal(tip, record, *seal)
-    admitted = _check_entries(tip, record, seal[0], possession)
-    updates = _open_bundle(tip, record, bundle, [admitted[entry.public] for entry in record.accepted])
-    capped, weights = prepare(updates, tip.spec)
+    admitted = _check_entries(record, seal[0], admit)
+    _check_scores(tip, record)
+    _check_choice(tip, record)
+    capped, weights = prepare(open_accepted([admitted[entry.public] for entry in record.accepted]), tip.spec)
     if not np.array_equal(weights.view(np.uint32), record.weights.view(np.uint32)):
         raise LedgerError("the weights are not what the accepted submissions give")
     return Applied(record, digest, tuple(capped), weights, advance(tip, record, digest))
@@ -168,7 +213,7 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     """
     check_link(tip, record, None)
     history = adopt_amendments(tip.history, record.amendments, record.round)
-    past = (*tip.past, attendance(record))[-MEMORY:]
+    past = remember(tip.past, record)
     opening = record.opening
     if opening is None:
         return replace(tip, history=history, parent=digest, past=past, closed=True)
@@ -226,70 +271,65 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
 
 
 def _in_time(opening: Opening, seal: Seal) -> bool:
-    """At the deadline, or early with every expected peer in; the machine that says when is `protocol.round`."""
+    """At the deadline, or early with every expected peer in; the machine that says when is `muster.protocol.round`."""
     peers = {public for public, _ in seal.headers}
     early = bool(opening.expected) and peers.issuperset(opening.expected) and seal.block.number >= opening.min_block
     return early or seal.block.number >= opening.deadline
 
 
-def _check_entries(tip: Tip, record: Record, seal: Seal, possession: Possession) -> dict[bytes, Signed]:
-    """Every reason that can be recomputed is; returns the admitted headers by peer."""
-    facts = tip.facts(possession)
+def _check_entries(record: Record, seal: Seal, admit: Admit) -> dict[bytes, Signed]:
+    """Every reason that can be recomputed from a head is; returns the admitted headers by peer."""
     admitted: dict[bytes, Signed] = {}
     for entry in record.entries:
+        if entry.reason and entry.reason not in REASONS:
+            raise LedgerError(f"{entry.reason} is not a reason of this protocol")
         try:
-            admitted[entry.public] = admit(facts, entry.public, entry.head)
+            admitted[entry.public] = admit(entry.public, entry.head)
         except WireError as error:
             if entry.reason != error.reason:
                 claim = entry.reason or "accepted"
                 raise LedgerError(f"a submission is recorded as {claim} but is {error.reason}") from error
             continue
-        if entry.reason in HEADER_REASONS:
+        if entry.reason in HEAD_REASONS:
             raise LedgerError(f"a submission is recorded as {entry.reason} without being so")
         if (entry.reason == KEY_EARLY) != (entry.public in seal.early):
             raise LedgerError("the record and its seal disagree about who showed his key early")
     uids = [admitted[entry.public].header.uid for entry in record.accepted]
     if len(set(uids)) != len(uids):
         raise LedgerError("two accepted submissions claim the same slot")
-    _check_scores(tip, record)
-    _check_selection(tip, record)
     return admitted
 
 
 def _check_scores(tip: Tip, record: Record) -> None:
-    """The scores are of the round that steers this one, each by one validator of the run."""
+    """The scores are of rounds that may steer this one, one file of a validator, with rows for possible peers only."""
     validators = [scores.validator for scores in record.scores]
     allowed = {public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders}
-    steering = tip.round - tip.spec.gauntlet.lag
     if not wire.strictly_ascending(validators) or not allowed.issuperset(validators):
         raise LedgerError("the scores are not by validators of the run, each once and in key order")
-    if any(scores.round != steering for scores in record.scores):
-        raise LedgerError(f"the scores are not those of round {steering}")
-    if not all(wire.strictly_ascending([row.public for row in scores.rows]) for scores in record.scores):
-        raise LedgerError("the rows of a validator's scores are not each peer once, in key order")
+    most = tip.spec.data.slots + len(tip.remembered)
+    for scores in record.scores:
+        if scores.round not in tip.score_rounds:
+            raise LedgerError(f"scores of round {scores.round} cannot steer round {tip.round}")
+        if len(scores.rows) > most:
+            raise LedgerError(f"a validator's scores have {len(scores.rows)} rows where {most} peers are possible")
+        if not wire.strictly_ascending([row.public for row in scores.rows]):
+            raise LedgerError("the rows of a validator's scores are not each peer once, in key order")
 
 
-def _check_selection(tip: Tip, record: Record) -> None:
-    valid = [e.public for e in record.entries if e.reason in ("", NOT_SELECTED, NULL_ROUND)]
-    kind, accepted = decide(tip, valid, record)
+def _check_choice(tip: Tip, record: Record) -> None:
+    """Kind and reasons are what the rules make of them: a leader has nothing to choose."""
     if record.kind is Kind.CLOSE:
         if record.entries:
             raise LedgerError("a closing record has no submissions")
-    elif record.kind is not kind:
-        raise LedgerError(f"{len(valid)} valid submissions make it a {kind.name.lower()} record")
-    if tuple(entry.public for entry in record.accepted) != accepted:
-        raise LedgerError("the selection is not what the rules give")
-    # The two differ in what they mean for attendance, so a leader must not choose between them.
-    refusal, other = (NOT_SELECTED, NULL_ROUND) if kind is Kind.ROUND else (NULL_ROUND, NOT_SELECTED)
-    if any(entry.reason == other for entry in record.entries):
-        raise LedgerError(f"a valid submission that is not applied is {refusal} in this record, not {other}")
-
-
-def decide(tip: Tip, valid: Sequence[bytes], record: Record) -> tuple[Kind, tuple[bytes, ...]]:
-    """Whether θ moves this round, and by whose work."""
-    if len(valid) < tip.spec.clock.min_submissions or record.kind is Kind.CLOSE:
-        return Kind.NULL, ()
-    return Kind.ROUND, select(valid, record.scores, record.evaluate.value, tip.spec.gauntlet)
+        return
+    choice = tip.choose({entry.public: entry.reason for entry in record.entries}, record.scores)
+    if record.kind is not choice.kind:
+        raise LedgerError(f"its submissions make it a {choice.kind.name.lower()} record")
+    for entry in record.entries:
+        right = choice.reasons[entry.public]
+        if entry.reason != right:
+            claim = entry.reason or "accepted"
+            raise LedgerError(f"a submission is recorded as {claim} where the rules make it {right or 'accepted'}")
 
 
 def check_bundle(record: Record, bundle: bytes) -> None:
@@ -302,16 +342,26 @@ def check_bundle(record: Record, bundle: bytes) -> None:
         raise LedgerError("the bundle is not the one the record names")
 
 
-def _open_bundle(tip: Tip, record: Record, bundle: bytes, accepted: list[Signed]) -> list[SparseUpdate]:
-    check_bundle(record, bundle)
-    updates = []
-    for opened in read_bundle(bundle, accepted):
-        try:
-            header = opened.signed.header
-            updates.append(wire.open(header, opened.ciphertext, opened.key, tip.layout, tip.spec.sparse.k))
-        except WireError as error:
-            raise LedgerError(f"an accepted submission of {header.hotkey} is {error.reason}") from error
-    return updates
+def open_bundle(tip: Tip, record: Record, bundle: bytes) -> OpenAccepted:
+    """How everybody but the record's leader gets at the accepted updates: by decrypting the record's bundle.
+
+    What is returned raises LedgerError where the bundle is not the one the record names, or a submission in it is not
+    good.
+    """
+
+    def opened(accepted: Sequence[Signed]) -> list[SparseUpdate]:
+        check_bundle(record, bundle)
+        return [_open(tip, submission) for submission in read_bundle(bundle, accepted)]
+
+    return opened
+
+
+def _open(tip: Tip, submission: Opened) -> SparseUpdate:
+    header = submission.signed.header
+    try:
+        return wire.open(header, submission.ciphertext, submission.key, tip.layout, tip.spec.sparse.k)
+    except WireError as error:
+        raise LedgerError(f"an accepted submission of {header.hotkey} is {error.reason}") from error
 
 
 def check_bundle_size(record: Record, run_id: bytes) -> int:

@@ -1,15 +1,18 @@
-"""The round machine: what a round waits for and what each participant does next, without I/O, clock or sleep.
+"""The round machine: the only thing that decides what happens next in a round, without I/O, clock or sleep.
 
-    SUBMIT ──seal──▶ REVEAL ──record──▶ CLOSED        (a record ends the round from any phase)
+    SUBMIT ──seal──▶ REVEAL ──record──▶ APPLY ──done──▶ CLOSED        (a record ends SUBMIT and REVEAL alike)
 
-`step(state, event)` is the whole of it: facts in, instructions out. The session feeds it and carries out what it
-says; the simulator, the daemons and the tests all drive this one function.
+Facts go in as events, instructions come out, and nothing is done that was not instructed. What is to be done follows
+from the facts alone (`wanted`); an instruction that failed is given again by name at every following block until it
+is done, or until the facts make it pointless. The session carries instructions out; the simulator, the daemons and
+the tests all drive this one machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from muster.protocol.spec import ClockSpec
 from muster.protocol.wire import Opening
@@ -18,10 +21,10 @@ from muster.protocol.wire import Opening
 class Role(Enum):
     """What a participant does in this round."""
 
-    MINER = auto()
-    VALIDATOR = auto()
-    LEADER = auto()
-    FOLLOWER = auto()
+    MINER = "miner"
+    VALIDATOR = "validator"
+    LEADER = "leader"
+    FOLLOWER = "follower"
 
 
 class Phase(Enum):
@@ -29,16 +32,32 @@ class Phase(Enum):
 
     SUBMIT = "submit"
     REVEAL = "reveal"
+    APPLY = "apply"
     CLOSED = "closed"
+
+
+class Instruction(Enum):
+    """What the participant has to do now; given in this order."""
+
+    APPLY = "apply"
+    PUBLISH_SEAL = "publish_seal"
+    PUBLISH_KEY = "publish_key"
+    PUBLISH_RECORD = "publish_record"
+    TRAIN = "train"
+
+
+_NONE: frozenset[Instruction] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
     """A round as one participant sees it. Peers are public keys.
 
-    `me` is the participant's own key; `submitted` what the leader has seen; `sealed` is None until the seal;
-    `settled` the sealed peers that nothing more can come from (their key is in, or they are already out);
-    `scored` whether every score this round's selection may wait for is in.
+    `me` is the participant's own key. `closing` says that its leader ends the run with this round. `since` is the
+    first block this participant saw the round at. `submitted` is what the leader has seen; `sealed` is None until the
+    seal; `settled` the sealed peers that nothing more is awaited from; `scored` whether every score this round's
+    selection may wait for is in; `looks` how often the leader has looked at the peers since the seal. `record` is the
+    digest of the round's valid record. `running`, `failed` and `done` are the instructions that have been given.
     """
 
     role: Role
@@ -46,15 +65,39 @@ class RoundState:
     opening: Opening
     clock: ClockSpec
     score_wait: int
+    closing: bool = False
     phase: Phase = Phase.SUBMIT
+    opened: bool = False
+    since: int | None = None
     block: int = 0
     submitted: frozenset[bytes] = frozenset()
+    looked: bool = False
     sealed: frozenset[bytes] | None = None
     sealed_block: int = 0
     settled: frozenset[bytes] = frozenset()
     scored: bool = False
-    sealing: bool = False
-    recording: bool = False
+    looks: int = 0
+    record: bytes | None = None
+    running: frozenset[Instruction] = _NONE
+    failed: frozenset[Instruction] = _NONE
+    done: frozenset[Instruction] = _NONE
+
+    @property
+    def deadline(self) -> int:
+        """The block at which the leader seals whatever is in.
+
+        A leader that comes to the round when it is over already (it was down, or the whole run was paused) has seen
+        nobody fail to deliver: it gives the round its full length from then on.
+        """
+        opening = self.opening
+        if self.since is None or self.since < opening.deadline:
+            return opening.deadline
+        return self.since + opening.deadline - opening.open.number
+
+    @property
+    def revealing_since(self) -> int:
+        """The block the time for keys counts from: the seal's, or the first at which this leader could look."""
+        return max(self.sealed_block, self.since or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +120,11 @@ class SubmissionSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """The leader has looked at all peers once more, and everything it saw has been told."""
+
+
+@dataclass(frozen=True, slots=True)
 class SealSeen:
     """A valid seal is public."""
 
@@ -86,7 +134,7 @@ class SealSeen:
 
 @dataclass(frozen=True, slots=True)
 class KeySettled:
-    """A sealed peer's key is in, or its submission is already rejected."""
+    """Nothing more is awaited from a sealed peer: its payload is in, or failed, or cannot get a seat."""
 
     peer: bytes
 
@@ -98,27 +146,27 @@ class ScoresIn:
 
 @dataclass(frozen=True, slots=True)
 class RecordSeen:
-    """A record of this round is anchored and available."""
+    """A record of this round is anchored, available and valid."""
+
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Undone:
-    """A seal or record could not be published; it is tried again at the next event."""
+class Done:
+    """An instruction has been carried out."""
+
+    instruction: Instruction
 
 
-Event = Opened | Tick | SubmissionSeen | SealSeen | KeySettled | ScoresIn | RecordSeen | Undone
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An instruction could not be carried out, for a reason that may pass."""
+
+    instruction: Instruction
+    problem: str
 
 
-class Instruction(Enum):
-    """What the participant has to do now."""
-
-    TRAIN = auto()
-    PUBLISH_SEAL = auto()
-    PUBLISH_KEY = auto()
-    PUBLISH_RECORD = auto()
-    APPLY_RECORD = auto()
-
-
+Event = Opened | Tick | SubmissionSeen | Looked | SealSeen | KeySettled | ScoresIn | RecordSeen | Done | Failed
 Step = tuple[RoundState, tuple[Instruction, ...]]
 
 
@@ -126,66 +174,137 @@ def step(state: RoundState, event: Event) -> Step:
     """The state after an event, and what to do. Events that no longer matter change nothing."""
     if state.phase is Phase.CLOSED:
         return state, ()
+    state = _take(state, event)
+    busy = state.running | state.failed | state.done
+    given = tuple(i for i in Instruction if i in wanted(state) - busy)
+    return replace(state, running=state.running | frozenset(given)), given
+
+
+def wanted(state: RoundState) -> frozenset[Instruction]:
+    """What the facts call for, whether or not it has been given; everything else would be pointless now."""
+    match state.phase, state.role:
+        case Phase.APPLY, _:
+            return frozenset((Instruction.APPLY,))
+        case Phase.SUBMIT, Role.MINER if state.opened:
+            return frozenset((Instruction.TRAIN,))
+        case Phase.SUBMIT, Role.LEADER if ready_to_seal(state):
+            return frozenset((Instruction.PUBLISH_SEAL,))
+        case Phase.REVEAL, Role.MINER if state.sealed is not None and state.me in state.sealed:
+            return frozenset((Instruction.PUBLISH_KEY,))
+        case Phase.REVEAL, Role.LEADER if ready_to_record(state):
+            return frozenset((Instruction.PUBLISH_RECORD,))
+    return _NONE
+
+
+def _take(state: RoundState, event: Event) -> RoundState:
+    """The facts after an event."""
     match event:
+        case Done() | Failed():
+            state = _reported(state, event)
         case Opened():
-            trains = state.role is Role.MINER and state.phase is Phase.SUBMIT
-            return state, (Instruction.TRAIN,) if trains else ()
-        case RecordSeen():
-            return replace(state, phase=Phase.CLOSED), (Instruction.APPLY_RECORD,)
-        case SealSeen(peers, block):
-            return _sealed(state, peers, block)
+            state = replace(state, opened=True)
         case Tick(block):
-            state = replace(state, block=max(state.block, block))
+            since = block if state.since is None else state.since
+            failed = _NONE if block > state.block else state.failed
+            state = replace(state, since=since, block=max(state.block, block), failed=failed)
         case SubmissionSeen(peer):
             state = replace(state, submitted=state.submitted | {peer})
+        case Looked():
+            state = replace(state, looked=True, looks=state.looks + (state.phase is Phase.REVEAL))
+        case SealSeen(peers, block) if state.phase is Phase.SUBMIT:
+            latest = max(state.block, block)
+            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=latest)
         case KeySettled(peer):
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
             state = replace(state, scored=True)
-        case Undone():
-            return replace(state, sealing=False, recording=False), ()
-    return _lead(state) if state.role is Role.LEADER else (state, ())
+        case RecordSeen(digest):
+            state = replace(state, phase=Phase.APPLY, record=digest)
+    return state
 
 
-def _sealed(state: RoundState, peers: frozenset[bytes], block: int) -> Step:
-    if state.phase is not Phase.SUBMIT:
-        return state, ()
-    state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=max(state.block, block))
-    if state.role is Role.LEADER:
-        return _lead(state)
-    return state, (Instruction.PUBLISH_KEY,) if state.role is Role.MINER and state.me in peers else ()
-
-
-def _lead(state: RoundState) -> Step:
-    """The leader seals and records when there is nothing left to wait for."""
-    if state.phase is Phase.SUBMIT and not state.sealing and ready_to_seal(state):
-        return replace(state, sealing=True), (Instruction.PUBLISH_SEAL,)
-    if state.phase is Phase.REVEAL and not state.recording and ready_to_record(state):
-        return replace(state, recording=True), (Instruction.PUBLISH_RECORD,)
-    return state, ()
+def _reported(state: RoundState, event: Done | Failed) -> RoundState:
+    """What came of an instruction."""
+    instruction = event.instruction
+    running = state.running - {instruction}
+    if isinstance(event, Failed):
+        return replace(state, running=running, failed=state.failed | {instruction})
+    phase = Phase.CLOSED if instruction is Instruction.APPLY else state.phase
+    return replace(state, phase=phase, running=running, done=state.done | {instruction})
 
 
 def ready_to_seal(state: RoundState) -> bool:
-    """All expected peers are in (there are some, and the round is old enough), or the deadline has come."""
+    """All expected peers are in (there are some, and the round is old enough), or the deadline has come.
+
+    Never before the first look, or a leader that was away would close a round whose submissions it has not seen. A
+    closing round waits for nobody.
+    """
     expected = frozenset(state.opening.expected)
     early = bool(expected) and expected <= state.submitted and state.block >= state.opening.min_block
-    return early or state.block >= state.opening.deadline
+    return state.closing or (state.looked and (early or state.block >= state.deadline))
 
 
 def ready_to_record(state: RoundState) -> bool:
     """Every sealed peer is settled or out of time, and the scores are in or out of time.
 
-    Peers that nobody expects have only the grace period.
-
-    Never in the seal's own block: the evaluation beacon must come from a later one.
+    Peers that nobody expects have only the grace period, and at least two looks in it. Never in the seal's own block
+    (the evaluation beacon must come from a later one), and never before the first look.
     """
     assert state.sealed is not None
-    if state.block <= state.sealed_block:
+    if state.block <= state.sealed_block or not state.looks:
         return False
-    reveal_ends = state.sealed_block + state.clock.reveal
+    reveal_ends = state.revealing_since + state.clock.reveal
     owing = state.sealed - state.settled
-    if state.block >= state.sealed_block + state.clock.grace:
+    if state.block >= state.revealing_since + state.clock.grace and state.looks >= 2:
         owing &= frozenset(state.opening.expected)
     revealed = not owing or state.block >= reveal_ends
     scored = state.scored or state.block >= reveal_ends + state.score_wait
     return revealed and scored
+
+
+def check_invariants(before: RoundState, after: RoundState) -> None:
+    """What no event may ever break.
+
+    Raises:
+        AssertionError: the machine is wrong.
+    """
+    order = list(Phase)
+    assert order.index(after.phase) >= order.index(before.phase), "a round never goes back"
+    assert after.block >= before.block, "time never goes back"
+    assert (after.phase is not Phase.REVEAL) or after.sealed is not None, "nothing is revealed before the seal"
+    assert (after.record is not None) == (after.phase in (Phase.APPLY, Phase.CLOSED)), "a record, and only it, applies"
+    assert before.done <= after.done, "what is done stays done"
+    given = (after.running, after.failed, after.done)
+    assert len(frozenset().union(*given)) == sum(map(len, given)), "an instruction runs, failed, or is done"
+    assert Instruction.PUBLISH_RECORD not in after.running or after.sealed is not None, "no record without a seal"
+    assert after.phase is not Phase.CLOSED or Instruction.APPLY in after.done, "a round closes by applying its record"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One line of a round's story: an event that changed the phase, called for something, or reported on it."""
+
+    block: int
+    event: Event
+    phase: Phase
+    given: tuple[Instruction, ...]
+
+
+@dataclass(slots=True)
+class RoundMachine:
+    """A round's state, fed event by event; `told` is called with every transition worth telling."""
+
+    state: RoundState
+    told: Callable[[Transition], None] = lambda _transition: None
+    log: list[Transition] = field(default_factory=list)
+
+    def feed(self, event: Event) -> tuple[Instruction, ...]:
+        """Take one event in; returns what to do now."""
+        before = self.state
+        self.state, given = step(before, event)
+        check_invariants(before, self.state)
+        if given or self.state.phase is not before.phase or isinstance(event, Done | Failed | ScoresIn):
+            transition = Transition(self.state.block, event, self.state.phase, given)
+            self.log.append(transition)
+            self.told(transition)
+        return given

@@ -7,6 +7,7 @@ the run id.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import rfc8785
@@ -18,8 +19,11 @@ from muster.protocol.identity import Identity, public_of, verify
 from muster.protocol.spec import HEX32, Natural, Rate, Share
 from muster.protocol.wire import ScoreRow, ScoresUsed
 
-MAX_SCORES_BYTES = 4 * 2**20
-"""Cap of a score file; one peer takes about 400 bytes, a subnet of 256 about 100 KiB."""
+_ROW_BYTES = 512
+"""A row takes at most 400 bytes, with every number as long as numbers get."""
+
+_FRAME_BYTES = 1024
+"""Room for the rest of the file."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 _DOMAIN = b"muster/scores/v1"
@@ -100,10 +104,17 @@ def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple
     return file.body, blake3(_DOMAIN + signed).digest()
 
 
-def used(body: ScoresBody, digest: bytes, hotkey: str, stake: int) -> ScoresUsed:
-    """The part of a score file that a record carries, rows in key order."""
-    rows = sorted(
-        (ScoreRow(public_of(p.hotkey), p.peer_score, p.positive) for p in body.peers),
-        key=lambda row: row.public,
-    )
-    return ScoresUsed(public_of(hotkey), stake, body.round, digest, tuple(rows))
+def max_scores_bytes(slots: int) -> int:
+    """Cap of a score file in a run of so many slots (`data.slots`): a row for each, and the frame."""
+    return _FRAME_BYTES + _ROW_BYTES * slots
+
+
+def used(body: ScoresBody, digest: bytes, hotkey: str, stake: int, known: Collection[bytes]) -> ScoresUsed:
+    """The part of a score file that a record carries, rows in key order.
+
+    `known` are the peers that may have rows: those registered now, and those with an entry in the records remembered.
+    Others are dropped, so that a validator who invents peers adds nothing to a record.
+    """
+    rows = (ScoreRow(public_of(p.hotkey), p.peer_score, p.positive) for p in body.peers)
+    kept = sorted((row for row in rows if row.public in known), key=lambda row: row.public)
+    return ScoresUsed(public_of(hotkey), stake, body.round, digest, tuple(kept))

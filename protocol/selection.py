@@ -1,24 +1,28 @@
-"""Which valid submissions are applied, as a pure function of what the record names, so that anyone can redo it.
+"""Whose submission is applied, as a pure function of what the ledger says, so that anyone can redo it.
 
-Seats go to scored peers by PeerScore (the stake-weighted median over validators). A newcomer, who has not yet had a
-positive LossScore, waits in the reserve: it takes seats nobody scored wants, and at most a small share of those
-they do. Ties, and everything while there are no scores at all, are settled by the round's beacon.
+There is one total order over all submissions whose head is valid, known before any payload has been read: payloads are
+fetched in it, and the first G that turn out good have the seats. Seats go to scored peers by PeerScore (the
+stake-weighted median over validators). A newcomer, who has not yet had a positive LossScore, waits in the reserve: it
+takes seats nobody scored wants, and at most a small share of those they do. Who failed to deliver in the last rounds
+stands behind all of its kind who did not. Ties are settled by the round's possession beacon.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
 
+from muster.protocol.attendance import Attendance
 from muster.protocol.errors import LedgerError
-from muster.protocol.spec import GauntletSpec
-from muster.protocol.wire import ScoreRow, ScoresUsed
+from muster.protocol.reasons import DECISIONS, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.spec import GauntletSpec, RunSpec
+from muster.protocol.wire import Kind, ScoreRow, ScoresUsed
 
-NOT_SELECTED = "not_selected"
-"""Reason of a valid submission that got no seat."""
+DEMOTION = 8
+"""Records for which a payload that was not good, or not there, puts a peer behind the others of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +64,77 @@ def _agree(rows: list[tuple[float, int, bool]]) -> Standing:
     raise AssertionError("a median of nothing")
 
 
-def select(
-    candidates: Sequence[bytes], scores: Sequence[ScoresUsed], beacon: bytes, gauntlet: GauntletSpec
+def order(
+    candidates: Collection[bytes],
+    scores: Sequence[ScoresUsed],
+    past: Sequence[Attendance],
+    beacon: bytes,
+    gauntlet: GauntletSpec,
 ) -> tuple[bytes, ...]:
-    """The peers whose submissions are applied, in key order; `candidates` are all whose submission is valid."""
-    if len(candidates) <= gauntlet.seats:
-        return tuple(sorted(candidates))
+    """All candidates, whoever has the first claim to a seat first.
+
+    `past` is what the last records say, oldest first; `beacon` is the round's possession beacon.
+
+    Raises:
+        LedgerError: a score that is negative or not finite.
+    """
     known = standings(scores)
+    failed = {peer for seen in past[-DEMOTION:] for peer in seen.failed}
     nobody = Standing(0.0, False)
 
-    def rank(public: bytes) -> tuple[float, bytes]:
-        return -known.get(public, nobody).score, blake3(beacon + public).digest()
+    def rank(public: bytes) -> tuple[bool, float, bytes]:
+        return public in failed, -known.get(public, nobody).score, blake3(beacon + public).digest()
 
-    proven = sorted((p for p in candidates if known.get(p, nobody).positive), key=rank)
-    newcomers = sorted((p for p in candidates if not known.get(p, nobody).positive), key=rank)
+    ranked = sorted(candidates, key=rank)
+    if not known:
+        veterans = {peer for seen in past for peer in seen.accepted}
+        return tuple(sorted(ranked, key=lambda public: public not in veterans))
+    proven = [public for public in ranked if known.get(public, nobody).positive]
+    newcomers = [public for public in ranked if not known.get(public, nobody).positive]
     contested = math.floor(gauntlet.newcomer_share * gauntlet.seats) if proven else gauntlet.seats
-    free = max(gauntlet.seats - len(proven), 0)
-    for_newcomers = min(len(newcomers), max(contested, free))
-    return tuple(sorted(proven[: gauntlet.seats - for_newcomers] + newcomers[:for_newcomers]))
+    reserve = min(len(newcomers), max(contested, gauntlet.seats - len(proven)))
+    first = gauntlet.seats - reserve
+    return (*proven[:first], *newcomers[:reserve], *proven[first:], *newcomers[reserve:])
+
+
+def seat(ranked: Sequence[bytes], failed: Collection[bytes], seats: int) -> tuple[bytes, ...]:
+    """Who has a seat: the first `seats` in order whose payload is good, in that order."""
+    return tuple(public for public in ranked if public not in failed)[:seats]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a round decides: whether θ moves, by whose work (in key order), and the reason of each sealed submission."""
+
+    kind: Kind
+    accepted: tuple[bytes, ...]
+    reasons: Mapping[bytes, str]
+
+
+def choose(
+    known: Mapping[bytes, str],
+    scores: Sequence[ScoresUsed],
+    past: Sequence[Attendance],
+    beacon: bytes,
+    spec: RunSpec,
+) -> Choice:
+    """Decide a round by `known`: what is known to be wrong with each sealed submission ("" = nothing).
+
+    Candidates are those with nothing wrong or a reason of the payload's class. Ahead of the last seat everybody is
+    accepted or has such a reason; behind it all are `not_selected`, whatever is known of their payloads, so that a
+    leader who has read more of them decides no otherwise. With fewer than `min_submissions` good ones nothing is
+    applied, and the good ones are `null_round`. The decisions of an earlier call change nothing: a record's own reasons
+    give the record again.
+
+    Raises:
+        LedgerError: a score that is negative or not finite.
+    """
+    failed = {public for public, reason in known.items() if reason in PAYLOAD_REASONS}
+    candidates = failed | {public for public, reason in known.items() if not reason or reason in DECISIONS}
+    ranked = order(candidates, scores, past, beacon, spec.gauntlet)
+    accepted = seat(ranked, failed, spec.gauntlet.seats)
+    if len(accepted) < spec.clock.min_submissions:
+        return Choice(Kind.NULL, (), {**known, **dict.fromkeys(accepted, NULL_ROUND)})
+    behind = ranked[ranked.index(accepted[-1]) + 1 :] if len(accepted) == spec.gauntlet.seats else ()
+    reasons = {**known, **dict.fromkeys(accepted, ""), **dict.fromkeys(behind, NOT_SELECTED)}
+    return Choice(Kind.ROUND, tuple(sorted(accepted)), reasons)

@@ -214,6 +214,12 @@ class Template(_Section):
             raise ValueError("data.window must not exceed model.context")
         return self
 
+    @model_validator(mode="after")
+    def _seats_suffice(self) -> Self:
+        if self.clock.min_submissions > self.gauntlet.seats:
+            raise ValueError("clock.min_submissions must not exceed gauntlet.seats")
+        return self
+
 
 class RunSpec(Template):
     """The whole agreement of one run."""

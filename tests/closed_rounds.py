@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from builders import (
     LEADER,
     MINERS,
@@ -23,18 +24,13 @@ from builders import (
 )
 
 from muster.protocol import wire
-from muster.protocol.bundle import Opened
+from muster.protocol.admission import admit
+from muster.protocol.bundle import Opened, write_bundle
 from muster.protocol.history import SpecHistory
-from muster.protocol.ledger import (
-    Applied,
-    Tip,
-    genesis_tip,
-    head_digest,
-    verify,
-)
+from muster.protocol.ledger import Applied, Tip, genesis_tip, head_digest, open_bundle, prepare, verify
 from muster.protocol.roots import state_root
 from muster.protocol.wire import Record, Seal
-from muster.validator.aggregator.compose import Decision, compose
+from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
 
 LEAD = identity(LEADER)
@@ -57,11 +53,12 @@ class Closed:
         record, digest = wire.decode_record(wire.encode_record(self.record, LEAD), run_id, len(layout().shapes))
         # A record and a seal by somebody else than the leader are made by `replace`, not by signing.
         record, seal = replace(record, leader=self.record.leader), replace(seal, leader=self.seal.leader)
+        proof = changes.pop("possession", possession_of(self.tip.opening))
         judged: dict[str, Any] = {
-            "seal": (seal, changes.pop("seal_digest", seal_digest)),
-            "bundle": self.bundle,
+            "seal": (seal, seal_digest),
             "root": root,
-            "possession": possession_of(self.tip.opening),
+            "admit": partial(admit, self.tip.facts(proof)),
+            "open_accepted": open_bundle(self.tip, record, self.bundle),
         }
         return verify(self.tip, record, digest, **(judged | changes))
 
@@ -93,7 +90,7 @@ def close(
     """Seal at block 5, or at the deadline where an expected peer is missing, and record two blocks later."""
     heads = {head.public: head for head, _ in taken}
     failed = failures or {}
-    payloads = {head.public: payload for head, payload in taken if head.public not in failed}
+    payloads = {head.public: payload for head, payload in taken}
     listed = tuple((public, head_digest(heads[public].data)) for public in sorted(heads))
     sealed = 5 if heads.keys() >= set(tip.opening.expected) else tip.opening.deadline
     seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed, early)
@@ -107,8 +104,13 @@ def close(
         "assign": beacon("assign", tip.round + 1, tip.opening.open.number),
         "possess": beacon("possess", tip.round + 1, sealed + 2),
     }
-    record, bundle = compose(tip, Decision(**(decided | decision)), heads, payloads, failed)
-    return Closed(tip, record, seal, bundle)
+    made = Decision(**(decided | decision))
+    choice = tip.choose({peer: head.reason or failed.get(peer, "") for peer, head in heads.items()}, made.scores)
+    accepted = [payloads[peer] for peer in choice.accepted]
+    _, weights = prepare([payload.update for payload in accepted], tip.spec)
+    bundle = write_bundle(payload.opened for payload in accepted)
+    work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
+    return Closed(tip, compose(tip, made, {peer: head.data for peer, head in heads.items()}, work), seal, bundle)
 
 
 @cache

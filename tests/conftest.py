@@ -17,6 +17,14 @@ settings.load_profile("muster")
 os.environ["TRITON_INTERPRET"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def locks_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The locks of daemons that tests start lie apart from those of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[RadosGateway]:
     """A real S3 server, one per test process."""
@@ -26,3 +34,15 @@ def s3_server() -> Iterator[RadosGateway]:
         pytest.skip(str(absent))
     with server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_public_bucket_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A public bucket of the account that all tests share would be found by every later check of that account."""
+    if "s3_server" not in request.fixturenames:
+        yield
+        return
+    server: RadosGateway = request.getfixturevalue("s3_server")
+    before = server.buckets()
+    yield
+    assert [name for name in server.buckets() - before if server.is_public(name)] == []

@@ -139,6 +139,22 @@ class RadosGateway:
             config=Config(request_checksum_calculation="when_required", response_checksum_validation="when_required"),
         )
 
+    def buckets(self) -> set[str]:
+        """The names of the administrator's buckets."""
+        return {bucket["Name"] for bucket in self.client().list_buckets()["Buckets"]}
+
+    def is_public(self, bucket: str) -> bool:
+        """Whether a bucket's policy allows something to everybody (the gateway's own answer counts named users too)."""
+        from botocore.exceptions import ClientError
+
+        try:
+            policy = json.loads(self.client().get_bucket_policy(Bucket=bucket)["Policy"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchBucketPolicy":
+                return False
+            raise
+        return any(one["Effect"] == "Allow" and one["Principal"] in ("*", {"AWS": "*"}) for one in policy["Statement"])
+
     def admin(self, *arguments: str) -> Any:
         """What `radosgw-admin` prints as JSON."""
         out = self._do("radosgw-admin", "-n", "client.admin", *arguments)

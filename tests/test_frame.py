@@ -9,7 +9,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -350,11 +349,3 @@ def test_the_documents_link_only_to_what_is_there() -> None:
         targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
         missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
         assert missing == [], page.name
-
-
-def test_the_package_carries_what_a_run_reads_and_needs() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = project["tool"]["setuptools"]["package-data"]
-    assert packages == {"muster.protocol.presets": ["*.toml"], "*": ["py.typed"]}
-    assert project["project"]["scripts"] == {"muster": "muster.cli:main"}
-    assert (ROOT / "muster" / "py.typed").is_file()

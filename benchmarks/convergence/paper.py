@@ -311,8 +311,8 @@ def _churn(answers: Answers) -> str:
     return f"""## 4. Peers that come, go and differ
 
 A peer that is absent does nothing that round; late peers join at half-time with cold optimizers; uneven peers manage ¼, ½, ¾ and all
-of H. A lost submission was trained but not accepted: error feedback then either waits for the record (the protocol's
-way) or gives up what was sent as if it had arrived.
+of H. A lost submission was trained but not accepted: error feedback then either waits for the record, or gives up what
+was sent as if it had arrived (the protocol's way: it was better here).
 
 {_differences(answers, "churn", "all present")}
 

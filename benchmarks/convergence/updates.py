@@ -47,7 +47,7 @@ class PreciseUpdate(SparseUpdate):
 
 
 def largest(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
-    """`kernels.compress`, for a model of any size."""
+    """`muster.kernels.compress`, for a model of any size."""
     return fast_compress.compress(acc, k, grid)
 
 
@@ -82,7 +82,7 @@ def with_values(update: SparseUpdate, acc: Sequence[Tensor], values: Values) -> 
 
 
 def subtracted(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
-    """`kernels.residual`: a − Δ̂ as new tensors."""
+    """`muster.kernels.residual`: a − Δ̂ as new tensors."""
     if isinstance(update, PreciseUpdate):
         return kernels.residual(acc, update)
     left = [tensor.clone() for tensor in acc]
@@ -97,7 +97,7 @@ def aggregate_(
     alpha: float,
     rule: Rule,
 ) -> None:
-    """`kernels.aggregate_`: the outer step, in place."""
+    """`muster.kernels.aggregate_`: the outer step, in place."""
     if any(isinstance(update, PreciseUpdate) for update in updates):
         kernels.aggregate_(theta, updates, weights, alpha, rule)
     else:

@@ -26,10 +26,10 @@ def aggregate_(
     lr: float,
     divisors: npt.NDArray[np.float32],
 ) -> None:
-    """What `kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
+    """What `muster.kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
 
-    `divisors` are the rule's (`kernels.outer.divisors`). The updates' parts go to the GPU one tensor at a time: 3
-    bytes an entry.
+    `divisors` are the rule's (`muster.kernels.outer.divisors`). The updates' parts go to the GPU one tensor at a time:
+    3 bytes an entry.
     """
     device, grid, k = theta[0].device, updates[0].grid, updates[0].k
     begin, alpha, table = starts(grid, k, device), number(lr, device), torch.from_numpy(divisors).to(device)

@@ -123,7 +123,7 @@ def _scale_bytes(
     mantissas: tl.tensor,
     powers: tl.tensor,
 ) -> tl.tensor:
-    """The scale bytes, low and high, of a tile's chosen entries; see `kernels.quantiser.choose_scales`.
+    """The scale bytes, low and high, of a tile's chosen entries; see `muster.kernels.quantiser.choose_scales`.
 
     A subnormal number has the exponent of the smallest normal ones, and no leading 1. Where the largest entry is
     subnormal too, the unit here is not the reference's; but then both bytes are 0 in any unit.
@@ -234,7 +234,7 @@ def step_tiles(
     TILE_COLS: tl.constexpr,
     KEPT: tl.constexpr,
 ) -> None:
-    """The outer step of one tensor of so many tiles, shared out between instances; see `kernels.outer.aggregate_`.
+    """The outer step of one tensor of so many tiles, shared between instances; see `muster.kernels.outer.aggregate_`.
 
     (indices, codes) are (updates, entries), scales (updates, tiles, 2), of this tensor alone; limits and weights fp32
     (updates,), alpha fp32 (1,), divisors fp32 (updates + 1,), by number of senders. `total` and `listed`, fp32

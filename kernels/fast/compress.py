@@ -15,7 +15,7 @@ from muster.kernels.update import SparseUpdate
 
 
 def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
-    """What `kernels.compress` makes; `acc` only read, contiguous.
+    """What `muster.kernels.compress` makes; `acc` only read, contiguous.
 
     Raises:
         ValueError: a value is not finite.
@@ -26,7 +26,7 @@ def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
 def compress_(
     delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid
 ) -> tuple[SparseUpdate, Tensor]:
-    """What `kernels.compress_` makes, and the kept entries of a; both lists contiguous.
+    """What `muster.kernels.compress_` makes, and the kept entries of a; both lists contiguous.
 
     Raises:
         ValueError: a value is not finite; `delta` is void then.

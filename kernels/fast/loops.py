@@ -196,7 +196,7 @@ def _top(magnitudes: Bits, size: int, kept: int, largest: Bits, some: Bits, indi
 
 @jit
 def _scale_bytes(values: Floats, bounds: Doubles) -> tuple[int, int]:
-    """The two scale bytes of a tile's kept values: `kernels.quantiser.choose_scales`, whose exact sums these are."""
+    """The two scale bytes of a tile's kept values: those of `muster.kernels.quantiser.choose_scales`, by its sums."""
     largest = np.float32(0)
     for value in values:
         largest = max(largest, abs(value))
@@ -218,7 +218,7 @@ def _scale_bytes(values: Floats, bounds: Doubles) -> tuple[int, int]:
 
 @jit
 def _quantise(values: Floats, codes: Bytes, rule: Rule) -> tuple[int, int]:
-    """Codes of a tile's kept values; returns its scale bytes. See `kernels.quantiser.quantise`."""
+    """Codes of a tile's kept values; returns its scale bytes. See `muster.kernels.quantiser.quantise`."""
     low_byte, high_byte = _scale_bytes(values, rule[1])
     low, high = rule[0][low_byte], rule[0][high_byte]
     middle = (low + high) * np.float32(0.5)
@@ -300,7 +300,7 @@ def step_tiles(
     divisors: Floats,
     scales: Floats,
 ) -> None:
-    """The outer step of tiles[0] up to tiles[1] of one tensor; see `kernels.outer.aggregate_`.
+    """The outer step of tiles[0] up to tiles[1] of one tensor; see `muster.kernels.outer.aggregate_`.
 
     `sent` is (indices, codes, scale bytes) of R updates, (R, ...) each, of these tiles alone; limits and weights (R,);
     divisors (R + 1,), all but the first > 0.

@@ -21,10 +21,10 @@ def aggregate_(
     lr: float,
     divisors: npt.NDArray[np.float32],
 ) -> None:
-    """What `kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
+    """What `muster.kernels.aggregate_` does, for updates of one grid and one k and contiguous θ.
 
-    `divisors` are the rule's (`kernels.outer.divisors`). A job's entries of all updates are brought together first: 3
-    bytes each, R · k entries a tile.
+    `divisors` are the rule's (`muster.kernels.outer.divisors`). A job's entries of all updates are brought together
+    first: 3 bytes each, R · k entries a tile.
     """
     grid, starts = updates[0].grid, updates[0].grid.entry_starts(updates[0].k)
     arrays = [flat(tensor) for tensor in theta]

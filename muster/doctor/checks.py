@@ -120,7 +120,7 @@ def judge_bucket(facts: BucketFacts) -> Finding:
         text = f"what was written to {shown} cannot be read as others would: {facts.read}"
         return Finding.fail(name, text, fix, failed)
     if facts.shared_folder:
-        return Finding.ok(name, f"{shown} was written, read and cleaned; it is a folder all of this machine can write")
+        return Finding.ok(name, f"{shown} is a folder of this machine that this user may write")
     if not facts.public_write_refused:
         text = f"whoever reads the location of {shown} on chain can write the bucket"
         fix = "take the right to write from the location's credential (or from the public): muster bucket rotate"
@@ -214,10 +214,15 @@ def judge_text(facts: TextFacts) -> Finding:
 
 
 def judge_key(facts: KeyFacts) -> Finding:
-    """Whether the hotkey file is for its owner's eyes only."""
+    """Whether the hotkey file is for its owner's eyes only, and whether a process has its role already."""
     text = f"{facts.path} is the hotkey {facts.hotkey}, mode {facts.mode:04o}"
     if facts.mode & OTHERS_MAY:
         return Finding.warn("key", f"{text}: other users of this machine can get at it", f"chmod 600 {facts.path}")
+    if facts.holder:
+        text = f"{text}; its role is taken by {facts.holder}"
+        return Finding.warn(
+            "key", text, "a second one would end at once: let that one run, or stop it before you start"
+        )
     return Finding.ok("key", text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -22,7 +22,7 @@ from muster.protocol import paths
 from muster.protocol.errors import DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.layout import layout_of
-from muster.protocol.storage import is_network_location, parse_location
+from muster.protocol.storage import DirectoryStore, is_network_location, parse_location
 from muster.rundir import RunDirectory
 
 
@@ -47,7 +47,8 @@ class Check:
 async def examine(setup: Setup, software: SoftwareFacts, tell: Callable[[Finding], None]) -> list[Finding]:
     """Do every check, tell each finding as soon as it is known, and return all of them in order.
 
-    Nothing is registered, committed or trained for the run; probes in the own bucket are deleted again.
+    Nothing is registered, committed or trained for the run, and its folder is left as it is; probes in an own bucket
+    on the network are deleted again.
     """
     findings = []
     async with setup:
@@ -122,8 +123,12 @@ class Examination:
 
     async def _bucket(self) -> Finding:
         setup = self._setup
-        own, key = setup.own, network.probe_key(setup.run_id)
-        self._tried = await network.try_bucket(setup.location, own, setup.public, key)
+        own, public = setup.own, setup.public
+        if public is not None:
+            self._tried = await network.try_bucket(setup.location, own, public, network.probe_key(setup.run_id))
+        else:
+            assert isinstance(own, DirectoryStore)
+            self._tried = await asyncio.to_thread(machine.try_folder, setup.location, own.root)
         return checks.judge_bucket(self._tried)
 
     async def _bandwidth(self) -> Finding:
@@ -187,7 +192,8 @@ class Examination:
         )
 
     async def _key(self) -> Finding:
-        return checks.judge_key(unwrap(self._setup.key_found))
+        facts = unwrap(self._setup.key_found)
+        return checks.judge_key(replace(facts, holder=await self._setup.holder(facts.hotkey)))
 
 
 def _find_text(run: RunDirectory) -> TextFacts:

@@ -58,7 +58,7 @@ class ClockFacts:
 class BucketFacts:
     """What came of writing, reading back with the public part of the location, and deleting. "" means it worked.
 
-    `shared_folder` is a bucket that every process of this machine may write, so that nothing public can be tested.
+    `shared_folder` is a bucket that is a folder of this machine: it was only asked what this user may do there.
     `public_write_refused` is whether the public part alone could not write.
     """
 
@@ -123,8 +123,12 @@ class TextFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """The hotkey file: whose it is and who may read it (its mode's nine permission bits)."""
+    """The hotkey file: whose it is and who may read it (its mode's nine permission bits).
+
+    `holder` is the process of this machine that has the hotkey's role now, "" if there is none.
+    """
 
     path: str
     hotkey: str
     mode: int
+    holder: str = ""

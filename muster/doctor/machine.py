@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from muster.credentials import load_identity
-from muster.doctor.facts import GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
+from muster.doctor.facts import BucketFacts, GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
 from muster.doctor.needs import miner_memory, step_operations
 from muster.node.genesis import genesis_parameters
 from muster.node.miner.inner import InnerTrainer
@@ -68,11 +68,22 @@ def find_space(folder: Path) -> SpaceFacts:
         if limit_file.exists() and (limit := limit_file.read_text().strip()).isdigit() and int(limit) < total:
             total = int(limit)
             available = min(available, total - int(used_file.read_text()))
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    disk = os.statvfs(there)
+    disk = os.statvfs(_existing(folder))
     return SpaceFacts(total, max(0, available), str(folder), disk.f_bavail * disk.f_frsize)
+
+
+def try_folder(location: str, folder: Path) -> BucketFacts:
+    """Ask whether this user may write a bucket that is a folder; nothing is written, as it is a part of the run."""
+    there = _existing(folder)
+    write = read = ""
+    if not there.is_dir():
+        write = f"{there} is no folder"
+    elif not os.access(there, os.R_OK | os.X_OK):
+        read = f"{there} is closed to this user"
+    elif not os.access(there, os.W_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        write = f"{there} is {'on a read-only file system' if read_only else 'not writable by this user'}"
+    return BucketFacts(location, True, write or read, read, "", public_write_refused=True)
 
 
 def find_key(path: Path) -> KeyFacts:
@@ -83,6 +94,14 @@ def find_key(path: Path) -> KeyFacts:
     """
     hotkey = load_identity(path).hotkey
     return KeyFacts(str(path), hotkey, path.stat().st_mode & 0o777)
+
+
+def _existing(folder: Path) -> Path:
+    """A folder, or the nearest one above it that is there as far as this user can see."""
+    there = folder.absolute()
+    while not os.access(there, os.F_OK):
+        there = there.parent
+    return there
 
 
 def _operations_a_second() -> float:

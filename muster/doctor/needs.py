@@ -1,14 +1,14 @@
 """How much memory, disk and line a role needs: functions of the spec alone, so they can be told before anything runs.
 
-With N parameters and fp32 everywhere, on a CPU, a miner's memory peaks while it saves what it must not forget:
+With N parameters and fp32 everywhere, on a CPU, a miner holds:
 
-    bytes of N      4 θ + 4 working copy + 4 gradients + 8 moments + 4 Δ + 4 error feedback + 4 accumulator
-                    + 16 scratch of compression + 40 while saving (moments copied, then all of it serialised twice)
+    bytes of N      4 θ + 4 working copy + 4 gradients (then Δ, then the new error feedback) + 8 moments
+                    + 4 error feedback; saving copies nothing. Up to 12 more are freed and kept by the allocator
     activations     4 · batch · window · (layers · (16 · hidden + 6 · ffn) + 4 · vocab)
     the process     300 MiB: Python, torch and what they load
 
-Training's activations are gone when it saves, so the peak is the larger of the two. Validator and aggregator hold θ,
-a checkpoint twice over (its bytes and its tensors), the submissions of a round as they came and decoded, and an
+Activations come out of what the allocator has kept, so the peak is the larger of the two. Validator and aggregator hold
+θ, a checkpoint twice over (its bytes and its tensors), the submissions of a round as they came and decoded, and an
 evaluation's activations, of one layer at a time. The factors were measured with models of 3 to 23 million parameters.
 """
 
@@ -25,9 +25,9 @@ FLOAT_BYTES = 4
 PROCESS_BYTES = 300 << 20
 _TRAINING_BYTES = 4 + 4 + 4 + 8 + 4
 """θ, working copy, gradients, moments, error feedback: what lies there during an inner step."""
-_MINER_PEAK_BYTES = _TRAINING_BYTES + 4 + 4 + 16 + 40
-_MEMORY_FILE_BYTES = 16
-"""Of a miner's memory.safetensors: error feedback, moments, accumulator."""
+_MINER_PEAK_BYTES = _TRAINING_BYTES + 12
+_MEMORY_FILE_BYTES = 12
+"""Of a miner's memory.safetensors: error feedback and moments."""
 _FOLLOWER_BYTES = 4 + 2 * 4
 _DECODED_BYTES = 16
 """Of one kept value in memory: index, code, scale and what aggregation makes of them."""
@@ -68,7 +68,7 @@ def needs(spec: Template, role: Role, *, local_bucket: bool, text_bytes: int) ->
 
 
 def miner_memory(spec: Template) -> int:
-    """The larger of training's and saving's peak, in bytes."""
+    """The larger of training's peak and what the allocator makes of it over the rounds, in bytes."""
     parameters = layout_of(spec.model).parameters
     tokens = spec.inner.batch * spec.data.window
     activations = FLOAT_BYTES * tokens * (spec.model.layers * _layer_floats(spec) + 4 * spec.model.vocab)

@@ -39,23 +39,22 @@ def probe_key(run_id: bytes) -> str:
     return f"{run_id.hex()}/doctor/{secrets.token_hex(8)}"
 
 
-async def try_bucket(location: str, own: Store, public: Store | None, key: str) -> BucketFacts:
+async def try_bucket(location: str, own: Store, public: Store, key: str) -> BucketFacts:
     """Write as the owner, read as anybody, try to write as anybody, delete.
 
-    `public` opens the location as others do, without the owner's credentials; None for a folder of this machine.
+    `public` opens the location as others do, without the owner's credentials.
     """
-    reader = public or own
     write = await _failure(own.put(key, _PROBE, deadline=PROBE_SECONDS))
     if write:
-        return BucketFacts(location, public is None, write, "", "", public_write_refused=True)
-    read = await _failure(_read(reader, key))
+        return BucketFacts(location, False, write, "", "", public_write_refused=True)
+    read = await _failure(_read(public, key))
     refused = True
-    if public is not None and not read:
+    if not read:
         refused = bool(await _failure(public.put(f"{key}-public", _PROBE, deadline=PROBE_SECONDS)))
         if not refused:
             await _failure(own.delete(f"{key}-public", deadline=PROBE_SECONDS))
     delete = await _failure(own.delete(key, deadline=PROBE_SECONDS))
-    return BucketFacts(location, public is None, "", read, delete, refused)
+    return BucketFacts(location, False, "", read, delete, refused)
 
 
 async def time_transfer(own: Store, reader: Store, key: str, size: int, clock: Clock) -> TransferFacts:

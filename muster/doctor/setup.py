@@ -18,6 +18,7 @@ from muster.doctor.machine import find_key
 from muster.doctor.needs import Needs, needs
 from muster.doctor.network import Clock, find_member, watch_chain
 from muster.node.corpus import MANIFEST
+from muster.node.lock import find_holder, hotkey_folder, role_lock
 from muster.protocol.chain.base import Chain, Snapshot
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import RunSpec
@@ -155,6 +156,20 @@ class Setup:
         local = self.run.file.chain.startswith(SQLITE)
         return await find_member(self._chain, self.key_found.hotkey, registers_itself=local)
 
+    async def holder(self, hotkey: str) -> str:
+        """Which process of this machine has the hotkey's role; "" where there is none, or run or chain are unknown.
+
+        Raises:
+            ConfigError: the folder of locks cannot be used.
+        """
+        if isinstance(self.run_found, MusterError):
+            return ""
+        ledger = await outcome(asyncio.to_thread(self.run.ledger, self.config.chain))
+        if isinstance(ledger, MusterError):
+            return ""
+        folder = hotkey_folder(self._environment, hotkey)
+        return await asyncio.to_thread(find_holder, role_lock(folder, ledger, self.run_id, self.role.value))
+
     async def _need_chain(self) -> None:
         _ = self.run
         if isinstance(await self._watching, MusterError):
@@ -162,7 +177,7 @@ class Setup:
 
     async def _watch(self) -> ChainFacts:
         file = self.run.file
-        self._chain: Chain = self.run.chain(self.config.chain)
+        self._chain: Chain = self.run.chain(self.config.chain, read_only=True)
         self._exit.push_async_callback(self._chain.close)
         where = self.config.chain or ", ".join(file.endpoints)
         name = f"the chain {file.chain}" if file.netuid is None else f"subnet {file.netuid} at {where}"

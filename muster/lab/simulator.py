@@ -22,11 +22,11 @@ from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.data import TextReader
 from muster.node.journal import Journal
+from muster.node.ledger.participant import Follower, Surroundings, in_place, join
+from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
-from muster.node.participant import Follower, Surroundings, in_place, join
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.history import SpecHistory
-from muster.protocol.session import Session
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, MemoryBuckets
 from muster.validator.aggregator.aggregator import Aggregator
@@ -155,7 +155,7 @@ class Simulator:
             await self._arrive(self._arrivals.get(name, 0))
             participant = await make(surroundings)
             self._participants[name] = participant
-            await Session(participant, chain, buckets).run()
+            await Session(participant, chain, surroundings.directory).run()
 
     async def _arrive(self, round_: int) -> None:
         """Let the rounds before `round_` pass."""
@@ -173,8 +173,7 @@ class Simulator:
 
     async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
         tip, replica = await join(self._history, surroundings)
-        uid = await self._chain.register(member.identity)
         make = self._classes(member.behaviour)
-        miner = make(surroundings, tip, replica, self._text, None, uid)
+        miner = make(surroundings, tip, replica, self._text, None)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

@@ -20,8 +20,14 @@ from muster.protocol.errors import RunFailed
 from muster.protocol.spec import InnerSpec, ModelSpec
 
 
-class Diverged(RunFailed):
-    """Training produced a number that is not finite; the round is lost, the optimizer's state is not."""
+class RoundLost(RunFailed):
+    """This round's work cannot be done or shown; the miner goes on with the next round's."""
+
+    code = "run.round_lost"
+
+
+class Diverged(RoundLost):
+    """Training produced a number that is not finite. The optimizer keeps its state, as the last finite step left it."""
 
     code = "run.diverged"
 
@@ -121,6 +127,7 @@ class InnerTrainer:
             if stop is not None and stop():
                 break
         seconds = self._clock() - began
+        self._model.zero_grad()  # their memory is Δ's now
         delta = [
             before - after.detach().to(before.device)
             for before, after in zip(theta, self._model.parameters(), strict=True)
@@ -128,7 +135,7 @@ class InnerTrainer:
         return TrainResult(delta, len(losses), math.fsum(losses) / len(losses), seconds)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizers' moments, to be saved; see `InnerOptimizer.state`."""
+        """The optimizers' moments, to be saved before the next step; see `InnerOptimizer.state`."""
         return self._optimizer.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

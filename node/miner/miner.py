@@ -1,42 +1,49 @@
-"""The miner: trains on its assigned windows, submits what changed most, and keeps the rest for next time."""
+"""The miner: trains on its assigned windows, submits what changed most, and keeps the rest for next time.
+
+The order is what makes it safe to kill: the round's submission, its key and the error feedback after it become durable
+together, and only then is anything sent. What is sent counts as sent for error feedback, whatever becomes of it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, compress, fold, residual
-from muster.node import follow
+from muster.kernels import SparseUpdate, compress_
 from muster.node.data import TextReader
-from muster.node.miner.inner import InnerTrainer, TrainResult
-from muster.node.miner.memory import Memory, Pending, load_memory, save_memory
-from muster.node.participant import Follower, Surroundings
+from muster.node.ledger.participant import Follower, Surroundings
+from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
+from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.assignment import assigned, data_digest, share
-from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.errors import StorageError
-from muster.protocol.identity import hotkey_of
 from muster.protocol.layout import AEAD_TAG_BYTES
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.round import Role
-from muster.protocol.storage import Store
-from muster.protocol.wire import Entry, Header, Seal
+from muster.protocol.wire import Header, Seal
 
 log = logging.getLogger(__name__)
 
-UPLOAD_DEADLINE = follow.BULK_DEADLINE
+UPLOAD_DEADLINE = BULK_DEADLINE
 """Seconds an upload may take before it counts as failed."""
 
 
 class Miner(Follower):
-    """A participant that trains. Everything it must remember is in one file (none: it lives in this process only)."""
+    """A participant that trains. Everything it must remember is in one file (none: it lives in this process only).
+
+    Of the model's size, fp32, it holds θ, the working copy, its gradients, the optimizer's moments and e. Δ takes the
+    gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is durable, is the one copy
+    beyond what training needs. (Models too small for the compiled kernels take scratch for as long as they compress.)
+    """
 
     def __init__(
         self,
@@ -45,22 +52,27 @@ class Miner(Follower):
         replica: Replica,
         text: TextReader,
         memory_path: Path | None,
-        uid: int,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        """Go on from what `memory_path` holds; `random` makes keys.
+
+        Raises:
+            ConfigError: that file is of another release or run.
+            MusterError: it is of another optimizer.
+        """
         super().__init__(surroundings, tip, replica)
-        self.uid = uid
         self._text = text
         self._random = random
         self._path = memory_path
         self._memory = load_memory(memory_path, tip.layout) if memory_path else Memory.blank(tip.layout)
         self._trainer = InnerTrainer(tip.spec.model, tip.spec.inner)
-        if self._memory.optimizer:
-            self._trainer.load_state(self._memory.optimizer)
+        self._trainer.load_state(self._memory.optimizer)
+        self._memory = replace(self._memory, optimizer={})  # the trainer has copies
+        self._unsaved: Memory | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False
-        self._stop = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._stop = threading.Event()
+        self._over: Tip | None = None
+        self._busy = threading.Lock()
 
     def role(self) -> Role:
         """A miner mines."""
@@ -68,147 +80,196 @@ class Miner(Follower):
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:
-        """e as the last known record left it, fp32 in layout order; for reading."""
+        """e after the newest submission, fp32 in layout order; for reading."""
         return self._memory.residual
 
-    async def settle(self) -> None:
-        """Find out what became of a submission made before this process started.
+    @property
+    def made(self) -> Made | None:
+        """The open round's submission; None until it is made and durable."""
+        made = self._memory.made
+        return made if made is not None and made.round == self._tip.round else None
+
+    async def slot(self) -> int | None:
+        """The uid that this hotkey has now; None where it is not registered.
 
         Raises:
-            StorageError, WireError: its record cannot be read.
+            ChainError: the chain does not say.
         """
-        pending = self._memory.pending
-        if pending is None or pending.round >= self._tip.round:
-            return
-        snapshot = await self.surroundings.chain.snapshot()
-        leader = snapshot.by_hotkey()[hotkey_of(self._tip.leader(0))]
-        assert leader.location is not None, "a leader that has recorded rounds has a bucket"
-        store = self.surroundings.buckets.bucket(leader.location)
-        tensors = len(self._tip.layout.shapes)
-        record, _ = await follow.fetch_record(store, self._tip.run_id, pending.round, tensors)
-        await self._settle(_accepted(record.accepted, self.public))
+        peer = (await self.surroundings.chain.snapshot()).by_hotkey().get(self.surroundings.identity.hotkey)
+        return None if peer is None else peer.uid
 
     async def train(self) -> None:
-        """Train the open round and put the submission; a submission made before a restart is put again."""
+        """Make the open round's submission, unless that has been done, and put it.
+
+        Called again for the same round, after an error or in another life, it sends the very bytes that are stored.
+
+        Raises:
+            ChainError: the chain tells neither this hotkey's slot nor of the next block.
+            StorageError: what was made cannot be stored on this machine's disk; the next call tries that again.
+        """
         tip = self._tip
-        pending = self._memory.pending
         if self.sits_out(tip.round):
             return
-        if pending is None or pending.round != tip.round:
-            self._idle.clear()
-            try:
-                pending = await self.surroundings.offload(lambda: self._work(tip))
-            finally:
-                self._idle.set()
-        if pending is None:
-            return
-        head = await self.surroundings.chain.head()
-        while not await self._put(tip, pending):
-            head = await self.surroundings.chain.next_block(head.number)
-        self.note("submitted", round=tip.round, bytes=len(pending.submission), values=tip.layout.kept(pending.k))
+        made = self.made or await self._make(tip)
+        if made is not None:
+            await self._send(tip, made)
 
-    async def _put(self, tip: Tip, pending: Pending) -> bool:
-        """Upload the submission; False where the store failed and it is worth trying again."""
-        try:
-            self.surroundings.faults.trip("submit.before_put")
-            key = paths.submission(tip.run_id, tip.round)
-            await self.surroundings.bucket.put(key, pending.submission, deadline=UPLOAD_DEADLINE)
-        except StorageError as error:
-            log.warning("the submission of round %d is not up yet: %s", tip.round, error)
-            return False
-        return True
+    async def stop_training(self) -> None:
+        """End the open round's training for good; once this returns nothing reads θ any more."""
+        self._over = self._tip
+        self._stop.set()
+
+        def wait() -> None:
+            with self._busy:
+                pass
+
+        await self.surroundings.offload(wait)
+
+    async def before_apply(self, applied: Applied) -> None:  # noqa: ARG002
+        """Training stops before θ moves under it."""
+        await self.stop_training()
 
     async def publish_key(self, seal: Seal) -> None:
-        """Show the key of the sealed submission, if it is this very one that was sealed."""
-        pending, tip = self._memory.pending, self._tip
-        if pending is None or pending.round != seal.round:
+        """Show the key of the sealed submission, if it is this very one that was sealed; fit to be done twice.
+
+        Raises:
+            StorageError: the bucket did not take it.
+        """
+        made, tip = self.made, self._tip
+        if made is None or made.round != seal.round:
             return
-        signed, _ = wire.decode(pending.submission, tip.run_id)
+        signed, _ = wire.decode(made.submission, tip.run_id)
         if (self.public, signed.digest) not in seal.headers:
             self.note("sealed_other", round=seal.round)
             return
         self.surroundings.faults.trip("submit.before_key")
-        data = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, pending.key)
+        data = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, made.key)
         await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), data)
         self.note("key", round=seal.round)
 
-    async def apply(self, anchor: AnchorSeen, store: Store) -> bool:
-        """Training stops before θ moves under it."""
-        self._stop = True
-        await self._idle.wait()
-        done = await super().apply(anchor, store)
-        self._stop = False
-        return done
+    async def _make(self, tip: Tip) -> Made | None:
+        """The round's work in the slot of now; None where there is none to send, and the journal says why."""
+        uid = await self.slot()
+        if uid is None:
+            log.error("round %d is sat out: this hotkey has no slot on the subnet; register it again", tip.round)
+            self.note("unregistered", round=tip.round)
+            return None
+        self._stop = stop = threading.Event()
+        try:
+            return await self.surroundings.offload(lambda: self._work(tip, uid, stop))
+        except RoundLost as error:
+            self._over = tip
+            log.error("round %d is lost: %s", tip.round, error)
+            self.note("lost", round=tip.round, problem=str(error))
+            return None
+        finally:
+            stop.set()  # a thread does not end with the task that waits for it
 
-    async def after_apply(self, applied: Applied) -> None:
-        """Commit error feedback by what the record says."""
-        pending = self._memory.pending
-        if pending is not None and pending.round == applied.record.round:
-            await self._settle(_accepted(applied.record.accepted, self.public))
+    async def _send(self, tip: Tip, made: Made) -> None:
+        """Put a submission, again at every block, until the bucket has it or the round is over."""
+        chain = self.surroundings.chain
+        while not await self._put(tip, made):
+            head = await chain.head()
+            await chain.next_block(head.number)
+            if self._tip is not tip:
+                return
+        self.note("submitted", round=tip.round, bytes=len(made.submission), values=tip.layout.kept(tip.spec.sparse.k))
 
-    async def _settle(self, accepted: bool) -> None:
-        pending = self._memory.pending
-        assert pending is not None
-        grid = self._tip.layout.grid
+    async def _put(self, tip: Tip, made: Made) -> bool:
+        """Upload the submission; False where the store failed and it is worth trying again."""
+        try:
+            self.surroundings.faults.trip("submit.before_put")
+            key = paths.submission(tip.run_id, made.round)
+            await self.surroundings.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
+        except StorageError as error:
+            log.warning("the submission of round %d is not up yet: %s", made.round, error)
+            return False
+        return True
 
-        def work() -> None:
-            left = pending.acc
-            if accepted:
-                left = tuple(residual(pending.acc, compress(pending.acc, pending.k, grid)))
-            self._remember(self._memory.settled(left))
+    def _work(self, tip: Tip, uid: int, stop: threading.Event) -> Made | None:
+        """In a thread, one at a time: train, compress, remember; None where the round was over first.
 
-        await self.surroundings.offload(work)
+        A thread that outlived the task that waited for it may have made the submission by now; it is made once.
+        """
+        with self._busy:
+            if stop.is_set() or self._over is tip:
+                return None
+            if self.made is None:
+                if self._unsaved is None or self._unsaved.made is None or self._unsaved.made.round != tip.round:
+                    self._unsaved = self._train(tip, uid)
+                if self._unsaved is None:
+                    return None
+                self._remember(self._unsaved)
+                self._unsaved = None
+            return self.made
 
     def _remember(self, memory: Memory) -> None:
-        self._memory = memory
+        """Make a round's work durable: from here on it counts as sent."""
+        self.surroundings.faults.trip("submit.before_save")
         if self._path:
-            save_memory(memory, self._path)
+            save_memory(replace(memory, optimizer=self._trainer.state()), self._path)
+        self._memory = memory
 
-    def _work(self, tip: Tip) -> Pending | None:
-        """Inner training and compression, in a thread; None where the round was over first."""
+    def _train(self, tip: Tip, uid: int) -> Memory | None:
+        """Inner training and compression; None where the round was over first.
+
+        The memory of Δ becomes that of the new e. The old e is only read: it counts until the new one is durable.
+
+        Raises:
+            RoundLost: the slot has no text, or a number is not finite.
+        """
         spec = tip.spec
-        windows = self.assigned_windows(tip)
+        windows = self.assigned_windows(tip, uid)
         self._trainer.inner = spec.inner
         self.note("training", round=tip.round)
         result = self.inner_training(tip, windows)
         if result is None:
             return None
         self.note("trained", round=tip.round, steps=result.steps, seconds=result.seconds, loss=result.loss)
-        acc = fold(list(self._memory.residual), self.shape_delta(result), spec.sparse.error_decay)
-        update = self.shape_update(compress(acc, spec.sparse.k, tip.layout.grid))
+        left, error = self.shape_delta(result, uid), self._memory.residual
+        try:
+            update = compress_(left, error, spec.sparse.error_decay, spec.sparse.k, tip.layout.grid).update
+        except ValueError as problem:
+            raise RoundLost(
+                f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
+            ) from problem
         key = self._random(wire.KEY_BYTES)
-        submission = self.build(tip, update, windows[: result.steps * spec.inner.batch], key)
-        pending = Pending(tip.round, spec.sparse.k, tuple(acc), key, submission)
-        self._remember(Memory(self._memory.residual, self._trainer.state(), pending))
-        return pending
+        submission = self.build(tip, uid, update, windows[: result.steps * spec.inner.batch], key)
+        return Memory(tuple(left), made=Made(tip.round, key, submission))
 
-    def assigned_windows(self, tip: Tip) -> list[int]:
-        """The windows of a full round's work: H batches, or as many whole ones as the slot's share holds."""
+    def assigned_windows(self, tip: Tip, uid: int) -> list[int]:
+        """The windows of a full round's work: H batches, or as many whole ones as the slot's share holds.
+
+        Raises:
+            RoundLost: the run has no text for that slot.
+        """
         spec = tip.spec
+        if uid >= spec.data.slots:
+            raise RoundLost(f"slot {uid} gets no text: this run assigns it to slots 0 to {spec.data.slots - 1}")
         batches = min(spec.inner.steps, share(spec.data) // spec.inner.batch)
-        return assigned(tip.opening.assign.value, self.uid, spec.data, batches * spec.inner.batch)
+        return assigned(tip.opening.assign.value, uid, spec.data, batches * spec.inner.batch)
 
     def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-        """H inner steps on the windows; None where the round was over first."""
-        faults = self.surroundings.faults
+        """H inner steps on the windows; None where the round was over first.
+
+        Raises:
+            Diverged: a number is not finite.
+        """
+        faults, stop = self.surroundings.faults, self._stop
         result = self._trainer.train(
             self.replica.theta,
             self._text.windows(windows),
             self.replica.outer_step * tip.spec.inner.steps,
             on_step=lambda _step, _loss: faults.trip("train.step"),
-            stop=lambda: self._stop,
+            stop=stop.is_set,
         )
-        return None if self._stop else result
+        return None if stop.is_set() else result
 
-    def shape_delta(self, result: TrainResult) -> list[Tensor]:
-        """The pseudo-gradient that is folded into error feedback."""
+    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:  # noqa: ARG002
+        """The pseudo-gradient that is folded into error feedback, contiguous; its memory becomes the new e's."""
         return result.delta
 
-    def shape_update(self, update: SparseUpdate) -> SparseUpdate:
-        """The update that is sent."""
-        return update
-
-    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """The whole submission object."""
         ciphertext = wire.seal(update, key, tip.run_id, tip.round, self.public)
         header = Header(
@@ -216,7 +277,7 @@ class Miner(Follower):
             public=self.public,
             round=tip.round,
             base_round=tip.opening.base_round,
-            uid=self.uid,
+            uid=uid,
             layout=tip.layout.digest,
             possession=self.replica.possession(tip.opening.possess.value, self.public, tip.round),
             data_digest=data_digest(windows),
@@ -227,7 +288,3 @@ class Miner(Follower):
             key_commitment=wire.key_commitment(key),
         )
         return wire.encode(header, self.surroundings.identity, ciphertext)
-
-
-def _accepted(entries: tuple[Entry, ...], public: bytes) -> bool:
-    return any(entry.public == public for entry in entries)

@@ -81,13 +81,14 @@ class InnerOptimizer:
             self._muon.step()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and step counts as fresh CPU tensors, ready for safetensors; empty when cold.
+        """The moments and step counts themselves, where they are, not copied; empty when cold.
 
-        Keys are "<parameter>/exp_avg", "<parameter>/exp_avg_sq" (fp32, the parameter's shape) and "<parameter>/step"
-        (fp32 scalar); for a parameter that Muon trains "<parameter>/momentum_buffer" (fp32, its shape) alone.
+        The next step changes them: save them before it. Keys are "<parameter>/exp_avg", "<parameter>/exp_avg_sq"
+        (fp32, the parameter's shape) and "<parameter>/step" (fp32 scalar); for a parameter that Muon trains
+        "<parameter>/momentum_buffer" (fp32, its shape) alone.
         """
         return {
-            f"{name}/{key}": value.detach().cpu().clone()
+            f"{name}/{key}": value.detach()
             for name, trained in self._trained.items()
             for key, value in trained.optimizer.state.get(trained.parameter, {}).items()
         }

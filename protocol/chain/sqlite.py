@@ -215,14 +215,18 @@ class SqliteChain(Chain):
         with self._lock, _reported(self.path):
             if self._closed:
                 raise ChainError(f"the chain client of {self.path} is closed")
-            if self._open is None:
-                connection = _connect(self.path)
-                try:
-                    self._open = connection, _read_genesis(connection, self.path)
-                finally:
-                    if self._open is None:
-                        connection.close()
-            return work(*self._open)
+            return work(*self._opened())
+
+    def _opened(self) -> tuple[sqlite3.Connection, ChainGenesis]:
+        """This client's connection, opened on first use; the caller holds the lock."""
+        if self._open is None:
+            connection = _connect(self.path)
+            try:
+                self._open = connection, read_genesis(connection, self.path)
+            finally:
+                if self._open is None:
+                    connection.close()
+        return self._open
 
     async def _submit(self, identity: Identity, call: Call) -> ChainState:
         """Sign and apply a call in one write transaction, so that no other process can take its nonce."""
@@ -247,7 +251,7 @@ class SqliteChain(Chain):
 
     def _tick(self, connection: sqlite3.Connection) -> Clock:
         """The clock now; the file is written only when the height has changed."""
-        clock = _read_clock(connection)
+        clock = read_clock(connection)
         if clock.at(self._clock()) == clock:
             return clock
         with connection:
@@ -257,7 +261,7 @@ class SqliteChain(Chain):
     def _tick_locked(self, connection: sqlite3.Connection) -> Clock:
         """The same, within a write transaction of the caller."""
         # Time is read under the write lock: of two processes, the later one never has the earlier time.
-        clock = _read_clock(connection).at(self._clock())
+        clock = read_clock(connection).at(self._clock())
         connection.execute("UPDATE clock SET origin = ?, height = ?", (clock.origin, clock.height))
         return clock
 
@@ -308,7 +312,12 @@ def _one(connection: sqlite3.Connection, query: str) -> tuple[Any, ...]:
     return row
 
 
-def _read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
+def read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
+    """What a chain was created with; `path` is for messages.
+
+    Raises:
+        ChainError: not a chain file, or of another version.
+    """
     if _one(connection, "PRAGMA application_id") != (APPLICATION_ID,):
         raise ChainError(f"{path} is not a chain file")
     (version,) = _one(connection, "PRAGMA user_version")
@@ -322,7 +331,8 @@ def _read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
     return ChainGenesis(seed, stakes, *rest)
 
 
-def _read_clock(connection: sqlite3.Connection) -> Clock:
+def read_clock(connection: sqlite3.Connection) -> Clock:
+    """The clock as the file has it."""
     return Clock(*_one(connection, "SELECT block_seconds, origin, height FROM clock"))
 
 

@@ -65,14 +65,22 @@ class DirectoryStore(Store):
     still be running in its thread, but a write that was not yet visible is then dropped.
     """
 
-    def __init__(self, root: Path, *, fsync: bool = True, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: Path, *, read_only: bool = False, fsync: bool = True, now: Callable[[], float] = time.time
+    ) -> None:
         """Open the bucket in `root`, which need not exist and must not itself be a symbolic link.
 
-        With `fsync=False` other processes still see whole objects or none, but a power failure may lose or
-        truncate recent ones. `now` (unix seconds) decides which unfinished writes of crashed processes are
-        old enough to be swept, which happens once per store, on its first write.
+        With `read_only` what would write raises `StorageError` before it touches anything. With `fsync=False`
+        other processes still see whole objects or none, but a power failure may lose or truncate recent ones.
+        `now` (unix seconds) decides which unfinished writes of crashed processes are old enough to be swept,
+        which happens once per store, on its first write.
         """
-        self._files = _Files(root, fsync, now)
+        self._files = _Files(root, read_only, fsync, now)
+
+    @property
+    def root(self) -> Path:
+        """The bucket's folder."""
+        return self._files.root
 
     async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
         """Store `data`, replacing what was there; a `StorageError` names the cause, such as a full disk."""
@@ -168,14 +176,16 @@ class DirectoryStore(Store):
 class _Files:
     """The blocking half: every method may wait for the disk, and raises `OSError` where the disk refuses."""
 
-    def __init__(self, root: Path, fsync: bool, now: Callable[[], float]) -> None:
+    def __init__(self, root: Path, read_only: bool, fsync: bool, now: Callable[[], float]) -> None:
         self.root = root
+        self._read_only = read_only
         self._fsync = fsync
         self._now = now
         self._swept = False
 
     def write(self, key: str, data: Iterable[bytes], replace: bool, abandoned: threading.Event) -> bool:
         """Make the blocks of `data` the object `key`; False if `abandoned`, or if it exists and may not be replaced."""
+        self._refuse_reader(f"store {key}")
         *folders, name = key.split("/")
         self._make_root()
         with self._folder([TEMP_FOLDER], create=True) as temps, self._folder(folders, create=True) as folder:
@@ -245,6 +255,7 @@ class _Files:
 
     def delete(self, key: str) -> None:
         """Unlink the object; nothing there, or a folder, is no error."""
+        self._refuse_reader(f"delete {key}")
         *folders, name = key.split("/")
         with (
             suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
@@ -274,6 +285,10 @@ class _Files:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
                         found.append(ObjectInfo(base + name, status.st_size, status.st_mtime))
+
+    def _refuse_reader(self, action: str) -> None:
+        if self._read_only:
+            raise StorageError(f"cannot {action} in {self.root}: the bucket was opened for reading")
 
     def _make_root(self) -> None:
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]

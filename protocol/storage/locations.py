@@ -18,7 +18,7 @@ _SHOWN = 80
 """Characters of a stranger's location that an error message repeats."""
 
 
-def open_store(location: str, base: Path, *, fsync: bool = True) -> Store:
+def open_store(location: str, base: Path, *, read_only: bool = False, fsync: bool = True) -> Store:
     """The bucket a peer committed as its location: `dir:NAME` is the folder NAME of `base`.
 
     `base` must hold buckets only, since any peer may name any folder in it.
@@ -26,7 +26,7 @@ def open_store(location: str, base: Path, *, fsync: bool = True) -> Store:
     Raises:
         StorageError: another scheme, or NAME is not one legal key segment (a path, `..`, hidden).
     """
-    return DirectoryStore(base / _name(location, DIRECTORY), fsync=fsync)
+    return DirectoryStore(base / _name(location, DIRECTORY), read_only=read_only, fsync=fsync)
 
 
 class Buckets(ABC):
@@ -55,15 +55,16 @@ class Buckets(ABC):
 
 
 class DirectoryBuckets(Buckets):
-    """Buckets in the folders of one base folder, at `dir:NAME`."""
+    """Buckets in the folders of one base folder, at `dir:NAME`; `read_only` for one who must not change any."""
 
-    def __init__(self, base: Path, *, fsync: bool = True) -> None:
+    def __init__(self, base: Path, *, read_only: bool = False, fsync: bool = True) -> None:
         super().__init__()
         self._base = base
+        self._read_only = read_only
         self._fsync = fsync
 
     def _make(self, location: str) -> Store:
-        return open_store(location, self._base, fsync=self._fsync)
+        return open_store(location, self._base, read_only=self._read_only, fsync=self._fsync)
 
 
 class MemoryBuckets(Buckets):

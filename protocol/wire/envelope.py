@@ -128,6 +128,18 @@ def digest_of(head: bytes) -> bytes:
     return blake3(Type(kind).tag + head[PREFIX_BYTES : PREFIX_BYTES + body]).digest()
 
 
+def body_digest(data: bytes, expected: Type) -> bytes | None:
+    """The digest that an object without a tail would have by its body alone; None where its frame is not whole.
+
+    Says whether bytes are the ones that are meant before anything else about them is judged.
+    """
+    try:
+        prefix = read_prefix(data, expected)
+    except WireError:
+        return None
+    return digest_of(data) if len(data) == prefix.total_bytes == prefix.head_bytes else None
+
+
 def read_head(data: bytes, expected: Type, run_id: bytes) -> Envelope:
     """Parse and verify the head of an object; `data` must end where the head ends.
 

@@ -95,7 +95,7 @@ def key_commitment(key: bytes) -> bytes:
     return blake3(key).digest()
 
 
-def open(header: Header, ciphertext: bytes, key: bytes, layout: Layout, k: int) -> SparseUpdate:  # noqa: A001
+def open(header: Header, ciphertext: bytes | memoryview, key: bytes, layout: Layout, k: int) -> SparseUpdate:  # noqa: A001
     """Check a payload against its header, decrypt and decode it.
 
     Raises:

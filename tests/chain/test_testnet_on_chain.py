@@ -17,8 +17,8 @@ from local_chain import LocalChain, Subnet
 from runs.run_builders import template, write_template
 
 from muster.cast import Cast
-from muster.node.follow import fetch_record
 from muster.node.journal import read_journal
+from muster.protocol import paths, wire
 from muster.protocol.chain.base import Anchor, Snapshot
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.reading import read_commitments
@@ -99,8 +99,10 @@ async def digests(run: RunDirectory) -> list[Anchor]:
     genesis, buckets = run.history.genesis, run.buckets()
     try:
         store = buckets.bucket(f"dir:{OPERATOR.name}")
-        tensors = len(layout_of(genesis.model).shapes)
-        records = [await fetch_record(store, run.history.run_id, round_, tensors) for round_ in range(ROUNDS + 1)]
+        run_id, tensors = run.history.run_id, len(layout_of(genesis.model).shapes)
+        keys = [paths.record(run_id, round_) for round_ in range(ROUNDS + 1)]
+        found = [await store.get(key, max_bytes=wire.MAX_BODY_BYTES) for key in keys]
+        records = [wire.decode_record(data, run_id, tensors) for data in found]
         return [Anchor(record.round, digest) for record, digest in records]
     finally:
         await buckets.close()

@@ -248,7 +248,7 @@ def test_the_image_pins_every_requirement() -> None:
     pinned = {line.partition("==")[0] for line in lines if not line.startswith("#")}
     assert all("==" in line for line in lines if not line.startswith("#"))
     required: set[str] = set()
-    todo = {"muster"}
+    todo = {"muster-network"}
     while todo:
         requirements = [Requirement(text) for text in distribution(todo.pop()).requires or ()]
         fresh = {

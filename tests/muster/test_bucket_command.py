@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from s3_server import RadosGateway
 
-from muster.bucket import CreateRequest, check_location, create_bucket, rotate_key
+from muster.bucket import CreateRequest, check_location, create_bucket, remove_bucket, rotate_key
 from muster.config import check_variables
 from muster.credentials import CREDENTIAL_VARIABLES
 from muster.protocol.errors import ConfigError, MusterError, StorageError, UsageError
@@ -119,6 +119,7 @@ def test_a_public_bucket_carries_no_key(request_: CreateRequest, operator: dict[
     check_location(str(location), operator, lambda _: None)
     with pytest.raises(UsageError, match="no key to rotate"):
         rotate_key(str(location), operator, lambda _: None)
+    remove_bucket(str(location), operator, lambda _: None, sure=True)
 
 
 def test_keys_that_make_no_users_are_told_what_to_do(request_: CreateRequest, s3_server: RadosGateway) -> None:
@@ -215,7 +216,7 @@ def test_keys_are_asked_for_by_name(request_: CreateRequest) -> None:
 
 
 def test_only_bucket_commands_load_boto3() -> None:
-    code = "import sys, muster.cli, muster.config, protocol.storage; sys.exit('boto3' in sys.modules)"
+    code = "import sys, muster.cli, muster.config, muster.protocol.storage; sys.exit('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 from doctor_setups import Bucket, commit, diagnose, diagnose_async, lay_out, on_network
+from files_left_alone import picture
 from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
@@ -60,12 +61,13 @@ class TestInOrder:
     """A set-up without a fault."""
 
     def test_a_run_in_folders_is_ready(self, run: RunDirectory) -> None:
+        before = picture(run.path)
         findings = diagnose(run.path)
         assert list(findings) == NAMES
         assert failures(findings) == {}
         assert exit_status(findings.values()) == 0
         assert {name for name, found in findings.items() if found.status is Status.SKIPPED} == {"clock", "bandwidth"}
-        assert [path for path in (run.path / "buckets" / "miner-0").rglob("*") if path.is_file()] == []
+        assert picture(run.path) == before
 
     def test_a_bucket_on_a_server_is_ready(self, remote: RunDirectory, bucket: Bucket) -> None:
         findings = diagnose(remote.path, environment=bucket.environment, location=bucket.location)
@@ -130,6 +132,12 @@ class TestBuckets:
         findings = diagnose(remote.path, environment=bucket.environment, location=bucket.location)
         assert failures(findings) == {"bucket": STORAGE, "location": STORAGE, "leader": STORAGE}  # the leader's too
         assert "cannot be read as others would" in findings["bucket"].text
+
+    def test_a_folder_that_is_no_folder(self, run: RunDirectory) -> None:
+        (run.path / "buckets" / "miner-0").write_text("in the way")
+        finding = diagnose(run.path)["bucket"]
+        assert (finding.status, finding.exit_status) == (Status.FAIL, STORAGE)
+        assert "is no folder" in finding.text
 
     def test_another_location_is_committed(self, remote: RunDirectory, bucket: Bucket) -> None:
         commit(remote, "miner-0", "s3://example.org/elsewhere")

@@ -123,9 +123,9 @@ class TestSpace:
         template = load_template(preset)
         parameters = layout_of(template.model).parameters
         miner, validator, aggregator = (needs(template, role, local_bucket=False, text_bytes=0) for role in Role)
-        assert miner.memory > 32 * parameters  # θ, working copy, gradients, moments, Δ, error feedback, accumulator
+        assert miner.memory > 24 * parameters  # θ, working copy, gradients, moments, error feedback
         assert miner.memory > validator.memory > aggregator.memory > 4 * parameters
-        assert miner.disk == 32 * parameters
+        assert miner.disk == 24 * parameters
         assert validator.disk == aggregator.disk == 0
         assert needs(template, Role.AGGREGATOR, local_bucket=True, text_bytes=0).disk > 8 * parameters
         assert needs(template, Role.MINER, local_bucket=False, text_bytes=5).disk == miner.disk + 5

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from files_left_alone import picture
 from run_folders import CAST, make_spec, served
 
 from muster.node.data import TextReader
-from muster.protocol.errors import ChainError, ConfigError, DataError, StorageError
+from muster.protocol.errors import ChainError, ConfigError, DataError, NotPermitted, StorageError
 from muster.protocol.storage import NetworkBuckets
 from muster.publish import publish_run
 from muster.runfile import MAX_RUN_FILE_BYTES, RunFile
@@ -248,6 +249,21 @@ async def test_a_local_chain_and_folders_stay_on_their_machine(tmp_path: Path) -
     chain = run.chain(f"sqlite:{folder}/chain.sqlite")
     assert await chain.register(CAST.miners[0].identity) == 0
     await chain.close()
+
+
+async def test_who_names_no_bucket_of_his_own_only_reads(tmp_path: Path) -> None:
+    run = await open_run(await publish_run(make_spec(tmp_path), str(tmp_path / "out"), None, {}))
+    before = picture(run.path)
+    for chain in (run.chain(read_only=True), run.chain(f"sqlite:{run.path}/chain.sqlite", read_only=True)):
+        assert (await chain.snapshot()).peers == ()
+        with pytest.raises(NotPermitted):
+            await chain.register(CAST.miners[0].identity)
+        await chain.close()
+    with pytest.raises(StorageError, match="opened for reading"):
+        await run.buckets().bucket("dir:miner-0").put("a", b"x")
+    assert picture(run.path) == before
+    await run.buckets("dir:miner-0").bucket("dir:miner-0").put("a", b"x")
+    assert "buckets/miner-0/a" in picture(run.path)
 
 
 async def test_a_chain_setting_of_another_kind(tmp_path: Path) -> None:

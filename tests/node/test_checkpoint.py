@@ -14,7 +14,7 @@ from builders import hash32, layout, theta
 
 from muster.node import checkpoint
 from muster.node.checkpoint import Checkpoint, make_checkpoint, manifest_digest, read_manifest, read_shards
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, ObjectDamaged
 
 RUN, ROOT = hash32("run"), hash32("root")
 
@@ -72,13 +72,13 @@ CHANGES: list[Callable[[bytes], bytes]] = [
 def test_a_changed_shard_is_refused_by_name(change: Callable[[bytes], bytes]) -> None:
     found = made()
     (name,) = found.shards
-    with pytest.raises(LedgerError, match=name):
+    with pytest.raises(ObjectDamaged, match=name):
         loaded(replace(found, shards={name: change(found.shards[name])}))
 
 
 def test_a_changed_manifest_is_refused() -> None:
     found = made()
-    with pytest.raises(LedgerError, match="not the one the record pins"):
+    with pytest.raises(ObjectDamaged, match="not the one the record pins"):
         read_manifest(flipped(found.manifest, 30), found.digest, RUN, layout())
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from muster.node.facts import KNOWN_REASONS, MAX_PEERS, OTHER_REASON, Facts
+from muster.node.facts import MAX_PEERS, Facts
 from muster.node.metrics import exposition, registry_of
+from muster.protocol.reasons import REASONS
 
 ME, OTHER = "5Me", "5Other"
-PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
-NOT_OF_SUBMISSIONS = ("seal_order", "scores_format")
-"""First names of the rows of the table that are about other objects."""
 
 
 def applied(round_: int, rejected: dict[str, str], kind: str = "round", **changes: Any) -> dict[str, Any]:
@@ -158,13 +152,10 @@ def test_peers_are_those_of_the_newest_scores_and_not_too_many() -> None:
     }
 
 
-@given(st.dictionaries(st.text(min_size=1), st.text(min_size=1) | st.sampled_from(sorted(KNOWN_REASONS))))
-def test_no_leader_can_invent_labels(rejected: dict[str, str]) -> None:
-    rejected.pop(ME, None)
-    facts = told(JOINED, applied(0, rejected))
-    assert sum(facts.submissions.values()) == len(rejected) + 1
-    assert {reason for _, reason in facts.submissions} <= KNOWN_REASONS | {OTHER_REASON, ""}
-    samples(facts)
+def test_every_reason_has_its_label() -> None:
+    facts = told(JOINED, applied(0, {f"5{reason}": reason for reason in REASONS}))
+    rejected = {labels[0] for name, labels in samples(facts) if name == "muster_submissions_total" and labels[0]}
+    assert rejected == set(REASONS)
 
 
 def test_an_older_block_changes_nothing() -> None:
@@ -179,11 +170,3 @@ def test_two_nodes_of_one_process_do_not_mix() -> None:
     first, second = told(JOINED, applied(0, {})), told(JOINED)
     assert samples(first)["muster_records_total", ("round",)] == 1
     assert samples(second)["muster_records_total", ("round",)] == 0
-
-
-def test_the_known_reasons_are_those_of_the_protocols_table() -> None:
-    table = PROTOCOL.read_text().split("## 10. Reasons")[1].split("\n## ")[0]
-    rows = [re.findall(r"`([a-z_]+)`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
-    frame = {reason for row in rows[:3] for reason in row}
-    listed = {reason for row in rows if row[0] not in NOT_OF_SUBMISSIONS for reason in row if not reason.endswith("_")}
-    assert listed | {f"key_{reason}" for reason in frame} == {*KNOWN_REASONS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -152,6 +153,18 @@ async def test_answering_never_blocks_the_loop(tip: Tip) -> None:
         async with asked(service(tip, live_facts(tip))) as ask:
             for path in ("/healthz", "/status", "/metrics"):
                 assert (await ask(path))[0] == 200
+
+
+async def test_an_answer_that_blocks_is_caught(tip: Tip) -> None:
+    def clock() -> float:
+        time.sleep(0)
+        return NOW
+
+    made = Service(About("miner-0", "ab" * 32, {"muster": "1.2.3"}), live_facts(tip), clock=clock)
+    made.tip = lambda: tip
+    with blockbuster_ctx(scanned_modules=["muster", "prometheus_client"]):
+        async with asked(made) as ask:
+            assert (await ask("/healthz"))[0] == 500
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from builders import (
 from malformed import malformed_submissions
 
 from muster.protocol import wire
-from muster.protocol.admission import HEADER_REASONS, MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit
+from muster.protocol.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit
 from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.errors import WireError
 from muster.protocol.layout import AEAD_TAG_BYTES
+from muster.protocol.reasons import HEAD_REASONS
 from muster.protocol.wire import Signed, Type
 from muster.protocol.wire.tlv import OPTIONAL
 
@@ -145,7 +146,7 @@ def test_the_registry_is_asked_last_so_that_leader_and_auditor_give_one_reason(
             admit(AUDITOR, ALICE.public, data)
         except WireError as error:
             compared += 1
-            assert error.reason in HEADER_REASONS
+            assert error.reason in HEAD_REASONS
             assert reason_of(partial(admit, leader, ALICE.public, data)) == error.reason
     assert compared > 100
 

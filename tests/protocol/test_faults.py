@@ -128,7 +128,7 @@ def test_passing_a_point_nobody_registered_is_a_bug() -> None:
 
 def test_a_real_process_dies_at_once() -> None:
     program = (
-        "import os; from protocol.faults import Faults\n"
+        "import os; from muster.protocol.faults import Faults\n"
         "try:\n    Faults.from_environment(os.environ).trip('train.step')\nfinally:\n    print('cleaned up')"
     )
     environment = {**os.environ, VARIABLE: "train.step:crash"}

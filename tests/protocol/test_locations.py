@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from files_left_alone import picture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,27 @@ async def test_two_processes_worth_of_directory_buckets_share(tmp_path: Path) ->
     writer, reader = DirectoryBuckets(tmp_path), DirectoryBuckets(tmp_path)
     await writer.bucket("dir:m").put("a", b"x")
     assert await reader.bucket("dir:m").get("a", max_bytes=1) == b"x"
+
+
+async def test_a_reader_changes_nothing(tmp_path: Path) -> None:
+    """Neither a bucket that is there, nor one that is not there yet."""
+    await DirectoryBuckets(tmp_path).bucket("dir:there").put("a/b", b"x")
+    (tmp_path / "file").write_bytes(b"y")
+    before = picture(tmp_path)
+    reader = DirectoryBuckets(tmp_path, read_only=True)
+    for name in ("there", "not-there"):
+        store = reader.bucket(f"dir:{name}")
+        for write in (
+            store.put("a/c", b"x"),
+            store.put_if_absent("a/c", b"x"),
+            store.upload("a/c", tmp_path / "file"),
+            store.delete("a/b"),
+        ):
+            with pytest.raises(StorageError, match="opened for reading"):
+                await write
+        assert [info.key for info in await store.list()] == ["a/b"] * (name == "there")
+        assert (await store.head("a/b") is None) == (name == "not-there")
+    assert picture(tmp_path) == before
 
 
 NAMES = [

@@ -13,7 +13,7 @@ from builders import hash32, identity
 
 from muster.protocol.errors import WireError
 from muster.protocol.identity import verify
-from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores, used
+from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores, max_scores_bytes, used
 from muster.protocol.wire import ScoreRow, ScoresUsed
 
 RUN = hash32("run")
@@ -145,4 +145,34 @@ def test_what_a_record_carries() -> None:
     rows = [ScoreRow(identity("alice").public, 1e-7, True), ScoreRow(identity("bob").public, 1e-7, False)]
     rows.sort(key=lambda row: row.public)
     expected = ScoresUsed(VALIDATOR.public, 9, 5, b"d" * 32, tuple(rows))
-    assert used(BODY, b"d" * 32, VALIDATOR.hotkey, 9) == expected
+    known = {identity("alice").public, identity("bob").public, hash32("somebody")}
+    assert used(BODY, b"d" * 32, VALIDATOR.hotkey, 9, known) == expected
+
+
+def test_peers_that_a_validator_invents_add_nothing_to_a_record() -> None:
+    known = {identity("alice").public}
+    (row,) = used(BODY, b"d" * 32, VALIDATOR.hotkey, 9, known).rows
+    assert row.public == identity("alice").public
+    invented = [peer(f"invented {i}") for i in range(200)]
+    body = BODY.model_copy(update={"peers": (*invented, *BODY.peers)})
+    assert used(body, b"d" * 32, VALIDATOR.hotkey, 9, known).rows == (row,)
+
+
+@pytest.mark.parametrize("slots", [4, 64, 256])
+def test_a_file_with_a_row_for_every_slot_fits_its_cap_with_the_longest_numbers(slots: int) -> None:
+    long = -2.2250738585072014e-308
+    worst: dict[str, Any] = {
+        "uid": 2**53 - 1,
+        "assigned": (long, long),
+        "unassigned": (long, long),
+        "mu": long,
+        "rating": (long, long),
+        "positive": False,
+        "peer_score": -long,
+        "incentive": -long,
+    }
+    rows = tuple(peer(f"peer {i}", **worst) for i in range(slots))
+    body = ScoresBody(round=2**53 - 1, record="ab" * 32, heldout=long, peers=rows)
+    data = encode_scores(body, VALIDATOR, RUN)
+    assert max_scores_bytes(slots) / 2 < len(data) <= max_scores_bytes(slots)
+    assert decode_scores(data, RUN, VALIDATOR.hotkey, 2**53 - 1)[0] == body

@@ -149,6 +149,7 @@ def test_every_field_changes_the_run_id() -> None:
         ("outer", {"alpha": [[1, 1.0]]}, "outer: alpha must be a table"),
         ("outer", {"alpha": [[0, 1.0], [5, 0.5], [5, 0.4]]}, "outer: alpha must be a table"),
         ("clock", {"min_blocks": 11, "deadline": 10}, "clock: min_blocks must not exceed deadline"),
+        ("clock", {"min_submissions": 21}, "clock.min_submissions must not exceed gauntlet.seats"),
         ("data", {"window": 129}, "data.window must not exceed model.context"),
         ("data", {"manifest": "xyz"}, "data.manifest"),
     ],

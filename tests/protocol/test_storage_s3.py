@@ -116,6 +116,7 @@ class TestKeys:
             await public.get("a", max_bytes=1)
         s3.put_bucket_policy(Bucket=bucket, Policy=policy("*", bucket, "s3:GetObject"))
         assert await public.get("a", max_bytes=1) == b"x"
+        s3.delete_bucket_policy(Bucket=bucket)
 
     async def test_a_wrong_key_and_a_wrong_secret_are_told_apart(self, s3_server: RadosGateway, bucket: str) -> None:
         access, secret = s3_server.user("admin")

@@ -17,12 +17,12 @@ import tomli_w
 from muster.cast import Cast, Member
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data import TextReader
-from muster.node.follow import genesis
+from muster.node.ledger.reader import genesis_tip as genesis
 from muster.protocol import paths, wire
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
 from muster.protocol.layout import layout_of
-from muster.protocol.scores import MAX_SCORES_BYTES, ScoresBody, decode_scores
+from muster.protocol.scores import ScoresBody, decode_scores
 from muster.protocol.spec import RunSpec, Template, load_template
 from muster.protocol.storage import Store
 from muster.protocol.wire import Opening, Record, Seal
@@ -162,7 +162,7 @@ class Ledger:
 
     def scores(self, round_: int) -> ScoresBody:
         """What the first validator said of a round."""
-        data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_SCORES_BYTES))
+        data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_BYTES))
         return decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
 
     def reasons(self, cast: Cast, round_: int) -> dict[str, str]:

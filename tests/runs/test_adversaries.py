@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,8 +13,6 @@ from muster.lab.adversary import ADVERSARIES
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.assignment import assigned
-from muster.protocol.ledger import Tip
 from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
 
@@ -159,23 +156,17 @@ def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
         wire.open(signed.header, ciphertext, other, run.participants["miner-0"].tip.layout, made.spec.sparse.k)
 
 
-def _claims(uid: Callable[[Miner], int]) -> type[Miner]:
-    """A miner that signs for another slot than its own, with that slot's windows."""
+class Claimant(Miner):
+    """A miner that signs for slot 1, which is not its own, with that slot's windows."""
 
-    class Claimant(Miner):
-        def assigned_windows(self, tip: Tip) -> list[int]:
-            self.uid = uid(self)
-            count = tip.spec.inner.steps * tip.spec.inner.batch
-            return assigned(tip.opening.assign.value, self.uid, tip.spec.data, count)
-
-    return Claimant
+    async def slot(self) -> int | None:
+        return 1
 
 
 def test_two_accepted_submissions_cannot_share_a_slot(stage: MakeStage) -> None:
     """Uid 1 is miner-0's; the other claims it, with the right windows and a good proof, and is turned away."""
     made = stage(adversaries={"noise": 1})
-    claimant = _claims(lambda _miner: 1)
-    run = play(made, 3, classes=lambda behaviour: claimant if behaviour == "noise" else Miner)
+    run = play(made, 3, classes=lambda behaviour: Claimant if behaviour == "noise" else Miner)
     for round_ in range(3):
         reasons = Ledger(run).reasons(made.cast, round_)
         assert reasons["noise-0"] == "uid_mismatch"

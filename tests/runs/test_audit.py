@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_builders import MAX_BYTES, MakeStage, Stage, play
 
-from muster.audit import Auditor, AuditReport
+from muster.audit import Auditor, AuditReport, FaultClass
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
-from muster.protocol.errors import AuditError, ConfigError, UsageError
+from muster.protocol.errors import AuditError, ConfigError, ScoresFault, UsageError
 from muster.protocol.identity import SIGNATURE_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import PREFIX_BYTES
@@ -100,12 +100,15 @@ def flipped(data: bytes, offset: int, bit: int = 0) -> bytes:
     return bytes(changed)
 
 
-def fails(case: Case, key: str, first_round: int | None = None) -> None:
-    """The audit names the object and its round."""
-    with pytest.raises(AuditError) as caught:
-        case.audit(first_round)
-    assert key in str(caught.value)
-    assert f"round {round_of(key)}:" in str(caught.value)
+def fails(case: Case, key: str, first_round: int | None = None) -> AuditReport:
+    """The audit names the object and its round, and whether it is the ledger that is wrong; its report."""
+    report = case.audit(first_round)
+    kind = FaultClass.SCORES if "/scores/" in key else FaultClass.LEDGER
+    (fault,) = [fault for fault in report.faults if fault.name == key]
+    assert (fault.kind, fault.round) == (kind, round_of(key))
+    with pytest.raises(ScoresFault if kind is FaultClass.SCORES else AuditError, match=f"round {fault.round}: "):
+        report.raise_fault()
+    return report
 
 
 def test_it_reproduces_every_root_from_genesis(case: Case) -> None:
@@ -191,7 +194,7 @@ def test_a_checkpoint_with_another_theta_is_not_a_start(case: Case) -> None:
     (shard,) = [key for key in case.objects() if key.endswith(".safetensors") and round_of(key) == 2]
     with case.changed(shard, flipped(case.read(shard), -1)):
         with pytest.raises(AuditError, match=r"round 2: .*checkpoints/00000002/.*model-\d+-of-\d+\.safetensors"):
-            case.audit(2)
+            case.audit(2).raise_fault()
         assert case.audit(ROUNDS).closed, "another checkpoint is"
 
 
@@ -209,13 +212,13 @@ def test_changed_text(case: Case, copy: Path, name: str, offset: int) -> None:
     path = copy / "data" / name
     path.write_bytes(flipped(path.read_bytes(), offset))
     with pytest.raises(AuditError, match=f"the training text: .*{name}"):
-        case.audit(folder=RunDirectory.open(str(copy)))
+        case.audit(folder=RunDirectory.open(str(copy))).raise_fault()
 
 
 def test_missing_text(case: Case, copy: Path) -> None:
     (copy / "data" / "train.bin").unlink()
     with pytest.raises(AuditError, match=r"the training text: .*train\.bin"):
-        case.audit(folder=RunDirectory.open(str(copy)))
+        case.audit(folder=RunDirectory.open(str(copy))).raise_fault()
 
 
 def test_a_changed_spec_is_another_run(case: Case, copy: Path) -> None:

@@ -10,13 +10,14 @@ from run_builders import MakeStage, Stage, play
 from muster.audit import Auditor, AuditReport
 from muster.lab import simulator
 from muster.lab.simulator import SimulatedRun
+from muster.node.ledger.reader import Fetched
 from muster.node.miner.miner import Miner
 from muster.protocol import paths
 from muster.protocol.chain.base import Anchor, AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.errors import AuditError, RateLimited
+from muster.protocol.errors import AuditError, RateLimited, StorageError
 from muster.protocol.identity import Identity
-from muster.protocol.storage import Store
+from muster.protocol.ledger import Applied
 
 ROUNDS = 6
 LATE, LAGGARD = "miner-3", "miner-2"
@@ -51,12 +52,12 @@ class Strict(VirtualChain):
 class Laggard(Miner):
     """A miner; the one of that name falls rounds behind."""
 
-    async def apply(self, anchor: AnchorSeen, store: Store) -> bool:
+    async def judge(self, fetched: Fetched) -> Applied:
         """Nothing, for a while."""
         waits = self.surroundings.location == f"mem:{LAGGARD}" and self.tip.round == STALLS
         if waits and not await self.surroundings.chain.anchors(RESUMES):
-            return False
-        return await super().apply(anchor, store)
+            raise StorageError("its disk is slow")
+        return await super().judge(fetched)
 
 
 def run(made: Stage) -> SimulatedRun:
@@ -109,4 +110,4 @@ def test_the_audit_names_a_record_that_does_not_lead_to_the_anchor(
     key = paths.record(made.run.history.run_id, 3)
     asyncio.run(bucket.put(key, asyncio.run(bucket.get(paths.record(made.run.history.run_id, 2), max_bytes=2**24))))
     with pytest.raises(AuditError, match=f"round 3: {key}"):
-        audit(made, newest_only)
+        audit(made, newest_only).raise_fault()

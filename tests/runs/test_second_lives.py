@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, su
 from run_builders import MAX_BYTES, MakeStage, play
 
 from muster.lab.simulator import SimulatedRun
-from muster.node import follow
+from muster.node.directory import Directory
 from muster.node.journal import Journal
-from muster.node.participant import Surroundings, in_place
+from muster.node.ledger import reader
+from muster.node.ledger.participant import Errands, Surroundings, in_place, judge
+from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -22,7 +26,6 @@ from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
 from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
-from muster.protocol.session import Session
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.validator.aggregator.aggregator import Aggregator
@@ -50,8 +53,17 @@ class World:
         for name in (LEADER, *MINERS):
             uids[identity(name).public] = await chain.register(identity(name))
             await chain.commit(identity(name), f"mem:{name}")
-        tip = await follow.genesis(SpecHistory.of(spec), chain)
+        tip = await reader.genesis_tip(SpecHistory.of(spec), chain)
         return cls(chain, MemoryBuckets(), tip, uids)
+
+    @asynccontextmanager
+    async def leading(self) -> AsyncIterator[Aggregator]:
+        """One life of the leader, in the open round."""
+        async with asyncio.TaskGroup() as tasks:
+            leader, errands = self.leader(), Errands(tasks, self.chain)
+            leader.begin(errands)
+            yield leader
+            errands.cancel()
 
     def leader(self) -> Aggregator:
         """One life of the leader."""
@@ -79,10 +91,12 @@ class World:
 
     async def record(self) -> Record:
         """What the leader decided, as a follower verifies it."""
-        store, replica = self.buckets.bucket(f"mem:{LEADER}"), self.leader().replica
-        fetched = await follow.fetch(store, self.tip)
-        await follow.check_beacons(self.chain, self.tip, fetched)
-        return follow.judge(fetched, self.tip, replica).record
+        replica = self.leader().replica
+        read = reader.Reader(self.chain, Directory(self.chain, self.buckets))
+        (pointer,) = await read.anchored(self.tip)
+        fetched = await read.fetch(pointer, self.tip)
+        await read.check_beacons(self.tip, fetched.record, fetched.seal)
+        return judge(fetched, self.tip, replica).record
 
 
 async def sealed_world() -> World:
@@ -91,13 +105,13 @@ async def sealed_world() -> World:
     keys = {name: await world.submit(identity(name), f"mem:{name}", world.uids[identity(name).public])
             for name in MINERS}  # fmt: skip
     await world.show("mem:bob", keys["bob"])
-    leader = world.leader()
-    seen = await leader.observe(world.state(), await world.chain.head())
-    assert {event.peer for event in seen if isinstance(event, SubmissionSeen)} == {
-        identity(name).public for name in MINERS
-    }
-    world.chain.advance()
-    await leader.publish_seal(await world.chain.head())
+    async with world.leading() as leader:
+        seen = await leader.observe(world.state(), await world.chain.head())
+        assert {event.peer for event in seen if isinstance(event, SubmissionSeen)} == {
+            identity(name).public for name in MINERS
+        }
+        world.chain.advance()
+        await leader.publish_seal(await world.chain.head())
     await world.show("mem:alice", keys["alice"])
     return world
 
@@ -106,10 +120,10 @@ async def sealed_world() -> World:
 async def test_a_leader_that_comes_back_when_all_is_due_decides_as_its_first_life_would(looked: bool) -> None:
     world = await sealed_world()
     world.chain.advance(100)
-    second = world.leader()
-    if looked:
-        await second.observe(replace(world.state(), phase=Phase.REVEAL), await world.chain.head())
-    await second.publish_record(await world.chain.head())
+    async with world.leading() as second:
+        if looked:
+            await second.observe(replace(world.state(), phase=Phase.REVEAL), await world.chain.head())
+        await second.publish_record(await world.chain.head())
     record = await world.record()
     assert record.kind is Kind.ROUND
     reasons = {entry.public: entry.reason for entry in record.entries}
@@ -120,8 +134,10 @@ async def test_two_lives_of_a_leader_seal_once() -> None:
     world = await sealed_world()
     store, key = world.buckets.bucket(f"mem:{LEADER}"), paths.seal(world.tip.run_id, 0)
     first = await store.get(key, max_bytes=MAX_BYTES)
-    await world.leader().publish_seal(await world.chain.head())
+    async with world.leading() as second:
+        seal = await second.publish_seal(await world.chain.head())
     assert await store.get(key, max_bytes=MAX_BYTES) == first
+    assert seal == wire.decode_seal(first, world.tip.run_id)[0]
 
 
 async def test_a_slot_that_passes_on_before_the_record_counts_once() -> None:
@@ -129,21 +145,22 @@ async def test_a_slot_that_passes_on_before_the_record_counts_once() -> None:
     world = await World.begin()
     alice, carol = identity("alice"), identity("carol")
     keys = [await world.submit(alice, "mem:alice", 1)]
-    leader = world.leader()
-    await leader.observe(world.state(), await world.chain.head())
-    intake = leader._open.intake
-    keys.append(await world.submit(carol, "mem:carol", 1))
-    intake.facts = world.tip.facts(intake.facts.possession, {carol.public: 1})
-    stores = {carol.public: world.buckets.bucket("mem:carol"), alice.public: world.buckets.bucket("mem:alice")}
-    await intake.look(stores)
-    assert {head.reason for head in intake.heads.values()} == {""}
-    for name, key in zip(("alice", "carol"), keys, strict=True):
-        await world.show(f"mem:{name}", key)
-    await intake.reveal(stores, ())
-    assert set(intake.payloads) == {alice.public, carol.public}
-    intake.recheck({carol.public: 1})
-    assert set(intake.payloads) == {carol.public}
-    assert intake.failures == {alice.public: "unregistered"}
+    async with world.leading() as leader:
+        head = await world.chain.head()
+        await leader.observe(world.state(), head)
+        intake = leader._open.intake
+        keys.append(await world.submit(carol, "mem:carol", 1))
+        intake.facts = world.tip.facts(intake.facts.possession, {carol.public: 1})
+        stores = {carol.public: world.buckets.bucket("mem:carol"), alice.public: world.buckets.bucket("mem:alice")}
+        await intake.look(stores, head)
+        assert {taken.head.reason for taken in intake.peers.values()} == {""}
+        for name, key in zip(("alice", "carol"), keys, strict=True):
+            await world.show(f"mem:{name}", key)
+        await intake.reveal(stores, sorted(stores), 20, head)
+        assert intake.failures() == {}
+        intake.recheck({carol.public: 1})
+        assert intake.failures() == {alice.public: "unregistered"}
+        assert intake.candidates() == [carol.public]
 
 
 async def test_a_key_that_is_no_key_does_not_stall_the_round() -> None:
@@ -152,14 +169,14 @@ async def test_a_key_that_is_no_key_does_not_stall_the_round() -> None:
     uid = {name: world.uids[identity(name).public] for name in MINERS}
     good = await world.submit(identity("alice"), "mem:alice", uid["alice"])
     await world.submit(identity("bob"), "mem:bob", uid["bob"])
-    leader = world.leader()
-    await leader.observe(world.state(), await world.chain.head())
-    world.chain.advance()
-    await leader.publish_seal(await world.chain.head())
-    await world.show("mem:alice", good)
-    await world.show("mem:bob", wire.encode_key(identity("bob"), world.tip.run_id, 0, b"short"))
-    world.chain.advance()
-    await leader.publish_record(await world.chain.head())
+    async with world.leading() as leader:
+        await leader.observe(world.state(), await world.chain.head())
+        world.chain.advance()
+        await leader.publish_seal(await world.chain.head())
+        await world.show("mem:alice", good)
+        await world.show("mem:bob", wire.encode_key(identity("bob"), world.tip.run_id, 0, b"short"))
+        world.chain.advance()
+        await leader.publish_record(await world.chain.head())
     reasons = {entry.public: entry.reason for entry in (await world.record()).entries}
     assert reasons == {identity("alice").public: "", identity("bob").public: "key_field_size"}
 
@@ -182,9 +199,9 @@ def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_ha
     async def live() -> Journal:
         journal = Journal(None, lambda: 0.0)
         around = Surroundings(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
-        tip = await follow.genesis(made.run.history, run.chain)
+        tip = await reader.genesis_tip(made.run.history, run.chain)
         replica = Replica.genesis(made.spec, tip.run_id)
-        await Session(Validator(around, tip, replica, made.text, book), run.chain, run.buckets).run()
+        await Session(Validator(around, tip, replica, made.text, book), run.chain, around.directory).run()
         return journal
 
     first = asyncio.run(live())

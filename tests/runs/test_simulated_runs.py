@@ -16,9 +16,8 @@ from muster.lab.simulator import SimulatedRun
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.attendance import NULL_ROUND
 from muster.protocol.identity import Identity
-from muster.protocol.selection import NOT_SELECTED
+from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind
 
@@ -128,6 +127,8 @@ def test_too_few_submissions_make_a_null_round_that_changes_nothing(stage: MakeS
     assert [ledger.record(round_).outer_step for round_ in range(5)] == [0, 1, 1, 2, 3]
     assert run.state_roots[1] == run.state_roots[0] != run.state_roots[2]
     assert run.losses[1] == run.losses[0]
+    waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(5)]
+    assert waited[1] == made.spec.clock.deadline > max(waited[2:]), "who was there is waited for, and nobody else"
 
 
 def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> None:
@@ -139,6 +140,15 @@ def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> No
     assert waited[2] == deadline
     assert max(waited[:2] + waited[3:]) < deadline
     assert all("miner-1" not in ledger.reasons(made.cast, round_) for round_ in range(2, ROUNDS))
+
+
+def test_a_peer_there_every_other_round_costs_two_deadlines(stage: MakeStage) -> None:
+    made = stage()
+    run = play(made, 8, absent=lambda name, round_: name == "miner-1" and round_ % 2 == 1)
+    ledger = Ledger(run)
+    waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(8)]
+    assert [round_ for round_ in range(8) if waited[round_] == made.spec.clock.deadline] == [1, 3]
+    assert ledger.reasons(made.cast, 6)["miner-1"] == "", "it is taken in, only not waited for"
 
 
 def test_a_peer_that_comes_back_is_taken_in_and_soon_waited_for_again(stage: MakeStage) -> None:
@@ -168,38 +178,35 @@ class Witness(Miner):
 
     deltas: Mapping[int, list[Tensor]]
 
-    def shape_delta(self, result: TrainResult) -> list[Tensor]:
+    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
         self.deltas = {**getattr(self, "deltas", {}), self.tip.round: [delta.clone() for delta in result.delta]}
         return result.delta
 
 
-def _left(miner: Witness, made: Stage, accepted: list[bool]) -> list[Tensor]:
-    """e after rounds with these outcomes: e ← a − Δ̂ where accepted, else e ← a, with a = β·e + Δ."""
+def _left(miner: Witness, made: Stage, rounds: int) -> list[Tensor]:
+    """e after that many rounds: e ← a − Δ̂ with a = β·e + Δ, in each of them."""
     beta, k, grid = made.spec.sparse.error_decay, made.spec.sparse.k, miner.tip.layout.grid
     left = [torch.zeros(shape) for shape in miner.tip.layout.shapes]
-    for round_, taken in enumerate(accepted):
+    for round_ in range(rounds):
         acc = [beta * e + delta for e, delta in zip(left, miner.deltas[round_], strict=True)]
-        left = list(residual(acc, compress(acc, k, grid))) if taken else acc
+        left = list(residual(acc, compress(acc, k, grid)))
     return left
 
 
 def test_more_miners_than_seats(stage: MakeStage) -> None:
-    """Two seats, five miners: each round takes two, says so of the rest, and their work is not lost to them."""
+    """Two seats, five miners: each round takes two and says so of the rest; what is sent is sent, taken or not."""
     made = stage(miners=5, gauntlet={"seats": 2})
     run = play(made, 5, classes=lambda _behaviour: Witness)
     ledger = Ledger(run)
     assert len(run.state_roots) == 5
-    outcomes: dict[str, list[bool]] = {member.name: [] for member in made.cast.miners}
     for round_ in range(5):
         reasons = ledger.reasons(made.cast, round_)
         assert sorted(reasons.values()) == ["", "", NOT_SELECTED, NOT_SELECTED, NOT_SELECTED]
-        for name, reason in reasons.items():
-            outcomes[name].append(not reason)
-    for name, accepted in outcomes.items():
-        miner = run.participants[name]
+    for member in made.cast.miners:
+        miner = run.participants[member.name]
         assert isinstance(miner, Witness)
-        for ours, theirs in zip(_left(miner, made, accepted), miner.error_feedback, strict=True):
-            assert torch.equal(ours, theirs), name
+        for ours, theirs in zip(_left(miner, made, 5), miner.error_feedback, strict=True):
+            assert torch.equal(ours, theirs), member.name
 
 
 def test_the_validator_measures_those_without_a_seat_too(stage: MakeStage) -> None:

@@ -1,42 +1,45 @@
-"""Taking in one round's submissions: heads before the seal, keys and payloads after it, each peer on its own.
+"""Taking in one round's submissions: one state a peer, filled in the background, each peer on its own.
 
-Whatever a peer's bucket does (vanish, stall, lie about sizes) ends in that peer's own reason and in nobody else's.
+    seen ──key──▶ keyed ──payload──▶ opened
+      └─────────────┴────────────────▶ failed(reason)
+
+Whatever a peer's bucket does (vanish, stall, drip, lie about sizes) ends in that peer's own reason and in nobody
+else's: a look starts what is to be read, waits for all of it until the next block at the longest, and leaves what
+hangs to hang alone. What may be a fault of the way here (bytes that no key signed, or not the ones a head commits to)
+is looked at again; time, and nothing else, makes it the peer's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
-from muster.kernels import SparseUpdate
-from muster.node.follow import BULK_DEADLINE
-from muster.node.participant import Offload
-from muster.protocol import paths, wire
-from muster.protocol.admission import (
+from muster.node.ledger.participant import Errands, Offload
+from muster.node.submission import Payload, Submissions
+from muster.protocol import ledger, paths, wire
+from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
+from muster.protocol.chain.base import Block
+from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.identity import PUBLIC_BYTES
+from muster.protocol.reasons import (
+    HEAD_REASONS,
     KEY_EARLY,
     KEY_MISSING,
-    MAX_HEAD_BYTES,
-    MAX_KEY_BYTES,
+    OBJECT_SIZE,
+    PAYLOAD_REASONS,
     UNAVAILABLE,
-    RoundFacts,
-    admit,
-    admit_registration,
+    UNSIGNED,
 )
-from muster.protocol.bundle import Opened
-from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
-from muster.protocol.identity import PUBLIC_BYTES
 from muster.protocol.storage import Store
-from muster.protocol.wire import Signed
+from muster.protocol.wire import Seal, Signed
 
 log = logging.getLogger(__name__)
 
-OBJECT_SIZE = "object_size"
-"""Reason of a submission whose object is not as long as its head says."""
-
-CONCURRENCY = 32
-"""Peers read from at the same time."""
+BEYOND_SEATS = 8
+"""Payloads fetched at one time beyond as many as there are seats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,55 +51,101 @@ class Head:
     reason: str
     signed: Signed | None
 
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """An opened submission."""
-
-    opened: Opened
-    update: SparseUpdate
+    @property
+    def final(self) -> bool:
+        """Whether these are surely the peer's own bytes: somebody signed them."""
+        return self.reason not in UNSIGNED
 
 
+class Stage(Enum):
+    """How far a peer's submission is."""
+
+    SEEN = "seen"
+    KEYED = "keyed"
+    OPENED = "opened"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Taken:
+    """One peer's submission. `problem` is its reason if nothing more should come; `busy` says that a read is under
+    way; `again` is the block from which on it is tried again, `pause` how many blocks are waited the next time."""
+
+    head: Head
+    stage: Stage = Stage.SEEN
+    key: bytes = b""
+    payload: Payload | None = None
+    problem: str = KEY_MISSING
+    busy: bool = False
+    again: int = 0
+    pause: int = 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more can come."""
+        return self.stage in (Stage.OPENED, Stage.FAILED)
+
+    def fail(self, reason: str) -> None:
+        """It ends here; what was kept of it is let go."""
+        self.stage, self.problem, self.payload = Stage.FAILED, reason, None
+
+    def retry(self, problem: str, block: int) -> None:
+        """It is tried again, at first in the next block and then less and less often."""
+        self.problem, self.again = problem, block + self.pause
+        self.pause *= 2
+
+
+@dataclass(slots=True)
 class Intake:
-    """The submissions of one round, as one leader saw them."""
+    """The submissions of one round, as one leader sees them."""
 
-    def __init__(self, facts: RoundFacts, offload: Offload) -> None:
-        self.facts = facts
-        self.heads: dict[bytes, Head] = {}
-        self.payloads: dict[bytes, Payload] = {}
-        self.failures: dict[bytes, str] = {}
-        self._offload = offload
-        self._gate = asyncio.Semaphore(CONCURRENCY)
+    facts: RoundFacts
+    submissions: Submissions
+    errands: Errands
+    offload: Offload
+    peers: dict[bytes, Taken] = field(default_factory=dict)
+    _reading: set[bytes] = field(default_factory=set)
+    _stores: Mapping[bytes, Store] = field(default_factory=dict)
+    _order: Sequence[bytes] = ()
+    _seats: int = 0
+    _head: Block = field(default=Block(0, b""))
+    _queue: deque[bytes] = field(default_factory=deque)
+    _workers: int = 0
 
     @property
     def _key(self) -> str:
         return paths.submission(self.facts.run_id, self.facts.opening.round)
 
-    async def look(self, stores: Mapping[bytes, Store]) -> list[bytes]:
-        """Read the heads that are new since the last look; returns their peers in key order."""
-        fresh = [public for public in sorted(stores) if public not in self.heads]
-        async with asyncio.TaskGroup() as tasks:
-            found = [tasks.create_task(self._read_head(public, stores[public])) for public in fresh]
-        heads = [head for head in (task.result() for task in found) if head is not None]
-        self.heads |= {head.public: head for head in heads}
-        return [head.public for head in heads]
+    async def look(self, stores: Mapping[bytes, Store], head: Block) -> list[bytes]:
+        """Read the heads that are not surely known yet; returns the peers whose are since the last look, in key order.
 
-    async def _read_head(self, public: bytes, store: Store) -> Head | None:
-        async with self._gate:
-            try:
-                info = await store.head(self._key)
-                if info is None:
-                    return None
-                data = await store.get_range(self._key, 0, wire.PREFIX_BYTES)
-                size = _head_size(data)
-                if size:
-                    data = await store.get_range(self._key, 0, size)
-            except ObjectMissing:
-                return None
-            except StorageError as error:
-                log.warning("the bucket of a peer cannot be read: %s", error)
-                return None
-        return await self._offload(lambda: self.judge(public, data, info.size))
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        known = self._final()
+        todo = [public for public in sorted(stores) if public not in known and public not in self._reading]
+        self._reading |= set(todo)
+        started = {self.errands.start(self._read_head(public, stores[public])) for public in todo}
+        await self.errands.wait(started, head)
+        return sorted(self._final() - known)
+
+    def _final(self) -> set[bytes]:
+        return {public for public, taken in self.peers.items() if taken.head.final}
+
+    async def _read_head(self, public: bytes, store: Store) -> None:
+        try:
+            data = await store.get_range(self._key, 0, MAX_HEAD_BYTES)
+            size = _head_size(data)
+            info = await store.head(self._key) if size else None
+            found = data[:size] if size else data[: wire.PREFIX_BYTES]
+            head = await self.offload(lambda: self.judge(public, found, None if info is None else info.size))
+            self.peers[public] = Taken(head)
+        except ObjectMissing:
+            pass  # not there yet
+        except StorageError as error:
+            log.info("the bucket of a peer cannot be read: %s", error)
+        finally:
+            self._reading.discard(public)
 
     def judge(self, public: bytes, data: bytes, size: int | None) -> Head:
         """Judge a head by the one rule; `size` is the object's, None where it is not at hand any more."""
@@ -108,106 +157,195 @@ class Intake:
             return Head(public, data, OBJECT_SIZE, None)
         return Head(public, data, "", signed)
 
-    async def early(self, stores: Mapping[bytes, Store]) -> tuple[bytes, ...]:
-        """Peers with a good head whose key is public already."""
-        key = paths.key(self.facts.run_id, self.facts.opening.round)
-        early = []
-        for public in sorted(self.heads):
-            if self.heads[public].signed is None or public not in stores:
-                continue
-            try:
-                if await stores[public].head(key) is not None:
-                    early.append(public)
-            except StorageError as error:
-                log.warning("the bucket of a peer cannot be read: %s", error)
-        return tuple(early)
+    async def early(self, stores: Mapping[bytes, Store], head: Block) -> tuple[bytes, ...]:
+        """Peers with a good head whose key is public already; who does not answer until the next block has none.
 
-    async def reveal(self, stores: Mapping[bytes, Store], early: Iterable[bytes]) -> list[bytes]:
-        """Fetch the keys and payloads that are there by now; returns the peers settled by it, in key order."""
-        before = set(self.payloads) | set(self.failures)
-        for public in early:
-            self.failures.setdefault(public, KEY_EARLY)
-        waiting = [h for h in self.heads.values() if h.public not in self.payloads and h.public not in self.failures]
-        async with asyncio.TaskGroup() as tasks:
-            for head in waiting:
-                tasks.create_task(self._settle(head, stores.get(head.public)))
-        return sorted((set(self.payloads) | set(self.failures)) - before)
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        found: set[bytes] = set()
+        good = [public for public, taken in self.peers.items() if taken.head.signed is not None and public in stores]
+        started = {self.errands.start(self._find_key(public, stores[public], found.add)) for public in good}
+        await self.errands.wait(started, head)
+        return tuple(sorted(found))
 
-    async def _settle(self, head: Head, store: Store | None) -> None:
-        if head.signed is None:
-            self.failures[head.public] = head.reason
-            return
+    async def _find_key(self, public: bytes, store: Store, found: Callable[[bytes], None]) -> None:
+        try:
+            if await store.head(paths.key(self.facts.run_id, self.facts.opening.round)) is not None:
+                found(public)
+        except StorageError as error:
+            log.info("the bucket of a peer cannot be read: %s", error)
+
+    def close(self, seal: Seal) -> None:
+        """The seal stands: only what it lists is taken further."""
+        listed = {public for public, _ in seal.headers}
+        self.peers = {public: taken for public, taken in self.peers.items() if public in listed}
+        for public, taken in self.peers.items():
+            if taken.head.signed is None:
+                taken.fail(taken.head.reason)
+            elif public in seal.early:
+                taken.fail(KEY_EARLY)
+
+    async def reveal(
+        self, stores: Mapping[bytes, Store], order: Sequence[bytes], seats: int, head: Block
+    ) -> frozenset[bytes]:
+        """Go on fetching keys and payloads; returns the peers that nothing more is awaited from.
+
+        Keys are small, so all are looked for at once. Of payloads, seats + 8 at most are under way; those of expected
+        peers come first, then everybody in the order given, and each that ends lets the next one begin.
+
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        self._stores, self._order, self._seats, self._head = stores, order, seats, head
+        started = {
+            self.errands.start(self._find(self.peers[public], stores.get(public)))
+            for public in order
+            if self._due(public, Stage.SEEN)
+        }
+        await self.errands.wait(started, head)
+        expected = frozenset(self.facts.opening.expected)
+        self._queue = deque(sorted(order, key=lambda public: public not in expected))
+        workers = {self.errands.start(self._work()) for _ in range(self._free())}
+        await self.errands.wait(workers, head)
+        return self.settled()
+
+    def _due(self, public: bytes, stage: Stage) -> bool:
+        taken = self.peers[public]
+        return taken.stage is stage and not taken.busy and taken.again <= self._head.number
+
+    def _free(self) -> int:
+        """How many more payloads may be begun now."""
+        return min(self._seats + BEYOND_SEATS - self._workers, sum(self._due(p, Stage.KEYED) for p in self._order))
+
+    async def _find(self, taken: Taken, store: Store | None) -> None:
+        """Look for one peer's key."""
+        assert taken.head.signed is not None
+        taken.problem = UNAVAILABLE  # if its bucket never answers
         if store is None:
             return
-        signed, facts = head.signed, self.facts
-        async with self._gate:
-            try:
-                name = paths.key(facts.run_id, facts.opening.round)
-                data = await store.get(name, max_bytes=MAX_KEY_BYTES)
-                key = wire.decode_key(data, facts.run_id, facts.opening.round, head.public)
-                ciphertext = await store.get_range(
-                    self._key, len(head.data), signed.ciphertext_bytes, deadline=BULK_DEADLINE
-                )
-                update = await self._offload(
-                    lambda: wire.open(signed.header, ciphertext, key, facts.layout, facts.spec.sparse.k)
-                )
-            except ObjectMissing:
-                return
-            except StorageError as error:
-                log.warning("a payload cannot be fetched: %s", error)
-                return
-            except WireError as error:
-                self.failures[head.public] = error.reason
-                return
-        self.payloads[head.public] = Payload(Opened(signed, key, ciphertext), update)
+        taken.busy = True
+        try:
+            taken.key = await self.submissions.key(store, taken.head.signed)
+            taken.stage = Stage.KEYED
+        except ObjectMissing:
+            taken.problem = KEY_MISSING
+        except ObjectDamaged as damaged:
+            taken.problem = damaged.reason
+        except StorageError as error:
+            log.info("a key cannot be fetched: %s", error)
+        except WireError as error:
+            taken.fail(error.reason)
+        finally:
+            taken.busy = False
 
-    async def give_up(self, stores: Mapping[bytes, Store]) -> None:
-        """Time is up: whoever is not settled has not shown his key, or not his payload."""
-        for public, head in self.heads.items():
-            if public in self.payloads or public in self.failures:
-                continue
-            if head.signed is None:
-                self.failures[public] = head.reason
-                continue
-            self.failures[public] = KEY_MISSING
-            store = stores.get(public)
-            try:
-                if store is None or await store.head(self._key) is None:
-                    self.failures[public] = UNAVAILABLE
-            except StorageError:
-                self.failures[public] = UNAVAILABLE
+    async def _work(self) -> None:
+        """Fetch payloads until none is left to begin, or every seat is taken."""
+        self._workers += 1
+        try:
+            while self._queue and len(self.settled()) < len(self.peers):
+                public = self._queue.popleft()
+                if self._due(public, Stage.KEYED) and (store := self._stores.get(public)) is not None:
+                    await self._fetch(self.peers[public], store)
+        finally:
+            self._workers -= 1
 
-    def recheck(self, peers: Mapping[bytes, int]) -> None:
+    async def _fetch(self, taken: Taken, store: Store) -> None:
+        """Fetch and open one peer's payload."""
+        assert taken.head.signed is not None
+        taken.busy, taken.problem = True, UNAVAILABLE
+        try:
+            taken.payload = await self.submissions.payload(store, taken.head.signed, taken.key)
+            taken.stage = Stage.OPENED
+        except ObjectDamaged as damaged:
+            taken.retry(damaged.reason, self._head.number)
+        except StorageError as error:
+            log.info("a payload cannot be fetched: %s", error)
+            taken.retry(UNAVAILABLE, self._head.number)
+        except WireError as error:
+            taken.fail(error.reason)
+        finally:
+            taken.busy = False
+
+    def settled(self) -> frozenset[bytes]:
+        """The peers that nothing more is awaited from: settled ones, and all behind the last seat."""
+        found, seated = set(self.ended()), 0
+        for place, public in enumerate(self._order):
+            if not self.peers[public].settled:
+                break
+            seated += self.peers[public].stage is Stage.OPENED
+            if seated == self._seats:
+                found |= set(self._order[place:])
+                break
+        return frozenset(found)
+
+    def failures(self) -> dict[bytes, str]:
+        """Time is up: why each peer has no payload in; who has one is not listed."""
+        return {public: taken.problem for public, taken in self.peers.items() if taken.payload is None}
+
+    def ended(self) -> frozenset[bytes]:
+        """The peers whose submission is opened or has failed."""
+        return frozenset(public for public, taken in self.peers.items() if taken.settled)
+
+    def payload(self, public: bytes) -> Payload:
+        """The opened submission of a peer that has one."""
+        payload = self.peers[public].payload
+        assert payload is not None, "only who has a payload in is accepted"
+        return payload
+
+    def admitted(self, owner: bytes, head: bytes) -> Signed:
+        """What `admission.admit` said of a head when it was taken in; one that is not known is judged now.
+
+        Raises:
+            WireError: its reason.
+        """
+        taken = self.peers.get(owner)
+        if taken is not None and taken.head.data == head:
+            if taken.head.reason in HEAD_REASONS:
+                raise WireError(taken.head.reason)
+            if taken.head.signed is not None:
+                return taken.head.signed
+        return admit(replace(self.facts, peers=None), owner, head)
+
+    def recheck(self, uids: Mapping[bytes, int]) -> None:
         """Heads are judged when they are seen, but a slot may pass on meanwhile: only its holder of now keeps it.
 
         Without this two accepted submissions could claim one slot, which makes a record that nobody applies.
         """
-        for public, head in self.heads.items():
-            if head.signed is None or public in self.failures:
+        for public, taken in self.peers.items():
+            if taken.head.signed is None or taken.stage is Stage.FAILED:
                 continue
             try:
-                admit_registration(peers, public, head.signed.header.uid)
+                admit_registration(uids, public, taken.head.signed.header.uid)
             except WireError as error:
-                self.payloads.pop(public, None)
-                self.failures[public] = error.reason
+                taken.fail(error.reason)
+
+    def candidates(self) -> list[bytes]:
+        """The peers that are in the running for a seat, whatever came of their payloads, in key order."""
+        return [
+            public
+            for public, taken in sorted(self.peers.items())
+            if taken.stage is not Stage.FAILED or taken.problem in PAYLOAD_REASONS
+        ]
 
     def save(self) -> bytes:
         """The heads as bytes, for a leader that is restarted after its seal."""
-        return wire.counted(public + self.heads[public].data for public in sorted(self.heads))
+        return wire.counted(public + self.peers[public].head.data for public in sorted(self.peers))
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes, seal: Seal) -> None:
         """The heads another life of this leader had sealed.
 
         Raises:
-            LedgerError: not what `save` wrote.
+            ObjectDamaged: not what `save` wrote of these.
         """
         try:
             items = wire.whole(data, lambda cursor: cursor.items(wire.MAX_SEALED))
         except WireError as error:
-            raise LedgerError("the saved heads are not readable") from error
-        for item in items:
-            public, head = item[:PUBLIC_BYTES], item[PUBLIC_BYTES:]
-            self.heads[public] = self.judge(public, head, None)
+            raise ObjectDamaged(f"the saved heads are not readable: {error}") from error
+        heads = {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in items}
+        if tuple((public, ledger.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
+            raise ObjectDamaged("the saved heads are not those that the seal lists")
+        self.peers = {public: Taken(self.judge(public, head, None)) for public, head in heads.items()}
 
 
 def _head_size(prefix: bytes) -> int:

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.node.data import TextReader
-from muster.node.follow import BULK_DEADLINE
-from muster.node.participant import Follower, Surroundings
+from muster.node.ledger.participant import Errands, Follower, Surroundings
 from muster.node.replica import Replica
+from muster.node.submission import Submissions
 from muster.protocol import paths, wire
-from muster.protocol.admission import MAX_KEY_BYTES, UNAVAILABLE
 from muster.protocol.assignment import assigned, share, unassigned
-from muster.protocol.attendance import NULL_ROUND
 from muster.protocol.chain.base import Snapshot
-from muster.protocol.errors import ChainError, StorageError, WireError
+from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.round import Role
 from muster.protocol.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
-from muster.protocol.selection import NOT_SELECTED
-from muster.protocol.wire import Entry
+from muster.protocol.wire import Signed
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
 from muster.validator.gauntlet.payout import chain_weights, incentives
 from muster.validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
+from muster.validator.gauntlet.screening import Screening, by_need
 
 log = logging.getLogger(__name__)
 
 HELDOUT_BEACON = bytes(32)
 """The held-out windows are drawn once for the whole run, so that losses of different rounds compare."""
+
+
+MEASURED = DECISIONS | {""}
+"""Reasons of submissions whose work is measured: nothing is known to be wrong with it."""
+
+Work = tuple[str, SparseUpdate, list[int]]
+"""A hotkey, its update, and the windows it says it trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,19 @@ class Judged:
 class Validator(Follower):
     """A participant that scores. Its book keeps every peer's standing by hotkey."""
 
-    def __init__(self, surroundings: Surroundings, tip: Tip, replica: Replica, text: TextReader, book: Book) -> None:
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        tip: Tip,
+        replica: Replica,
+        text: TextReader,
+        book: Book,
+        spool: Path | None = None,
+    ) -> None:
+        """Large payloads wait in the folder `spool` (None: where the system keeps temporary files)."""
         super().__init__(surroundings, tip, replica)
+        self._spool = spool
+        self._errands: Errands | None = None
         self._text = text
         self._book = book
         self._heldout: float | None = None
@@ -58,6 +76,10 @@ class Validator(Follower):
     def role(self) -> Role:
         """A validator validates."""
         return Role.VALIDATOR
+
+    def begin(self, errands: Errands) -> None:
+        """What is fetched beside the record is fetched in the background."""
+        self._errands = errands
 
     async def before_apply(self, applied: Applied) -> None:
         """Judge the round, publish the scores, set the weights."""
@@ -71,7 +93,7 @@ class Validator(Follower):
             return
         states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
         late = await self._is_late(round_)
-        candidates = [] if late else await self._candidates(applied)
+        candidates = [] if late else await self._candidates(applied, states)
         judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
         snapshot = await self.surroundings.chain.snapshot()
         try:
@@ -83,7 +105,7 @@ class Validator(Follower):
 
     async def _is_late(self, round_: int) -> bool:
         """Whether the leader has decided already what the scores of a round could have steered."""
-        leader = hotkey_of(self._tip.leader(0))
+        leader = hotkey_of(self._tip.leader_in_turn)
         later = await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag)
         return any(seen.hotkey == leader for seen in later)
 
@@ -100,49 +122,45 @@ class Validator(Follower):
             self._text.heldout(sample(HELDOUT_BEACON, b"heldout", data.heldout, gauntlet.heldout_windows))
         )
 
-    async def _candidates(self, applied: Applied) -> list[tuple[str, SparseUpdate, list[int]]]:
-        """Every submission that can be measured, with the windows it says it trained on."""
-        accepted = iter(applied.updates)
-        found = []
+    async def _candidates(self, applied: Applied, states: Mapping[str, PeerState]) -> list[Work]:
+        """Every submission that can be measured, with the windows it says it trained on; accepted ones first."""
+        accepted, others = iter(applied.updates), []
+        found: list[Work] = []
         for entry in applied.record.entries:
-            update = next(accepted) if not entry.reason else None
-            if entry.reason in (NOT_SELECTED, NULL_ROUND):
-                update = await self._fetch(entry)
-            if update is not None:
-                header = wire.decode_head(entry.head, self._tip.run_id).header
-                windows = assigned(self._tip.opening.assign.value, header.uid, self._tip.spec.data, header.windows)
-                found.append((header.hotkey, update, windows))
-        return found
+            signed = wire.decode_head(entry.head, self._tip.run_id) if entry.reason in MEASURED else None
+            if signed is None:
+                continue
+            if entry.reason:
+                others.append(signed)
+            else:
+                found.append(self._work(signed, next(accepted)))
+        ranked = by_need(others, states, applied.record.evaluate.value)
+        return found + [self._work(signed, update) for signed, update in await self._fetched(ranked)]
 
-    async def _fetch(self, entry: Entry) -> SparseUpdate | None:
-        """A valid submission that is not in the bundle, from its peer's bucket; not to be had is no fault of its."""
-        tip = self._tip
-        signed = wire.decode_head(entry.head, tip.run_id)
-        peer = (await self.surroundings.chain.snapshot()).by_hotkey().get(signed.header.hotkey)
-        if peer is None or peer.location is None:
-            return None
-        try:
-            store = self.surroundings.buckets.bucket(peer.location)
-            key_data = await store.get(paths.key(tip.run_id, tip.round), max_bytes=MAX_KEY_BYTES)
-            key = wire.decode_key(key_data, tip.run_id, tip.round, entry.public)
-            ciphertext = await store.get_range(
-                paths.submission(tip.run_id, tip.round),
-                len(entry.head),
-                signed.ciphertext_bytes,
-                deadline=BULK_DEADLINE,
-            )
-            return await self.surroundings.offload(
-                lambda: wire.open(signed.header, ciphertext, key, tip.layout, tip.spec.sparse.k)
-            )
-        except (StorageError, WireError) as error:
-            log.warning("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
-            return None
+    def _work(self, signed: Signed, update: SparseUpdate) -> Work:
+        header, tip = signed.header, self._tip
+        windows = assigned(tip.opening.assign.value, header.uid, tip.spec.data, header.windows)
+        return header.hotkey, update, windows
+
+    async def _fetched(self, ranked: Sequence[Signed]) -> list[tuple[Signed, SparseUpdate]]:
+        """Valid submissions that are not in the bundle, from their peers' buckets, as many as come in time."""
+        if not ranked or self._errands is None:
+            return []
+        surroundings, tip = self.surroundings, self._tip
+        snapshot = await surroundings.chain.snapshot()
+        screening = Screening(
+            Submissions(tip, surroundings.offload, self._spool),
+            surroundings.directory.stores(snapshot),
+            self._errands,
+            tip.layout.max_payload_bytes(tip.spec.sparse.k),
+        )
+        return await screening.run(ranked, surroundings.chain, tip.spec.clock.reveal)
 
     def _judge(
         self,
         applied: Applied,
         states: Mapping[str, PeerState],
-        found: list[tuple[str, SparseUpdate, list[int]]],
+        found: list[Work],
         late: bool,
     ) -> Judged:
         """Measure and judge, with the replica at θ of the round."""
@@ -202,7 +220,7 @@ def _outcomes(
             outcomes[hotkey] = evaluation.outcome()
         elif evaluation is not None:
             outcomes[hotkey] = evaluation
-        elif entry.reason in ("", NOT_SELECTED, NULL_ROUND, UNAVAILABLE):
+        elif entry.reason in MEASURED or entry.reason == UNAVAILABLE:
             outcomes[hotkey] = NotEvaluated()
         else:
             outcomes[hotkey] = Failed(entry.reason)

@@ -26,9 +26,9 @@ class EarlyKey(Miner):
     async def train(self) -> None:
         """Submit and publish the key at once."""
         await super().train()
-        pending, tip = self._memory.pending, self._tip
-        if pending is not None:
-            data = wire.encode_key(self.surroundings.identity, tip.run_id, tip.round, pending.key)
+        made, tip = self.made, self._tip
+        if made is not None:
+            data = wire.encode_key(self.surroundings.identity, tip.run_id, tip.round, made.key)
             await self.surroundings.bucket.put(paths.key(tip.run_id, tip.round), data)
 
 
@@ -52,18 +52,18 @@ class WrongKey(Miner):
 class Swapped(Miner):
     """Puts another payload than its header commits to: `ciphertext_digest`."""
 
-    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """Change the ciphertext after signing."""
-        data = super().build(tip, update, windows, key)
+        data = super().build(tip, uid, update, windows, key)
         return data[:-1] + bytes((data[-1] ^ 1,))
 
 
 class Garbage(Miner):
     """Encrypts noise instead of codec frames: a codec reason."""
 
-    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """A payload that decrypts but does not decode."""
-        signed, _ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
+        signed, _ciphertext = wire.decode(super().build(tip, uid, update, windows, key), tip.run_id)
         noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
         sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
         header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
@@ -73,9 +73,9 @@ class Garbage(Miner):
 class Desynchronised(Miner):
     """Holds another θ than the run's: `possession`."""
 
-    def build(self, tip: Tip, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
+    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
         """Prove possession of a θ that is one outer step behind."""
-        signed, ciphertext = wire.decode(super().build(tip, update, windows, key), tip.run_id)
+        signed, ciphertext = wire.decode(super().build(tip, uid, update, windows, key), tip.run_id)
         stale = blake3(signed.header.possession).digest()
         return wire.encode(replace(signed.header, possession=stale), self.surroundings.identity, ciphertext)
 
@@ -104,13 +104,15 @@ class Resigner(Miner):
         signed, ciphertext = wire.decode(data, tip.run_id)
         if signed.header.public == self.public:
             return
+        uid = await self.slot()
+        assert uid is not None
         self._victim = signed.header.hotkey
         mine = replace(
             signed.header,
             public=self.public,
             possession=self.replica.possession(tip.opening.possess.value, self.public, tip.round),
-            uid=self.uid,
-            data_digest=data_digest(self.assigned_windows(tip)[: signed.header.windows]),
+            uid=uid,
+            data_digest=data_digest(self.assigned_windows(tip, uid)[: signed.header.windows]),
         )
         stolen = wire.encode(mine, self.surroundings.identity, ciphertext)
         await self.surroundings.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
@@ -137,9 +139,9 @@ class Resigner(Miner):
 class Noise(Miner):
     """Trains nothing and sends random directions of the usual size: of good form, and worth nothing."""
 
-    def shape_delta(self, result: TrainResult) -> list[Tensor]:
+    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
         """Noise as large as the honest pseudo-gradient."""
-        generator = torch.Generator().manual_seed(self.uid)
+        generator = torch.Generator().manual_seed(uid)
         return [torch.randn(delta.shape, generator=generator) * delta.pow(2).mean().sqrt() for delta in result.delta]
 
 

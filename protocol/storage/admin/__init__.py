@@ -1,7 +1,7 @@
 """Making, guarding and checking buckets: what an operator does with keys that no participant of a run holds.
 
 Everything here blocks (boto3): from a task, call it in a thread. Nothing else in Muster imports boto3, and the
-rest of `protocol.storage` does not import this package.
+rest of `muster.protocol.storage` does not import this package.
 """
 
 from __future__ import annotations

@@ -1,0 +1,201 @@
+"""What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
+
+The one place of the audit that reads the ledger; it shares the participants' own reading (`node.ledger.reader`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.node.directory import Directory
+from muster.node.ledger import reader
+from muster.node.ledger.participant import judge
+from muster.node.ledger.reader import Fetched, Reader
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.chain.base import Chain, Peer
+from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, StorageError
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import Record, Seal
+
+MAX_BEYOND = 1_000
+"""Records without an anchor that are counted; there is one at most in an honest run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record whose bytes are the anchored ones, and what it names; None for an object that is not to be had."""
+
+    record: Record
+    digest: bytes
+    seal: tuple[Seal, bytes] | None
+    bundle: bytes | None
+
+    @property
+    def whole(self) -> Fetched | None:
+        """Everything a record names, where all of it is there."""
+        if self.seal is None or self.bundle is None:
+            return None
+        return Fetched(self.record, self.digest, *self.seal, self.bundle)
+
+
+class Evidence:
+    """Reads one run's chain and its leader's bucket. `look` comes first.
+
+    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered, `validators` the
+    hotkeys of those whose scores count.
+    """
+
+    def __init__(self, start: Tip, chain: Chain, buckets: Buckets) -> None:
+        self._chain = chain
+        self._buckets = buckets
+        self.run_id = start.run_id
+        self.validators = start.history.genesis.genesis.leaders
+        self.slots = start.history.genesis.data.slots
+        self._start = start
+        self._reader = Reader(chain, Directory(chain, buckets))
+        self._leader = hotkey_of(start.leader_in_turn)
+        self._anchored: dict[int, tuple[bytes, ...]] = {}
+        self._store: Store | None = None
+        self.last = -1
+        self.peers: dict[str, Peer] = {}
+
+    async def look(self, round_: int) -> None:
+        """See what is anchored by now, and prove what lies between `round_` and the newest anchor.
+
+        Raises:
+            AuditError: something is anchored, and the leader has no bucket that can be opened.
+            ChainError: the chain cannot be read.
+        """
+        self.peers = (await self._chain.snapshot()).by_hotkey()
+        for seen in await self._chain.anchors(0):
+            known = self._anchored.get(seen.anchor.round, ())
+            if seen.hotkey == self._leader and seen.anchor.digest not in known:
+                self._anchored[seen.anchor.round] = (*known, seen.anchor.digest)
+        self.last = max(self._anchored, default=-1)
+        if self._anchored:
+            self._open()
+            await self._trace(round_)
+
+    def _open(self) -> None:
+        peer = self.peers.get(self._leader)
+        if peer is None or peer.location is None:
+            raise AuditError(f"the leader {self._leader} has committed no bucket")
+        try:
+            self._store = self._buckets.bucket(peer.location)
+        except StorageError as error:
+            raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
+
+    async def _trace(self, round_: int) -> None:
+        """Where a chain shows only later anchors, a record proves the one before it (see `protocol.lineage`)."""
+        for newest in sorted(self._anchored, reverse=True):
+            at = newest
+            while at > round_ and at - 1 not in self._anchored:
+                try:
+                    record, _ = await self.record(at)
+                except (StorageError, LedgerError):
+                    break  # a fault of round `at`, which is told when it is its turn
+                at -= 1
+                self._anchored[at] = (record.parent,)
+
+    def proven(self, round_: int) -> bool:
+        """Whether an anchor names the record of a round, or leads back to it."""
+        return round_ in self._anchored
+
+    def after(self, round_: int) -> int:
+        """The next round that something is anchored for; `last` + 1 where there is none."""
+        return min((anchored for anchored in self._anchored if anchored > round_), default=self.last + 1)
+
+    @property
+    def store(self) -> Store:
+        """The leader's bucket; there is one as soon as something is anchored."""
+        assert self._store is not None
+        return self._store
+
+    async def record(self, round_: int) -> tuple[Record, bytes]:
+        """The anchored record of a round, and its digest.
+
+        Raises:
+            StorageError: it is not there, or not the anchored one.
+            LedgerError: it is the anchored one, and no record.
+        """
+        anchored = self._anchored.get(round_)
+        if anchored is None:
+            record, digest = await self._reader.newest(self.store, self._start, round_)
+            if record.round != round_:
+                raise LedgerError(f"it is the record of round {record.round}")
+            return record, digest
+        problems: list[StorageError] = []
+        for digest in anchored:
+            try:
+                return (await self._reader.record(self.store, self._start, round_, digest))[0], digest
+            except ObjectDamaged as damaged:
+                problems.append(damaged)
+        raise problems[0]
+
+    async def seal(self, record: Record) -> tuple[Seal, bytes]:
+        """The seal a record names, and its digest; raises as `record` does."""
+        return (await self._reader.seal_of(self.store, record))[0], record.seal
+
+    def bundle_size(self, record: Record, tip: Tip | None) -> int:
+        """How large a record's bundle is by its heads, within what the rules allow (those of the start, without a tip).
+
+        Raises:
+            LedgerError: it is more than a round may have, or not what the record says.
+        """
+        return reader.bundle_size(record, tip or self._start)
+
+    async def bundle(self, record: Record, size: int) -> bytes:
+        """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""
+        return await self._reader.bundle_of(self.store, record, size)
+
+    async def check_heads(self, record: Record) -> None:
+        """The heads that lie beside the seal are those of the record; raises as `record` does."""
+        data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
+        if data != wire.counted(entry.public + entry.head for entry in record.entries):
+            raise LedgerError("it does not hold the heads of the record")
+
+    async def check_beacons(self, tip: Tip, found: Found) -> None:
+        """Every block and beacon of a record and its seal is the chain's own.
+
+        Raises:
+            LedgerError: one is not, or is of a block that the chain does not have yet.
+        """
+        assert found.seal is not None
+        record, head = found.record, await self._chain.head()
+        named = [found.seal[0].block, record.evaluate.block]
+        if record.opening is not None:
+            named += [record.opening.open, record.opening.assign.block, record.opening.possess.block]
+        newest = max(block.number for block in named)
+        if newest > head.number:
+            raise LedgerError(f"it names block {newest}, and the chain is at {head.number}")
+        await self._reader.check_beacons(tip, record, found.seal[0])
+
+    def judge(self, fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
+        """Apply every rule; blocks on the processor.
+
+        Raises:
+            LedgerError: the first rule that is broken.
+        """
+        return judge(fetched, tip, replica)
+
+    async def checkpoint(self, tip: Tip, record: Record) -> Replica:
+        """θ before a record that pins a checkpoint; raises as `record` does."""
+        return await reader.load_checkpoint(self.store, tip, record)
+
+    async def beyond(self, round_: int) -> int:
+        """How many records, `MAX_BEYOND` at most, lie in the leader's bucket from `round_` on, one after the other."""
+        if self._store is None:
+            return 0
+        for count in range(MAX_BEYOND):
+            if await self._store.head(paths.record(self.run_id, round_ + count)) is None:
+                return count
+        return MAX_BEYOND
+
+
+async def genesis(history: SpecHistory, chain: Chain) -> Tip:
+    """The tip every run begins with."""
+    return await reader.genesis_tip(history, chain)

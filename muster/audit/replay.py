@@ -1,0 +1,192 @@
+"""The replay of a run's rounds: what is right is applied, what is wrong is noted, and it goes on where it can.
+
+Signatures, digests, chain of records, blocks and beacons, selection, weights, roots and checkpoints are all redone;
+nothing a participant concluded is taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from muster.audit.evidence import Evidence, Found
+from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
+from muster.audit.scores import ScoreFiles
+from muster.audit.standing import Standing
+from muster.node.checkpoint import make_checkpoint
+from muster.node.replica import Replica
+from muster.protocol import ledger, paths
+from muster.protocol.errors import LedgerError
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.wire import Kind, Record
+
+Progress = Callable[[str], None]
+
+
+class Replay:
+    """Goes through the rounds of one run, from where `standing` is, and fills a report."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        evidence: Evidence,
+        scores: ScoreFiles,
+        report: AuditReport,
+        faults: FaultLog,
+        progress: Progress,
+    ) -> None:
+        self._standing = standing
+        self._evidence = evidence
+        self._scores = scores
+        self._report = report
+        self._faults = faults
+        self._progress = progress
+        self._run_id = evidence.run_id
+
+    async def run(self) -> None:
+        """Every round that is anchored, then what lies beyond."""
+        round_ = self._report.first_round
+        while not self._report.closed:
+            if round_ > self._evidence.last:
+                # First the bucket, then the chain: of a run that goes on, what was stored may be anchored by now.
+                beyond = await self._evidence.beyond(round_)
+                await self._evidence.look(round_)
+                if round_ > self._evidence.last:
+                    self._tell_beyond(round_, beyond)
+                    break
+            there = await self._round(round_)
+            round_ = round_ + 1 if there else self._evidence.after(round_)
+        if self._report.closed:
+            self._tell_beyond(round_, await self._evidence.beyond(round_))
+
+    def _tell_unproven(self, round_: int) -> None:
+        """Of a row of records that are judged by their rules alone, the first is named."""
+        before = round_ == self._report.first_round or self._evidence.proven(round_ - 1)
+        if before and not self._evidence.proven(round_):
+            what = "no anchor leads back to it or to those that follow it, up to one that is not to be had"
+            self._faults.add(Fault(FaultClass.UNANCHORED, round_, paths.record(self._run_id, round_), what))
+
+    def _tell_beyond(self, round_: int, count: int) -> None:
+        if count:
+            more = f", nor the {count - 1} after it" if count > 1 else ""
+            what = f"the leader's bucket holds it, but no anchor names it{more}: it is not a part of the run"
+            self._faults.add(Fault(FaultClass.UNANCHORED, round_, paths.record(self._run_id, round_), what))
+
+    async def _round(self, round_: int) -> bool:
+        """One round; False where its record is not to be had."""
+        read = await find_record(self._evidence, self._faults, round_)
+        if read is None:
+            self._standing.lose()
+            self._pass_by(round_, None)
+            return False
+        record, digest = read
+        self._tell_unproven(round_)
+        found = await self._named(record, digest)
+        tip = self._standing.tip
+        await self._scores.check_used(record, frozenset() if tip is None else tip.remembered)
+        await self._scores.check_published(round_, digest)
+        standing = self._standing
+        resumed = False
+        if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
+            assert tip is not None
+            standing.replica = await find_theta(self._evidence, self._faults, tip, record)
+            resumed = standing.replica is not None
+        applied = None if tip is None else await self._judged(found, tip, standing.replica)
+        if applied is None or tip is None:
+            with self._faults.noting(paths.record(self._run_id, round_), round_):
+                standing.pass_by(record, digest)
+            self._pass_by(round_, record)
+            return True
+        if record.checkpoint != ledger.NO_CHECKPOINT and not resumed:
+            await self._check_checkpoint(tip, record)
+        await asyncio.to_thread(standing.apply, applied, tip)
+        self._take_down(record)
+        return True
+
+    def _take_down(self, record: Record) -> None:
+        """A round that was replayed."""
+        report, replica = self._report, self._standing.replica
+        assert replica is not None
+        if record.kind is Kind.CLOSE:
+            report.closed = True
+            return
+        report.rounds += 1
+        report.accepted += len(record.accepted)
+        report.state_roots.append(replica.root().hex())
+        self._progress(f"round {record.round}: {len(record.accepted)} accepted, root {replica.root().hex()[:16]}")
+
+    def _pass_by(self, round_: int, record: Record | None) -> None:
+        """A round that was not."""
+        self._report.not_replayed.append(round_)
+        self._report.closed = record is not None and record.kind is Kind.CLOSE
+        self._progress(f"round {round_}: not replayed")
+
+    async def _named(self, record: Record, digest: bytes) -> Found:
+        """What a record names, each object blamed by its own name."""
+        round_, seal, bundle, size = record.round, None, None, None
+        with self._faults.noting(paths.seal(self._run_id, round_), round_):
+            seal = await self._evidence.seal(record)
+        with self._faults.noting(paths.record(self._run_id, round_), round_):
+            size = self._evidence.bundle_size(record, self._standing.tip)
+        if size is not None:
+            with self._faults.noting(paths.bundle(self._run_id, round_), round_):
+                bundle = await self._evidence.bundle(record, size)
+        with self._faults.noting(paths.heads(self._run_id, round_), round_):
+            await self._evidence.check_heads(record)
+        return Found(record, digest, seal, bundle)
+
+    async def _judged(self, found: Found, tip: Tip, replica: Replica | None) -> Applied | None:
+        """Apply the rules, without θ those that need none; None where the round cannot be replayed."""
+        record, round_ = found.record, found.record.round
+        name = paths.record(self._run_id, round_)
+        with self._faults.noting(name, round_) as linked:
+            ledger.check_link(tip, record, None)
+        if found.seal is None or not linked.sound:
+            return None
+        with self._faults.noting(paths.seal(self._run_id, round_), round_) as sealed:
+            ledger.check_seal(tip, record, *found.seal)
+        with self._faults.noting(name, round_) as drawn:
+            await self._evidence.check_beacons(tip, found)
+        whole = found.whole if sealed.sound and drawn.sound and self._standing.by_the_rules else None
+        if whole is None or replica is None:
+            return None
+        with self._faults.noting(name, round_):
+            return await asyncio.to_thread(self._evidence.judge, whole, tip, replica)
+        return None
+
+    async def _check_checkpoint(self, tip: Tip, record: Record) -> None:
+        """Remake the checkpoint and compare every byte."""
+        replica = self._standing.replica
+        assert replica is not None
+        made = await asyncio.to_thread(
+            make_checkpoint,
+            replica.theta,
+            tip.layout,
+            tip.run_id,
+            tip.round,
+            replica.outer_step,
+            replica.root(),
+        )
+        for name, data in {paths.MANIFEST: made.manifest, **made.shards}.items():
+            key = paths.checkpoint(tip.run_id, tip.round, name)
+            with self._faults.noting(key, tip.round):
+                if await self._evidence.store.get(key, max_bytes=len(data)) != data:
+                    raise LedgerError("its bytes are not those of θ at this round")
+        with self._faults.noting(paths.record(tip.run_id, tip.round), tip.round):
+            if made.digest != record.checkpoint:
+                raise LedgerError("it pins another checkpoint than that of its θ")
+        self._report.checkpoints += 1
+
+
+async def find_record(evidence: Evidence, faults: FaultLog, round_: int) -> tuple[Record, bytes] | None:
+    """The anchored record of a round and its digest; None, and a fault, where it is not to be had."""
+    with faults.noting(paths.record(evidence.run_id, round_), round_):
+        return await evidence.record(round_)
+    return None
+
+
+async def find_theta(evidence: Evidence, faults: FaultLog, tip: Tip, record: Record) -> Replica | None:
+    """θ from the checkpoint that a record pins; None, and a fault, where it is not to be had."""
+    with faults.noting(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), tip.round):
+        return await evidence.checkpoint(tip, record)
+    return None

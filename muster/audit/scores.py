@@ -1,0 +1,64 @@
+"""The validators' files: what a record used of them, and what else they published.
+
+No fault of a file harms the ledger: a record carries the numbers it used, and θ follows from the record. Only where the
+very file that a record names says otherwise than the record does, it is the record that is wrong.
+"""
+
+from __future__ import annotations
+
+from muster.audit.evidence import Evidence
+from muster.audit.report import FaultClass, FaultLog
+from muster.protocol import paths
+from muster.protocol.errors import LedgerError, ObjectMissing
+from muster.protocol.identity import hotkey_of
+from muster.protocol.scores import ScoresBody, decode_scores, max_scores_bytes, used
+from muster.protocol.storage import Buckets
+from muster.protocol.wire import Record
+
+
+class ScoreFiles:
+    """Checks the files of one run's validators."""
+
+    def __init__(self, evidence: Evidence, buckets: Buckets, faults: FaultLog) -> None:
+        self._run_id = evidence.run_id
+        self._max_bytes = max_scores_bytes(evidence.slots)
+        self._evidence = evidence
+        self._buckets = buckets
+        self._faults = faults
+
+    async def check_used(self, record: Record, remembered: frozenset[bytes]) -> None:
+        """The scores a record used are the ones their validators signed.
+
+        Rows of peers that are not `remembered` (`Tip.remembered`) may be left out: who was registered when the record
+        was made, its leader alone has seen.
+        """
+        own_name = paths.record(self._run_id, record.round)
+        for taken in record.scores:
+            hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round)
+            with self._faults.noting(name, taken.round, FaultClass.SCORES, hotkey):
+                body, digest = await self._read(hotkey, taken.round)
+                if digest != taken.digest:
+                    raise LedgerError(f"the record of round {record.round} used other scores than these")
+                with self._faults.noting(own_name, record.round):
+                    known = remembered | {row.public for row in taken.rows}
+                    if used(body, digest, hotkey, taken.stake, known) != taken:
+                        raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
+
+    async def check_published(self, round_: int, digest: bytes) -> None:
+        """What validators published of a round, used or not, is theirs and of its very record, which has `digest`."""
+        for hotkey in self._evidence.validators:
+            with self._faults.noting(paths.scores(self._run_id, round_), round_, FaultClass.SCORES, hotkey):
+                try:
+                    body, _ = await self._read(hotkey, round_)
+                except ObjectMissing:
+                    continue  # a validator may be away; only what was used has to be there
+                if body.record != digest.hex():
+                    raise LedgerError("it judges another record than the one anchored on chain")
+
+    async def _read(self, hotkey: str, round_: int) -> tuple[ScoresBody, bytes]:
+        peer = self._evidence.peers.get(hotkey)
+        if peer is None or peer.location is None:
+            raise ObjectMissing("the validator has committed no bucket")
+        store = self._buckets.bucket(peer.location)
+        data = await store.get(paths.scores(self._run_id, round_), max_bytes=self._max_bytes)
+        return decode_scores(data, self._run_id, hotkey, round_)

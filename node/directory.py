@@ -1,0 +1,60 @@
+"""Where everybody's bucket is: the one place that turns a hotkey into a store, and says what it means to have none."""
+
+from __future__ import annotations
+
+import logging
+
+from muster.protocol.chain.base import Chain, Peer, Snapshot
+from muster.protocol.errors import StorageError
+from muster.protocol.identity import public_of
+from muster.protocol.storage import Buckets, Store
+
+log = logging.getLogger(__name__)
+
+
+class Directory:
+    """The peers of one chain and their buckets.
+
+    Who is not registered, has committed no location, or one that cannot be opened has no store: to every caller that
+    is one and the same, a peer whose objects are not to be had now. It may commit another location at any block, so
+    nothing is remembered but what has been complained about.
+    """
+
+    def __init__(self, chain: Chain, buckets: Buckets) -> None:
+        self._chain = chain
+        self._buckets = buckets
+        self._complained: set[tuple[str, str]] = set()
+
+    async def snapshot(self) -> Snapshot:
+        """Everybody registered now.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        return await self._chain.snapshot()
+
+    async def store_of(self, hotkey: str) -> Store | None:
+        """The bucket of a hotkey, as it stands on chain now.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        peer = (await self._chain.snapshot()).by_hotkey().get(hotkey)
+        return None if peer is None else self.store(peer)
+
+    def store(self, peer: Peer) -> Store | None:
+        """The bucket of a peer of a snapshot."""
+        if peer.location is None:
+            return None
+        try:
+            return self._buckets.bucket(peer.location)
+        except StorageError as error:
+            if (peer.hotkey, peer.location) not in self._complained:
+                self._complained.add((peer.hotkey, peer.location))
+                log.warning("peer %s committed a location that cannot be used: %s", peer.hotkey, error)
+            return None
+
+    def stores(self, snapshot: Snapshot) -> dict[bytes, Store]:
+        """The buckets of everybody in a snapshot who has one, by public key."""
+        found = ((public_of(peer.hotkey), self.store(peer)) for peer in snapshot.peers)
+        return {public: store for public, store in found if store is not None}

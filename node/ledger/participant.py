@@ -1,0 +1,301 @@
+"""What miner, validator and aggregator have in common: a replica that follows the ledger, and a place to live on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from muster.node.directory import Directory
+from muster.node.journal import Journal
+from muster.node.ledger import reader
+from muster.node.ledger.reader import Fetched, Reader
+from muster.node.replica import Replica
+from muster.protocol import ledger
+from muster.protocol.admission import admit
+from muster.protocol.chain.base import Block, Chain
+from muster.protocol.errors import StorageError
+from muster.protocol.faults import Faults
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import Identity, hotkey_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.round import Event, Role, RoundState
+from muster.protocol.storage import Buckets, Meter, Store
+from muster.protocol.wire import Seal
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+JOIN_TRIES = 10
+"""Blocks for which joining goes on trying to read the ledger before it gives up."""
+
+
+class Offload(Protocol):
+    """How heavy synchronous work is run: in a thread by daemons, in place by the simulator."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run `work` and return its result."""
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run work beside the event loop."""
+    return await asyncio.to_thread(work)
+
+
+async def in_place(work: Callable[[], T]) -> T:
+    """Run work on the event loop: nothing else moves meanwhile, so a simulation is one fixed order of events."""
+    return work()
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What a participant lives on. `location` is where its own bucket is, as committed on chain."""
+
+    identity: Identity
+    chain: Chain
+    buckets: Buckets
+    location: str
+    journal: Journal
+    offload: Offload = in_thread
+    faults: Faults = field(default_factory=Faults)
+    meter: Meter = field(default_factory=Meter)
+    directory: Directory = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The directory is of this chain and these buckets."""
+        self.directory = Directory(self.chain, self.buckets)
+
+    @property
+    def bucket(self) -> Store:
+        """The participant's own bucket."""
+        return self.buckets.bucket(self.location)
+
+
+class Errands:
+    """Work that goes on beside the session for as long as one round lasts.
+
+    `wait` is how a look has one deadline for all of it: it ends when everything asked for is done, or with the next
+    block; who hangs goes on hanging alone, and is looked at again.
+    """
+
+    def __init__(self, tasks: asyncio.TaskGroup, chain: Chain) -> None:
+        self._tasks = tasks
+        self._chain = chain
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something in the background; what it raises ends the session."""
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def wait(self, started: set[asyncio.Task[None]], head: Block) -> None:
+        """Until all of these are done, or the chain is beyond `head`.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        await asyncio.sleep(0)  # what needs no waiting is done now, and then no block has to pass
+        if not any(not task.done() for task in started):
+            return
+        block = asyncio.ensure_future(self._chain.next_block(head.number))
+        everything = asyncio.ensure_future(asyncio.wait(started))
+        try:
+            await asyncio.wait({block, everything}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            everything.cancel()
+            block.cancel()
+        if block.done() and not block.cancelled():
+            block.result()
+
+    def cancel(self) -> None:
+        """The round is over: whatever still runs is pointless."""
+        for task in tuple(self._running):
+            task.cancel()
+
+
+class Participant:
+    """What a role adds to the round machine: how it looks, and how it carries out each instruction.
+
+    Looking (`known`, `judge`, `observe`) never acts. An instruction that raises `StorageError` or `ChainError` is
+    given again at the next block, so each of them must be fit to be done twice.
+    """
+
+    public: bytes
+
+    @property
+    def tip(self) -> Tip:
+        """Where this participant's replica stands in the ledger."""
+        raise NotImplementedError
+
+    def role(self) -> Role:
+        """What it does in the open round."""
+        raise NotImplementedError
+
+    @property
+    def closing(self) -> bool:
+        """Whether it, as the leader, ends the run with the open round."""
+        return False
+
+    def begin(self, errands: Errands) -> None:
+        """A round begins; background work of this round is started through `errands`."""
+
+    def known(self, digest: bytes) -> Applied | None:  # noqa: ARG002
+        """The judgement of a record this participant made itself, so that it need not be fetched."""
+        return None
+
+    async def judge(self, fetched: Fetched) -> Applied:
+        """Check a fetched record against the rules and this replica's θ.
+
+        Raises:
+            LedgerError: the first rule it breaks.
+        """
+        raise NotImplementedError
+
+    async def observe(self, state: RoundState, head: Block) -> list[Event]:  # noqa: ARG002
+        """What a leader sees in the peers' buckets since it last looked."""
+        return []
+
+    async def train(self) -> None:
+        """Do the open round's work and submit it. Runs beside the session; is cancelled when the record is there."""
+
+    async def publish_key(self, seal: Seal) -> None:
+        """Show the payload's key: the seal is public."""
+
+    async def publish_seal(self, head: Block) -> Seal:
+        """Close the round to submissions; returns the seal that stands."""
+        raise NotImplementedError
+
+    async def publish_record(self, head: Block) -> None:
+        """Decide the round."""
+        raise NotImplementedError
+
+    async def apply(self, applied: Applied, fetched: Fetched | None) -> None:
+        """Move θ by a judged record; `fetched` is what it was judged from, None where it is the own one."""
+        raise NotImplementedError
+
+    def note(self, event: str, /, **facts: Any) -> None:
+        """Write to the journal."""
+
+
+async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, Replica]:
+    """Register, commit the location, and catch up to the newest checkpoint (or genesis).
+
+    Raises:
+        ChainError, StorageError, LedgerError: joining is not possible.
+    """
+    chain, identity = surroundings.chain, surroundings.identity
+    await chain.register(identity)
+    await commit_location(surroundings)
+    start = await reader.genesis_tip(history, chain)
+    tip, replica = await _newest_checkpoint(start, surroundings)
+    if replica is None:
+        spec = history.genesis
+        replica = await surroundings.offload(lambda: Replica.genesis(spec, history.run_id))
+    surroundings.journal.event("joined", round=tip.round, hotkey=identity.hotkey)
+    return tip, replica
+
+
+async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
+    """Where the leader's bucket lets a newcomer begin; a read that fails is tried again at the next blocks."""
+    chain, head = surroundings.chain, await surroundings.chain.head()
+    for left in reversed(range(JOIN_TRIES)):
+        store = await surroundings.directory.store_of(hotkey_of(start.leader_in_turn))
+        if store is None:
+            break
+        try:
+            return await reader.catch_up(Reader(chain, surroundings.directory), store, start)
+        except StorageError as error:
+            if not left:
+                raise
+            log.warning("the ledger cannot be read yet: %s", error)
+            head = await chain.next_block(head.number)
+    return start, None
+
+
+async def commit_location(surroundings: Surroundings) -> None:
+    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor)."""
+    peer = (await surroundings.chain.snapshot()).by_hotkey()[surroundings.identity.hotkey]
+    if peer.location != surroundings.location:
+        await surroundings.chain.commit(surroundings.identity, surroundings.location)
+
+
+class Follower(Participant):
+    """A participant whose replica follows the ledger; roles add what they do beyond that."""
+
+    def __init__(self, surroundings: Surroundings, tip: Tip, replica: Replica) -> None:
+        self.surroundings = surroundings
+        self.public = surroundings.identity.public
+        self.replica = replica
+        self._tip = tip
+
+    @property
+    def tip(self) -> Tip:
+        """Where the replica stands."""
+        return self._tip
+
+    async def judge(self, fetched: Fetched) -> Applied:
+        """Judge by this replica's θ, in the background."""
+        tip, replica = self._tip, self.replica
+        return await self.surroundings.offload(lambda: judge(fetched, tip, replica))
+
+    async def apply(self, applied: Applied, fetched: Fetched | None) -> None:  # noqa: ARG002
+        """Take the outer step of a judged record.
+
+        What `before_apply` raises leaves θ where it was, and the step can be taken again.
+        """
+        tip = self._tip
+        self.surroundings.faults.trip("apply.before")
+        await self.before_apply(applied)
+        await self.surroundings.offload(lambda: self.replica.apply(applied, tip.spec))
+        self._tip = applied.tip
+        root = await self.surroundings.offload(self.replica.root)
+        self.note(
+            "applied",
+            round=tip.round,
+            kind=applied.record.kind.name.lower(),
+            root=root.hex(),
+            outer_step=self.replica.outer_step,
+            accepted=[hotkey_of(entry.public) for entry in applied.record.accepted],
+            rejected={hotkey_of(e.public): e.reason for e in applied.record.entries if e.reason},
+            bytes_up=self.surroundings.meter.up,
+            bytes_down=self.surroundings.meter.down,
+        )
+        await self.after_apply(applied)
+
+    async def before_apply(self, applied: Applied) -> None:
+        """Called with a verified record while the replica still holds the θ it was made from."""
+
+    async def after_apply(self, applied: Applied) -> None:
+        """Called once the replica has taken the step; nothing in it may fail for a reason that passes."""
+
+    def note(self, event: str, /, **facts: Any) -> None:
+        """Write to the journal."""
+        self.surroundings.journal.event(event, **facts)
+
+
+def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
+    """Check a fetched record against the rules and a replica's θ.
+
+    Raises:
+        LedgerError: the first rule it breaks.
+    """
+    facts = tip.facts(possession(tip, replica))
+    return ledger.verify(
+        tip,
+        fetched.record,
+        fetched.digest,
+        (fetched.seal, fetched.seal_digest),
+        replica.root(),
+        lambda owner, head: admit(facts, owner, head),
+        ledger.open_bundle(tip, fetched.record, fetched.bundle),
+    )
+
+
+def possession(tip: Tip, replica: Replica) -> ledger.Possession:
+    """The proof each peer must show in the open round, by a replica that holds its θ."""
+    beacon, round_ = tip.opening.possess.value, tip.round
+    return lambda public: replica.possession(beacon, public, round_)

@@ -1,0 +1,335 @@
+"""The one reader of the ledger: find the anchored record, fetch what it names, check it against chain and rules.
+
+Live rounds, catch-up after a restart, joining a year late and the audit are this one path. Bytes are taken for what a
+digest says they are or not at all: those that are not are a fault of the transport (`ObjectDamaged`), to be read
+again; missing ones are unknown, never invalid. Only a record whose very bytes have been judged can be refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from muster.node.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
+from muster.node.directory import Directory
+from muster.node.replica import Replica
+from muster.protocol import ledger, paths, wire
+from muster.protocol.admission import MAX_HEAD_BYTES
+from muster.protocol.chain.base import Anchor, Chain
+from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
+from muster.protocol.history import SpecHistory
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.lineage import Lineage
+from muster.protocol.storage import Store
+from muster.protocol.wire import Beacon, Record, Seal
+
+log = logging.getLogger(__name__)
+
+BULK_DEADLINE = 600.0
+"""Seconds a bundle or a checkpoint shard may take: 2.8 GB (a 72B submission) at 40 Mbit/s."""
+
+MAX_SEAL_BYTES = 8 * 2**20
+"""Cap of a seal: 64 bytes for each of 65,536 peers, and their frame."""
+
+STEPS_BACK = 64
+"""Records read back from the newest anchor in one look; the next look goes on where this one stopped."""
+
+ASSIGN, POSSESS, EVALUATE = "assign", "possess", "evaluate"
+"""The purposes beacons are drawn for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A record that the chain proves, and the bucket it is read from."""
+
+    digest: bytes
+    hotkey: str
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A record and everything it names, each the very bytes that a digest names; rules not yet checked.
+
+    `record_data` and `seal_data` are the objects as they were read, for who keeps copies of them.
+    """
+
+    record: Record
+    digest: bytes
+    seal: Seal
+    seal_digest: bytes
+    bundle: bytes
+    record_data: bytes = b""
+    seal_data: bytes = b""
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Whatever goes wrong inside is about this object (`MusterError.subject`), unless it is said to be another's."""
+    try:
+        yield
+    except MusterError as error:
+        error.subject = error.subject or key
+        raise
+
+
+async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
+    """A beacon as records carry it: the block it comes from and its value.
+
+    Raises:
+        ChainError: the block lies in the future, or the chain does not say.
+    """
+    return Beacon(await chain.block(block), await chain.beacon(purpose, round_, block))
+
+
+async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
+    """The tip every run begins with."""
+    block = history.genesis.genesis.block
+    return ledger.genesis_tip(history, await draw(chain, ASSIGN, 0, block), await draw(chain, POSSESS, 0, block))
+
+
+class Reader:
+    """Reads one run's ledger from its leaders' buckets, as the chain proves it."""
+
+    def __init__(self, chain: Chain, directory: Directory) -> None:
+        self._chain = chain
+        self._directory = directory
+        self._lineage = Lineage()
+        self._records: dict[bytes, bytes] = {}
+
+    async def anchored(self, tip: Tip) -> list[Pointer]:
+        """The records of the open round that the chain proves, in chain order; empty where there is none yet.
+
+        Where the chain shows only a later anchor of the leader, the records between it and this round prove this one.
+
+        Raises:
+            ChainError, StorageError: what there is cannot be looked at now.
+        """
+        leader = hotkey_of(tip.leader_in_turn)
+        shown = [seen.anchor for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
+        store = await self._directory.store_of(leader) if shown else None
+        if store is None:
+            return []
+        found = []
+        for anchor in [anchor for anchor in shown if anchor.round == tip.round] or shown[-1:]:
+            at = await self._traced(anchor, tip, store)
+            if at.round == tip.round:
+                found.append(Pointer(at.digest, leader, store))
+        return found
+
+    async def _traced(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:
+        """Read records back from an anchor towards the open round's, as far as one look goes."""
+        at = self._lineage.trace(newest, tip.round)
+        for _ in range(STEPS_BACK):
+            if at.round <= tip.round:
+                break
+            with about(paths.record(tip.run_id, at.round)):
+                record, _ = await self.record(store, tip, at.round, at.digest)
+                self._lineage.take(at, record, at.digest)
+            at = self._lineage.trace(at, tip.round)
+        return at
+
+    async def record(self, store: Store, tip: Tip, round_: int, digest: bytes) -> tuple[Record, bytes]:
+        """The record with this digest, and its bytes.
+
+        Raises:
+            StorageError: it is missing, damaged (`ObjectDamaged`) or cannot be read.
+            LedgerError: its bytes are the right ones, and no record.
+        """
+        data = self._records.get(digest)
+        if data is None:
+            data = await store.get(paths.record(tip.run_id, round_), max_bytes=wire.MAX_BODY_BYTES)
+        record = _decoded(data, digest, tip)
+        if record.round != round_:
+            raise LedgerError(f"it is the record of round {record.round}")
+        if round_ == tip.round:
+            self._records = {digest: data}
+        return record, data
+
+    async def newest(self, store: Store, tip: Tip, round_: int) -> tuple[Record, bytes]:
+        """A round's record as a bucket has it, with its digest, whoever vouches for it.
+
+        Raises:
+            ObjectMissing: it is not there.
+            StorageError: it is damaged or cannot be read.
+        """
+        data = await store.get(paths.record(tip.run_id, round_), max_bytes=wire.MAX_BODY_BYTES)
+        try:
+            return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        except WireError as error:
+            raise ObjectDamaged(f"the record of round {round_} is not readable: {error}") from error
+
+    async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
+        """The open round's record, and the seal and the bundle that it names.
+
+        Raises:
+            StorageError: something is missing, damaged or cannot be read.
+            LedgerError: the record is not a record, or asks for more than a round may hold.
+        """
+        store, run_id, round_ = pointer.store, tip.run_id, tip.round
+        with about(paths.record(run_id, round_)):
+            record, record_data = await self.record(store, tip, round_, pointer.digest)
+            ledger.check_link(tip, record, None)
+            size = bundle_size(record, tip)
+        with about(paths.seal(run_id, round_)):
+            seal, seal_data = await self.seal_of(store, record)
+            ledger.check_seal(tip, record, seal, record.seal)
+        with about(paths.bundle(run_id, round_)):
+            bundle = await self.bundle_of(store, record, size)
+        return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data)
+
+    async def seal_of(self, store: Store, record: Record) -> tuple[Seal, bytes]:
+        """The seal that a record names, and its bytes.
+
+        Raises:
+            StorageError: it is missing, damaged or cannot be read.
+            LedgerError: its bytes are the right ones, and no seal.
+        """
+        data = await store.get(paths.seal(record.run_id, record.round), max_bytes=MAX_SEAL_BYTES)
+        try:
+            seal, found = wire.decode_seal(data, record.run_id)
+        except WireError as error:
+            raise _misread(data, wire.Type.SEAL, record.seal, error) from error
+        if found != record.seal:
+            raise ObjectDamaged("it is not the seal that the record names")
+        return seal, data
+
+    async def bundle_of(self, store: Store, record: Record, size: int) -> bytes:
+        """The bundle that a record names, of `size` bytes.
+
+        Raises:
+            StorageError: it is missing, damaged or cannot be read.
+        """
+        if not size:
+            return b""
+        key = paths.bundle(record.run_id, record.round)
+        bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
+        if blake3(bundle).digest() != record.bundle:
+            raise ObjectDamaged("it is not the bundle that the record names")
+        return bundle
+
+    async def check_beacons(self, tip: Tip, record: Record, seal: Seal) -> None:
+        """Every block and beacon of a record is the chain's own.
+
+        Raises:
+            LedgerError: one is not.
+            ChainError: one is of a block that is not there yet, or the chain does not say: nothing is known then.
+        """
+        if (await self._chain.block(seal.block.number)) != seal.block:
+            raise LedgerError("the seal names a block the chain does not have")
+        claims = [(EVALUATE, tip.round, record.evaluate)]
+        if record.opening:
+            claims.append((ASSIGN, tip.round + 1, record.opening.assign))
+            claims.append((POSSESS, tip.round + 1, record.opening.possess))
+        for purpose, round_, beacon in claims:
+            if await draw(self._chain, purpose, round_, beacon.block.number) != beacon:
+                raise LedgerError(f"the {purpose} beacon of round {round_} is not the chain's")
+
+    async def seal(self, tip: Tip) -> Seal | None:
+        """The open round's seal in its leader's bucket, None where there is none that can be used.
+
+        Raises:
+            ChainError, StorageError: the bucket cannot be looked at now, or what was read is damaged.
+        """
+        store = await self._directory.store_of(hotkey_of(tip.leader_in_turn))
+        if store is None:
+            return None
+        try:
+            data = await store.get(paths.seal(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
+            seal, _ = wire.decode_seal(data, tip.run_id)
+        except ObjectMissing:
+            return None
+        except WireError as error:
+            raise ObjectDamaged(f"the seal of round {tip.round} is not readable: {error}") from error
+        if seal.leader != tip.leader(seal.turn) or seal.round != tip.round or seal.parent != tip.parent:
+            log.warning("the seal of round %d is not of this ledger", tip.round)
+            return None
+        return seal
+
+
+def _decoded(data: bytes, digest: bytes, tip: Tip) -> Record:
+    """A record's bytes, taken for one only where they are the ones that are meant."""
+    try:
+        record, found = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+    except WireError as error:
+        raise _misread(data, wire.Type.RECORD, digest, error) from error
+    if found != digest:
+        raise ObjectDamaged("it is not the record that is anchored")
+    return record
+
+
+def bundle_size(record: Record, tip: Tip) -> int:
+    """What a record's bundle must have, from its heads alone; refused where it is more than all seats may send.
+
+    Raises:
+        LedgerError: it is more, or not what the record says.
+    """
+    size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
+    each = MAX_HEAD_BYTES + wire.KEY_BYTES + tip.layout.max_payload_bytes(spec.sparse.k)
+    if size > spec.gauntlet.seats * each:
+        raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
+    return size
+
+
+def _misread(data: bytes, kind: wire.Type, digest: bytes, error: WireError) -> MusterError:
+    """Whose fault unreadable bytes are: their signer's where they are the very ones, else that of their way here.
+
+    A signature is not covered by the digest, so a wrong one may have come about on the way.
+    """
+    if wire.body_digest(data, kind) == digest and error.reason != "signature":
+        return LedgerError(f"it is anchored and not valid: {error}")
+    return ObjectDamaged(f"its bytes were damaged on the way: {error}")
+
+
+async def catch_up(reader: Reader, store: Store, start: Tip) -> tuple[Tip, Replica | None]:
+    """The newest checkpoint that a bucket's records pin, as (tip, replica); `(start, None)` where there is none.
+
+    Records before it are only checked as a chain; their authority is the anchored record that follows the
+    checkpoint and that the session verifies in full.
+
+    Raises:
+        LedgerError: a record does not continue the ledger, or a pinned checkpoint is not what it must be.
+        StorageError: something is damaged or cannot be read.
+    """
+    tip, newest = start, None
+    while not tip.closed:
+        try:
+            record, digest = await reader.newest(store, tip, tip.round)
+        except ObjectMissing:
+            break
+        if record.checkpoint != ledger.NO_CHECKPOINT:
+            newest = (tip, record)
+        tip = ledger.advance(tip, record, digest)
+    if newest is None:
+        return start, None
+    at, record = newest
+    return at, await load_checkpoint(store, at, record)
+
+
+async def load_checkpoint(store: Store, tip: Tip, record: Record) -> Replica:
+    """θ before a record that pins a checkpoint.
+
+    Raises:
+        LedgerError: the checkpoint is not the pinned one, or its θ does not have the record's root.
+        StorageError: it cannot be read.
+    """
+
+    def key(name: str) -> str:
+        return paths.checkpoint(tip.run_id, tip.round, name)
+
+    data = await store.get(key(paths.MANIFEST), max_bytes=MAX_MANIFEST_BYTES)
+    manifest = read_manifest(data, record.checkpoint, tip.run_id, tip.layout)
+    shards: Mapping[str, bytes] = {
+        shard.name: await store.get(key(shard.name), max_bytes=shard.bytes, deadline=BULK_DEADLINE)
+        for shard in manifest.shards
+    }
+    theta = read_shards(manifest, lambda shard: shards[shard.name], tip.layout)
+    replica = Replica(tip.spec.model, tip.run_id, theta, tip.outer_step)
+    if replica.root() != record.root:
+        raise LedgerError(f"the checkpoint of round {tip.round} does not have the recorded state root")
+    return replica

@@ -1,0 +1,262 @@
+"""The one shell of the round machine: it looks at store and chain, and carries out what the machine says.
+
+Miner, validator and aggregator, as daemons or in the simulator, differ only in the `Participant` they pass in. Time
+is the chain's: the session waits for the next block and for nothing else. Looking never acts, and what a look cannot
+see (a store or a chain that fails, bytes damaged on the way) it sees at the next block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from muster.node.directory import Directory
+from muster.node.ledger.participant import Errands, Participant
+from muster.node.ledger.reader import Fetched, Pointer, Reader
+from muster.protocol.chain.base import Block, Chain
+from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Applied
+from muster.protocol.round import (
+    Done,
+    Event,
+    Failed,
+    Instruction,
+    Looked,
+    Opened,
+    Phase,
+    RecordSeen,
+    Role,
+    RoundMachine,
+    RoundState,
+    SealSeen,
+    Tick,
+    Transition,
+)
+from muster.protocol.wire import Seal
+
+log = logging.getLogger(__name__)
+
+CHAIN_RETRY = 2.0
+"""Seconds before a chain that failed to say what block it is at is asked again; there is no other clock then."""
+
+
+class Session:
+    """Drives one participant from its tip to the end of the run."""
+
+    def __init__(self, participant: Participant, chain: Chain, directory: Directory) -> None:
+        self._participant = participant
+        self._chain = chain
+        self._reader = Reader(chain, directory)
+        self._refused: set[bytes] = set()
+        self._complaint = ""
+
+    async def run(self) -> None:
+        """Take part in every round until the closing record has been applied, or until cancelled."""
+        head = await self._beyond(None)
+        me = self._participant
+        while not me.tip.closed:
+            before = me.tip
+            async with asyncio.TaskGroup() as tasks:
+                errands = Errands(tasks, self._chain)
+                head = await _Round(self, me, errands).play(head)
+                errands.cancel()
+            assert me.tip is not before, "a round that is closed has moved the tip"
+
+    async def _beyond(self, head: Block | None) -> Block:
+        """The newest block, after `head`; a chain that fails is asked until it answers."""
+        while True:
+            try:
+                return await (self._chain.head() if head is None else self._chain.next_block(head.number))
+            except ChainError as error:
+                self.complain(f"the chain does not say what block it is at: {error}")
+                await asyncio.sleep(CHAIN_RETRY)
+
+    async def next_block(self, head: Block) -> Block:
+        """Wait for the next block."""
+        return await self._beyond(head)
+
+    async def find_record(self) -> tuple[Applied, Fetched | None] | None:
+        """The first record of the open round that is anchored, at hand and valid, in chain order."""
+        me = self._participant
+        try:
+            pointers = await self._reader.anchored(me.tip)
+        except (StorageError, ChainError, LedgerError) as error:
+            self.complain(f"the record of round {me.tip.round} cannot be looked for: {error}")
+            return None
+        for pointer in pointers:
+            own = me.known(pointer.digest)
+            if own is not None:
+                return own, None
+            found = None if pointer.digest in self._refused else await self._judged(pointer)
+            if found is not None:
+                return found
+        return None
+
+    async def _judged(self, pointer: Pointer) -> tuple[Applied, Fetched] | None:
+        """Fetch and judge one record; None where its bytes are not to be had yet, or it is not valid."""
+        me, tip = self._participant, self._participant.tip
+        try:
+            fetched = await self._reader.fetch(pointer, tip)
+            await self._reader.check_beacons(tip, fetched.record, fetched.seal)
+            return await me.judge(fetched), fetched
+        except (StorageError, ChainError) as error:
+            self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
+        except LedgerError as error:
+            self._refused.add(pointer.digest)
+            log.error("the record of round %d is not valid and is not applied: %s", tip.round, error)
+            me.note("refused", round=tip.round, record=pointer.digest.hex(), problem=str(error))
+        return None
+
+    async def find_seal(self) -> Seal | None:
+        """The open round's seal, where it can be seen."""
+        try:
+            return await self._reader.seal(self._participant.tip)
+        except (StorageError, ChainError) as error:
+            self.complain(f"the seal of round {self._participant.tip.round} cannot be looked for: {error}")
+            return None
+
+    def complain(self, problem: str) -> None:
+        """Say what does not work, once for as long as it is the same."""
+        if problem != self._complaint:
+            self._complaint = problem
+            log.warning("%s", problem)
+
+
+class _Round:
+    """One round of a session, from its opening (or from wherever it is by now) to its record."""
+
+    def __init__(self, session: Session, participant: Participant, errands: Errands) -> None:
+        tip = participant.tip
+        clock, score_wait = tip.spec.clock, tip.spec.gauntlet.score_wait
+        role = participant.role()
+        state = RoundState(role, participant.public, tip.opening, clock, score_wait, closing=participant.closing)
+        self._session = session
+        self._me = participant
+        self._errands = errands
+        self._machine = RoundMachine(state, self._tell)
+        self._ended: deque[Event] = deque()
+        self._seal: Seal | None = None
+        self._record: tuple[Applied, Fetched | None] | None = None
+        self._round = tip.round
+        participant.begin(errands)
+
+    async def play(self, head: Block) -> Block:
+        """Until the round is closed; returns the newest block then."""
+        await self._feed([Tick(head.number), *await self._look(first=True), Opened()], head)
+        while self._machine.state.phase is not Phase.CLOSED:
+            news = [*self._drain(), *(await self._look() or await self._observe(head))]
+            acted = await self._feed([*news, Looked()], head)
+            if not news and not acted:
+                head = await self._session.next_block(head)
+                await self._feed([Tick(head.number)], head)
+        return head
+
+    def _drain(self) -> Iterable[Event]:
+        while self._ended:
+            yield self._ended.popleft()
+
+    async def _feed(self, events: Iterable[Event], head: Block) -> bool:
+        """Feed events and whatever follows from them; says whether anything was carried out."""
+        waiting, acted = deque(events), False
+        while waiting:
+            for instruction in self._machine.feed(waiting.popleft()):
+                acted = True
+                waiting.extend(await self._carry_out(instruction, head))
+        return acted
+
+    async def _carry_out(self, instruction: Instruction, head: Block) -> list[Event]:
+        """Do what the machine says; what came of it, by name."""
+        if instruction is Instruction.TRAIN:
+            self._errands.start(self._train())
+            return []
+        try:
+            events = await self._do(instruction, head)
+        except (StorageError, ChainError) as error:
+            return [self._failed(instruction, error)]
+        return [Done(instruction), *events]
+
+    async def _do(self, instruction: Instruction, head: Block) -> list[Event]:
+        me = self._me
+        match instruction:
+            case Instruction.PUBLISH_SEAL:
+                return [self._sealed(await me.publish_seal(head))]
+            case Instruction.PUBLISH_KEY:
+                assert self._seal is not None
+                await me.publish_key(self._seal)
+            case Instruction.PUBLISH_RECORD:
+                await me.publish_record(head)
+            case Instruction.APPLY:
+                assert self._record is not None
+                await me.apply(*self._record)
+        return []
+
+    async def _train(self) -> None:
+        """Train beside the session, and report how it went when the session looks next."""
+        try:
+            await self._me.train()
+        except (StorageError, ChainError) as error:
+            self._ended.append(self._failed(Instruction.TRAIN, error))
+            return
+        self._ended.append(Done(Instruction.TRAIN))
+
+    def _failed(self, instruction: Instruction, error: MusterError) -> Failed:
+        log.warning("round %d: %s failed and will be given again: %s", self._round, instruction.value, error)
+        return Failed(instruction, str(error))
+
+    async def _look(self, first: bool = False) -> list[Event]:
+        """What every participant looks for: the round's record, and before it its seal where that matters.
+
+        Nobody but a miner acts on a seal, and it only once its submission is up; a leader makes it, and looks once,
+        in case an earlier life of this process has.
+        """
+        state = self._machine.state
+        if state.phase is Phase.APPLY:
+            return []
+        self._record = await self._session.find_record()
+        if self._record is not None:
+            return [RecordSeen(self._record[0].digest)]
+        submitted = state.role is Role.MINER and Instruction.TRAIN in state.done
+        if state.phase is Phase.SUBMIT and (submitted or (first and state.role in (Role.MINER, Role.LEADER))):
+            seal = await self._session.find_seal()
+            return [] if seal is None else [self._sealed(seal)]
+        return []
+
+    def _sealed(self, seal: Seal) -> SealSeen:
+        self._seal = seal
+        return SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)
+
+    async def _observe(self, head: Block) -> list[Event]:
+        """What a leader sees of the peers; a look that fails is made again at the next block."""
+        if self._machine.state.phase is Phase.APPLY:
+            return []
+        try:
+            return await self._me.observe(self._machine.state, head)
+        except (StorageError, ChainError) as error:
+            self._session.complain(f"round {self._round} cannot be looked at: {error}")
+            return []
+
+    def _tell(self, transition: Transition) -> None:
+        event = transition.event
+        facts: dict[str, Any] = {}
+        match event:
+            case Done(instruction):
+                facts = {"instruction": instruction.value}
+            case Failed(instruction, problem):
+                facts = {"instruction": instruction.value, "problem": problem}
+            case SealSeen(peers, block):
+                facts = {"peers": [hotkey_of(peer) for peer in sorted(peers)], "sealed_block": block}
+            case RecordSeen(digest):
+                facts = {"record": digest.hex()}
+        self._me.note(
+            "transition",
+            round=self._round,
+            block=transition.block,
+            what=type(event).__name__,
+            phase=transition.phase.value,
+            given=[instruction.value for instruction in transition.given],
+            **facts,
+        )

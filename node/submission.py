@@ -1,0 +1,153 @@
+"""The one way to a submission's work, for whoever takes it in and for whoever measures it: key, ciphertext, opened.
+
+What is fetched is either the very thing a signed head commits to, or a fault of the transport (`ObjectDamaged`, with
+the reason it would be if the bucket really held that), to be looked at again; only what is surely the peer's own
+doing is a `WireError`. Large payloads wait on disk, and are opened one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muster.kernels import SparseUpdate
+from muster.node.ledger.participant import Offload
+from muster.node.ledger.reader import BULK_DEADLINE
+from muster.protocol import paths, wire
+from muster.protocol.admission import MAX_KEY_BYTES
+from muster.protocol.bundle import Opened
+from muster.protocol.errors import ObjectDamaged, StorageError, WireError
+from muster.protocol.ledger import Tip
+from muster.protocol.storage import Store
+from muster.protocol.wire import Signed
+
+SPOOL_BYTES = 2**20
+"""Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
+
+_OWN_DOING = frozenset({"key_round", "key_hotkey"})
+"""What is wrong with a key object although its owner signed it."""
+
+_WRONG_BYTES = frozenset({"ciphertext_size", "ciphertext_digest"})
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An opened submission: what its bundle entry is made of, and the update it holds."""
+
+    opened: Opened
+    update: SparseUpdate
+
+
+class Submissions:
+    """Fetches and opens the submissions of one round.
+
+    `spool` is the folder that large ones are kept in (None: the system's folder for temporary files); a file has no
+    name any more once it is open, so nothing is left behind.
+    """
+
+    def __init__(self, tip: Tip, offload: Offload, spool: Path | None = None) -> None:
+        self._run_id, self._round = tip.run_id, tip.round
+        self._layout, self._k = tip.layout, tip.spec.sparse.k
+        self._offload = offload
+        self._spool = spool
+        self._opening = asyncio.Lock()
+
+    async def key(self, store: Store, signed: Signed) -> bytes:
+        """The key that a head commits to, out of its peer's bucket.
+
+        Raises:
+            ObjectMissing: it is not public.
+            ObjectDamaged: what was read is not by the peer (`key_…`).
+            StorageError: the bucket cannot be read.
+            WireError: `key_round`, `key_hotkey`, `key_mismatch`.
+        """
+        data = await store.get(paths.key(self._run_id, self._round), max_bytes=MAX_KEY_BYTES)
+        try:
+            key = wire.decode_key(data, self._run_id, self._round, signed.header.public)
+        except WireError as error:
+            if error.reason in _OWN_DOING:
+                raise
+            raise ObjectDamaged(f"a key cannot be read: {error}", error.reason) from error
+        if wire.key_commitment(key) != signed.header.key_commitment:
+            raise WireError("key_mismatch", "the key is not the one the header commits to")
+        return key
+
+    async def payload(self, store: Store, signed: Signed, key: bytes) -> Payload:
+        """Fetch, decrypt and decode the payload of a head whose key is known.
+
+        Memory: the plain payload and its decoded form, 3.6 payloads for as long as it is opened; then nothing that
+        the kernel could not take back, where the payload is large.
+
+        Raises:
+            StorageError: it is missing (`ObjectMissing`), not the bytes the head commits to (`ObjectDamaged`), or
+                cannot be read.
+            WireError: `payload_auth`, `codec_version`, or a reason of the codec.
+        """
+        small = signed.ciphertext_bytes < SPOOL_BYTES
+        ciphertext = await (self._read(store, signed) if small else self._download(store, signed))
+        async with self._opening:
+            try:
+                update = await self._offload(lambda: self._open(signed, ciphertext, key, small))
+            except WireError as error:
+                if error.reason in _WRONG_BYTES:
+                    raise ObjectDamaged(f"a payload is not what its head commits to: {error}", error.reason) from error
+                raise
+        return Payload(Opened(signed, key, ciphertext), update)
+
+    async def _read(self, store: Store, signed: Signed) -> bytes:
+        key = paths.submission(self._run_id, self._round)
+        return await store.get_range(key, len(signed.head), signed.ciphertext_bytes, deadline=BULK_DEADLINE)
+
+    async def _download(self, store: Store, signed: Signed) -> memoryview:
+        """The ciphertext as a map of a nameless file."""
+        key, size = paths.submission(self._run_id, self._round), len(signed.head) + signed.ciphertext_bytes
+        folder = await self._offload(lambda: tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool))
+        try:
+            target = Path(folder.name) / "object"
+            await store.download(key, target, max_bytes=size, deadline=BULK_DEADLINE)
+            whole = await self._offload(lambda: _mapped(target))
+        finally:
+            await self._offload(folder.cleanup)
+        return whole[len(signed.head) :]
+
+    def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
+        update = wire.open(signed.header, ciphertext, key, self._layout, self._k)
+        return update if small else self._on_disk(update)
+
+    def _on_disk(self, update: SparseUpdate) -> SparseUpdate:
+        """The same update, its tensors maps of a nameless file."""
+        return replace(
+            update,
+            indices=self._kept(update.indices),
+            codes=self._kept(update.codes),
+            scales=self._kept(update.scales),
+        )
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        values = tensor.numpy()
+        if not values.size:
+            return tensor
+        try:
+            with tempfile.TemporaryFile(dir=self._spool) as file:
+                values.tofile(file)
+                file.flush()
+                mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
+        except OSError as error:
+            raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
+        return torch.from_numpy(mapped)
+
+
+def _mapped(path: Path) -> memoryview:
+    """A file's bytes, readable for as long as somebody holds them, whatever becomes of its name."""
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"a payload cannot be read back from {path}: {error}") from error

@@ -1,0 +1,111 @@
+"""A miner killed at any instant of a round comes back to the same submission and the same error feedback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from miner_world import ME, World, seal_of
+
+from muster.node.miner.memory import load_memory
+from muster.node.miner.miner import Miner
+from muster.protocol import paths, wire
+from muster.protocol.faults import Faults
+
+
+class Killed(BaseException):
+    """The end of a process; nothing catches it."""
+
+
+class Clock:
+    """Counts the instants of a life; the process dies at the one given (0: never)."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.instants = 0
+        self._dies_at = dies_at
+
+    def tick(self) -> None:
+        """An instant passes."""
+        self.instants += 1
+        if self.instants == self._dies_at:
+            raise Killed
+
+
+class Ticking(Faults):
+    """Every named point is an instant."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def trip(self, point: str) -> None:
+        super().trip(point)
+        self._clock.tick()
+
+
+def around(call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+    """The call, with an instant before and one after it."""
+
+    def ticking(*args: Any, **how: Any) -> Any:
+        clock.tick()
+        result = call(*args, **how)
+        clock.tick()
+        return result
+
+    return ticking
+
+
+async def live(world: World, clock: Clock) -> Miner:
+    """A life through round 0: train, put, see the seal, show the key; every step to the disk and back is an instant."""
+    with pytest.MonkeyPatch.context() as patched:
+        for owner, name in ((os, "open"), (os, "fsync"), (Path, "replace")):
+            patched.setattr(owner, name, around(getattr(owner, name), clock))
+        world.bucket.watch = clock.tick
+        miner = world.miner(faults=Ticking(clock))
+        await miner.train()
+        assert miner.made is not None
+        await miner.publish_key(seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
+    return miner
+
+
+def state_of(path: Path, miner: Miner) -> tuple[list[bytes], dict[str, bytes]]:
+    """e and the moments, as bytes, of a state file."""
+    memory = load_memory(path, miner.tip.layout)
+    return (
+        [tensor.numpy().tobytes() for tensor in memory.residual],
+        {name: tensor.numpy().tobytes() for name, tensor in memory.optimizer.items()},
+    )
+
+
+async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
+    whole, clock = await World.begin(tmp_path / "whole" / "memory.safetensors"), Clock(0)
+    assert whole.state is not None
+    survivor = await live(whole, clock)
+    undisturbed = state_of(whole.state, survivor)
+    assert undisturbed == (
+        [tensor.numpy().tobytes() for tensor in survivor.error_feedback],
+        {name: tensor.numpy().tobytes() for name, tensor in survivor._trainer.state().items()},
+    )
+    assert clock.instants >= 15
+    trained_again = []
+    for instant in range(1, clock.instants + 1):
+        world = await World.begin(tmp_path / str(instant) / "memory.safetensors")
+        assert world.state is not None
+        with pytest.raises(Killed):
+            await live(world, Clock(instant))
+        stored = load_memory(world.state, whole.miner().tip.layout).made
+        assert stored is not None or not world.bucket.puts, "nothing is sent before it is durable"
+        miner = await live(world, Clock(0))
+        trained_again.append(len(world.events("trained")) > 1)
+        (submission,) = set(world.submissions())
+        assert miner.made is not None
+        assert submission == miner.made.submission
+        assert stored is None or submission == stored.submission, "what was stored is sent, not made again"
+        shown = world.bucket.put_under(paths.key(miner.tip.run_id, 0))
+        assert {wire.decode_key(data, miner.tip.run_id, 0, ME.public) for data in shown} == {miner.made.key}
+        assert state_of(world.state, miner) == undisturbed, "e and moments are those of one life"
+    assert True in trained_again
+    assert False in trained_again

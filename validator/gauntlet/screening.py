@@ -1,0 +1,100 @@
+"""Getting at submissions that have no seat: each from its peer's own bucket, all at once, and for so long and no more.
+
+A validator that looks at one after the other is late as soon as one hangs, and then for ever. What it could not look
+at in time is not evaluated, which harms nobody; so who is looked at first matters, and is decided by need and by lot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from blake3 import blake3
+
+from muster.kernels import SparseUpdate
+from muster.node.ledger.participant import Errands
+from muster.node.submission import Submissions
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import StorageError, WireError
+from muster.protocol.storage import Store
+from muster.protocol.wire import Signed
+from muster.validator.gauntlet.scoring import PeerState
+
+log = logging.getLogger(__name__)
+
+FLIGHT_BYTES = 256 * 2**20
+"""How many bytes of payloads may be under way at one time."""
+
+MIN_FLIGHT = 8
+"""Payloads under way at one time however large they are."""
+
+
+def by_need(others: Sequence[Signed], states: Mapping[str, PeerState], beacon: bytes) -> list[Signed]:
+    """In which order submissions without a seat are looked at: who was never measured first, then by lot.
+
+    `beacon` is one that nobody knew when the submissions were sealed.
+    """
+
+    def rank(signed: Signed) -> tuple[bool, bytes]:
+        state = states.get(signed.header.hotkey)
+        return state is not None and state.evaluated > 0, blake3(beacon + signed.header.public).digest()
+
+    return sorted(others, key=rank)
+
+
+class Screening:
+    """Fetches and opens what it can of one round; a peer that hangs, drips or lies is left out, alone."""
+
+    def __init__(
+        self, submissions: Submissions, stores: Mapping[bytes, Store], errands: Errands, payload_bytes: int
+    ) -> None:
+        """`payload_bytes` is the largest payload there can be."""
+        self._submissions = submissions
+        self._stores = stores
+        self._errands = errands
+        self._flight = max(MIN_FLIGHT, FLIGHT_BYTES // payload_bytes)
+        self._queue: deque[tuple[Signed, bytes]] = deque()
+        self._opened: dict[bytes, SparseUpdate] = {}
+
+    async def run(self, ranked: Sequence[Signed], chain: Chain, blocks: int) -> list[tuple[Signed, SparseUpdate]]:
+        """What could be opened of these within `blocks` blocks, in the order given.
+
+        Raises:
+            ChainError: the chain does not say what block it is at.
+        """
+        head = await chain.head()
+        end = head.number + blocks
+        asked = {self._errands.start(self._ask(signed)) for signed in ranked}
+        await self._errands.wait(asked, head)
+        place = {signed.header.public: i for i, signed in enumerate(ranked)}
+        while (head := await chain.head()).number < end:
+            self._queue = deque(sorted(self._queue, key=lambda found: place[found[0].header.public]))
+            asked |= {self._errands.start(self._work()) for _ in range(min(self._flight, len(self._queue)))}
+            pending = {task for task in asked if not task.done()}
+            if not pending:
+                break
+            await self._errands.wait(pending, head)
+        for task in asked:
+            task.cancel()
+        return [(s, self._opened[s.header.public]) for s in ranked if s.header.public in self._opened]
+
+    async def _ask(self, signed: Signed) -> None:
+        """Look for one peer's key, and queue its payload."""
+        store = self._stores.get(signed.header.public)
+        if store is None:
+            return
+        try:
+            self._queue.append((signed, await self._submissions.key(store, signed)))
+        except (StorageError, WireError) as error:
+            log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
+
+    async def _work(self) -> None:
+        """Fetch payloads until none is left."""
+        while self._queue:
+            signed, key = self._queue.popleft()
+            try:
+                payload = await self._submissions.payload(self._stores[signed.header.public], signed, key)
+                self._opened[signed.header.public] = payload.update
+            except (StorageError, WireError) as error:
+                log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from blake3 import blake3
@@ -40,6 +41,7 @@ OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
 """Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
 
 
+@lru_cache(8)
 def spec_digest(spec: RunSpec) -> bytes:
     """BLAKE3 of a spec's canonical bytes, as every opening names the spec in force."""
     return blake3(b"muster/spec/v1" + spec.canonical()).digest()

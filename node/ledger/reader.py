@@ -103,7 +103,7 @@ class Reader:
         self._records: dict[bytes, bytes] = {}
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
-        """The records of the open round that the chain proves, each once, in chain order; empty where there is none yet.
+        """The records of the open round that the chain proves, each once, in chain order; empty before the first.
 
         Where the chain shows only a later anchor of the leader, the records between it and this round prove this one.
 

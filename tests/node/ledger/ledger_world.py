@@ -92,7 +92,7 @@ class World:
         located: bool = True,
     ) -> World:
         """Miners (slots 0 and 1), leader and watcher registered; `located`: the leader's bucket is known."""
-        spec = spec or run_spec()
+        spec = spec or run_spec(clock={"reveal": 8})
         chain = make(ChainGenesis(seed=SEED, slots=spec.data.slots, immunity=1))
         for name in (*MINERS, LEADER, ME):
             await chain.register(identity(name))
@@ -172,14 +172,18 @@ class World:
         return miner.public, (Opened(signed, key, ciphertext), work)
 
     async def submit(self, name: str) -> None:
-        """A miner's submission of the open round, its key too, and where its bucket is."""
-        miner, uid = identity(name), peers()[identity(name).public]
-        facts = self.tip.facts(possession(self.tip, self.replica))
-        data, key = submission(facts, miner, uid, update(uid + 1), payload_key(uid))
-        bucket = self.buckets.bucket(f"mem:{name}")
-        await bucket.put(paths.submission(self.tip.run_id, self.tip.round), data)
-        await bucket.put(paths.key(self.tip.run_id, self.tip.round), key)
-        await self.chain.commit(miner, f"mem:{name}")
+        """A miner's submission of the open round, and where its bucket is."""
+        (opened, _), tip = self._taken(name)[1], self.tip
+        assert isinstance(opened.ciphertext, bytes)
+        data = opened.signed.head + opened.ciphertext
+        await self.buckets.bucket(f"mem:{name}").put(paths.submission(tip.run_id, tip.round), data)
+        await self.chain.commit(identity(name), f"mem:{name}")
+
+    async def show(self, name: str, round_: int = 0) -> None:
+        """A miner's key."""
+        miner, run_id = identity(name), self.tip.run_id
+        data = wire.encode_key(miner, run_id, round_, payload_key(peers()[miner.public]))
+        await self.buckets.bucket(f"mem:{name}").put(paths.key(run_id, round_), data)
 
     async def put(self, written: Written) -> None:
         """Make a record and what it names public, by nobody's word yet."""

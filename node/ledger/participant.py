@@ -207,14 +207,15 @@ async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Ti
     while True:
         reached = way.tip
         try:
+            if left < JOIN_TRIES:
+                head = await chain.next_block(head.number)
             store = await directory.store_of(leader)
             return (start, None) if store is None else await way.go(read, store)
         except (StorageError, ChainError) as error:
-            left = left - 1 if way.tip is reached else JOIN_TRIES
+            left = (left if way.tip is reached else JOIN_TRIES) - 1
             if not left:
                 raise
             log.warning("the ledger cannot be read yet: %s", error)
-        head = await chain.next_block(head.number)
 
 
 async def commit_location(surroundings: Surroundings) -> None:

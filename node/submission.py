@@ -144,7 +144,7 @@ class Submissions:
             return tensor
         try:
             with tempfile.TemporaryFile(dir=self._spool) as file:
-                values.tofile(file)
+                file.write(np.ascontiguousarray(values).data)  # `tofile` would not say that the disk is full
                 file.flush()
                 mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
         except OSError as error:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 import uvloop
@@ -211,10 +213,21 @@ async def _participant(
     tip, replica = await join(run.history, surroundings)
     await publish_hello(surroundings, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
-        return Aggregator(surroundings, tip, replica, rounds)
+        return Aggregator(surroundings, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         book = await asyncio.to_thread(Book, state / "book.sqlite")
-        return Validator(surroundings, tip, replica, text, book)
+        return Validator(surroundings, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
     path = state / "memory.safetensors"
     return await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path)
+
+
+def _spool(state: Path, role: Role) -> Path:
+    """The folder that large payloads wait in, without what a life that was killed left there.
+
+    It has the role's name, because an operator may give both of his daemons the same `state`.
+    """
+    folder = state / f"spool-{role.value}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder

@@ -4,7 +4,7 @@
 
 A digest is BLAKE3 over θ as little-endian float32, in layout order: not the state root, which holds the run id. What
 is trained depends on the processor's arithmetic, so the file also holds a `probe` of it; `nano` trains nothing and
-holds everywhere.
+holds everywhere. The default run's text is Python's own sources, so `text` says which.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from muster.cast import Cast
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import Simulator
+from muster.node.corpus import build_corpus
+from muster.node.data import TextReader
 from muster.node.replica import Replica
 from muster.protocol.spec import load_template
+from muster.rundir import create
 from muster.testnet import Testnet, TestnetOptions
 from muster.view import make_view
 
@@ -138,6 +141,19 @@ def play_adversaries(names: tuple[str, ...] = ()) -> dict[str, list[str]]:
     return found
 
 
+def default_stage(folder: Path, seed: int) -> Stage:
+    """What the default run's processes find: the same cast, spec and text (Python's own sources, of this version)."""
+    cast = Cast.of(seed, 4, 1, {})
+    run = create(folder / "run", load_template("tiny"), cast, None, block_seconds=0.25)
+    return Stage(run, cast, TextReader.open(run.data, run.history.genesis.data.manifest))
+
+
+def text_digest() -> str:
+    """The manifest of the default run's text."""
+    with tempfile.TemporaryDirectory() as folder:
+        return build_corpus(None, Path(folder) / "data", load_template("tiny").data.window).digest
+
+
 def play_processes() -> dict[str, list[str]]:
     """The default run by real processes, read back by the audit."""
     return {str(seed): _play_process(seed) for seed in SEEDS}
@@ -167,7 +183,7 @@ PARTS: dict[str, Callable[[], dict[str, list[str]]]] = {
 def main(parts: list[str]) -> None:
     """Play and write."""
     document = json.loads(FILE.read_text()) if FILE.exists() else {}
-    document["probe"] = probe()
+    document |= {"probe": probe(), "text": text_digest()}
     for part in parts or PARTS:
         document[part] = PARTS[part]()
         FILE.write_text(json.dumps(document, indent=1) + "\n")

@@ -100,8 +100,6 @@ class Moments:
 
     def _add(self, entry: Told, what: str, failed: bool = False) -> None:
         block = _integer(entry.facts.get("block")) if entry.event == "transition" else None
-        if entry.event == "recorded" and entry.facts.get("record") == self._seen.digest.hex():
-            block = self._seen.anchored_at
         self.found.append(Moment(what, (entry.label,), entry.time - self._opened, block, failed))
 
     def _transition(self, entry: Told) -> None:
@@ -130,7 +128,7 @@ class Moments:
         elif instruction == "publish_seal":
             self._add(entry, f"seals the round now: {self._why_sealed(entry, block)}")
         elif instruction == "publish_record":
-            self._add(entry, f"decides the round now: {self._why_decided(block)}")
+            self._add(entry, f"decides the round now: {self._why_decided(entry.label, block)}")
 
     def _why_sealed(self, entry: Told, block: int | None) -> str:
         deadline = self._opening.deadline
@@ -141,12 +139,13 @@ class Moments:
         last = ", ".join(self._names.hotkey(hotkey) for hotkey in _texts(entry.facts.get("peers")))
         return "everybody expected is in" + (f", {last} last" if last else "")
 
-    def _why_decided(self, block: int | None) -> str:
+    def _why_decided(self, label: str, block: int | None) -> str:
         record, seal = self._seen.record, self._seen.seal
         if record is not None and any(entry.reason in (KEY_MISSING, UNAVAILABLE) for entry in record.entries):
             return "the time for keys and payloads is over"
         if record is None and seal is not None and block is not None:
-            ended = block >= seal.block.number + self._seen.tip.spec.clock.reveal
+            since = max(seal.block.number, _integer(self._sealed_at.get(label)) or 0)
+            ended = block >= since + self._seen.tip.spec.clock.reveal
             return "the time for keys and payloads is over" if ended else "it waits for nothing more"
         return "every submission is in, or has failed"
 

@@ -104,14 +104,19 @@ def missed(seen: LedgerRound, names: Names) -> list[Missed]:
     return sorted(found, key=lambda one: (one.block, one.name))
 
 
-def waiting(seen: LedgerRound, names: Names) -> list[str]:
-    """What an open round waits for, by what is in the buckets; nothing once its record is anchored."""
+def waiting(seen: LedgerRound, names: Names, revealing: int = 0) -> list[str]:
+    """What an open round waits for, by what is in the buckets; nothing once its record is anchored.
+
+    `revealing` is the block from which the time for keys counts, where it is known to be later than the seal's own.
+    """
     leader = names.peer(seen.tip.leader_in_turn, "aggregator")
     if seen.anchored:
         return []
     if seen.record is not None:
         return [f"{leader} to anchor the record, which lies in its bucket"]
-    return _before_the_seal(seen, names, leader) if seen.seal is None else _after_the_seal(seen, names, leader)
+    if seen.seal is None:
+        return _before_the_seal(seen, names, leader)
+    return _after_the_seal(seen, names, leader, max(seen.seal.block.number, revealing))
 
 
 def _before_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
@@ -128,10 +133,9 @@ def _before_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
     return [f"{leader} to publish the seal: everybody expected is in ({now})"]
 
 
-def _after_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
-    assert seen.seal is not None
-    tip, now, sealed = seen.tip, f"now {seen.block}", seen.seal.block.number
-    reveal, grace = sealed + tip.spec.clock.reveal, sealed + tip.spec.clock.grace
+def _after_the_seal(seen: LedgerRound, names: Names, leader: str, since: int) -> list[str]:
+    tip, now = seen.tip, f"now {seen.block}"
+    reveal, grace = since + tip.spec.clock.reveal, since + tip.spec.clock.grace
     owing, expected = seen.sealed - seen.there, frozenset(tip.opening.expected)
     found = []
     for peers, until in ((owing & expected, reveal), (owing - expected, grace)):
@@ -143,7 +147,7 @@ def _after_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
     if tip.score_rounds and unscored and seen.block < scored:
         whose = _whose(seen, names, unscored, "validator")
         found.append(f"the scores of {whose} for round {tip.score_rounds[0]}, until block {scored} at most ({now})")
-    return found or [f"{leader} to publish the record ({now}): it waits for nothing else"]
+    return found or [f"{leader} to publish the record ({now})"]
 
 
 def _whose(seen: LedgerRound, names: Names, peers: Iterable[bytes], role: str = "") -> str:

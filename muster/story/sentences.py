@@ -63,7 +63,7 @@ def _decision(facts: Mapping[str, Any]) -> str:
             said = f"stored a checkpoint, {size(count)}"
         case {"event": "recorded", "record": str(digest)}:
             accepted = facts.get("accepted")
-            said = f"anchored the record {digest[:SHORT]}" + ("" if accepted is None else f", {accepted} accepted")
+            said = f"published the record {digest[:SHORT]}" + ("" if accepted is None else f", {accepted} accepted")
         case {"event": "applied", "kind": str(kind), "root": str(root)}:
             said = f"{_APPLIED.get(kind, kind)}; state root {root[:SHORT]}"
     return said

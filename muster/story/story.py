@@ -95,15 +95,28 @@ def tell(seen: LedgerRound, told: Sequence[Told]) -> Story:
         happened=tuple(_merged(moments.found, _by_ledger(seen, told, names))),
         submissions=tuple(submissions(seen, names)),
         missed=tuple(missed(seen, names)),
-        waiting=(*waiting(seen, names), *_unfinished(moments), *_behind(seen, told)),
+        waiting=(*waiting(seen, names, _revealing(seen, told, names)), *_unfinished(moments), *_behind(seen, told)),
     )
 
 
 def _opened(seen: LedgerRound, told: Sequence[Told]) -> float:
-    """When the round opened, unix seconds: when the record before it was anchored, else the first thing told of it."""
+    """When the round opened, unix seconds: when the record before it was there, else the first thing told of it."""
     before = [t.time for t in told if t.event == "recorded" and t.facts.get("round") == seen.tip.round - 1]
     own = [entry.time for entry in told if entry.facts.get("round") == seen.tip.round]
     return max(before, default=min(own, default=0.0))
+
+
+def _revealing(seen: LedgerRound, told: Sequence[Told], names: Names) -> int:
+    """The block at which the leader says that its seal was public; 0 where it does not say."""
+    leader = hotkey_of(seen.tip.leader_in_turn)
+    found = (
+        entry.facts.get("block")
+        for entry in told
+        if entry.facts.get("round") == seen.tip.round
+        and entry.facts.get("what") == "SealSeen"
+        and names.hotkey_of(entry.label) == leader
+    )
+    return min((block for block in found if isinstance(block, int)), default=0)
 
 
 def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Moment]:

@@ -171,8 +171,8 @@ class TestWaiting:
         ("there", "block", "said"),
         [
             ((LEADER, ALICE), 105, ["the key of bob, until block 107 (now 105)"]),
-            ((LEADER, ALICE, BOB), 105, ["aggregator-o to publish the record (now 105): it waits for nothing else"]),
-            ((LEADER,), 107, ["aggregator-o to publish the record (now 107): it waits for nothing else"]),
+            ((LEADER, ALICE, BOB), 105, ["aggregator-o to publish the record (now 105)"]),
+            ((LEADER,), 107, ["aggregator-o to publish the record (now 107)"]),
             ((ALICE, BOB), 108, ["the scores of validator-o for round 2, until block 109 at most (now 108)"]),
         ],
     )
@@ -180,6 +180,12 @@ class TestWaiting:
         seal = sealed(104, ALICE.public, BOB.public)  # reveal 3, score_wait 2
         seen = LedgerRound(tip(), block, seal=seal, there=frozenset(one.public for one in there))
         assert waiting(seen, NAMES) == said
+
+    def test_the_time_for_keys_counts_from_when_the_leader_s_seal_was_public(self) -> None:
+        there = frozenset((ALICE.public, LEADER.public))
+        seen = LedgerRound(tip(), 107, seal=sealed(104, ALICE.public, BOB.public), there=there)
+        late = transition("aggregator-o", 1, "SealSeen", 106, peers=[], sealed_block=104)
+        assert tell(seen, [*joined(), late]).waiting[0] == "the key of bob, until block 109 (now 107)"
 
     def test_who_is_not_expected_has_the_grace_period(self) -> None:
         carol = identity("carol").public

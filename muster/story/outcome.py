@@ -128,6 +128,9 @@ def _before_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
         return [f"the deadline, block {opening.deadline} ({now}): nobody is expected"]
     if missing:
         return [f"the submission of {_whose(seen, names, missing)}, until block {opening.deadline} ({now})"]
+    enough = seen.tip.spec.clock.min_submissions
+    if len(opening.expected) < enough:
+        return [f"{enough} submissions in all, until block {opening.deadline} ({now}): everybody expected is in"]
     if seen.block < opening.min_block:
         return [f"block {opening.min_block} ({now}): everybody expected is in"]
     return [f"{leader} to publish the seal: everybody expected is in ({now})"]

@@ -167,6 +167,12 @@ class TestWaiting:
         seen = LedgerRound(replace(tip(), opening=opening(expected=())), 105)
         assert waiting(seen, NAMES) == ["the deadline, block 110 (now 105): nobody is expected"]
 
+    def test_where_the_expected_are_too_few_for_a_round(self) -> None:
+        spec = run_spec(clock={"min_submissions": 2})
+        few = replace(tip(), history=SpecHistory.of(spec), opening=opening(expected=(ALICE.public,)))
+        seen = LedgerRound(few, 105, there=frozenset((ALICE.public,)))
+        assert waiting(seen, NAMES) == ["2 submissions in all, until block 110 (now 105): everybody expected is in"]
+
     @pytest.mark.parametrize(
         ("there", "block", "said"),
         [

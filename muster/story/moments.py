@@ -88,6 +88,7 @@ class Moments:
         if entry.event == "joined":
             again = entry.label in self._joined
             self._joined.add(entry.label)
+            self._forget(entry.label)
             if entry.facts.get("round") == self._round:
                 self._add(entry, "came back after a restart" if again else "joined", failed=again)
         elif entry.facts.get("round") != self._round:
@@ -115,10 +116,16 @@ class Moments:
             case "SealSeen":
                 self._sealed_at[label] = facts.get("block")
                 self._seal_seen(entry)
-            case "RecordSeen" if (label, "applied") not in self._events:
-                self._add(entry, "has seen the record, and not applied it yet")
+            case "RecordSeen":
+                self._forget(label)  # the rest is pointless now
+                if (label, "applied") not in self._events:
+                    self._add(entry, "has seen the record, and not applied it yet")
         for given in _texts(facts.get("given")):
             self._given(entry, given)
+
+    def _forget(self, label: str) -> None:
+        """Whatever this participant could not do is not given again: to another life of it all is given anew."""
+        self.tries = {key: tries for key, tries in self.tries.items() if key[0] != label}
 
     def _given(self, entry: Told, instruction: str) -> None:
         block = _integer(entry.facts.get("block"))

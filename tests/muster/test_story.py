@@ -88,6 +88,17 @@ class TestMoments:
         ]
         assert story.waiting[-1] == "bob to apply the record, which has failed 1 time: no space"
 
+    @pytest.mark.parametrize("ending", ["RecordSeen", "joined"])
+    def test_what_became_pointless_is_not_waited_for(self, ending: str) -> None:
+        failed = transition("alice", 1, "Failed", 101, instruction="publish_key", problem="no space")
+        end = {
+            "RecordSeen": transition("alice", 2, "RecordSeen", 102, "apply", record="ab"),
+            "joined": told("alice", 2, "joined", hotkey=ALICE.hotkey),
+        }[ending]
+        waited = "alice to show its key, which has failed 1 time: no space"
+        assert waited in tell(LedgerRound(tip(), 105), [failed]).waiting
+        assert waited not in tell(LedgerRound(tip(), 105), [failed, end]).waiting
+
     def test_an_instruction_that_goes_well_is_told_by_its_event_alone(self) -> None:
         entries = [
             transition("aggregator-o", 1, "SubmissionSeen", 101, "publish_seal", peers=[BOB.hotkey]),

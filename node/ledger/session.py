@@ -25,6 +25,7 @@ from muster.protocol.round import (
     Event,
     Failed,
     Instruction,
+    KeySettled,
     Looked,
     Opened,
     Phase,
@@ -33,6 +34,7 @@ from muster.protocol.round import (
     RoundMachine,
     RoundState,
     SealSeen,
+    SubmissionSeen,
     Tick,
     Transition,
 )
@@ -123,6 +125,7 @@ class Session:
         if problem != self._complaint:
             self._complaint = problem
             log.warning("%s", problem)
+            self._participant.note("trouble", round=self._participant.tip.round, problem=problem)
 
 
 class _Round:
@@ -247,6 +250,8 @@ class _Round:
                 facts = {"instruction": instruction.value}
             case Failed(instruction, problem):
                 facts = {"instruction": instruction.value, "problem": problem}
+            case SubmissionSeen(peer) | KeySettled(peer):
+                facts = {"peers": [hotkey_of(peer)]}
             case SealSeen(peers, block):
                 facts = {"peers": [hotkey_of(peer) for peer in sorted(peers)], "sealed_block": block}
             case RecordSeen(digest):

@@ -99,7 +99,7 @@ class Errands:
             ChainError: the chain does not say.
         """
         await asyncio.sleep(0)  # what needs no waiting is done now, and then no block has to pass
-        if not any(not task.done() for task in started):
+        if all(task.done() for task in started):
             return
         block = asyncio.ensure_future(self._chain.next_block(head.number))
         everything = asyncio.ensure_future(asyncio.wait(started))

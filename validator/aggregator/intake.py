@@ -86,13 +86,30 @@ class Taken:
         return self.stage in (Stage.OPENED, Stage.FAILED)
 
     def fail(self, reason: str) -> None:
-        """It ends here; what was kept of it is let go."""
-        self.stage, self.problem, self.payload = Stage.FAILED, reason, None
+        """It ends here, for the first reason there is; what was kept of it is let go."""
+        if self.stage is not Stage.FAILED:
+            self.stage, self.problem, self.payload = Stage.FAILED, reason, None
+
+    def lacks(self, problem: str) -> None:
+        """It gets no further for now; this is its reason if nothing more comes."""
+        if not self.settled:
+            self.problem = problem
 
     def retry(self, problem: str, block: int) -> None:
         """It is tried again, at first in the next block and then less and less often."""
-        self.problem, self.again = problem, block + self.pause
+        self.lacks(problem)
+        self.again = block + self.pause
         self.pause *= 2
+
+    def show(self, key: bytes) -> None:
+        """Its key is known; a submission that has ended while the key was on its way stays ended."""
+        if self.stage is Stage.SEEN:
+            self.stage, self.key = Stage.KEYED, key
+
+    def open(self, payload: Payload) -> None:
+        """Its payload is opened; a submission that has ended meanwhile stays ended."""
+        if self.stage is Stage.KEYED:
+            self.stage, self.payload = Stage.OPENED, payload
 
 
 @dataclass(slots=True)
@@ -105,6 +122,8 @@ class Intake:
     offload: Offload
     peers: dict[bytes, Taken] = field(default_factory=dict)
     _reading: set[bytes] = field(default_factory=set)
+    _told: set[bytes] = field(default_factory=set)
+    _closed: bool = False
     _stores: Mapping[bytes, Store] = field(default_factory=dict)
     _order: Sequence[bytes] = ()
     _seats: int = 0
@@ -122,12 +141,14 @@ class Intake:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        known = self._final()
-        todo = [public for public in sorted(stores) if public not in known and public not in self._reading]
+        done = self._final() | self._reading
+        todo = [public for public in sorted(stores) if public not in done]
         self._reading |= set(todo)
         started = {self.errands.start(self._read_head(public, stores[public])) for public in todo}
         await self.errands.wait(started, head)
-        return sorted(self._final() - known)
+        news = sorted(self._final() - self._told)  # among them what an earlier look has begun and not seen the end of
+        self._told |= set(news)
+        return news
 
     def _final(self) -> set[bytes]:
         return {public for public, taken in self.peers.items() if taken.head.final}
@@ -139,7 +160,8 @@ class Intake:
             info = await store.head(self._key) if size else None
             found = data[:size] if size else data[: wire.PREFIX_BYTES]
             head = await self.offload(lambda: self.judge(public, found, None if info is None else info.size))
-            self.peers[public] = Taken(head)
+            if not self._closed:  # what the seal lists are the very heads that were in when it was made
+                self.peers[public] = Taken(head)
         except ObjectMissing:
             pass  # not there yet
         except StorageError as error:
@@ -178,6 +200,7 @@ class Intake:
 
     def close(self, seal: Seal) -> None:
         """The seal stands: only what it lists is taken further."""
+        self._closed = True
         listed = {public for public, _ in seal.headers}
         self.peers = {public: taken for public, taken in self.peers.items() if public in listed}
         for public, taken in self.peers.items():
@@ -216,22 +239,22 @@ class Intake:
 
     def _free(self) -> int:
         """How many more payloads may be begun now."""
-        return min(self._seats + BEYOND_SEATS - self._workers, sum(self._due(p, Stage.KEYED) for p in self._order))
+        needed = set(self._order) - self.settled()
+        return min(self._seats + BEYOND_SEATS - self._workers, sum(self._due(peer, Stage.KEYED) for peer in needed))
 
     async def _find(self, taken: Taken, store: Store | None) -> None:
         """Look for one peer's key."""
         assert taken.head.signed is not None
-        taken.problem = UNAVAILABLE  # if its bucket never answers
+        taken.lacks(UNAVAILABLE)  # if its bucket never answers
         if store is None:
             return
         taken.busy = True
         try:
-            taken.key = await self.submissions.key(store, taken.head.signed)
-            taken.stage = Stage.KEYED
+            taken.show(await self.submissions.key(store, taken.head.signed))
         except ObjectMissing:
-            taken.problem = KEY_MISSING
+            taken.lacks(KEY_MISSING)
         except ObjectDamaged as damaged:
-            taken.problem = damaged.reason
+            taken.lacks(damaged.reason)
         except StorageError as error:
             log.info("a key cannot be fetched: %s", error)
         except WireError as error:
@@ -240,12 +263,13 @@ class Intake:
             taken.busy = False
 
     async def _work(self) -> None:
-        """Fetch payloads until none is left to begin, or every seat is taken."""
+        """Fetch payloads until none is left to begin that may get a seat."""
         self._workers += 1
         try:
-            while self._queue and len(self.settled()) < len(self.peers):
+            while self._queue:
                 public = self._queue.popleft()
-                if self._due(public, Stage.KEYED) and (store := self._stores.get(public)) is not None:
+                store = self._stores.get(public)
+                if store is not None and self._due(public, Stage.KEYED) and public not in self.settled():
                     await self._fetch(self.peers[public], store)
         finally:
             self._workers -= 1
@@ -253,10 +277,10 @@ class Intake:
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
         assert taken.head.signed is not None
-        taken.busy, taken.problem = True, UNAVAILABLE
+        taken.busy = True
+        taken.lacks(UNAVAILABLE)
         try:
-            taken.payload = await self.submissions.payload(store, taken.head.signed, taken.key)
-            taken.stage = Stage.OPENED
+            taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))
         except ObjectDamaged as damaged:
             taken.retry(damaged.reason, self._head.number)
         except StorageError as error:
@@ -268,15 +292,15 @@ class Intake:
             taken.busy = False
 
     def settled(self) -> frozenset[bytes]:
-        """The peers that nothing more is awaited from: settled ones, and all behind the last seat."""
+        """The peers that nothing more is awaited from: settled ones, and who has as many good ones ahead as seats.
+
+        These cannot get a seat any more, whatever becomes of those ahead whose payload is still awaited.
+        """
         found, seated = set(self.ended()), 0
-        for place, public in enumerate(self._order):
-            if not self.peers[public].settled:
-                break
+        for public in self._order:
+            if seated >= self._seats:
+                found.add(public)
             seated += self.peers[public].stage is Stage.OPENED
-            if seated == self._seats:
-                found |= set(self._order[place:])
-                break
         return frozenset(found)
 
     def failures(self) -> dict[bytes, str]:

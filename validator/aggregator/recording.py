@@ -37,6 +37,7 @@ class Recording:
         self._leading = leading
         self._sealing = sealing
         self._made: _Made | None = None
+        self._standing: bytes | None = None
 
     def known(self, digest: bytes) -> Applied | None:
         """The record this life made was judged when it was made."""
@@ -54,13 +55,14 @@ class Recording:
         anchors = await around.chain.anchors(tip.round)
         if any(seen.hotkey == around.identity.hotkey for seen in anchors):
             return
-        digest = await self._standing(head)
-        await around.chain.commit(around.identity, around.location, Anchor(tip.round, digest))
-        counts = {} if self._made is None else {"accepted": len(self._made.applied.record.accepted)}
-        around.journal.event("recorded", round=tip.round, record=digest.hex(), **counts)
+        if self._standing is None:
+            self._standing = digest = await self._put(head)
+            counts = {} if self._made is None else {"accepted": len(self._made.applied.record.accepted)}
+            around.journal.event("recorded", round=tip.round, record=digest.hex(), **counts)
+        await around.chain.commit(around.identity, around.location, Anchor(tip.round, self._standing))
 
-    async def _standing(self, head: Block) -> bytes:
-        """The digest of the round's one record in the own bucket; it is made and put where there is none."""
+    async def _put(self, head: Block) -> bytes:
+        """Have one record of the round in the own bucket, made where there is none; its digest."""
         around, tip = self._leading.surroundings, self._leading.tip
         if self._made is None:
             found = await self._found()

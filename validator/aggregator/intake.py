@@ -23,7 +23,6 @@ from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
-from muster.protocol.identity import PUBLIC_BYTES
 from muster.protocol.reasons import (
     HEAD_REASONS,
     KEY_EARLY,
@@ -354,7 +353,7 @@ class Intake:
 
     def save(self) -> bytes:
         """The heads as bytes, for a leader that is restarted after its seal."""
-        return wire.counted(public + self.peers[public].head.data for public in sorted(self.peers))
+        return wire.encode_heads({public: taken.head.data for public, taken in self.peers.items()})
 
     def load(self, data: bytes, seal: Seal) -> None:
         """The heads another life of this leader had sealed.
@@ -363,10 +362,9 @@ class Intake:
             ObjectDamaged: not what `save` wrote of these.
         """
         try:
-            items = wire.whole(data, lambda cursor: cursor.items(wire.MAX_SEALED))
+            heads = wire.decode_heads(data)
         except WireError as error:
             raise ObjectDamaged(f"the saved heads are not readable: {error}") from error
-        heads = {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in items}
         if tuple((public, ledger.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
             raise ObjectDamaged("the saved heads are not those that the seal lists")
         self.peers = {public: Taken(self.judge(public, head, None)) for public, head in heads.items()}

@@ -147,10 +147,11 @@ class Aggregator(Follower):
 
     async def _reveal(self, snapshot: Snapshot, head: Block) -> frozenset[bytes]:
         """Go on fetching what may get a seat, by what is known of the scores now."""
-        intake, tip = self._open.intake, self._tip
-        order = tip.order(intake.candidates(), self._scores(snapshot))
         stores = self.surroundings.directory.stores(snapshot)
-        return await intake.reveal(stores, order, tip.spec.gauntlet.seats, head)
+        return await self._open.intake.reveal(stores, self._order(snapshot), self._tip.spec.gauntlet.seats, head)
+
+    def _order(self, snapshot: Snapshot) -> tuple[bytes, ...]:
+        return self._tip.order(self._open.intake.candidates(), self._scores(snapshot))
 
     async def publish_seal(self, head: Block) -> Seal:
         """Sign the list of what is in; of two lives of this leader the first one's seal stands."""
@@ -248,7 +249,8 @@ class Aggregator(Follower):
         seal, seal_digest = await self._sealed()
         snapshot = await chain.snapshot()
         intake.recheck(_uids(snapshot))
-        await self._reveal(snapshot, head)  # scores may have come in since the last look, and with them another order
+        if self._order(snapshot) != intake.order:  # scores have come in since the last look, or there was none
+            await self._reveal(snapshot, head)
         failures, scores = intake.failures(), self._scores(snapshot)
         choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
         payloads = [intake.payload(public) for public in choice.accepted]

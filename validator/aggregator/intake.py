@@ -11,6 +11,7 @@ is looked at again; time, and nothing else, makes it the peer's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from muster.node.ledger.participant import Errands, Offload
-from muster.node.submission import Payload, Submissions
+from muster.node.submission import Payload, Submissions, holds_place
 from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
@@ -38,7 +39,7 @@ from muster.protocol.wire import Seal, Signed
 log = logging.getLogger(__name__)
 
 BEYOND_SEATS = 8
-"""Payloads fetched at one time beyond as many as there are seats."""
+"""Places for payloads under way at one time beyond as many as there are seats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +214,9 @@ class Intake:
     ) -> frozenset[bytes]:
         """Go on fetching keys and payloads; returns the peers that nothing more is awaited from.
 
-        Keys are small, so all are looked for at once. Of payloads, seats + 8 at most are under way; those of expected
-        peers come first, then everybody in the order given, and each that ends lets the next one begin.
+        Keys are small, so all are looked for at once. For payloads there are seats + 8 places; those of expected peers
+        come first, then everybody in the order given, for as long as somebody may still get a seat. Each that ends, or
+        takes longer than a slow line would, lets the next one begin.
 
         Raises:
             ChainError: the chain does not say when the look is over.
@@ -228,18 +230,19 @@ class Intake:
         await self.errands.wait(started, head)
         expected = frozenset(self.facts.opening.expected)
         self._queue = deque(sorted(order, key=lambda public: public not in expected))
-        workers = {self.errands.start(self._work()) for _ in range(self._free())}
+        free = min(seats + BEYOND_SEATS - self._workers, len(self._queue))
+        workers = {self.errands.start(self._work()) for _ in range(free)}
         await self.errands.wait(workers, head)
         return self.settled()
+
+    @property
+    def order(self) -> Sequence[bytes]:
+        """The order by which the last look fetched."""
+        return self._order
 
     def _due(self, public: bytes, stage: Stage) -> bool:
         taken = self.peers[public]
         return taken.stage is stage and not taken.busy and taken.again <= self._head.number
-
-    def _free(self) -> int:
-        """How many more payloads may be begun now."""
-        needed = set(self._order) - self.settled()
-        return min(self._seats + BEYOND_SEATS - self._workers, sum(self._due(peer, Stage.KEYED) for peer in needed))
 
     async def _find(self, taken: Taken, store: Store | None) -> None:
         """Look for one peer's key."""
@@ -262,21 +265,32 @@ class Intake:
             taken.busy = False
 
     async def _work(self) -> None:
-        """Fetch payloads until none is left to begin that may get a seat."""
+        """Fetch payloads, each for as long as it holds this place, until none is left to begin; then await the slow."""
+        begun: list[asyncio.Task[None]] = []
         self._workers += 1
         try:
-            while self._queue:
-                public = self._queue.popleft()
-                store = self._stores.get(public)
-                if store is not None and self._due(public, Stage.KEYED) and public not in self.settled():
-                    await self._fetch(self.peers[public], store)
+            while (taken := self._next()) is not None:
+                assert taken.head.signed is not None
+                taken.busy = True
+                begun.append(self.errands.start(self._fetch(taken, self._stores[taken.head.public])))
+                await asyncio.wait(begun[-1:], timeout=holds_place(taken.head.signed.ciphertext_bytes))
         finally:
             self._workers -= 1
+        if begun:
+            await asyncio.wait(begun)
+
+    def _next(self) -> Taken | None:
+        """The next peer in line whose payload can be fetched and may get a seat."""
+        settled = self.settled()
+        while self._queue:
+            public = self._queue.popleft()
+            if self._due(public, Stage.KEYED) and public in self._stores and public not in settled:
+                return self.peers[public]
+        return None
 
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
         assert taken.head.signed is not None
-        taken.busy = True
         taken.lacks(UNAVAILABLE)
         try:
             taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))
@@ -291,16 +305,14 @@ class Intake:
             taken.busy = False
 
     def settled(self) -> frozenset[bytes]:
-        """The peers that nothing more is awaited from: settled ones, and who has as many good ones ahead as seats.
+        """The peers that nothing more is awaited from: who has ended, and all that cannot get a seat any more.
 
-        These cannot get a seat any more, whatever becomes of those ahead whose payload is still awaited.
+        Those are behind as many opened ones as there are seats, whatever comes of who is still to come before these.
         """
-        found, seated = set(self.ended()), 0
-        for public in self._order:
-            if seated >= self._seats:
-                found.add(public)
-            seated += self.peers[public].stage is Stage.OPENED
-        return frozenset(found)
+        opened = [public for public in self._order if self.peers[public].stage is Stage.OPENED]
+        if len(opened) < self._seats:
+            return self.ended()
+        return self.ended() | frozenset(self._order[self._order.index(opened[self._seats - 1]) :])
 
     def failures(self) -> dict[bytes, str]:
         """Time is up: why each peer has no payload in; who has one is not listed."""

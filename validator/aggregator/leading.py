@@ -72,18 +72,19 @@ class Leading:
         """The scores that steer the round, as far as they are in."""
         return () if self.closing else self._steering.used(self.tip, snapshot)
 
-    async def reveal(self, snapshot: Snapshot, head: Block) -> frozenset[bytes]:
-        """After the seal: go on fetching what may get a seat, by what is known of the scores now.
+    def order(self, snapshot: Snapshot) -> tuple[bytes, ...]:
+        """Who has the first claim to a seat, by who holds its slot and what is known of the scores now."""
+        self.intake.recheck(slots(snapshot))
+        return self.tip.order(self.intake.candidates(), self.scores(snapshot))
 
-        Returns the peers that nothing more is awaited from.
+    async def reveal(self, snapshot: Snapshot, head: Block) -> frozenset[bytes]:
+        """After the seal: go on fetching what may get a seat; returns the peers that nothing more is awaited from.
 
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        self.intake.recheck(slots(snapshot))
-        order = self.tip.order(self.intake.candidates(), self.scores(snapshot))
         stores = self.surroundings.directory.stores(snapshot)
-        return await self.intake.reveal(stores, order, self.tip.spec.gauntlet.seats, head)
+        return await self.intake.reveal(stores, self.order(snapshot), self.tip.spec.gauntlet.seats, head)
 
 
 def slots(snapshot: Snapshot) -> dict[bytes, int]:

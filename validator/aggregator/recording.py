@@ -106,7 +106,8 @@ class Recording:
         chain, offload = leading.surroundings.chain, leading.surroundings.offload
         seal, seal_digest = await self._sealing.standing()
         snapshot = await chain.snapshot()
-        await leading.reveal(snapshot, head)  # scores may have come in since the last look, and with them another order
+        if leading.order(snapshot) != intake.order:  # scores have come in since the last look, or there was none
+            await leading.reveal(snapshot, head)
         failures, scores = intake.failures(), leading.scores(snapshot)
         choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
         payloads = [intake.payload(public) for public in choice.accepted]

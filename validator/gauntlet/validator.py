@@ -92,7 +92,8 @@ class Validator(Follower):
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
         states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
-        late = await self._is_late(round_)
+        # The leader has decided already what these scores could have steered.
+        late = await self._recorded(round_ + self._tip.spec.gauntlet.lag)
         candidates = [] if late else await self._candidates(applied, states)
         judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
         snapshot = await self.surroundings.chain.snapshot()
@@ -103,11 +104,10 @@ class Validator(Follower):
             self.note("unpublished", round=round_, problem=str(error))
         await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
 
-    async def _is_late(self, round_: int) -> bool:
-        """Whether the leader has decided already what the scores of a round could have steered."""
+    async def _recorded(self, round_: int) -> bool:
+        """Whether the leader has anchored a record of this round or a later one."""
         leader = hotkey_of(self._tip.leader_in_turn)
-        later = await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag)
-        return any(seen.hotkey == leader for seen in later)
+        return any(seen.hotkey == leader for seen in await self.surroundings.chain.anchors(round_))
 
     async def after_apply(self, applied: Applied) -> None:
         """Measure the new θ on held-out text."""
@@ -154,7 +154,7 @@ class Validator(Follower):
             self._errands,
             tip.layout.max_payload_bytes(tip.spec.sparse.k),
         )
-        return await screening.run(ranked, surroundings.chain, tip.spec.clock.reveal)
+        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(tip.round + 1))
 
     def _judge(
         self,

@@ -73,6 +73,15 @@ class Screening:
         Raises:
             ChainError: the chain does not say what block it is at, or whether it is pressed.
         """
+        try:
+            await self._fetch_all(ranked, chain, clock, pressed)
+        finally:
+            for task in self._running:
+                task.cancel()
+        return [(s, self._opened[s.header.public]) for s in ranked if s.header.public in self._opened]
+
+    async def _fetch_all(self, ranked: Sequence[Signed], chain: Chain, clock: ClockSpec, pressed: Pressed) -> None:
+        """Until all are opened or have failed, or time is up."""
         begin = head = await chain.head()
         asked = {self._start(self._ask(signed)) for signed in ranked}
         await self._errands.wait(asked, head)
@@ -87,9 +96,6 @@ class Screening:
             if not self._running:
                 break
             await self._errands.wait(set(self._running), head)
-        for task in self._running:
-            task.cancel()
-        return [(s, self._opened[s.header.public]) for s in ranked if s.header.public in self._opened]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background, until the time is over."""
@@ -104,9 +110,11 @@ class Screening:
         if store is None:
             return
         try:
-            self._queue.append((signed, await self._submissions.key(store, signed)))
+            key = await self._submissions.key(store, signed)
         except (StorageError, WireError) as error:
             log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
+            return
+        self._queue.append((signed, key))
 
     async def _work(self) -> None:
         """Fetch payloads, each for as long as it holds this place, until none is left; then await the slow ones."""

@@ -15,7 +15,7 @@ from muster.lab.faults import Fault, Request, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.directory import Directory
 from muster.node.journal import Journal
-from muster.node.ledger.participant import Surroundings, in_place, judge, possession
+from muster.node.ledger.participant import Follower, Surroundings, in_place, judge, possession
 from muster.node.ledger.reader import Fetched, Reader, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
@@ -138,14 +138,14 @@ class World:
         self, script: Script | None = None, rounds: int | None = None, name: str = LEADER
     ) -> tuple[Counting, Session]:
         """A new process of a leader."""
-        script = script or Script()
-        chain = FaultyChain(self.chain, script, lambda: self.chain.height, name)
-        buckets: Buckets = FaultyBuckets(self.behind, script, lambda: self.chain.height, name)
         journal = self.journal if name == LEADER else Journal(None, lambda: 0.0)
-        around = Surroundings(identity(name), chain, buckets, f"mem:{name}", journal, in_place)
-        replica = Replica.genesis(self.tip.history.genesis, self.run_id)
-        leader = Counting(around, self.tip, replica, rounds)
-        return leader, Session(leader, chain, around.directory)
+        around = self.surroundings(name, script or Script(), journal)
+        leader = Counting(around, self.tip, self.replica(), rounds)
+        return leader, Session(leader, around.chain, around.directory)
+
+    def replica(self) -> Replica:
+        """θ_0."""
+        return Replica.genesis(self.tip.history.genesis, self.run_id)
 
     async def lead(self, script: Script | None = None, rounds: int = 1) -> Counting:
         """A whole life of the leader, until the run is closed after `rounds` rounds, or it dies (`Died`)."""
@@ -167,6 +167,19 @@ class World:
         while True:
             await asyncio.sleep(BLOCK)
             self.chain.advance()
+
+    async def follow(self, follower: Follower, around: Surroundings) -> None:
+        """Have somebody follow a run that is over, block by block."""
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(self._tick())
+            await Session(follower, around.chain, around.directory).run()
+            ticking.cancel()
+
+    def surroundings(self, name: str, script: Script, journal: Journal) -> Surroundings:
+        """Somebody's view of chain and buckets."""
+        chain = FaultyChain(self.chain, script, lambda: self.chain.height, name)
+        buckets: Buckets = FaultyBuckets(self.behind, script, lambda: self.chain.height, name)
+        return Surroundings(identity(name), chain, buckets, f"mem:{name}", journal, in_place)
 
     async def mine(self, leader: Aggregator) -> None:
         """Both miners, from now on: submit what the open round asks for, and show the key once the seal is there."""
@@ -193,7 +206,7 @@ class World:
 
     async def followed(self, rounds: int) -> list[Record]:
         """All records of a run that closed after so many rounds, as somebody who joins then verifies them."""
-        tip, replica, records = self.tip, Replica.genesis(self.tip.history.genesis, self.run_id), []
+        tip, replica, records = self.tip, self.replica(), []
         while not tip.closed:
             applied = judge(await self.fetched(tip), tip, replica)
             replica.apply(applied, tip.spec)

@@ -52,14 +52,19 @@ def reasons(intake: Intake) -> dict[str, str]:
 
 
 class Counted:
-    """Runs work in place and counts it."""
+    """Runs work in place and remembers when."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.times: list[float] = []
+
+    @property
+    def calls(self) -> int:
+        """How much work was run."""
+        return len(self.times)
 
     async def __call__(self, work: Callable[[], T]) -> T:
         """Run work now."""
-        self.calls += 1
+        self.times.append(asyncio.get_running_loop().time())
         return work()
 
 

@@ -32,6 +32,10 @@ from muster.protocol.wire import Signed
 SPOOL_BYTES = 2**20
 """Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
 
+PLACE_SECONDS = 2.0
+SLOW_LINE = 5_000_000
+"""Bytes a second that even a slow line carries: 40 Mbit/s, as a bulk transfer's deadline has it."""
+
 _OWN_DOING = frozenset({"key_round", "key_hotkey"})
 """What is wrong with a key object although its owner signed it."""
 
@@ -44,6 +48,14 @@ class Payload:
 
     opened: Opened
     update: SparseUpdate
+
+
+def holds_place(size: int) -> float:
+    """Seconds for which a payload of `size` bytes takes one of the places for transfers that go on at one time.
+
+    Who takes longer goes on beside them, so that buckets which hang or drip keep nobody else's payload waiting.
+    """
+    return PLACE_SECONDS + size / SLOW_LINE
 
 
 class Submissions:

@@ -74,6 +74,7 @@ class RoundState:
     looked: bool = False
     sealed: frozenset[bytes] | None = None
     sealed_block: int = 0
+    revealing_since: int = 0
     settled: frozenset[bytes] = frozenset()
     scored: bool = False
     looks: int = 0
@@ -93,11 +94,6 @@ class RoundState:
         if self.since is None or self.since < opening.deadline:
             return opening.deadline
         return self.since + opening.deadline - opening.open.number
-
-    @property
-    def revealing_since(self) -> int:
-        """The block the time for keys counts from: the seal's, or the first at which this leader could look."""
-        return max(self.sealed_block, self.since or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +208,10 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case Looked():
             state = replace(state, looked=True, looks=state.looks + (state.phase is Phase.REVEAL))
         case SealSeen(peers, block) if state.phase is Phase.SUBMIT:
-            latest = max(state.block, block)
-            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=latest)
+            # A seal may be public long after its block (its put failed, its leader was away): nobody could show a key.
+            public = max(state.block, block)
+            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=public)
+            state = replace(state, revealing_since=public)
         case KeySettled(peer):
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():

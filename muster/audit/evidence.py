@@ -155,7 +155,7 @@ class Evidence:
     async def check_heads(self, record: Record) -> None:
         """The heads that lie beside the seal are those of the record; raises as `record` does."""
         data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
-        if data != wire.counted(entry.public + entry.head for entry in record.entries):
+        if data != wire.encode_heads({entry.public: entry.head for entry in record.entries}):
             raise LedgerError("it does not hold the heads of the record")
 
     async def check_beacons(self, tip: Tip, found: Found) -> None:

@@ -131,7 +131,7 @@ def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> N
         (ScoresIn(), {"scored": True}),
         (
             SealSeen(frozenset({C}), 104),
-            {"phase": REVEALED, "sealed": frozenset({C}), "sealed_block": 104, "block": 104},
+            {"phase": REVEALED, "sealed": frozenset({C}), "sealed_block": 104, "revealing_since": 104, "block": 104},
         ),
         (RECORD_SEEN, {"phase": APPLYING, "record": RECORD_SEEN.digest, "running": frozenset({APPLY})}),
         (Opened(), {"opened": True}),
@@ -146,7 +146,7 @@ def test_what_an_event_leaves_behind(event: Event, change: dict[str, object]) ->
 
 def test_a_seal_of_an_older_block_does_not_turn_the_clock_back() -> None:
     state, _ = play(submitting(Role.FOLLOWER), Tick(108), SealSeen(frozenset(), 104))
-    assert (state.block, state.sealed_block) == (108, 104)
+    assert (state.block, state.sealed_block, state.revealing_since) == (108, 104, 108)
 
 
 def test_a_second_seal_changes_nothing() -> None:
@@ -295,6 +295,15 @@ def test_a_leader_back_from_a_restart_gives_the_keys_their_time_again() -> None:
     assert said == []
     assert play(state, Tick(late + REVEAL))[1] == [RECORD]
     assert play(state, KeySettled(A), KeySettled(C))[1] == [RECORD]
+
+
+def test_a_seal_that_could_not_be_put_in_time_gives_the_keys_their_time_from_when_it_was_public() -> None:
+    """Its block is when its leader first tried; nobody can show a key before the seal is there."""
+    late = SEALED_AT + 2 * REVEAL
+    _, said = play(submitting(Role.LEADER), Tick(late), IN_SEAL, Looked(), ScoresIn(), Tick(late + REVEAL - 1))
+    assert said == [SEAL]
+    _, said = play(submitting(Role.LEADER), Tick(late), IN_SEAL, Looked(), ScoresIn(), Tick(late + REVEAL))
+    assert said == [SEAL, RECORD]
 
 
 def test_an_empty_seal_needs_no_keys() -> None:

@@ -146,7 +146,7 @@ async def test_a_slot_that_passes_on_before_the_record_counts_once() -> None:
     async with world.leading() as leader:
         head = await world.chain.head()
         await leader.observe(world.state(), head)
-        intake = leader._open.intake
+        intake = leader._open.leading.intake
         keys.append(await world.submit(carol, "mem:carol", 1))
         intake.facts = world.tip.facts(intake.facts.possession, {carol.public: 1})
         stores = {carol.public: world.buckets.bucket("mem:carol"), alice.public: world.buckets.bucket("mem:alice")}

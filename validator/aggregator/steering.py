@@ -51,11 +51,11 @@ class Steering:
             return True
         stores = self._stores(tip, snapshot)
         started = {
-            errands.start(self._read(tip, rounds, hotkey, store))
+            hotkey: errands.start(self._read(tip, rounds, hotkey, store))
             for hotkey, store in stores.items()
             if hotkey not in self._reading and self._round(hotkey) < rounds[0]
         }
-        await errands.wait(started, head)
+        await errands.wait({task for hotkey, task in started.items() if hotkey not in self._late}, head)
         return all(self._round(hotkey) >= rounds[0] for hotkey in set(stores) - self._late)
 
     def _stores(self, tip: Tip, snapshot: Snapshot) -> dict[str, Store]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.protocol import paths, wire
 from muster.protocol.assignment import assigned, share, unassigned
-from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
@@ -53,6 +53,18 @@ class Judged:
     heldout: float
 
 
+@dataclass(slots=True)
+class _Round:
+    """How far a round's scoring is, so that a repeat does nothing twice: `record` is the digest of the record judged,
+    `failing_since` the block of the first attempt to publish that failed, `published` whether there is no more to do.
+    """
+
+    record: bytes
+    judged: Judged
+    failing_since: int | None = None
+    published: bool = False
+
+
 class Validator(Follower):
     """A participant that scores. Its book keeps every peer's standing by hotkey."""
 
@@ -72,6 +84,7 @@ class Validator(Follower):
         self._text = text
         self._book = book
         self._heldout: float | None = None
+        self._scoring: _Round | None = None
 
     def role(self) -> Role:
         """A validator validates."""
@@ -91,23 +104,52 @@ class Validator(Follower):
         newest = await self.surroundings.offload(self._book.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
-        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
-        late = await self._is_late(round_)
-        candidates = [] if late else await self._candidates(applied, states)
-        judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
-        snapshot = await self.surroundings.chain.snapshot()
-        try:
-            await self._publish(applied, judged, snapshot)
-        except StorageError as error:
-            log.error("the scores of round %d could not be published: %s", round_, error)
-            self.note("unpublished", round=round_, problem=str(error))
-        await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
+        if self._scoring is None or self._scoring.record != applied.digest:
+            self._scoring = _Round(applied.digest, await self._measure(applied, newest))
+        scoring = self._scoring
+        if not scoring.published:
+            await self._try_to_publish(applied, scoring)
+        await self.surroundings.offload(lambda: self._book.commit(round_, scoring.judged.states))
 
-    async def _is_late(self, round_: int) -> bool:
-        """Whether the leader has decided already what the scores of a round could have steered."""
+    async def _measure(self, applied: Applied, newest: int | None) -> Judged:
+        """Measure and judge what can be measured of the round; `newest` is the newest one in the book."""
+        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
+        # The leader has decided already what these scores could have steered.
+        late = await self._recorded(applied.record.round + self._tip.spec.gauntlet.lag)
+        candidates = [] if late else await self._candidates(applied, states)
+        return await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
+
+    async def _try_to_publish(self, applied: Applied, scoring: _Round) -> None:
+        """Publish the scores and set the weights, or give up after as many blocks as a leader waits for anything.
+
+        Raises:
+            ChainError, StorageError: not now; the record is applied when it is done, or pointless.
+        """
+        round_, spec = applied.record.round, self._tip.spec
+        try:
+            if math.isfinite(scoring.judged.heldout):
+                await self._publish(applied, scoring.judged)
+            else:
+                self._unpublished(
+                    round_, "the loss of θ is not finite, and no loss after a step can be compared with it"
+                )
+        except StorageError as error:
+            block = (await self.surroundings.chain.head()).number
+            if scoring.failing_since is None:
+                scoring.failing_since = block
+            if block < scoring.failing_since + spec.clock.reveal + spec.gauntlet.score_wait:
+                raise
+            self._unpublished(round_, str(error))
+        scoring.published = True
+
+    def _unpublished(self, round_: int, problem: str) -> None:
+        log.error("the scores of round %d are not published: %s", round_, problem)
+        self.note("unpublished", round=round_, problem=problem)
+
+    async def _recorded(self, round_: int) -> bool:
+        """Whether the leader has anchored a record of this round or a later one."""
         leader = hotkey_of(self._tip.leader_in_turn)
-        later = await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag)
-        return any(seen.hotkey == leader for seen in later)
+        return any(seen.hotkey == leader for seen in await self.surroundings.chain.anchors(round_))
 
     async def after_apply(self, applied: Applied) -> None:
         """Measure the new θ on held-out text."""
@@ -154,7 +196,7 @@ class Validator(Follower):
             self._errands,
             tip.layout.max_payload_bytes(tip.spec.sparse.k),
         )
-        return await screening.run(ranked, surroundings.chain, tip.spec.clock.reveal)
+        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(tip.round + 1))
 
     def _judge(
         self,
@@ -183,8 +225,9 @@ class Validator(Follower):
     def _sampled(self, beacon: bytes, hotkey: str, windows: list[int], count: int) -> Tensor:
         return self._text.windows(assigned_sample(beacon, public_of(hotkey), windows, count))
 
-    async def _publish(self, applied: Applied, judged: Judged, snapshot: Snapshot) -> None:
+    async def _publish(self, applied: Applied, judged: Judged) -> None:
         gauntlet, round_ = self._tip.spec.gauntlet, applied.record.round
+        snapshot = await self.surroundings.chain.snapshot()
         uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)

@@ -26,6 +26,9 @@ TILE = TILE_ROWS * TILE_ROWS
 FRAME_TILES = 128
 """A frame of the codec holds at least so many tiles (the last one excepted): its fixed cost is under 1 %."""
 
+CACHED_ENTRIES = 1 << 16
+"""Kept entries of a tensor up to which their tiles are kept in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
@@ -104,6 +107,7 @@ class Grid:
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
         # Layers repeat their shapes, so permutations are kept per shape and not per tensor.
         self._orders: dict[_Cut, Tensor] = {}
+        self._entry_tiles: dict[tuple[_Cut, int], Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
         return self.shapes == other.shapes if isinstance(other, Grid) else NotImplemented
@@ -185,13 +189,27 @@ class Grid:
         starts = self.entry_starts(k)
         return slice(int(starts[first]), int(starts[last]))
 
-    def offsets(self, i: int, tiles: Tensor, indices: Tensor) -> Tensor:
-        """Row-major offsets in tensor i, int64, of entries given by global tile id and index inside the tile.
+    def entry_tiles(self, i: int, k: int) -> Tensor:
+        """The tile, counted within tensor i, of each of its kept entries, int64 (N_i,): only read.
 
-        `tiles` and `indices` are int64 of one shape, and trusted: the codec has checked what came from a
-        peer.
+        Cached where it is small: there, making it costs more than what it is asked for.
         """
-        return self._cuts[i].offsets(tiles - self.tensor_tiles[i][0], indices)
+        cut = self._cuts[i]
+        if (cut, k) in self._entry_tiles:
+            return self._entry_tiles[cut, k]
+        first, last = self.tensor_tiles[i]
+        counts = np.diff(self.entry_starts(k)[first : last + 1])
+        made = torch.repeat_interleave(torch.arange(last - first), torch.from_numpy(counts))
+        if len(made) <= CACHED_ENTRIES:
+            self._entry_tiles[cut, k] = made
+        return made
+
+    def offsets(self, i: int, k: int, indices: Tensor) -> Tensor:
+        """Row-major offsets in tensor i, int64, of its kept entries, whose indices inside their tiles are given.
+
+        `indices` are int64 (N_i,) and trusted: the codec has checked what came from a peer.
+        """
+        return self._cuts[i].offsets(self.entry_tiles(i, k), indices)
 
     def order(self, i: int) -> Tensor:
         """Row-major offsets of tensor i in tile order, int64 (numel_i,), a permutation; cached: only read."""

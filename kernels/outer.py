@@ -80,11 +80,13 @@ def norm(update: SparseUpdate, i: int) -> float:
     float64 scale² is exact and its product with the count rounds once.
     """
     first, last = update.grid.tensor_tiles[i]
-    tiles = update.entry_tiles(i) - first
-    high = (update.codes[update.grid.entries(i, update.k)] & 1).long()
-    counts = torch.bincount(2 * tiles + high, minlength=2 * (last - first)).double()
-    levels = update.tensor_scales(i).reshape(-1).double()
-    return math.sqrt(math.fsum((counts * (levels * levels)).tolist()))
+    starts = update.grid.entry_starts(update.k)[first : last + 1]
+    entries = update.codes.numpy()[starts[0] : starts[-1]]
+    high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
+    low = starts[1:] - starts[:-1] - high
+    levels = update.tensor_scales(i).double().numpy()
+    squares = levels * levels
+    return math.sqrt(math.fsum((low * squares[:, 0]).tolist() + (high * squares[:, 1]).tolist()))
 
 
 def clip_weights(updates: Sequence[SparseUpdate]) -> npt.NDArray[np.float32]:

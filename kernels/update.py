@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,21 +58,15 @@ class SparseUpdate:
         """Each tile's two scales after the limit, fp32 (tiles, 2)."""
         return torch.cat([torch.empty(0, 2), *(self.tensor_scales(i) for i in range(len(self.grid.shapes)))])
 
-    def entry_tiles(self, i: int) -> Tensor:
-        """The global tile id of each of tensor i's kept entries, int64 (N_i,)."""
-        first, last = self.grid.tensor_tiles[i]
-        counts = np.diff(self.grid.entry_starts(self.k)[first : last + 1])
-        return torch.repeat_interleave(torch.arange(first, last), torch.from_numpy(counts))
-
     def values(self, i: int) -> Tensor:
         """The values Δ̂ of tensor i's kept entries, fp32 (N_i,)."""
-        tiles = self.entry_tiles(i) - self.grid.tensor_tiles[i][0]
+        tiles = self.grid.entry_tiles(i, self.k)
         return dequantise(self.codes[self.grid.entries(i, self.k)], self.tensor_scales(i)[tiles])
 
     def positions(self, i: int) -> Tensor:
         """The row-major offsets of tensor i's kept entries, int64 (N_i,), all different, in tile order."""
         indices = self.indices[self.grid.entries(i, self.k)].long()
-        return self.grid.offsets(i, self.entry_tiles(i), indices)
+        return self.grid.offsets(i, self.k, indices)
 
     def dense(self) -> list[Tensor]:
         """Δ̂ as fp32 tensors of grid.shapes, +0 where nothing was kept."""

@@ -16,7 +16,7 @@ from muster.node.genesis import genesis_parameters
 from muster.node.model import Llama
 from muster.protocol.layout import Layout, layout_of
 from muster.protocol.ledger import Applied
-from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
 from muster.protocol.spec import ModelSpec, RunSpec
 from muster.protocol.wire import Kind
 
@@ -37,6 +37,7 @@ class Replica:
         self._theta = [tensor.contiguous() for tensor in theta]
         self._model = Llama.over(model, self._theta)
         self._root: bytes | None = None
+        self._tiles: tuple[bytes, bytes] | None = None
 
     @classmethod
     def genesis(cls, spec: RunSpec, run_id: bytes) -> Replica:
@@ -55,8 +56,10 @@ class Replica:
         return self._root
 
     def possession(self, beacon: bytes, public: bytes, round_: int) -> bytes:
-        """The proof of possession peer `public` must show in a round."""
-        return possession(self._theta, self.layout, beacon, public, round_)
+        """The proof of possession peer `public` must show in a round; a beacon's tiles are read once per outer step."""
+        if self._tiles is None or self._tiles[0] != beacon:
+            self._tiles = beacon, chosen_tiles(self._theta, self.layout, beacon)
+        return proof_of(self._tiles[1], beacon, public, round_)
 
     def apply(self, applied: Applied, spec: RunSpec) -> None:
         """Take the outer step of a verified record; a null or closing record changes nothing."""
@@ -65,7 +68,7 @@ class Replica:
         alpha = spec.outer.alpha_at(self.outer_step)
         aggregate_(self._theta, applied.updates, applied.weights, alpha, spec.outer.rule)
         self.outer_step += 1
-        self._root = None
+        self._root = self._tiles = None
 
     @contextmanager
     def perturbed(self, update: SparseUpdate, scale: float) -> Iterator[None]:

@@ -43,8 +43,18 @@ def possession(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes, pub
 
     Copying somebody else's proof fails because the hotkey is inside; computing it needs the tiles themselves.
     """
-    proof = blake3(b"muster/possession/v1" + beacon + public + round_.to_bytes(8, "little"))
-    for tile in sample(beacon, b"possession", layout.grid.tiles, min(POSSESSION_TILES, layout.grid.tiles)):
-        tensor = layout.grid.tensor_of(tile)
-        proof.update(layout.grid.gather_tile(theta[tensor], tile).contiguous().numpy().tobytes())
-    return proof.digest()
+    return proof_of(chosen_tiles(theta, layout, beacon), beacon, public, round_)
+
+
+def chosen_tiles(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes) -> bytes:
+    """θ's float32 bytes in the 64 tiles that a beacon chooses, at most 1 MiB: what all proofs are made of."""
+    tiles = sample(beacon, b"possession", layout.grid.tiles, min(POSSESSION_TILES, layout.grid.tiles))
+    return b"".join(
+        layout.grid.gather_tile(theta[layout.grid.tensor_of(tile)], tile).contiguous().numpy().tobytes()
+        for tile in tiles
+    )
+
+
+def proof_of(tiles: bytes, beacon: bytes, public: bytes, round_: int) -> bytes:
+    """A peer's proof from the chosen tiles, which are the same for all: who judges many reads them once."""
+    return blake3(b"muster/possession/v1" + beacon + public + round_.to_bytes(8, "little") + tiles).digest()

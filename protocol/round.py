@@ -232,13 +232,15 @@ def _reported(state: RoundState, event: Done | Failed) -> RoundState:
 
 
 def ready_to_seal(state: RoundState) -> bool:
-    """All expected peers are in (there are some, and the round is old enough), or the deadline has come.
+    """All expected peers are in (there are some, enough heads in all, the round is old enough), or it is the deadline.
 
-    Never before the first look, or a leader that was away would close a round whose submissions it has not seen. A
+    Without enough heads the round would be null, and if the few are always faster than the rest, null for ever. Never
+    before the first look, or a leader that was away would close a round whose submissions it has not seen. A
     closing round waits for nobody.
     """
     expected = frozenset(state.opening.expected)
-    early = bool(expected) and expected <= state.submitted and state.block >= state.opening.min_block
+    enough = len(state.submitted) >= state.clock.min_submissions
+    early = bool(expected) and enough and expected <= state.submitted and state.block >= state.opening.min_block
     return state.closing or (state.looked and (early or state.block >= state.deadline))
 
 

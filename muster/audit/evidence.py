@@ -1,6 +1,6 @@
 """What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
 
-The one place of the audit that reads the ledger; it shares the participants' own reading (`node.ledger.reader`).
+The one place of the audit that reads the ledger; it shares the participants' own reading (`node/ledger/reader.py`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Evidence:
             raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
 
     async def _trace(self, round_: int) -> None:
-        """Where a chain shows only later anchors, a record proves the one before it (see `protocol.lineage`)."""
+        """Where a chain shows only later anchors, a record proves the one before it (see `protocol/lineage.py`)."""
         for newest in sorted(self._anchored, reverse=True):
             at = newest
             while at > round_ and at - 1 not in self._anchored:

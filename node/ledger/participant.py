@@ -11,12 +11,12 @@ from typing import Any, Protocol, TypeVar
 from muster.node.directory import Directory
 from muster.node.journal import Journal
 from muster.node.ledger import reader
-from muster.node.ledger.reader import Fetched, Reader
+from muster.node.ledger.reader import CatchUp, Fetched, Reader
 from muster.node.replica import Replica
 from muster.protocol import ledger
 from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import ChainError, NotRegistered, StorageError
 from muster.protocol.faults import Faults
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 JOIN_TRIES = 10
-"""Blocks for which joining goes on trying to read the ledger before it gives up."""
+"""Blocks for which joining goes on trying to read the same object before it gives up."""
 
 
 class Offload(Protocol):
@@ -99,7 +99,7 @@ class Errands:
             ChainError: the chain does not say.
         """
         await asyncio.sleep(0)  # what needs no waiting is done now, and then no block has to pass
-        if not any(not task.done() for task in started):
+        if all(task.done() for task in started):
             return
         block = asyncio.ensure_future(self._chain.next_block(head.number))
         everything = asyncio.ensure_future(asyncio.wait(started))
@@ -200,25 +200,34 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
 
 
 async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
-    """Where the leader's bucket lets a newcomer begin; a read that fails is tried again at the next blocks."""
-    chain, head = surroundings.chain, await surroundings.chain.head()
-    for left in reversed(range(JOIN_TRIES)):
-        store = await surroundings.directory.store_of(hotkey_of(start.leader_in_turn))
-        if store is None:
-            break
+    """Where the leader's bucket lets a newcomer begin; what fails is tried again from there at the next blocks."""
+    chain, directory, leader = surroundings.chain, surroundings.directory, hotkey_of(start.leader_in_turn)
+    read, head = Reader(chain, directory), await chain.head()
+    way, left = CatchUp(start), JOIN_TRIES
+    while True:
+        reached = way.tip
         try:
-            return await reader.catch_up(Reader(chain, surroundings.directory), store, start)
-        except StorageError as error:
+            if left < JOIN_TRIES:
+                head = await chain.next_block(head.number)
+            store = await directory.store_of(leader)
+            return (start, None) if store is None else await way.go(read, store)
+        except (StorageError, ChainError) as error:
+            left = (left if way.tip is reached else JOIN_TRIES) - 1
             if not left:
                 raise
             log.warning("the ledger cannot be read yet: %s", error)
-            head = await chain.next_block(head.number)
-    return start, None
 
 
 async def commit_location(surroundings: Surroundings) -> None:
-    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor)."""
-    peer = (await surroundings.chain.snapshot()).by_hotkey()[surroundings.identity.hotkey]
+    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor).
+
+    Raises:
+        ChainError: the chain does not take it, or does not say who is registered.
+    """
+    hotkey = surroundings.identity.hotkey
+    peer = (await surroundings.chain.snapshot()).by_hotkey().get(hotkey)
+    if peer is None:
+        raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
     if peer.location != surroundings.location:
         await surroundings.chain.commit(surroundings.identity, surroundings.location)
 
@@ -243,10 +252,15 @@ class Follower(Participant):
         return await self.surroundings.offload(lambda: judge(fetched, tip, replica))
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:  # noqa: ARG002
-        """Take the outer step of a judged record.
+        """Take the outer step of a judged record; fit to be done twice, and θ moves once.
 
-        What `before_apply` raises leaves θ where it was, and the step can be taken again.
+        What `before_apply` raises leaves θ where it was. What `after_apply` raises leaves it where it is now.
         """
+        if self._tip is not applied.tip:
+            await self._step(applied)
+        await self.after_apply(applied)
+
+    async def _step(self, applied: Applied) -> None:
         tip = self._tip
         self.surroundings.faults.trip("apply.before")
         await self.before_apply(applied)
@@ -264,13 +278,12 @@ class Follower(Participant):
             bytes_up=self.surroundings.meter.up,
             bytes_down=self.surroundings.meter.down,
         )
-        await self.after_apply(applied)
 
     async def before_apply(self, applied: Applied) -> None:
         """Called with a verified record while the replica still holds the θ it was made from."""
 
     async def after_apply(self, applied: Applied) -> None:
-        """Called once the replica has taken the step; nothing in it may fail for a reason that passes."""
+        """Called when the replica has taken the step, and again where it failed."""
 
     def note(self, event: str, /, **facts: Any) -> None:
         """Write to the journal."""

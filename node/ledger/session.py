@@ -25,6 +25,7 @@ from muster.protocol.round import (
     Event,
     Failed,
     Instruction,
+    KeySettled,
     Looked,
     Opened,
     Phase,
@@ -33,6 +34,7 @@ from muster.protocol.round import (
     RoundMachine,
     RoundState,
     SealSeen,
+    SubmissionSeen,
     Tick,
     Transition,
 )
@@ -101,7 +103,6 @@ class Session:
         me, tip = self._participant, self._participant.tip
         try:
             fetched = await self._reader.fetch(pointer, tip)
-            await self._reader.check_beacons(tip, fetched.record, fetched.seal)
             return await me.judge(fetched), fetched
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
@@ -124,6 +125,7 @@ class Session:
         if problem != self._complaint:
             self._complaint = problem
             log.warning("%s", problem)
+            self._participant.note("trouble", round=self._participant.tip.round, problem=problem)
 
 
 class _Round:
@@ -149,8 +151,8 @@ class _Round:
         await self._feed([Tick(head.number), *await self._look(first=True), Opened()], head)
         while self._machine.state.phase is not Phase.CLOSED:
             news = [*self._drain(), *(await self._look() or await self._observe(head))]
-            acted = await self._feed([*news, Looked()], head)
-            if not news and not acted:
+            acted = await self._feed(news, head)
+            if not acted and all(isinstance(event, Looked) for event in news):  # nothing is new
                 head = await self._session.next_block(head)
                 await self._feed([Tick(head.number)], head)
         return head
@@ -230,11 +232,12 @@ class _Round:
         return SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)
 
     async def _observe(self, head: Block) -> list[Event]:
-        """What a leader sees of the peers; a look that fails is made again at the next block."""
-        if self._machine.state.phase is Phase.APPLY:
+        """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""
+        state = self._machine.state
+        if state.phase is Phase.APPLY:
             return []
         try:
-            return await self._me.observe(self._machine.state, head)
+            return [*await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self._round} cannot be looked at: {error}")
             return []
@@ -247,6 +250,8 @@ class _Round:
                 facts = {"instruction": instruction.value}
             case Failed(instruction, problem):
                 facts = {"instruction": instruction.value, "problem": problem}
+            case SubmissionSeen(peer) | KeySettled(peer):
+                facts = {"peers": [hotkey_of(peer)]}
             case SealSeen(peers, block):
                 facts = {"peers": [hotkey_of(peer) for peer in sorted(peers)], "sealed_block": block}
             case RecordSeen(digest):

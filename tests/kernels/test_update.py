@@ -52,7 +52,7 @@ def test_positions_are_the_tile_order_of_the_grid(shapes: list[tuple[int, ...]],
     made = update(grid, k, 2)
     starts = torch.tensor(grid.tile_sizes.tolist(), dtype=torch.long).cumsum(0)
     for i, (first, last) in enumerate(grid.tensor_tiles):
-        tiles = made.entry_tiles(i)
+        tiles = grid.entry_tiles(i, k) + first
         assert tiles.tolist() == [tile for tile in range(first, last) for _ in range(grid.kept(k)[tile])]
         begin = starts[tiles] - torch.from_numpy(grid.tile_sizes.astype("int64"))[tiles]
         origin = int(grid.tile_sizes[:first].sum())

@@ -33,7 +33,7 @@ MIN_FLIGHT = 8
 """Payloads under way at one time however large they are."""
 
 Pressed = Callable[[], Awaitable[bool]]
-"""Whether the next round's record is there already, so that this one's scores must not wait much longer."""
+"""Whether the next record to be made is the one that these scores steer, so that its leader waits for them."""
 
 
 def by_need(others: Sequence[Signed], states: Mapping[str, PeerState], beacon: bytes) -> list[Signed]:

@@ -196,7 +196,8 @@ class Validator(Follower):
             self._errands,
             tip.layout.max_payload_bytes(tip.spec.sparse.k),
         )
-        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(tip.round + 1))
+        last = tip.round + tip.spec.gauntlet.lag - 1
+        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(last))
 
     def _judge(
         self,

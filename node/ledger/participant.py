@@ -140,6 +140,11 @@ class Participant:
         """Whether it, as the leader, ends the run with the open round."""
         return False
 
+    @property
+    def awaits_seal(self) -> bool:
+        """Whether it has something to show once the open round is sealed."""
+        return False
+
     def begin(self, errands: Errands) -> None:
         """A round begins; background work of this round is started through `errands`."""
 

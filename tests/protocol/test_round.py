@@ -193,7 +193,7 @@ def test_a_miner_back_from_a_restart_shows_its_sealed_key_and_does_not_train() -
     ],
 )
 def test_when_the_leader_seals(expected: tuple[bytes, ...], events: Sequence[Event], sealed: bool) -> None:
-    state, said = play(begin(Role.LEADER, expected), Tick(OPEN), Looked(), Opened(), *events)
+    state, said = play(begin(Role.LEADER, expected), Tick(OPEN), Looked(), Opened(), *events, Looked())
     assert said == ([SEAL] if sealed else [])
     assert (SEAL in state.running) is sealed
     assert state.phase is SUBMIT
@@ -205,13 +205,32 @@ def test_a_leader_never_seals_before_it_has_looked() -> None:
     assert play(begin(Role.LEADER), *events, Looked())[1] == [SEAL]
 
 
-@pytest.mark.parametrize("back", [DEADLINE, DEADLINE + 500])
-def test_a_leader_that_was_away_at_the_deadline_gives_the_round_its_full_length(back: int) -> None:
-    """A run that was paused finds its clock run on: nobody has failed to deliver while nobody could."""
+def test_a_leader_closes_nothing_at_a_deadline_at_which_it_has_not_looked() -> None:
+    """What came in the last block is in; and a leader whose looks fail has not seen that anybody failed."""
+    state, said = play(submitting(Role.LEADER), Tick(DEADLINE), Tick(DEADLINE + 100))
+    assert said == []
+    assert play(state, Looked())[1] == [SEAL]
+    late = SEALED_AT + REVEAL + SCORE_WAIT
+    state, said = play(revealing(Role.LEADER), Tick(late), Tick(late + 100))
+    assert said == []
+    assert play(state, Looked())[1] == [RECORD]
+
+
+@pytest.mark.parametrize("back", [OPEN + 1, DEADLINE, DEADLINE + 500])
+def test_a_round_has_its_full_length_from_the_leaders_first_look(back: int) -> None:
+    """A run that was paused, or a record that came late: nobody has failed to deliver while nobody could."""
     state, said = play(begin(Role.LEADER), Tick(back), Looked(), Tick(back + DEADLINE - OPEN - 1), Looked())
     assert said == []
-    assert play(state, Tick(back + DEADLINE - OPEN))[1] == [SEAL]
+    assert play(state, Tick(back + DEADLINE - OPEN), Looked())[1] == [SEAL]
     assert play(state, SubmissionSeen(A), SubmissionSeen(B))[1] == [SEAL]
+
+
+def test_the_time_for_keys_counts_from_the_first_look_after_the_seal() -> None:
+    """A seal that took long to publish was no seal that a miner could have answered."""
+    late = SEALED_AT + REVEAL + SCORE_WAIT
+    state, said = play(submitting(Role.LEADER), IN_SEAL, Tick(late), Looked(), ScoresIn(), Tick(late + 1), Looked())
+    assert said == []
+    assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
 
 
 def test_a_closing_leader_waits_for_nobody() -> None:
@@ -222,7 +241,7 @@ def test_a_closing_leader_waits_for_nobody() -> None:
 @pytest.mark.parametrize("role", [Role.MINER, Role.VALIDATOR, Role.FOLLOWER])
 def test_nobody_else_seals_or_records(role: Role) -> None:
     events = (SubmissionSeen(A), SubmissionSeen(B), Tick(DEADLINE), IN_SEAL, KeySettled(A), KeySettled(C))
-    _, said = play(submitting(role), *events, ScoresIn(), Tick(200))
+    _, said = play(submitting(role), *events, ScoresIn(), Tick(200), Looked())
     assert not {SEAL, RECORD} & set(said)
 
 
@@ -250,7 +269,7 @@ ALL_IN = (KeySettled(A), KeySettled(C), ScoresIn())
     ],
 )
 def test_when_the_leader_records(events: Sequence[Event], recorded: bool) -> None:
-    state, said = play(revealing(Role.LEADER), *events)
+    state, said = play(revealing(Role.LEADER), *events, Looked())
     assert said == ([RECORD] if recorded else [])
     assert (RECORD in state.running) is recorded
     assert state.phase is REVEALED
@@ -271,7 +290,7 @@ def test_a_stranger_who_owes_his_key_is_waited_for_only_the_grace_period() -> No
     for expected, recorded in (((A,), True), ((A, C), False)):
         opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=expected)
         state = replace(revealing(Role.LEADER), opening=opened, clock=clock)
-        _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1))
+        _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1), Looked())
         assert said == ([RECORD] if recorded else [])
 
 
@@ -282,9 +301,10 @@ def test_keys_and_scores_that_came_before_the_seal_count() -> None:
 
 def test_a_leader_back_from_a_restart_gives_the_keys_their_time_again() -> None:
     late = SEALED_AT + REVEAL + SCORE_WAIT
-    state, said = play(begin(Role.LEADER), Tick(late), IN_SEAL, Opened(), Looked(), ScoresIn(), Tick(late + REVEAL - 1))
+    sealed = (Tick(late), IN_SEAL, Opened(), Looked(), ScoresIn())
+    state, said = play(begin(Role.LEADER), *sealed, Tick(late + REVEAL - 1), Looked())
     assert said == []
-    assert play(state, Tick(late + REVEAL))[1] == [RECORD]
+    assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
     assert play(state, KeySettled(A), KeySettled(C))[1] == [RECORD]
 
 
@@ -295,14 +315,14 @@ def test_an_empty_seal_needs_no_keys() -> None:
 
 @pytest.mark.parametrize("again", [Tick(DEADLINE), SubmissionSeen(C), ScoresIn(), KeySettled(A)])
 def test_a_seal_in_the_making_is_not_asked_for_again(again: Event) -> None:
-    state = submitting(Role.LEADER, Tick(DEADLINE))
+    state = submitting(Role.LEADER, Tick(DEADLINE), Looked())
     assert step(state, again)[1] == ()
 
 
 @pytest.mark.parametrize(
     ("state", "instruction"),
     [
-        (submitting(Role.LEADER, Tick(DEADLINE)), SEAL),
+        (submitting(Role.LEADER, Tick(DEADLINE), Looked()), SEAL),
         (revealing(Role.LEADER, *ALL_IN, Tick(SEALED_AT + 1)), RECORD),
         (submitting(Role.MINER, IN_SEAL), KEY),
         (submitting(Role.MINER, Opened()), TRAIN),
@@ -327,7 +347,7 @@ def test_what_failed_is_not_given_again_once_it_is_pointless() -> None:
     failed = Failed(TRAIN, "no disk")
     assert play(submitting(Role.MINER, Opened(), failed), NOT_IN_SEAL, Tick(SEALED_AT + 1))[1] == []
     assert play(submitting(Role.MINER, Opened(), failed), RECORD_SEEN, Tick(SEALED_AT + 1))[1] == [APPLY]
-    late = submitting(Role.LEADER, Tick(DEADLINE), Failed(SEAL, "no disk"))
+    late = submitting(Role.LEADER, Tick(DEADLINE), Looked(), Failed(SEAL, "no disk"))
     assert SEAL not in play(late, SealSeen(frozenset(), DEADLINE), Tick(DEADLINE + 1))[1]
 
 
@@ -413,7 +433,7 @@ def test_a_leader_that_is_told_the_time_always_finishes(expected: tuple[bytes, .
                 state, _ = step(state, event)
     state, _ = play(state, *resolved(state, "failed"), Looked())
     if state.phase is SUBMIT and SEAL not in state.done:
-        state, said = play(state, Tick(DEADLINE + 80), Tick(DEADLINE + 100))
+        state, said = play(state, Tick(DEADLINE + 80), Looked(), Tick(DEADLINE + 100), Looked())
         assert said == [SEAL]
     state, _ = play(state, SealSeen(frozenset({A}), DEADLINE + 100), *resolved(state, "done"), Looked(), Looked())
-    assert RECORD in state.done or RECORD in play(state, Tick(DEADLINE + 300))[1]
+    assert RECORD in state.done or RECORD in play(state, Tick(DEADLINE + 300), Looked())[1]

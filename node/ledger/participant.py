@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from muster.node.directory import Directory
@@ -16,7 +17,7 @@ from muster.node.replica import Replica
 from muster.protocol import ledger
 from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, StorageError
 from muster.protocol.faults import Faults
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
@@ -28,8 +29,11 @@ from muster.protocol.wire import Seal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-JOIN_TRIES = 10
-"""Blocks for which joining goes on trying to read the ledger before it gives up."""
+JOIN_TRIES = 50
+"""Blocks for which each step of joining is tried before it is given up: ten minutes of a chain of 12 s blocks."""
+
+JOIN_RETRY = 12.0
+"""Seconds that stand for a block where the chain does not say when the next one comes."""
 
 
 class Offload(Protocol):
@@ -189,14 +193,16 @@ class Participant:
 async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, Replica]:
     """Register, commit the location, and catch up to the newest checkpoint (or genesis).
 
+    What fails for a reason that may pass is tried again at the next blocks.
+
     Raises:
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity = surroundings.chain, surroundings.identity
-    await chain.register(identity)
-    await commit_location(surroundings)
-    start = await reader.genesis_tip(history, chain)
-    tip, replica = await _newest_checkpoint(start, surroundings)
+    await _patiently(chain, partial(chain.register, identity))
+    await _patiently(chain, partial(commit_location, surroundings))
+    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
+    tip, replica = await _patiently(chain, partial(_newest_checkpoint, start, surroundings))
     if replica is None:
         spec = history.genesis
         replica = await surroundings.offload(lambda: Replica.genesis(spec, history.run_id))
@@ -204,21 +210,35 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
     return tip, replica
 
 
-async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
-    """Where the leader's bucket lets a newcomer begin; a read that fails is tried again at the next blocks."""
-    chain, head = surroundings.chain, await surroundings.chain.head()
+async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]]) -> T:
+    """Do a step of joining, again at the next blocks if need be, for as long as it may still work.
+
+    Raises:
+        ChainError, StorageError, LedgerError: it is of no use to go on, or it was tried for long enough.
+    """
     for left in reversed(range(JOIN_TRIES)):
-        store = await surroundings.directory.store_of(hotkey_of(start.leader_in_turn))
-        if store is None:
-            break
         try:
-            return await reader.catch_up(Reader(chain, surroundings.directory), store, start)
-        except StorageError as error:
+            return await step()
+        except (NotRegistered, NotPermitted):
+            raise
+        except (StorageError, ChainError) as error:
             if not left:
                 raise
-            log.warning("the ledger cannot be read yet: %s", error)
-            head = await chain.next_block(head.number)
-    return start, None
+            log.warning("joining waits: %s", error)
+        try:
+            await chain.next_block((await chain.head()).number)
+        except ChainError as error:
+            log.warning("joining waits: the chain does not say what block it is at: %s", error)
+            await asyncio.sleep(JOIN_RETRY)
+    raise AssertionError("the last try returns or raises")
+
+
+async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
+    """Where the leader's bucket lets a newcomer begin."""
+    store = await surroundings.directory.store_of(hotkey_of(start.leader_in_turn))
+    if store is None:
+        return start, None
+    return await reader.catch_up(Reader(surroundings.chain, surroundings.directory), store, start)
 
 
 async def commit_location(surroundings: Surroundings) -> None:

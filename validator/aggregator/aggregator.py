@@ -13,7 +13,7 @@ from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Anchor, Block, Snapshot
-from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, WireError
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
@@ -92,15 +92,12 @@ class Aggregator(Follower):
         return made.applied if made is not None and made.applied.digest == digest else None
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:
-        """Another leader's round is kept in this bucket too, for whoever joins when that leader is gone."""
+        """Another leader's round is kept in this bucket first, for whoever joins when that leader is gone."""
         before = self._tip
+        if fetched is not None and applied.record.leader != self.public:
+            await self._mirror(before, fetched)
         await super().apply(applied, fetched)
         self._steering.recorded(before, applied.record)
-        if fetched is not None and applied.record.leader != self.public:
-            try:
-                await self._mirror(before, fetched)
-            except StorageError as error:
-                log.warning("round %d is not mirrored: %s", before.round, error)
 
     async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
         bucket, run_id, round_ = self.surroundings.bucket, tip.run_id, tip.round
@@ -163,9 +160,11 @@ class Aggregator(Follower):
         if await bucket.head(key) is None:  # or the heads of the seal that stands would be lost
             await bucket.put(paths.heads(tip.run_id, tip.round), open_.intake.save())
         if await bucket.put_if_absent(key, data):
-            self.note("sealed", round=tip.round, block=seal.block.number, submissions=len(seal.headers))
             open_.seal = seal, digest
-        return (await self._sealed())[0]
+        stands, standing = await self._sealed()
+        if standing == digest:
+            self.note("sealed", round=tip.round, block=seal.block.number, submissions=len(seal.headers))
+        return stands
 
     async def _draft_seal(self, head: Block) -> tuple[Seal, bytes, bytes]:
         """What is in now, as a seal; once made it is published, unless another stands already; none is made again."""
@@ -202,24 +201,36 @@ class Aggregator(Follower):
 
     async def publish_record(self, head: Block) -> None:
         """Decide the round, put bundle, checkpoint and record, and anchor it; all of it can be done again."""
-        tip, open_, bucket = self._tip, self._open, self.surroundings.bucket
-        anchors = await self.surroundings.chain.anchors(tip.round)
-        if any(seen.hotkey == self.surroundings.identity.hotkey for seen in anchors):
+        tip, identity, chain = self._tip, self.surroundings.identity, self.surroundings.chain
+        own = [seen.anchor for seen in await chain.anchors(tip.round) if seen.hotkey == identity.hotkey]
+        if not own:
+            digest = await self._put_record(head)
+            await chain.commit(identity, self.surroundings.location, Anchor(tip.round, digest))
+        elif own[0].round == tip.round:  # it was written, and only the answer was lost
+            digest = own[0].digest
+        else:
             return
-        digest = None if open_.made else await self._recorded()
-        if digest is None:
-            made = open_.made or await self._make(head)
-            open_.made, digest = made, made.applied.digest
-            if made.bundle.size:
-                self.surroundings.faults.trip("bundle.before_put")
-                await made.bundle.put(bucket, paths.bundle(tip.run_id, tip.round))
-            self.surroundings.faults.trip("record.before_put")
-            await bucket.put_if_absent(paths.record(tip.run_id, tip.round), made.data)
-        await self.surroundings.chain.commit(
-            self.surroundings.identity, self.surroundings.location, Anchor(tip.round, digest)
-        )
-        counts = {} if open_.made is None else {"accepted": len(open_.made.applied.record.accepted)}
+        made = self._open.made
+        counts = {} if made is None else {"accepted": len(made.applied.record.accepted)}
         self.note("recorded", round=tip.round, record=digest.hex(), **counts)
+
+    async def _put_record(self, head: Block) -> bytes:
+        """Put bundle and record, unless a record stands; returns the digest of the one that stands in the end."""
+        tip, open_, bucket = self._tip, self._open, self.surroundings.bucket
+        stands = None if open_.made else await self._recorded()
+        if stands is not None:
+            return stands
+        made = open_.made = open_.made or await self._make(head)
+        if made.bundle.size:
+            self.surroundings.faults.trip("bundle.before_put")
+            await made.bundle.put(bucket, paths.bundle(tip.run_id, tip.round))
+        self.surroundings.faults.trip("record.before_put")
+        if await bucket.put_if_absent(paths.record(tip.run_id, tip.round), made.data):
+            return made.applied.digest
+        stands = await self._recorded()  # what is anchored must be what everybody will read
+        if stands is None:
+            raise ObjectMissing(f"the own record of round {tip.round} stands and cannot be read back")
+        return stands
 
     async def _recorded(self) -> bytes | None:
         """The digest of the record that an earlier life of this process put into its bucket, None where none has.

@@ -16,7 +16,6 @@ from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.protocol import paths, wire
 from muster.protocol.assignment import assigned, share, unassigned
-from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Applied, Tip
@@ -46,8 +45,9 @@ Work = tuple[str, SparseUpdate, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a round's judgement is made of."""
+    """What a round's judgement is made of, and the digest of the record it is of."""
 
+    record: bytes
     states: Mapping[str, PeerState]
     evaluations: Mapping[str, Evaluation]
     heldout: float
@@ -72,6 +72,8 @@ class Validator(Follower):
         self._text = text
         self._book = book
         self._heldout: float | None = None
+        self._judged: Judged | None = None
+        self._published: bytes | None = None
 
     def role(self) -> Role:
         """A validator validates."""
@@ -82,7 +84,12 @@ class Validator(Follower):
         self._errands = errands
 
     async def before_apply(self, applied: Applied) -> None:
-        """Judge the round, publish the scores, set the weights."""
+        """Judge the round once, publish the scores once, set the weights; called again where that did not work.
+
+        Raises:
+            ChainError: the chain does not say what judging needs.
+            StorageError: the scores could not be published, and may still steer a round; or the book failed.
+        """
         round_ = applied.record.round
         if self._heldout is None:
             self._heldout = await self.surroundings.offload(self.heldout_loss)
@@ -91,16 +98,20 @@ class Validator(Follower):
         newest = await self.surroundings.offload(self._book.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
-        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
         late = await self._is_late(round_)
-        candidates = [] if late else await self._candidates(applied, states)
-        judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
-        snapshot = await self.surroundings.chain.snapshot()
-        try:
-            await self._publish(applied, judged, snapshot)
-        except StorageError as error:
-            log.error("the scores of round %d could not be published: %s", round_, error)
-            self.note("unpublished", round=round_, problem=str(error))
+        if self._judged is None or self._judged.record != applied.digest:
+            states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
+            candidates = [] if late else await self._candidates(applied, states)
+            self._judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
+        judged = self._judged
+        if self._published != applied.digest:
+            try:
+                await self._publish(applied, judged)
+            except StorageError as error:
+                if not late:
+                    raise
+                log.error("the scores of round %d could not be published: %s", round_, error)
+                self.note("unpublished", round=round_, problem=str(error))
         await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
 
     async def _is_late(self, round_: int) -> bool:
@@ -178,14 +189,14 @@ class Validator(Follower):
             scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self.replica.outer_step)
             evaluations = evaluate(self.replica, candidates, common, scale)
         outcomes = {} if late else _outcomes(applied, states, evaluations)
-        return Judged(judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
+        return Judged(applied.digest, judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
 
     def _sampled(self, beacon: bytes, hotkey: str, windows: list[int], count: int) -> Tensor:
         return self._text.windows(assigned_sample(beacon, public_of(hotkey), windows, count))
 
-    async def _publish(self, applied: Applied, judged: Judged, snapshot: Snapshot) -> None:
+    async def _publish(self, applied: Applied, judged: Judged) -> None:
         gauntlet, round_ = self._tip.spec.gauntlet, applied.record.round
-        uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
+        uids = {peer.hotkey: peer.uid for peer in (await self.surroundings.chain.snapshot()).peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)
         peers = tuple(
@@ -198,13 +209,14 @@ class Validator(Follower):
         data = encode_scores(body, self.surroundings.identity, self._tip.run_id)
         # What stands may have been used already; a second life, which may know less, must not replace it.
         await self.surroundings.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
+        self._published = applied.digest
         self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
         weights = chain_weights(shares, uids)
         if weights:
             try:
                 await self.surroundings.chain.set_weights(self.surroundings.identity, weights)
                 self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
-            except ChainError as error:
+            except (ChainError, StorageError) as error:
                 log.info("weights are not set this round: %s", error)
 
 

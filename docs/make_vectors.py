@@ -349,7 +349,7 @@ def to_text(vectors: Vectors) -> str:
 def quoted(page: str, vectors: Vectors) -> str:
     """The page with each block between `<!-- vectors: NAME -->` and `<!-- end -->` written from the vectors.
 
-    The table between `<!-- reasons -->` and `<!-- end -->` is that of `protocol.reasons`.
+    The table between `<!-- reasons -->` and `<!-- end -->` is that of `protocol/reasons.py`.
     """
 
     def block(match: re.Match[str]) -> str:

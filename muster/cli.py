@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muster import cli_bucket, cli_doctor, cli_run
+from muster import cli_bucket, cli_doctor, cli_run, cli_story
 from muster.ending import run_command
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app.add_typer(spec_app, name="spec")
 cli_run.add_to(app)
 app.add_typer(cli_bucket.bucket_app, name="bucket")
 app.command()(cli_doctor.doctor)
+app.command()(cli_story.story)
 
 RunOption = Annotated[
     str | None, typer.Option("--run", help="The run's folder or URL (it holds run.toml). [env: MUSTER_RUN]")

@@ -17,13 +17,13 @@ class Directory:
 
     Who is not registered, has committed no location, or one that cannot be opened has no store: to every caller that
     is one and the same, a peer whose objects are not to be had now. It may commit another location at any block, so
-    nothing is remembered but what has been complained about.
+    nothing is remembered but what has been complained about last, one location a hotkey.
     """
 
     def __init__(self, chain: Chain, buckets: Buckets) -> None:
         self._chain = chain
         self._buckets = buckets
-        self._complained: set[tuple[str, str]] = set()
+        self._complained: dict[str, str] = {}
 
     async def snapshot(self) -> Snapshot:
         """Everybody registered now.
@@ -49,8 +49,8 @@ class Directory:
         try:
             return self._buckets.bucket(peer.location)
         except StorageError as error:
-            if (peer.hotkey, peer.location) not in self._complained:
-                self._complained.add((peer.hotkey, peer.location))
+            if self._complained.get(peer.hotkey) != peer.location:
+                self._complained[peer.hotkey] = peer.location
                 log.warning("peer %s committed a location that cannot be used: %s", peer.hotkey, error)
             return None
 

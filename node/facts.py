@@ -17,7 +17,7 @@ ACCEPTED, REJECTED = "accepted", "rejected"
 
 Entry = Mapping[str, Any]
 Outcome = tuple[str, str]
-"""Result and reason: "" where it was accepted, else one of `protocol.reasons`; no record with another is applied."""
+"""Result and reason: "" where it was accepted, else one of `protocol/reasons.py`; no record with another is applied."""
 
 
 @dataclass(frozen=True, slots=True)

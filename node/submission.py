@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,10 @@ from muster.protocol.wire import Signed
 SPOOL_BYTES = 2**20
 """Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
 
+PLACE_SECONDS = 2.0
+SLOW_LINE = 5_000_000
+"""Bytes a second that even a slow line carries: 40 Mbit/s, as a bulk transfer's deadline has it."""
+
 _OWN_DOING = frozenset({"key_round", "key_hotkey"})
 """What is wrong with a key object although its owner signed it."""
 
@@ -43,6 +48,14 @@ class Payload:
 
     opened: Opened
     update: SparseUpdate
+
+
+def holds_place(size: int) -> float:
+    """Seconds for which a payload of `size` bytes takes one of the places for transfers that go on at one time.
+
+    Who takes longer goes on beside them, so that buckets which hang or drip keep nobody else's payload waiting.
+    """
+    return PLACE_SECONDS + size / SLOW_LINE
 
 
 class Submissions:
@@ -108,7 +121,7 @@ class Submissions:
     async def _download(self, store: Store, signed: Signed) -> memoryview:
         """The ciphertext as a map of a nameless file."""
         key, size = paths.submission(self._run_id, self._round), len(signed.head) + signed.ciphertext_bytes
-        folder = await self._offload(lambda: tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool))
+        folder = await self._offload(self._folder)
         try:
             target = Path(folder.name) / "object"
             await store.download(key, target, max_bytes=size, deadline=BULK_DEADLINE)
@@ -116,6 +129,13 @@ class Submissions:
         finally:
             await self._offload(folder.cleanup)
         return whole[len(signed.head) :]
+
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        # A store's thread that outlives its deadline may yet write here; what cannot be removed for that is no fault.
+        try:
+            return tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
 
     def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
         update = wire.open(signed.header, ciphertext, key, self._layout, self._k)
@@ -136,7 +156,7 @@ class Submissions:
             return tensor
         try:
             with tempfile.TemporaryFile(dir=self._spool) as file:
-                values.tofile(file)
+                file.write(np.ascontiguousarray(values).data)  # `tofile` would not say that the disk is full
                 file.flush()
                 mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
         except OSError as error:
@@ -148,6 +168,8 @@ def _mapped(path: Path) -> memoryview:
     """A file's bytes, readable for as long as somebody holds them, whatever becomes of its name."""
     try:
         with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:  # of nothing there is no map
+                return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise StorageError(f"a payload cannot be read back from {path}: {error}") from error

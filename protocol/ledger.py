@@ -263,17 +263,19 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
             tuple((e.public, head_digest(e.head)) for e in record.entries) == seal.headers,
             "the record does not list exactly the sealed submissions",
         ),
-        (record.kind is Kind.CLOSE or _in_time(tip.opening, seal), "the round was sealed before it was time"),
+        (record.kind is Kind.CLOSE or _in_time(tip, seal), "the round was sealed before it was time"),
     )
     for holds, problem in checks:
         if not holds:
             raise LedgerError(problem)
 
 
-def _in_time(opening: Opening, seal: Seal) -> bool:
-    """At the deadline, or early with every expected peer in; the machine that says when is `muster.protocol.round`."""
-    peers = {public for public, _ in seal.headers}
-    early = bool(opening.expected) and peers.issuperset(opening.expected) and seal.block.number >= opening.min_block
+def _in_time(tip: Tip, seal: Seal) -> bool:
+    """At the deadline, or early with every expected peer and enough heads for a round; see `muster.protocol.round`."""
+    opening, peers = tip.opening, {public for public, _ in seal.headers}
+    complete = bool(opening.expected) and peers.issuperset(opening.expected)
+    enough = len(peers) >= tip.spec.clock.min_submissions
+    early = complete and enough and seal.block.number >= opening.min_block
     return early or seal.block.number >= opening.deadline
 
 

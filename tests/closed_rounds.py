@@ -92,7 +92,8 @@ def close(
     failed = failures or {}
     payloads = {head.public: payload for head, payload in taken}
     listed = tuple((public, head_digest(heads[public].data)) for public in sorted(heads))
-    sealed = 5 if heads.keys() >= set(tip.opening.expected) else tip.opening.deadline
+    in_time = heads.keys() >= set(tip.opening.expected) and len(heads) >= tip.spec.clock.min_submissions
+    sealed = 5 if in_time else tip.opening.deadline
     seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed, early)
     _, seal_digest = wire.decode_seal(wire.encode_seal(seal, LEAD), tip.run_id)
     decided: dict[str, Any] = {

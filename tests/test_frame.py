@@ -129,7 +129,7 @@ def test_help_answers_at_once_and_without_heavy_imports() -> None:
     assert cpu_seconds() - before < HELP_SECONDS
     assert ended.returncode == 0
     assert ended.stdout.splitlines()[-1] == "[]"
-    for command in ("testnet", "audit", "miner", "validator", "aggregator", "spec"):
+    for command in ("testnet", "audit", "story", "miner", "validator", "aggregator", "spec"):
         assert f" {command} " in ended.stdout
 
 

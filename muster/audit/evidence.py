@@ -1,6 +1,6 @@
 """What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
 
-The one place of the audit that reads the ledger; it shares the participants' own reading (`node.ledger.reader`).
+The one place of the audit that reads the ledger; it shares the participants' own reading (`node/ledger/reader.py`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Evidence:
             raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
 
     async def _trace(self, round_: int) -> None:
-        """Where a chain shows only later anchors, a record proves the one before it (see `protocol.lineage`)."""
+        """Where a chain shows only later anchors, a record proves the one before it (see `protocol/lineage.py`)."""
         for newest in sorted(self._anchored, reverse=True):
             at = newest
             while at > round_ and at - 1 not in self._anchored:
@@ -155,7 +155,7 @@ class Evidence:
     async def check_heads(self, record: Record) -> None:
         """The heads that lie beside the seal are those of the record; raises as `record` does."""
         data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
-        if data != wire.counted(entry.public + entry.head for entry in record.entries):
+        if data != wire.encode_heads({entry.public: entry.head for entry in record.entries}):
             raise LedgerError("it does not hold the heads of the record")
 
     async def check_beacons(self, tip: Tip, found: Found) -> None:

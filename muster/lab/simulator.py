@@ -96,12 +96,14 @@ class Simulator:
         classes: Classes = miner_class,
         script: Script | None = None,
         block_seconds: float | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Lay a run out.
 
         Miners in `arrivals` join only once the round given there is open; `buckets` must know `mem:NAME`. `script`
         befalls requests of `aggregator-0`, `validator-0`, `miner-0` … to the buckets of `operator-0`, `miner-0` … A
-        block comes every `block_seconds` of the event loop; None: whenever everybody waits for one.
+        block comes every `block_seconds` of the event loop; None: whenever everybody waits for one. `folder` keeps
+        what validators and miners remember from one `run` to the next; None: each begins with nothing.
         """
         self._cast = cast
         self._spec = spec
@@ -111,21 +113,27 @@ class Simulator:
         self._classes = classes
         self._script = script or Script()
         self._block_seconds = block_seconds
+        self._folder = folder
         self._history = SpecHistory.of(spec)
         self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
         self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
 
+    @property
+    def chain(self) -> VirtualChain:
+        """The chain of the run."""
+        return self._chain
+
     async def run(self, rounds: int) -> SimulatedRun:
-        """Play `rounds` rounds and the closing record."""
+        """Play `rounds` rounds and the closing record; after a cancelled call, go on from what that one made public."""
         for member in self._cast.members:
             await self._chain.register(member.identity)
             await self._chain.commit(member.identity, f"mem:{member.name}")
         with tempfile.TemporaryDirectory(prefix="muster-books-") as books:
             roles: list[tuple[str, Member, Make]] = []
             for i, operator in enumerate(self._cast.operators):
-                book = Path(books) / f"validator-{i}.sqlite"
+                book = (self._folder or Path(books)) / f"validator-{i}.sqlite"
                 roles.append((f"aggregator-{i}", operator, partial(self._aggregator, rounds)))
                 roles.append((f"validator-{i}", operator, partial(self._validator, book)))
             roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._cast.miners]
@@ -174,6 +182,7 @@ class Simulator:
     async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
         tip, replica = await join(self._history, surroundings)
         make = self._classes(member.behaviour)
-        miner = make(surroundings, tip, replica, self._text, None)
+        memory = self._folder / f"{member.name}.memory" if self._folder else None
+        miner = make(surroundings, tip, replica, self._text, memory)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

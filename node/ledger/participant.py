@@ -6,18 +6,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from muster.node.directory import Directory
 from muster.node.journal import Journal
 from muster.node.ledger import reader
-from muster.node.ledger.reader import Fetched, Reader
+from muster.node.ledger.reader import CatchUp, Fetched, Reader
 from muster.node.replica import Replica
 from muster.protocol import ledger
 from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
-from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, StorageError
+from muster.protocol.errors import ChainError, NotRegistered, StorageError
 from muster.protocol.faults import Faults
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
@@ -29,11 +28,8 @@ from muster.protocol.wire import Seal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-JOIN_TRIES = 50
-"""Blocks for which each step of joining is tried before it is given up: ten minutes of a chain of 12 s blocks."""
-
-JOIN_RETRY = 12.0
-"""Seconds that stand for a block where the chain does not say when the next one comes."""
+JOIN_TRIES = 10
+"""Blocks for which joining goes on trying to read the same object before it gives up."""
 
 
 class Offload(Protocol):
@@ -103,7 +99,7 @@ class Errands:
             ChainError: the chain does not say.
         """
         await asyncio.sleep(0)  # what needs no waiting is done now, and then no block has to pass
-        if not any(not task.done() for task in started):
+        if all(task.done() for task in started):
             return
         block = asyncio.ensure_future(self._chain.next_block(head.number))
         everything = asyncio.ensure_future(asyncio.wait(started))
@@ -142,11 +138,6 @@ class Participant:
     @property
     def closing(self) -> bool:
         """Whether it, as the leader, ends the run with the open round."""
-        return False
-
-    @property
-    def awaits_seal(self) -> bool:
-        """Whether it has something to show once the open round is sealed."""
         return False
 
     def begin(self, errands: Errands) -> None:
@@ -193,16 +184,14 @@ class Participant:
 async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, Replica]:
     """Register, commit the location, and catch up to the newest checkpoint (or genesis).
 
-    What fails for a reason that may pass is tried again at the next blocks.
-
     Raises:
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity = surroundings.chain, surroundings.identity
-    await _patiently(chain, partial(chain.register, identity))
-    await _patiently(chain, partial(commit_location, surroundings))
-    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
-    tip, replica = await _patiently(chain, partial(_newest_checkpoint, start, surroundings))
+    await chain.register(identity)
+    await commit_location(surroundings)
+    start = await reader.genesis_tip(history, chain)
+    tip, replica = await _newest_checkpoint(start, surroundings)
     if replica is None:
         spec = history.genesis
         replica = await surroundings.offload(lambda: Replica.genesis(spec, history.run_id))
@@ -210,40 +199,35 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
     return tip, replica
 
 
-async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]]) -> T:
-    """Do a step of joining, again at the next blocks if need be, for as long as it may still work.
-
-    Raises:
-        ChainError, StorageError, LedgerError: it is of no use to go on, or it was tried for long enough.
-    """
-    for left in reversed(range(JOIN_TRIES)):
+async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
+    """Where the leader's bucket lets a newcomer begin; what fails is tried again from there at the next blocks."""
+    chain, directory, leader = surroundings.chain, surroundings.directory, hotkey_of(start.leader_in_turn)
+    read, head = Reader(chain, directory), await chain.head()
+    way, left = CatchUp(start), JOIN_TRIES
+    while True:
+        reached = way.tip
         try:
-            return await step()
-        except (NotRegistered, NotPermitted):
-            raise
+            if left < JOIN_TRIES:
+                head = await chain.next_block(head.number)
+            store = await directory.store_of(leader)
+            return (start, None) if store is None else await way.go(read, store)
         except (StorageError, ChainError) as error:
+            left = (left if way.tip is reached else JOIN_TRIES) - 1
             if not left:
                 raise
-            log.warning("joining waits: %s", error)
-        try:
-            await chain.next_block((await chain.head()).number)
-        except ChainError as error:
-            log.warning("joining waits: the chain does not say what block it is at: %s", error)
-            await asyncio.sleep(JOIN_RETRY)
-    raise AssertionError("the last try returns or raises")
-
-
-async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
-    """Where the leader's bucket lets a newcomer begin."""
-    store = await surroundings.directory.store_of(hotkey_of(start.leader_in_turn))
-    if store is None:
-        return start, None
-    return await reader.catch_up(Reader(surroundings.chain, surroundings.directory), store, start)
+            log.warning("the ledger cannot be read yet: %s", error)
 
 
 async def commit_location(surroundings: Surroundings) -> None:
-    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor)."""
-    peer = (await surroundings.chain.snapshot()).by_hotkey()[surroundings.identity.hotkey]
+    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor).
+
+    Raises:
+        ChainError: the chain does not take it, or does not say who is registered.
+    """
+    hotkey = surroundings.identity.hotkey
+    peer = (await surroundings.chain.snapshot()).by_hotkey().get(hotkey)
+    if peer is None:
+        raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
     if peer.location != surroundings.location:
         await surroundings.chain.commit(surroundings.identity, surroundings.location)
 
@@ -268,10 +252,15 @@ class Follower(Participant):
         return await self.surroundings.offload(lambda: judge(fetched, tip, replica))
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:  # noqa: ARG002
-        """Take the outer step of a judged record.
+        """Take the outer step of a judged record; fit to be done twice, and θ moves once.
 
-        What `before_apply` raises leaves θ where it was, and the step can be taken again.
+        What `before_apply` raises leaves θ where it was. What `after_apply` raises leaves it where it is now.
         """
+        if self._tip is not applied.tip:
+            await self._step(applied)
+        await self.after_apply(applied)
+
+    async def _step(self, applied: Applied) -> None:
         tip = self._tip
         self.surroundings.faults.trip("apply.before")
         await self.before_apply(applied)
@@ -289,13 +278,12 @@ class Follower(Participant):
             bytes_up=self.surroundings.meter.up,
             bytes_down=self.surroundings.meter.down,
         )
-        await self.after_apply(applied)
 
     async def before_apply(self, applied: Applied) -> None:
         """Called with a verified record while the replica still holds the θ it was made from."""
 
     async def after_apply(self, applied: Applied) -> None:
-        """Called once the replica has taken the step; nothing in it may fail for a reason that passes."""
+        """Called when the replica has taken the step, and again where it failed."""
 
     def note(self, event: str, /, **facts: Any) -> None:
         """Write to the journal."""

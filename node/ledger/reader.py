@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 
@@ -103,7 +103,7 @@ class Reader:
         self._records: dict[bytes, bytes] = {}
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
-        """The records of the open round that the chain proves, in chain order; empty where there is none yet.
+        """The records of the open round that the chain proves, each once, in chain order; empty before the first.
 
         Where the chain shows only a later anchor of the leader, the records between it and this round prove this one.
 
@@ -115,12 +115,12 @@ class Reader:
         store = await self._directory.store_of(leader) if shown else None
         if store is None:
             return []
-        found = []
+        found: dict[bytes, Pointer] = {}
         for anchor in [anchor for anchor in shown if anchor.round == tip.round] or shown[-1:]:
             at = await self._traced(anchor, tip, store)
             if at.round == tip.round:
-                found.append(Pointer(at.digest, leader, store))
-        return found
+                found.setdefault(at.digest, Pointer(at.digest, leader, store))
+        return list(found.values())
 
     async def _traced(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:
         """Read records back from an anchor towards the open round's, as far as one look goes."""
@@ -165,11 +165,13 @@ class Reader:
             raise ObjectDamaged(f"the record of round {round_} is not readable: {error}") from error
 
     async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
-        """The open round's record, and the seal and the bundle that it names.
+        """The open round's record, and the seal and the bundle that it names; the bundle, which is large, comes last.
 
         Raises:
             StorageError: something is missing, damaged or cannot be read.
-            LedgerError: the record is not a record, or asks for more than a round may hold.
+            ChainError: a block it names is not there yet, or the chain does not say.
+            LedgerError: the record is not a record, names what the chain does not have, or asks for more than a round
+                may hold.
         """
         store, run_id, round_ = pointer.store, tip.run_id, tip.round
         with about(paths.record(run_id, round_)):
@@ -179,6 +181,7 @@ class Reader:
         with about(paths.seal(run_id, round_)):
             seal, seal_data = await self.seal_of(store, record)
             ledger.check_seal(tip, record, seal, record.seal)
+        await self.check_beacons(tip, record, seal)
         with about(paths.bundle(run_id, round_)):
             bundle = await self.bundle_of(store, record, size)
         return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data)
@@ -286,29 +289,42 @@ def _misread(data: bytes, kind: wire.Type, digest: bytes, error: WireError) -> M
     return ObjectDamaged(f"its bytes were damaged on the way: {error}")
 
 
-async def catch_up(reader: Reader, store: Store, start: Tip) -> tuple[Tip, Replica | None]:
-    """The newest checkpoint that a bucket's records pin, as (tip, replica); `(start, None)` where there is none.
+@dataclass(slots=True)
+class CatchUp:
+    """How far a newcomer has read the records of a bucket; a read that fails is made again, and none before it.
 
-    Records before it are only checked as a chain; their authority is the anchored record that follows the
-    checkpoint and that the session verifies in full.
-
-    Raises:
-        LedgerError: a record does not continue the ledger, or a pinned checkpoint is not what it must be.
-        StorageError: something is damaged or cannot be read.
+    Records before the newest checkpoint are only checked as a chain; their authority is the anchored record that
+    follows the checkpoint and that the session verifies in full.
     """
-    tip, newest = start, None
-    while not tip.closed:
-        try:
-            record, digest = await reader.newest(store, tip, tip.round)
-        except ObjectMissing:
-            break
-        if record.checkpoint != ledger.NO_CHECKPOINT:
-            newest = (tip, record)
-        tip = ledger.advance(tip, record, digest)
-    if newest is None:
-        return start, None
-    at, record = newest
-    return at, await load_checkpoint(store, at, record)
+
+    start: Tip
+    tip: Tip = field(init=False)
+    _pinned: tuple[Tip, Record] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """The way begins at `start`."""
+        self.tip = self.start
+
+    async def go(self, reader: Reader, store: Store) -> tuple[Tip, Replica | None]:
+        """The newest checkpoint that a bucket's records pin, as (tip, replica); `(start, None)` where there is none.
+
+        Raises:
+            LedgerError: a record does not continue the ledger, or a pinned checkpoint is not what it must be.
+            StorageError: something is damaged or cannot be read.
+        """
+        while not self.tip.closed:
+            try:
+                record, digest = await reader.newest(store, self.tip, self.tip.round)
+            except ObjectMissing:
+                break
+            after = ledger.advance(self.tip, record, digest)
+            if record.checkpoint != ledger.NO_CHECKPOINT:
+                self._pinned = self.tip, record
+            self.tip = after
+        if self._pinned is None:
+            return self.start, None
+        at, record = self._pinned
+        return at, await load_checkpoint(store, at, record)
 
 
 async def load_checkpoint(store: Store, tip: Tip, record: Record) -> Replica:

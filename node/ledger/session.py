@@ -25,6 +25,7 @@ from muster.protocol.round import (
     Event,
     Failed,
     Instruction,
+    KeySettled,
     Looked,
     Opened,
     Phase,
@@ -33,6 +34,7 @@ from muster.protocol.round import (
     RoundMachine,
     RoundState,
     SealSeen,
+    SubmissionSeen,
     Tick,
     Transition,
 )
@@ -56,31 +58,28 @@ class Session:
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied, or until cancelled."""
+        head = await self._beyond(None)
         me = self._participant
         while not me.tip.closed:
             before = me.tip
             async with asyncio.TaskGroup() as tasks:
                 errands = Errands(tasks, self._chain)
-                await _Round(self, me, errands).play()
+                head = await _Round(self, me, errands).play(head)
                 errands.cancel()
             assert me.tip is not before, "a round that is closed has moved the tip"
 
-    async def newest_block(self) -> Block:
-        """The newest block.
-
-        Raises:
-            ChainError: the chain does not say.
-        """
-        return await self._chain.head()
-
-    async def block_after(self, head: Block | None) -> Block:
-        """The newest block, once it is beyond `head`; a chain that fails is asked until it answers."""
+    async def _beyond(self, head: Block | None) -> Block:
+        """The newest block, after `head`; a chain that fails is asked until it answers."""
         while True:
             try:
                 return await (self._chain.head() if head is None else self._chain.next_block(head.number))
             except ChainError as error:
                 self.complain(f"the chain does not say what block it is at: {error}")
                 await asyncio.sleep(CHAIN_RETRY)
+
+    async def next_block(self, head: Block) -> Block:
+        """Wait for the next block."""
+        return await self._beyond(head)
 
     async def find_record(self) -> tuple[Applied, Fetched | None] | None:
         """The first record of the open round that is anchored, at hand and valid, in chain order."""
@@ -104,7 +103,6 @@ class Session:
         me, tip = self._participant, self._participant.tip
         try:
             fetched = await self._reader.fetch(pointer, tip)
-            await self._reader.check_beacons(tip, fetched.record, fetched.seal)
             return await me.judge(fetched), fetched
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
@@ -127,6 +125,7 @@ class Session:
         if problem != self._complaint:
             self._complaint = problem
             log.warning("%s", problem)
+            self._participant.note("trouble", round=self._participant.tip.round, problem=problem)
 
 
 class _Round:
@@ -147,54 +146,51 @@ class _Round:
         self._round = tip.round
         participant.begin(errands)
 
-    async def play(self) -> None:
-        """Until the round is closed."""
-        head = await self._session.block_after(None)
-        await self._feed([Tick(head.number), *await self._look(first=True), Opened()])
-        while True:
+    async def play(self, head: Block) -> Block:
+        """Until the round is closed; returns the newest block then."""
+        await self._feed([Tick(head.number), *await self._look(first=True), Opened()], head)
+        while self._machine.state.phase is not Phase.CLOSED:
             news = [*self._drain(), *(await self._look() or await self._observe(head))]
-            acted = await self._feed(news)
-            if self._machine.state.phase is Phase.CLOSED:
-                return
-            # Acting takes time, and what is decided next is decided by the time of now.
-            idle = not acted and all(isinstance(event, Looked) for event in news)
-            head = await self._session.block_after(head if idle else None)
-            await self._feed([Tick(head.number)])
+            acted = await self._feed(news, head)
+            if not acted and all(isinstance(event, Looked) for event in news):  # nothing is new
+                head = await self._session.next_block(head)
+                await self._feed([Tick(head.number)], head)
+        return head
 
     def _drain(self) -> Iterable[Event]:
         while self._ended:
             yield self._ended.popleft()
 
-    async def _feed(self, events: Iterable[Event]) -> bool:
+    async def _feed(self, events: Iterable[Event], head: Block) -> bool:
         """Feed events and whatever follows from them; says whether anything was carried out."""
         waiting, acted = deque(events), False
         while waiting:
             for instruction in self._machine.feed(waiting.popleft()):
                 acted = True
-                waiting.extend(await self._carry_out(instruction))
+                waiting.extend(await self._carry_out(instruction, head))
         return acted
 
-    async def _carry_out(self, instruction: Instruction) -> list[Event]:
+    async def _carry_out(self, instruction: Instruction, head: Block) -> list[Event]:
         """Do what the machine says; what came of it, by name."""
         if instruction is Instruction.TRAIN:
             self._errands.start(self._train())
             return []
         try:
-            events = await self._do(instruction)
+            events = await self._do(instruction, head)
         except (StorageError, ChainError) as error:
             return [self._failed(instruction, error)]
         return [Done(instruction), *events]
 
-    async def _do(self, instruction: Instruction) -> list[Event]:
+    async def _do(self, instruction: Instruction, head: Block) -> list[Event]:
         me = self._me
         match instruction:
             case Instruction.PUBLISH_SEAL:
-                return [self._sealed(await me.publish_seal(await self._session.newest_block()))]
+                return [self._sealed(await me.publish_seal(head))]
             case Instruction.PUBLISH_KEY:
                 assert self._seal is not None
                 await me.publish_key(self._seal)
             case Instruction.PUBLISH_RECORD:
-                await me.publish_record(await self._session.newest_block())
+                await me.publish_record(head)
             case Instruction.APPLY:
                 assert self._record is not None
                 await me.apply(*self._record)
@@ -216,7 +212,7 @@ class _Round:
     async def _look(self, first: bool = False) -> list[Event]:
         """What every participant looks for: the round's record, and before it its seal where that matters.
 
-        Nobody but a miner acts on a seal, and it only once its submission is made; a leader makes it, and looks once,
+        Nobody but a miner acts on a seal, and it only once its submission is up; a leader makes it, and looks once,
         in case an earlier life of this process has.
         """
         state = self._machine.state
@@ -225,8 +221,8 @@ class _Round:
         self._record = await self._session.find_record()
         if self._record is not None:
             return [RecordSeen(self._record[0].digest)]
-        concerned = self._me.awaits_seal or (first and state.role in (Role.MINER, Role.LEADER))
-        if state.phase is Phase.SUBMIT and concerned:
+        submitted = state.role is Role.MINER and Instruction.TRAIN in state.done
+        if state.phase is Phase.SUBMIT and (submitted or (first and state.role in (Role.MINER, Role.LEADER))):
             seal = await self._session.find_seal()
             return [] if seal is None else [self._sealed(seal)]
         return []
@@ -237,10 +233,11 @@ class _Round:
 
     async def _observe(self, head: Block) -> list[Event]:
         """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""
-        if self._machine.state.phase is Phase.APPLY:
+        state = self._machine.state
+        if state.phase is Phase.APPLY:
             return []
         try:
-            return [*await self._me.observe(self._machine.state, head), Looked()]
+            return [*await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self._round} cannot be looked at: {error}")
             return []
@@ -253,6 +250,8 @@ class _Round:
                 facts = {"instruction": instruction.value}
             case Failed(instruction, problem):
                 facts = {"instruction": instruction.value, "problem": problem}
+            case SubmissionSeen(peer) | KeySettled(peer):
+                facts = {"peers": [hotkey_of(peer)]}
             case SealSeen(peers, block):
                 facts = {"peers": [hotkey_of(peer) for peer in sorted(peers)], "sealed_block": block}
             case RecordSeen(digest):

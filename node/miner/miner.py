@@ -72,6 +72,7 @@ class Miner(Follower):
         self.sits_out: Callable[[int], bool] = lambda _round: False
         self._stop = threading.Event()
         self._over: Tip | None = None
+        self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
 
     def role(self) -> Role:
@@ -188,6 +189,9 @@ class Miner(Follower):
             await self.surroundings.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
+            if self._trouble != (made.round, str(error)):
+                self._trouble = made.round, str(error)
+                self.note("trouble", round=made.round, problem=f"the submission is not up yet: {error}")
             return False
         return True
 

@@ -30,7 +30,15 @@ from muster.protocol.wire.record import (
     decode_record,
     encode_record,
 )
-from muster.protocol.wire.seal import MAX_SEALED, Seal, decode_seal, encode_seal, strictly_ascending
+from muster.protocol.wire.seal import (
+    MAX_SEALED,
+    Seal,
+    decode_heads,
+    decode_seal,
+    encode_heads,
+    encode_seal,
+    strictly_ascending,
+)
 from muster.protocol.wire.submission import (
     KEY_BYTES,
     Header,
@@ -45,7 +53,6 @@ from muster.protocol.wire.submission import (
     open,  # noqa: A004
     seal,
 )
-from muster.protocol.wire.tlv import counted, whole
 
 __all__ = [
     "KEY_BYTES",
@@ -72,10 +79,10 @@ __all__ = [
     "Type",
     "WireError",
     "body_digest",
-    "counted",
     "decode",
     "decode_amendment",
     "decode_head",
+    "decode_heads",
     "decode_hello",
     "decode_key",
     "decode_record",
@@ -83,6 +90,7 @@ __all__ = [
     "digest_of",
     "encode",
     "encode_amendment",
+    "encode_heads",
     "encode_hello",
     "encode_key",
     "encode_record",
@@ -94,5 +102,4 @@ __all__ = [
     "read_prefix",
     "seal",
     "strictly_ascending",
-    "whole",
 ]

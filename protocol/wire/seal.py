@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from blake3 import blake3
 
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
 from muster.protocol.wire.envelope import Type, read_whole, write_head
-from muster.protocol.wire.tlv import Cursor, u32, u64
+from muster.protocol.wire.tlv import Cursor, counted, u32, u64, whole
 
 _PARENT, _TURN, _BLOCK, _HASH, _HEADERS, _EARLY = range(4, 10)
 DIGEST_BYTES = 32
@@ -77,6 +79,29 @@ def decode_seal(data: bytes, run_id: bytes) -> tuple[Seal, bytes]:
     if not strictly_ascending(peers) or not strictly_ascending(seal.early) or not set(seal.early) <= set(peers):
         raise WireError("seal_order", "peers of a seal must be listed once, in key order")
     return seal, envelope.digest
+
+
+def encode_heads(heads: Mapping[bytes, bytes]) -> bytes:
+    """The heads that a seal lists, for a later life of its leader: peers' public keys to their heads' bytes.
+
+    They lie in the leader's own bucket, unsigned; the BLAKE3 of the rest in front tells a damaged read, which the
+    seal's digests do not, because they do not cover signatures.
+    """
+    items = counted(public + heads[public] for public in sorted(heads))
+    return blake3(items).digest() + items
+
+
+def decode_heads(data: bytes) -> dict[bytes, bytes]:
+    """What `encode_heads` wrote.
+
+    Raises:
+        WireError: `heads_digest`, `truncated`, `trailing`, `too_many`.
+    """
+    items = data[DIGEST_BYTES:]
+    if blake3(items).digest() != data[:DIGEST_BYTES]:
+        raise WireError("heads_digest", "the bytes are not those that were written")
+    heads = whole(items, lambda cursor: cursor.items(MAX_SEALED))
+    return {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in heads}
 
 
 def strictly_ascending(items: Sequence[bytes]) -> bool:

@@ -1,9 +1,12 @@
-"""A daemon whose hotkey's role is taken says by whom and touches nothing; one that starts writes through the queue."""
+"""A daemon from its start to its end: whose role it takes, what it writes through, and how it stops or fails."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,15 @@ from doctor_setups import diagnose, lay_out
 from hotkey_process import line, other_process
 
 from muster.config import NodeConfig
-from muster.daemon import Role, run_daemon
+from muster.daemon import Role, label, run_daemon
 from muster.doctor.finding import Status
+from muster.ending import run_command
+from muster.node.journal import read_journal
+from muster.node.ledger.session import Session
 from muster.node.lock import hotkey_folder, read_holder, role_lock
 from muster.parts import ledger_name
-from muster.protocol.errors import ConfigError, HotkeyInUse
+from muster.protocol import paths
+from muster.protocol.errors import ConfigError, HotkeyInUse, LedgerError
 from muster.protocol.identity import Identity
 from muster.rundir import RunDirectory
 from muster.runfile import BITTENSOR, RunFile
@@ -95,6 +102,72 @@ def test_each_local_chain_is_a_ledger_and_each_real_one(run: RunDirectory, tmp_p
     assert {ledger_name(file, None, override) for file in files for override in (None, "wss://y")} == {BITTENSOR}
     with pytest.raises(ConfigError, match="on its publisher's machine"):
         ledger_name(run.file, None)
+
+
+def told(run: RunDirectory, role: Role, name: str) -> list[dict[str, Any]]:
+    """What a daemon has written to its journal."""
+    return read_journal(run.journal(label(role, name)))[0]
+
+
+class TestEnds:
+    """How a daemon ends."""
+
+    def test_one_after_the_other_they_see_a_run_to_its_end(self, run: RunDirectory) -> None:
+        """A leader that closes the run at once, and whoever comes later: all end by themselves, on one root."""
+        roles = ((Role.AGGREGATOR, "operator-0"), (Role.VALIDATOR, "operator-0"), (Role.MINER, "miner-0"))
+        for role, name in roles:
+            config = NodeConfig(run=str(run.path), name=name, service="127.0.0.1:0")
+            run_daemon(role, config, rounds=0 if role is Role.AGGREGATOR else None)
+            events = [entry["event"] for entry in told(run, role, name)]
+            assert [e for e in events if e in ("started", "service", "joined", "finished")] == [
+                "started", "service", "joined", "finished"
+            ]  # fmt: skip
+            assert (run.path / "buckets" / name / paths.hello(run.history.run_id)).exists()
+        ends = [told(run, role, name)[-1] for role, name in roles]
+        assert {entry["event"] for entry in ends} == {"finished"}
+        assert len({entry["root"] for entry in ends}) == 1
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_stops_it_cleanly(
+        self, run: RunDirectory, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its journal is written to the end, its role is free, and it is no failure."""
+
+        async def signalled(self: Session) -> None:
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Session, "run", signalled)
+        for _ in range(2):
+            run_daemon(Role.AGGREGATOR, NodeConfig(run=str(run.path), name="operator-0", service="127.0.0.1:0"))
+        events = [entry["event"] for entry in told(run, Role.AGGREGATOR, "operator-0")]
+        assert events.count("started") == events.count("joined") == 2
+        assert "finished" not in events
+
+    def test_what_it_cannot_go_on_from_is_one_line_and_a_status(
+        self, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """However many task groups it passes on its way out."""
+
+        async def fails(self: Session) -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.Event().wait())
+                raise LedgerError("this leader has a fault")
+
+        monkeypatch.setattr(Session, "run", fails)
+        config = NodeConfig(run=str(run.path), name="operator-0", service="127.0.0.1:0")
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: run_daemon(Role.AGGREGATOR, config))
+        assert ended.value.code == LedgerError.exit_status
+        assert capsys.readouterr().err.splitlines()[-1] == "error[ledger]: this leader has a fault"
+
+    def test_a_port_that_is_taken_is_said_before_anything_is_joined(self, run: RunDirectory) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            with pytest.raises(ConfigError, match="the port is in use"):
+                start(run.path, service=f"127.0.0.1:{taken.getsockname()[1]}")
+        assert [entry["event"] for entry in told(run, Role.MINER, "miner-0")] == ["started"]
 
 
 class TestDoctor:

@@ -14,7 +14,7 @@ from builders import MODEL, SEED, hash32, layout, run_spec, theta, update
 
 from muster.kernels import aggregate_
 from muster.node.replica import EVAL_BATCH, Replica, genesis_root
-from muster.protocol.roots import state_root
+from muster.protocol.roots import possession, state_root
 from muster.protocol.wire import Kind
 
 RUN = hash32("run")
@@ -103,3 +103,13 @@ def test_loss_is_the_mean_over_windows_of_theta_as_it_is(count: int) -> None:
 def test_possession_depends_on_beacon_peer_and_round(other: Callable[[Replica], bytes]) -> None:
     held = replica()
     assert held.possession(hash32("beacon"), hash32("peer"), 3) != other(held)
+
+
+def test_possession_is_of_theta_as_it_is() -> None:
+    """A beacon's tiles are kept for the next peer, and never for the next θ or another beacon."""
+    held = replica()
+    for _ in range(2):
+        for beacon in (hash32("beacon"), hash32("other beacon"), hash32("beacon")):
+            for peer in (hash32("peer"), hash32("other peer")):
+                assert held.possession(beacon, peer, 3) == possession(held.theta, layout(), beacon, peer, 3)
+        held.apply(applied(Kind.ROUND), run_spec())

@@ -260,6 +260,9 @@ def test_a_round_is_not_sealed_before_it_is_time() -> None:
         with_seal(closed, block=block(tip.opening.deadline - 1)).verify()
     with pytest.raises(LedgerError, match="sealed before it was time"):
         with_seal(good(), block=block(good().tip.opening.min_block - 1)).verify()
+    alone = open_tip(clock={"min_submissions": 2}, genesis={"miners": (identity(MINERS[0]).hotkey,)})
+    with pytest.raises(LedgerError, match="sealed before it was time"):
+        with_seal(close(alone, [taken_in(alone, MINERS[0], 0)]), block=block(5)).verify()
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -112,3 +112,14 @@ def test_an_object_that_is_not_a_seal(data: bytes, reason: str) -> None:
 def test_a_list_has_a_largest_length() -> None:
     assert len(chunks(bytes(MAX_SEALED), 1)) == MAX_SEALED
     assert reason_of(lambda: chunks(bytes(MAX_SEALED + 1), 1)) == "field_size"
+
+
+@given(st.dictionaries(digests, st.binary(max_size=50), max_size=5), st.data())
+def test_heads_come_back_whole_or_not_at_all(heads: dict[bytes, bytes], data: st.DataObject) -> None:
+    written = wire.encode_heads(heads)
+    assert wire.decode_heads(written) == heads
+    at = data.draw(st.integers(0, 8 * len(written) - 1))
+    flipped = bytearray(written)
+    flipped[at // 8] ^= 1 << at % 8
+    for damaged in (bytes(flipped), written[: at // 8]):
+        assert reason_of(lambda given=damaged: wire.decode_heads(given)) == "heads_digest"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
-from muster.audit import Auditor, AuditReport, Fault, FaultClass
+from muster.audit import Auditor, AuditReport, Fault, FaultClass, standing
 from muster.audit.evidence import Evidence, genesis
 from muster.audit.report import FaultLog
 from muster.audit.scores import ScoreFiles
@@ -134,6 +134,13 @@ def test_what_a_round_needs_is_lost_and_the_replay_goes_on_at_the_next_checkpoin
         report.raise_fault()
 
 
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules look back on three records instead of sixteen, so that a short run shows what follows a gap."""
+    monkeypatch.setattr(standing, "MEMORY", 3)
+
+
+@pytest.mark.usefixtures("short_memory")
 def test_a_record_is_lost_and_the_rules_are_known_again_when_they_look_back_on_no_gap(case: Case) -> None:
     """Records 1, 2 and 3 are taken at their word; 4 can be judged, and pins θ."""
     lost, later = paths.record(case.run_id, 0), paths.bundle(case.run_id, 3)
@@ -241,9 +248,9 @@ class TestScores:
             evidence, faults = Evidence(tip, case.run.chain, case.run.buckets), FaultLog(report, lambda _line: None)
             await evidence.look(0)
             files = ScoreFiles(evidence, case.run.buckets, faults)
-            await files.check_used(record)
+            await files.check_used(record, tip.remembered)
             assert report.faults == []
-            await files.check_used(lie)
+            await files.check_used(lie, tip.remembered)
 
         asyncio.run(check())
         problem = f"it misquotes the scores of {case.hotkey} that it names"
@@ -286,6 +293,7 @@ class TestAnchors:
         assert (report.faults, report.state_roots) == ([], case.run.state_roots)
         assert len(asked) == 2
 
+    @pytest.mark.usefixtures("short_memory")
     @pytest.mark.parametrize(("round_", "not_replayed"), [(3, [3, 4, 5, 6, 7]), (CLOSE, [CLOSE])])
     def test_a_record_that_is_anchored_and_not_there(self, case: Case, round_: int, not_replayed: list[int]) -> None:
         key = paths.record(case.run_id, round_)

@@ -11,6 +11,7 @@ is looked at again; time, and nothing else, makes it the peer's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +19,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from muster.node.ledger.participant import Errands, Offload
-from muster.node.submission import Payload, Submissions
+from muster.node.submission import Payload, Submissions, holds_place
 from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
-from muster.protocol.identity import PUBLIC_BYTES
 from muster.protocol.reasons import (
     HEAD_REASONS,
     KEY_EARLY,
@@ -39,7 +39,7 @@ from muster.protocol.wire import Seal, Signed
 log = logging.getLogger(__name__)
 
 BEYOND_SEATS = 8
-"""Payloads fetched at one time beyond as many as there are seats."""
+"""Places for payloads under way at one time beyond as many as there are seats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,30 @@ class Taken:
         return self.stage in (Stage.OPENED, Stage.FAILED)
 
     def fail(self, reason: str) -> None:
-        """It ends here; what was kept of it is let go."""
-        self.stage, self.problem, self.payload = Stage.FAILED, reason, None
+        """It ends here, for the first reason there is; what was kept of it is let go."""
+        if self.stage is not Stage.FAILED:
+            self.stage, self.problem, self.payload = Stage.FAILED, reason, None
+
+    def lacks(self, problem: str) -> None:
+        """It gets no further for now; this is its reason if nothing more comes."""
+        if not self.settled:
+            self.problem = problem
 
     def retry(self, problem: str, block: int) -> None:
         """It is tried again, at first in the next block and then less and less often."""
-        self.problem, self.again = problem, block + self.pause
+        self.lacks(problem)
+        self.again = block + self.pause
         self.pause *= 2
+
+    def show(self, key: bytes) -> None:
+        """Its key is known; a submission that has ended while the key was on its way stays ended."""
+        if self.stage is Stage.SEEN:
+            self.stage, self.key = Stage.KEYED, key
+
+    def open(self, payload: Payload) -> None:
+        """Its payload is opened; a submission that has ended meanwhile stays ended."""
+        if self.stage is Stage.KEYED:
+            self.stage, self.payload = Stage.OPENED, payload
 
 
 @dataclass(slots=True)
@@ -105,6 +122,8 @@ class Intake:
     offload: Offload
     peers: dict[bytes, Taken] = field(default_factory=dict)
     _reading: set[bytes] = field(default_factory=set)
+    _told: set[bytes] = field(default_factory=set)
+    _closed: bool = False
     _stores: Mapping[bytes, Store] = field(default_factory=dict)
     _order: Sequence[bytes] = ()
     _seats: int = 0
@@ -122,12 +141,14 @@ class Intake:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        known = self._final()
-        todo = [public for public in sorted(stores) if public not in known and public not in self._reading]
+        done = self._final() | self._reading
+        todo = [public for public in sorted(stores) if public not in done]
         self._reading |= set(todo)
         started = {self.errands.start(self._read_head(public, stores[public])) for public in todo}
         await self.errands.wait(started, head)
-        return sorted(self._final() - known)
+        news = sorted(self._final() - self._told)  # among them what an earlier look has begun and not seen the end of
+        self._told |= set(news)
+        return news
 
     def _final(self) -> set[bytes]:
         return {public for public, taken in self.peers.items() if taken.head.final}
@@ -139,7 +160,8 @@ class Intake:
             info = await store.head(self._key) if size else None
             found = data[:size] if size else data[: wire.PREFIX_BYTES]
             head = await self.offload(lambda: self.judge(public, found, None if info is None else info.size))
-            self.peers[public] = Taken(head)
+            if not self._closed:  # what the seal lists are the very heads that were in when it was made
+                self.peers[public] = Taken(head)
         except ObjectMissing:
             pass  # not there yet
         except StorageError as error:
@@ -178,6 +200,7 @@ class Intake:
 
     def close(self, seal: Seal) -> None:
         """The seal stands: only what it lists is taken further."""
+        self._closed = True
         listed = {public for public, _ in seal.headers}
         self.peers = {public: taken for public, taken in self.peers.items() if public in listed}
         for public, taken in self.peers.items():
@@ -191,8 +214,9 @@ class Intake:
     ) -> frozenset[bytes]:
         """Go on fetching keys and payloads; returns the peers that nothing more is awaited from.
 
-        Keys are small, so all are looked for at once. Of payloads, seats + 8 at most are under way; those of expected
-        peers come first, then everybody in the order given, and each that ends lets the next one begin.
+        Keys are small, so all are looked for at once. For payloads there are seats + 8 places; those of expected peers
+        come first, then everybody in the order given, for as long as somebody may still get a seat. Each that ends, or
+        takes longer than a slow line would, lets the next one begin.
 
         Raises:
             ChainError: the chain does not say when the look is over.
@@ -206,32 +230,33 @@ class Intake:
         await self.errands.wait(started, head)
         expected = frozenset(self.facts.opening.expected)
         self._queue = deque(sorted(order, key=lambda public: public not in expected))
-        workers = {self.errands.start(self._work()) for _ in range(self._free())}
+        free = min(seats + BEYOND_SEATS - self._workers, len(self._queue))
+        workers = {self.errands.start(self._work()) for _ in range(free)}
         await self.errands.wait(workers, head)
         return self.settled()
+
+    @property
+    def order(self) -> Sequence[bytes]:
+        """The order by which the last look fetched."""
+        return self._order
 
     def _due(self, public: bytes, stage: Stage) -> bool:
         taken = self.peers[public]
         return taken.stage is stage and not taken.busy and taken.again <= self._head.number
 
-    def _free(self) -> int:
-        """How many more payloads may be begun now."""
-        return min(self._seats + BEYOND_SEATS - self._workers, sum(self._due(p, Stage.KEYED) for p in self._order))
-
     async def _find(self, taken: Taken, store: Store | None) -> None:
         """Look for one peer's key."""
         assert taken.head.signed is not None
-        taken.problem = UNAVAILABLE  # if its bucket never answers
+        taken.lacks(UNAVAILABLE)  # if its bucket never answers
         if store is None:
             return
         taken.busy = True
         try:
-            taken.key = await self.submissions.key(store, taken.head.signed)
-            taken.stage = Stage.KEYED
+            taken.show(await self.submissions.key(store, taken.head.signed))
         except ObjectMissing:
-            taken.problem = KEY_MISSING
+            taken.lacks(KEY_MISSING)
         except ObjectDamaged as damaged:
-            taken.problem = damaged.reason
+            taken.lacks(damaged.reason)
         except StorageError as error:
             log.info("a key cannot be fetched: %s", error)
         except WireError as error:
@@ -240,23 +265,35 @@ class Intake:
             taken.busy = False
 
     async def _work(self) -> None:
-        """Fetch payloads until none is left to begin, or every seat is taken."""
+        """Fetch payloads, each for as long as it holds this place, until none is left to begin; then await the slow."""
+        begun: list[asyncio.Task[None]] = []
         self._workers += 1
         try:
-            while self._queue and len(self.settled()) < len(self.peers):
-                public = self._queue.popleft()
-                if self._due(public, Stage.KEYED) and (store := self._stores.get(public)) is not None:
-                    await self._fetch(self.peers[public], store)
+            while (taken := self._next()) is not None:
+                assert taken.head.signed is not None
+                taken.busy = True
+                begun.append(self.errands.start(self._fetch(taken, self._stores[taken.head.public])))
+                await asyncio.wait(begun[-1:], timeout=holds_place(taken.head.signed.ciphertext_bytes))
         finally:
             self._workers -= 1
+        if begun:
+            await asyncio.wait(begun)
+
+    def _next(self) -> Taken | None:
+        """The next peer in line whose payload can be fetched and may get a seat."""
+        settled = self.settled()
+        while self._queue:
+            public = self._queue.popleft()
+            if self._due(public, Stage.KEYED) and public in self._stores and public not in settled:
+                return self.peers[public]
+        return None
 
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
         assert taken.head.signed is not None
-        taken.busy, taken.problem = True, UNAVAILABLE
+        taken.lacks(UNAVAILABLE)
         try:
-            taken.payload = await self.submissions.payload(store, taken.head.signed, taken.key)
-            taken.stage = Stage.OPENED
+            taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))
         except ObjectDamaged as damaged:
             taken.retry(damaged.reason, self._head.number)
         except StorageError as error:
@@ -268,16 +305,14 @@ class Intake:
             taken.busy = False
 
     def settled(self) -> frozenset[bytes]:
-        """The peers that nothing more is awaited from: settled ones, and all behind the last seat."""
-        found, seated = set(self.ended()), 0
-        for place, public in enumerate(self._order):
-            if not self.peers[public].settled:
-                break
-            seated += self.peers[public].stage is Stage.OPENED
-            if seated == self._seats:
-                found |= set(self._order[place:])
-                break
-        return frozenset(found)
+        """The peers that nothing more is awaited from: who has ended, and all that cannot get a seat any more.
+
+        Those are behind as many opened ones as there are seats, whatever comes of who is still to come before these.
+        """
+        opened = [public for public in self._order if self.peers[public].stage is Stage.OPENED]
+        if len(opened) < self._seats:
+            return self.ended()
+        return self.ended() | frozenset(self._order[self._order.index(opened[self._seats - 1]) :])
 
     def failures(self) -> dict[bytes, str]:
         """Time is up: why each peer has no payload in; who has one is not listed."""
@@ -330,7 +365,7 @@ class Intake:
 
     def save(self) -> bytes:
         """The heads as bytes, for a leader that is restarted after its seal."""
-        return wire.counted(public + self.peers[public].head.data for public in sorted(self.peers))
+        return wire.encode_heads({public: taken.head.data for public, taken in self.peers.items()})
 
     def load(self, data: bytes, seal: Seal) -> None:
         """The heads another life of this leader had sealed.
@@ -339,10 +374,9 @@ class Intake:
             ObjectDamaged: not what `save` wrote of these.
         """
         try:
-            items = wire.whole(data, lambda cursor: cursor.items(wire.MAX_SEALED))
+            heads = wire.decode_heads(data)
         except WireError as error:
             raise ObjectDamaged(f"the saved heads are not readable: {error}") from error
-        heads = {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in items}
         if tuple((public, ledger.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
             raise ObjectDamaged("the saved heads are not those that the seal lists")
         self.peers = {public: Taken(self.judge(public, head, None)) for public, head in heads.items()}

@@ -38,7 +38,7 @@ class Steering:
         self._directory = directory
         self._newest: dict[str, _Newest] = {}
         self._reading: set[str] = set()
-        self._probed: set[str] = set()
+        self._probed: dict[str, int] = {}
         self._late: set[str] = set()
 
     async def look(self, tip: Tip, rounds: range, snapshot: Snapshot, errands: Errands, head: Block) -> bool:
@@ -51,11 +51,11 @@ class Steering:
             return True
         stores = self._stores(tip, snapshot)
         started = {
-            errands.start(self._read(tip, rounds, hotkey, store))
+            hotkey: errands.start(self._read(tip, rounds, hotkey, store))
             for hotkey, store in stores.items()
             if hotkey not in self._reading and self._round(hotkey) < rounds[0]
         }
-        await errands.wait(started, head)
+        await errands.wait({task for hotkey, task in started.items() if hotkey not in self._late}, head)
         return all(self._round(hotkey) >= rounds[0] for hotkey in set(stores) - self._late)
 
     def _stores(self, tip: Tip, snapshot: Snapshot) -> dict[str, Store]:
@@ -69,13 +69,16 @@ class Steering:
         return self._newest[hotkey].body.round if hotkey in self._newest else -1
 
     async def _read(self, tip: Tip, rounds: range, hotkey: str, store: Store) -> None:
-        """Read a validator's file of the newest round and, once, where nothing of it is known, the newest there is."""
+        """Read a validator's file of the newest round and, once a round, the newest there is beyond the one known.
+
+        Without the latter, who is late by one round in every round would soon have no scores that may steer.
+        """
         self._reading.add(hotkey)
         try:
-            for round_ in rounds:
-                if await self._found(tip, hotkey, store, round_) or hotkey in self._probed:
+            for round_ in range(rounds[0], max(rounds[-1] - 1, self._round(hotkey)), -1):
+                if await self._found(tip, hotkey, store, round_) or self._probed.get(hotkey) == rounds[0]:
                     break
-            self._probed.add(hotkey)
+            self._probed[hotkey] = rounds[0]
         except StorageError as error:
             log.info("the scores of %s cannot be read: %s", hotkey, error)
         finally:

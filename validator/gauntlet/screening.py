@@ -6,17 +6,20 @@ at in time is not evaluated, which harms nobody; so who is looked at first matte
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from blake3 import blake3
 
 from muster.kernels import SparseUpdate
 from muster.node.ledger.participant import Errands
-from muster.node.submission import Submissions
+from muster.node.submission import Submissions, holds_place
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import StorageError, WireError
+from muster.protocol.spec import ClockSpec
 from muster.protocol.storage import Store
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.scoring import PeerState
@@ -28,6 +31,9 @@ FLIGHT_BYTES = 256 * 2**20
 
 MIN_FLIGHT = 8
 """Payloads under way at one time however large they are."""
+
+Pressed = Callable[[], Awaitable[bool]]
+"""Whether the next record to be made is the one that these scores steer, so that its leader waits for them."""
 
 
 def by_need(others: Sequence[Signed], states: Mapping[str, PeerState], beacon: bytes) -> list[Signed]:
@@ -54,30 +60,49 @@ class Screening:
         self._stores = stores
         self._errands = errands
         self._flight = max(MIN_FLIGHT, FLIGHT_BYTES // payload_bytes)
+        self._workers = 0
+        self._running: set[asyncio.Task[None]] = set()
         self._queue: deque[tuple[Signed, bytes]] = deque()
         self._opened: dict[bytes, SparseUpdate] = {}
 
-    async def run(self, ranked: Sequence[Signed], chain: Chain, blocks: int) -> list[tuple[Signed, SparseUpdate]]:
-        """What could be opened of these within `blocks` blocks, in the order given.
+    async def run(
+        self, ranked: Sequence[Signed], chain: Chain, clock: ClockSpec, pressed: Pressed
+    ) -> list[tuple[Signed, SparseUpdate]]:
+        """What could be opened of these, in the order given, within `reveal` blocks, or within `grace` where pressed.
 
         Raises:
-            ChainError: the chain does not say what block it is at.
+            ChainError: the chain does not say what block it is at, or whether it is pressed.
         """
-        head = await chain.head()
-        end = head.number + blocks
-        asked = {self._errands.start(self._ask(signed)) for signed in ranked}
+        try:
+            await self._fetch_all(ranked, chain, clock, pressed)
+        finally:
+            for task in self._running:
+                task.cancel()
+        return [(s, self._opened[s.header.public]) for s in ranked if s.header.public in self._opened]
+
+    async def _fetch_all(self, ranked: Sequence[Signed], chain: Chain, clock: ClockSpec, pressed: Pressed) -> None:
+        """Until all are opened or have failed, or time is up."""
+        begin = head = await chain.head()
+        asked = {self._start(self._ask(signed)) for signed in ranked}
         await self._errands.wait(asked, head)
         place = {signed.header.public: i for i, signed in enumerate(ranked)}
-        while (head := await chain.head()).number < end:
-            self._queue = deque(sorted(self._queue, key=lambda found: place[found[0].header.public]))
-            asked |= {self._errands.start(self._work()) for _ in range(min(self._flight, len(self._queue)))}
-            pending = {task for task in asked if not task.done()}
-            if not pending:
+        while (gone := (head := await chain.head()).number - begin.number) < clock.reveal:
+            if gone >= clock.grace and await pressed():
                 break
-            await self._errands.wait(pending, head)
-        for task in asked:
-            task.cancel()
-        return [(s, self._opened[s.header.public]) for s in ranked if s.header.public in self._opened]
+            self._queue = deque(sorted(self._queue, key=lambda found: place[found[0].header.public]))
+            free = min(self._flight - self._workers, len(self._queue))
+            for _ in range(free):
+                self._start(self._work())
+            if not self._running:
+                break
+            await self._errands.wait(set(self._running), head)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something in the background, until the time is over."""
+        task = self._errands.start(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def _ask(self, signed: Signed) -> None:
         """Look for one peer's key, and queue its payload."""
@@ -85,16 +110,30 @@ class Screening:
         if store is None:
             return
         try:
-            self._queue.append((signed, await self._submissions.key(store, signed)))
+            key = await self._submissions.key(store, signed)
         except (StorageError, WireError) as error:
             log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
+            return
+        self._queue.append((signed, key))
 
     async def _work(self) -> None:
-        """Fetch payloads until none is left."""
-        while self._queue:
-            signed, key = self._queue.popleft()
-            try:
-                payload = await self._submissions.payload(self._stores[signed.header.public], signed, key)
-                self._opened[signed.header.public] = payload.update
-            except (StorageError, WireError) as error:
-                log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
+        """Fetch payloads, each for as long as it holds this place, until none is left; then await the slow ones."""
+        begun: list[asyncio.Task[None]] = []
+        self._workers += 1
+        try:
+            while self._queue:
+                signed, key = self._queue.popleft()
+                begun.append(self._start(self._fetch(signed, key)))
+                await asyncio.wait(begun[-1:], timeout=holds_place(signed.ciphertext_bytes))
+        finally:
+            self._workers -= 1
+        if begun:
+            await asyncio.wait(begun)
+
+    async def _fetch(self, signed: Signed, key: bytes) -> None:
+        """Fetch and open one peer's payload."""
+        try:
+            payload = await self._submissions.payload(self._stores[signed.header.public], signed, key)
+            self._opened[signed.header.public] = payload.update
+        except (StorageError, WireError) as error:
+            log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,23 @@ Work = tuple[str, SparseUpdate, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a round's judgement is made of, and the digest of the record it is of."""
+    """What a round's judgement is made of."""
 
-    record: bytes
     states: Mapping[str, PeerState]
     evaluations: Mapping[str, Evaluation]
     heldout: float
+
+
+@dataclass(slots=True)
+class _Round:
+    """How far a round's scoring is, so that a repeat does nothing twice: `record` is the digest of the record judged,
+    `failing_since` the block of the first attempt to publish that failed, `published` whether there is no more to do.
+    """
+
+    record: bytes
+    judged: Judged
+    failing_since: int | None = None
+    published: bool = False
 
 
 class Validator(Follower):
@@ -72,8 +84,7 @@ class Validator(Follower):
         self._text = text
         self._book = book
         self._heldout: float | None = None
-        self._judged: Judged | None = None
-        self._published: bytes | None = None
+        self._scoring: _Round | None = None
 
     def role(self) -> Role:
         """A validator validates."""
@@ -84,12 +95,7 @@ class Validator(Follower):
         self._errands = errands
 
     async def before_apply(self, applied: Applied) -> None:
-        """Judge the round once, publish the scores once, set the weights; called again where that did not work.
-
-        Raises:
-            ChainError: the chain does not say what judging needs.
-            StorageError: the scores could not be published, and may still steer a round; or the book failed.
-        """
+        """Judge the round, publish the scores, set the weights."""
         round_ = applied.record.round
         if self._heldout is None:
             self._heldout = await self.surroundings.offload(self.heldout_loss)
@@ -98,27 +104,52 @@ class Validator(Follower):
         newest = await self.surroundings.offload(self._book.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
-        late = await self._is_late(round_)
-        if self._judged is None or self._judged.record != applied.digest:
-            states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
-            candidates = [] if late else await self._candidates(applied, states)
-            self._judged = await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
-        judged = self._judged
-        if self._published != applied.digest:
-            try:
-                await self._publish(applied, judged)
-            except StorageError as error:
-                if not late:
-                    raise
-                log.error("the scores of round %d could not be published: %s", round_, error)
-                self.note("unpublished", round=round_, problem=str(error))
-        await self.surroundings.offload(lambda: self._book.commit(round_, judged.states))
+        if self._scoring is None or self._scoring.record != applied.digest:
+            self._scoring = _Round(applied.digest, await self._measure(applied, newest))
+        scoring = self._scoring
+        if not scoring.published:
+            await self._try_to_publish(applied, scoring)
+        await self.surroundings.offload(lambda: self._book.commit(round_, scoring.judged.states))
 
-    async def _is_late(self, round_: int) -> bool:
-        """Whether the leader has decided already what the scores of a round could have steered."""
+    async def _measure(self, applied: Applied, newest: int | None) -> Judged:
+        """Measure and judge what can be measured of the round; `newest` is the newest one in the book."""
+        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
+        # The leader has decided already what these scores could have steered.
+        late = await self._recorded(applied.record.round + self._tip.spec.gauntlet.lag)
+        candidates = [] if late else await self._candidates(applied, states)
+        return await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
+
+    async def _try_to_publish(self, applied: Applied, scoring: _Round) -> None:
+        """Publish the scores and set the weights, or give up after as many blocks as a leader waits for anything.
+
+        Raises:
+            ChainError, StorageError: not now; the record is applied when it is done, or pointless.
+        """
+        round_, spec = applied.record.round, self._tip.spec
+        try:
+            if math.isfinite(scoring.judged.heldout):
+                await self._publish(applied, scoring.judged)
+            else:
+                self._unpublished(
+                    round_, "the loss of θ is not finite, and no loss after a step can be compared with it"
+                )
+        except StorageError as error:
+            block = (await self.surroundings.chain.head()).number
+            if scoring.failing_since is None:
+                scoring.failing_since = block
+            if block < scoring.failing_since + spec.clock.reveal + spec.gauntlet.score_wait:
+                raise
+            self._unpublished(round_, str(error))
+        scoring.published = True
+
+    def _unpublished(self, round_: int, problem: str) -> None:
+        log.error("the scores of round %d are not published: %s", round_, problem)
+        self.note("unpublished", round=round_, problem=problem)
+
+    async def _recorded(self, round_: int) -> bool:
+        """Whether the leader has anchored a record of this round or a later one."""
         leader = hotkey_of(self._tip.leader_in_turn)
-        later = await self.surroundings.chain.anchors(round_ + self._tip.spec.gauntlet.lag)
-        return any(seen.hotkey == leader for seen in later)
+        return any(seen.hotkey == leader for seen in await self.surroundings.chain.anchors(round_))
 
     async def after_apply(self, applied: Applied) -> None:
         """Measure the new θ on held-out text."""
@@ -165,7 +196,8 @@ class Validator(Follower):
             self._errands,
             tip.layout.max_payload_bytes(tip.spec.sparse.k),
         )
-        return await screening.run(ranked, surroundings.chain, tip.spec.clock.reveal)
+        last = tip.round + tip.spec.gauntlet.lag - 1
+        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(last))
 
     def _judge(
         self,
@@ -189,14 +221,15 @@ class Validator(Follower):
             scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self.replica.outer_step)
             evaluations = evaluate(self.replica, candidates, common, scale)
         outcomes = {} if late else _outcomes(applied, states, evaluations)
-        return Judged(applied.digest, judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
+        return Judged(judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
 
     def _sampled(self, beacon: bytes, hotkey: str, windows: list[int], count: int) -> Tensor:
         return self._text.windows(assigned_sample(beacon, public_of(hotkey), windows, count))
 
     async def _publish(self, applied: Applied, judged: Judged) -> None:
         gauntlet, round_ = self._tip.spec.gauntlet, applied.record.round
-        uids = {peer.hotkey: peer.uid for peer in (await self.surroundings.chain.snapshot()).peers}
+        snapshot = await self.surroundings.chain.snapshot()
+        uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)
         peers = tuple(
@@ -209,14 +242,13 @@ class Validator(Follower):
         data = encode_scores(body, self.surroundings.identity, self._tip.run_id)
         # What stands may have been used already; a second life, which may know less, must not replace it.
         await self.surroundings.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
-        self._published = applied.digest
         self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
         weights = chain_weights(shares, uids)
         if weights:
             try:
                 await self.surroundings.chain.set_weights(self.surroundings.identity, weights)
                 self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
-            except (ChainError, StorageError) as error:
+            except ChainError as error:
                 log.info("weights are not set this round: %s", error)
 
 

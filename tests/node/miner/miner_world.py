@@ -182,4 +182,4 @@ async def next_round(miner: Miner) -> None:
 def seal_of(miner: Miner, digest: bytes) -> Seal:
     """A seal that lists one header of the miner's."""
     tip = miner.tip
-    return Seal(tip.run_id, tip.leader(0), tip.round, tip.parent, 0, block(1), ((ME.public, digest),), ())
+    return Seal(tip.run_id, tip.leader_in_turn, tip.round, tip.parent, 0, block(1), ((ME.public, digest),), ())

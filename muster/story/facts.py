@@ -1,0 +1,94 @@
+"""What a story is told from, as plain data: what the ledger says of a round, and what journals say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import Kind, Record, Seal
+
+SHORT = 8
+"""Characters of a hotkey, or of a digest in hexadecimal, that stand for the whole where a line must be short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One line of a participant's journal: when (unix seconds), whose, and the event with its facts."""
+
+    time: float
+    label: str
+    facts: Mapping[str, Any]
+
+    @property
+    def event(self) -> str:
+        """What happened, by its name in the journal."""
+        return str(self.facts.get("event", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRound:
+    """One round by chain and leader's bucket, as seen at block `block`. Peers are public keys.
+
+    `tip` stands before the round's record. `anchored` says that the chain proves the record, `anchored_at` is the
+    block of its anchor where the chain still shows it. Of an open round, `there` are those whose next object is in
+    their bucket (the submission before the seal, the key after it; of validators the scores that may steer it), and
+    `silent` those whose bucket did not answer. `problems` say what could not be read.
+    """
+
+    tip: Tip
+    block: int
+    seal: Seal | None = None
+    record: Record | None = None
+    digest: bytes = b""
+    anchored: bool = False
+    anchored_at: int | None = None
+    there: frozenset[bytes] = frozenset()
+    silent: frozenset[bytes] = frozenset()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def sealed(self) -> frozenset[bytes]:
+        """The peers that the seal lists."""
+        return frozenset(peer for peer, _ in self.seal.headers) if self.seal else frozenset()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the run ends with this round's record."""
+        return self.record is not None and self.record.kind is Kind.CLOSE
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What hotkeys are called: by the labels of the journals that joined with them, else by their first characters."""
+
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, told: Iterable[Told]) -> Names:
+        """The names that journals give away."""
+        labels: dict[str, tuple[str, ...]] = {}
+        for entry in told:
+            hotkey = entry.facts.get("hotkey")
+            if entry.event == "joined" and isinstance(hotkey, str) and entry.label not in labels.get(hotkey, ()):
+                labels[hotkey] = (*labels.get(hotkey, ()), entry.label)
+        return cls(labels)
+
+    def hotkey(self, hotkey: str, role: str = "") -> str:
+        """The name of a hotkey; of an operator's two labels the one of this role ("aggregator", "validator")."""
+        known = self.labels.get(hotkey, ())
+        return next((label for label in known if label.startswith(role)), next(iter(known), hotkey[:SHORT]))
+
+    def peer(self, public: bytes, role: str = "") -> str:
+        """The name of a public key."""
+        return self.hotkey(hotkey_of(public), role)
+
+    def peers(self, publics: Iterable[bytes]) -> str:
+        """Several names, in order, or "nobody"."""
+        return ", ".join(sorted(self.peer(public) for public in publics)) or "nobody"
+
+    def hotkey_of(self, label: str) -> str:
+        """Whose journal it is; "" where it does not say."""
+        return next((hotkey for hotkey, labels in self.labels.items() if label in labels), "")

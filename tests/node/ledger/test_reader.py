@@ -1,0 +1,474 @@
+"""The one reader: what it takes for the ledger, what it calls unknown, what it refuses, and what each look costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from builders import LEADER, OWNER, block, body_of, framed, hash32, identity, run_spec
+from hypothesis import given
+from hypothesis import strategies as st
+from ledger_world import LEAD, NewestOnly, World, Written
+
+from muster.lab.faults import Fault
+from muster.node.checkpoint import make_checkpoint
+from muster.node.ledger.reader import STEPS_BACK, CatchUp, Pointer, genesis_tip
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.admission import MAX_HEAD_BYTES
+from muster.protocol.chain.base import Anchor
+from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
+from muster.protocol.layout import AEAD_TAG_BYTES
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import Beacon, Entry, Record
+
+
+async def published(**how: object) -> tuple[World, Written]:
+    """Round 0 as it lies in the leader's bucket, anchored; the world still stands before it."""
+    world = await World.begin(**how)  # type: ignore[arg-type]
+    written = await world.write()
+    await world.put(written)
+    await world.anchor(written)
+    return world, written
+
+
+async def spoiled(world: World, key: str, change: Callable[[bytes], bytes]) -> None:
+    """Change an object where it lies."""
+    await world.bucket.put(key, change(await world.bucket.get(key, max_bytes=2**24)))
+
+
+async def only(world: World) -> Pointer:
+    """The one record that the chain proves."""
+    (pointer,) = await world.reader().anchored(world.tip)
+    return pointer
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    """The bytes with one bit changed."""
+    at %= len(data)
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
+
+class TestFetch:
+    """A record counts only as the very bytes that are anchored, and so does what it names."""
+
+    async def test_gives_what_is_anchored_and_what_it_names(self) -> None:
+        world, written = await published()
+        fetched = await world.reader().fetch(await only(world), world.tip)
+        assert (fetched.record.round, fetched.digest, fetched.seal) == (0, written.digest, written.seal)
+        assert fetched.record_data == written.object("rec")[1]
+        assert fetched.seal_data == written.object("seal")[1]
+        assert fetched.bundle == written.object("bin")[1]
+
+    @given(kind=st.sampled_from(["rec", "seal", "bin"]), data=st.data())
+    def test_bytes_damaged_in_any_place_are_a_fault_of_the_way_here(self, kind: str, data: st.DataObject) -> None:
+        """Prefix, body or signature: nothing is concluded from them, and the next read is as good as the first."""
+
+        async def read() -> None:
+            world, written = await published()
+            reader, pointer = world.reader(), await only(world)
+            key, whole = written.object(kind)
+            at = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.sampled_from([0, 4, 5, 6, 8, 12, 19, -1])))
+            cut = data.draw(st.sampled_from(["flip", "cut", "longer", "empty"]))
+            change = {"flip": flipped(whole, at), "cut": whole[:at], "longer": whole + b"x", "empty": b""}
+            await world.bucket.put(key, change[cut])
+            with pytest.raises(StorageError) as caught:
+                await reader.fetch(pointer, world.tip)
+            assert caught.value.subject == key
+            await world.bucket.put(key, whole)
+            assert (await reader.fetch(pointer, world.tip)).digest == written.digest
+
+        asyncio.run(read())
+
+    @pytest.mark.parametrize("kind", ["rec", "seal", "bin"])
+    async def test_an_object_that_is_missing_is_unknown(self, kind: str) -> None:
+        world, written = await published()
+        reader, pointer, (key, whole) = world.reader(), await only(world), written.object(kind)
+        await world.bucket.delete(key)
+        with pytest.raises(ObjectMissing) as caught:
+            await reader.fetch(pointer, world.tip)
+        assert caught.value.subject == key
+        await world.bucket.put(key, whole)
+        assert (await reader.fetch(pointer, world.tip)).digest == written.digest
+
+    async def test_another_round_that_lies_in_its_place_is_not_it(self) -> None:
+        """Well signed, by the leader, of this run: and not what is anchored."""
+        world = await World.begin()
+        first = await world.close(())
+        second = await world.close(())
+        tip = await genesis_tip(world.tip.history, world.chain)
+        pointer = (await world.reader().anchored(tip))[0]
+        for kind in ("rec", "seal"):
+            await world.bucket.put(first.object(kind)[0], second.object(kind)[1])
+            with pytest.raises(ObjectDamaged):
+                await world.reader().fetch(pointer, tip)
+            await world.bucket.put(*first.object(kind))
+        assert (await world.reader().fetch(pointer, tip)).digest == first.digest
+
+    async def test_what_is_anchored_and_no_record_is_the_leaders_fault(self) -> None:
+        """The very bytes that the anchor names: reading them again would change nothing."""
+        world = await World.begin()
+        seal = wire.encode_seal((await world.write()).seal, LEAD)
+        record = framed(wire.Type.RECORD, LEAD, world.tip.run_id, body_of(seal))
+        await world.bucket.put(paths.record(world.tip.run_id, 0), record)
+        await world.chain.commit(LEAD, f"mem:{LEADER}", Anchor(0, wire.digest_of(record)))
+        with pytest.raises(LedgerError, match="anchored and not valid"):
+            await world.reader().fetch(await only(world), world.tip)
+
+    async def test_the_record_is_read_once_however_often_the_rest_is(self) -> None:
+        world, written = await published()
+        reader, pointer = world.reader(), await only(world)
+        await world.bucket.delete(written.object("bin")[0])
+        for _ in range(3):
+            with pytest.raises(ObjectMissing):
+                await reader.fetch(pointer, world.tip)
+        assert (world.script.asked(sort="records.rec"), world.script.asked(sort="bundles.bin")) == (1, 3)
+
+    async def test_a_null_record_needs_no_bundle(self) -> None:
+        world = await World.begin()
+        await world.close(())
+        tip = await genesis_tip(world.tip.history, world.chain)
+        assert (await world.reader().fetch(await only_of(world, tip), tip)).bundle == b""
+        assert world.script.asked(sort="bundles.*") == 0
+
+
+async def only_of(world: World, tip: Tip) -> Pointer:
+    """The one record of that tip's round."""
+    (pointer,) = await world.reader().anchored(tip)
+    return pointer
+
+
+class TestSizes:
+    """What a record may make a reader allocate is known before it does."""
+
+    @pytest.mark.parametrize("claimed", [None, 2**40])
+    async def test_heads_that_add_up_to_more_than_all_seats_are_refused_unread(self, claimed: int | None) -> None:
+        """Whether the record owns up to it or not."""
+        world = await World.begin()
+        written = await world.write()
+        entry = written.record.accepted[0]
+        header = wire.decode_head(entry.head, world.tip.run_id).header
+        huge = replace(header, payload_bytes=2**40)
+        head = huge_head(world, huge)
+        others = [e.head for e in written.record.accepted[1:]]
+        size = sum(map(len, [head, *others])) + 2 * wire.KEY_BYTES + 2**40 + AEAD_TAG_BYTES + tails(world, others)
+        entries = (Entry(entry.public, head, ""), *written.record.entries[1:])
+        record = replace(written.record, entries=entries, bundle_bytes=claimed or size)
+        await world.put(bad := resigned(world, written, record))
+        await world.anchor(bad)
+        with pytest.raises(LedgerError, match="more than 20 seats" if claimed is None else "its heads make"):
+            await world.reader().fetch(await only(world), world.tip)
+        assert world.script.asked(sort="bundles.*") == world.script.asked(sort="seals.*") == 0
+
+    async def test_the_cap_is_what_the_seats_may_send_and_no_byte_less(self) -> None:
+        """Honest submissions of the largest payloads fill it to what a head leaves of its room."""
+        world = await World.begin(spec=run_spec(gauntlet={"seats": 1}))
+        layout, k = world.tip.layout, world.tip.spec.sparse.k
+        written = await world.write()
+        entry = written.record.entries[0]
+        header = wire.decode_head(entry.head, world.tip.run_id).header
+        most = MAX_HEAD_BYTES - len(entry.head) + layout.max_payload_bytes(k) - AEAD_TAG_BYTES
+        for extra, refused in ((0, False), (1, True)):
+            head = huge_head(world, replace(header, payload_bytes=most + extra))
+            size = len(head) + wire.KEY_BYTES + most + extra + AEAD_TAG_BYTES
+            record = replace(
+                written.record,
+                entries=(Entry(entry.public, head, ""),),
+                weights=written.record.weights[:1],
+                bundle_bytes=size,
+            )
+            await world.put(made := resigned(world, written, record))
+            problem = "more than 1 seats" if refused else "exactly the sealed submissions"  # which is looked at next
+            with pytest.raises(LedgerError, match=problem):
+                await world.reader().fetch(Pointer(made.digest, LEAD.hotkey, world.bucket), world.tip)
+
+    @pytest.mark.parametrize(("kind", "cap"), [("rec", wire.MAX_BODY_BYTES), ("seal", 8 * 2**20)])
+    async def test_an_object_beyond_its_cap_is_not_kept(self, kind: str, cap: int) -> None:
+        world, written = await published()
+        pointer = await only(world)
+        await world.bucket.put(written.object(kind)[0], bytes(cap + 1))
+        with pytest.raises(StorageError, match="more than the"):
+            await world.reader().fetch(pointer, world.tip)
+
+    async def test_a_bundle_is_read_to_the_byte_that_its_heads_make(self) -> None:
+        world, written = await published()
+        key, whole = written.object("bin")
+        await world.bucket.put(key, whole + b"x")
+        with pytest.raises(StorageError, match=f"more than the {len(whole)} allowed"):
+            await world.reader().fetch(await only(world), world.tip)
+
+
+def huge_head(world: World, header: wire.Header) -> bytes:
+    """A head by its own peer, well signed, that announces what it likes."""
+    name = next(name for name in ("alice", "bob") if identity(name).public == header.public)
+    whole = wire.encode(header, identity(name), b"")
+    body = whole[wire.PREFIX_BYTES :]
+    tail = header.payload_bytes + AEAD_TAG_BYTES
+    return whole[:12] + tail.to_bytes(8, "little") + body
+
+
+def tails(world: World, heads: list[bytes]) -> int:
+    """The bytes of ciphertext that these heads announce."""
+    return sum(wire.decode_head(head, world.tip.run_id).ciphertext_bytes for head in heads)
+
+
+def resigned(world: World, written: Written, record: Record) -> Written:
+    """Another record in the place of one."""
+    bundle = next((data for key, data in written.objects.items() if key.endswith(".bin")), b"")
+    return world.sign(record, written.seal, written.object("seal")[1], bundle)
+
+
+class TestBeacons:
+    """Blocks and beacons of a record are the chain's own; one that is not there yet says nothing."""
+
+    async def test_a_record_of_a_future_block_is_unknown_and_its_bundle_waits(self) -> None:
+        world = await World.begin()
+        written = await world.write()
+        ahead = world.chain.height + 5
+        future = Beacon(world.chain.genesis.block(ahead), world.chain.genesis.beacon("evaluate", 0))
+        await world.put(early := resigned(world, written, replace(written.record, evaluate=future)))
+        await world.anchor(early)
+        with pytest.raises(ChainError):
+            await world.reader().fetch(await only(world), world.tip)
+        assert world.script.asked(sort="bundles.*") == 0
+        await world.reach(ahead)
+        assert (await world.reader().fetch(await only(world), world.tip)).digest == early.digest
+
+    @pytest.mark.parametrize("field", ["evaluate", "assign", "possess"])
+    @pytest.mark.parametrize("what", ["hash", "value"])
+    async def test_a_beacon_that_is_not_the_chains_is_refused(self, field: str, what: str) -> None:
+        world = await World.begin()
+        written = await world.write()
+        record, opening = written.record, written.record.opening
+        assert opening is not None
+        true = record.evaluate if field == "evaluate" else getattr(opening, field)
+        lie = hash32("a lie")
+        false = replace(true, block=replace(true.block, hash=lie)) if what == "hash" else replace(true, value=lie)
+        if field == "evaluate":
+            record = replace(record, evaluate=false)
+        else:
+            record = replace(record, opening=replace(opening, **{field: false}))
+        await world.put(bad := resigned(world, written, record))
+        await world.anchor(bad)
+        with pytest.raises(LedgerError, match=f"the {field} beacon"):
+            await world.reader().fetch(await only(world), world.tip)
+
+    async def test_a_seal_of_a_block_that_never_was_is_refused(self) -> None:
+        world = await World.begin()
+        written = await world.write()
+        seal = replace(written.seal, block=block(written.seal.block.number))
+        data = wire.encode_seal(seal, LEAD)
+        record = replace(written.record, seal=wire.digest_of(data))
+        await world.put(bad := world.sign(record, seal, data, written.object("bin")[1]))
+        await world.anchor(bad)
+        with pytest.raises(LedgerError, match="a block the chain does not have"):
+            await world.reader().fetch(await only(world), world.tip)
+
+
+class TestAnchored:
+    """Which records the chain proves, whoever looks and from wherever."""
+
+    async def test_without_an_anchor_there_is_none_and_no_bucket_is_asked(self) -> None:
+        world = await World.begin()
+        await world.put(await world.write())
+        assert await world.reader().anchored(world.tip) == []
+        assert world.script.asked("*", "store.*") == world.script.asked("*", "chain.snapshot") == 0
+
+    async def test_anothers_anchor_is_not_the_leaders(self) -> None:
+        world = await World.begin()
+        written = await world.write()
+        await world.put(written)
+        await world.chain.commit(identity("alice"), "mem:alice", Anchor(0, written.digest))
+        assert await world.reader().anchored(world.tip) == []
+
+    async def test_a_leader_whose_bucket_cannot_be_opened_has_nothing_at_hand(self) -> None:
+        world, written = await published()
+        await world.chain.commit(LEAD, "ftp://not-a-bucket")
+        assert await world.reader().anchored(world.tip) == []
+        assert await world.reader().seal(world.tip) is None
+        await world.chain.commit(LEAD, f"mem:{LEADER}")
+        assert (await only(world)).digest == written.digest
+
+    async def test_a_leader_that_is_not_registered_has_nothing_at_hand(self) -> None:
+        world, _ = await published()
+        for name in ("carol", "dave", "erin"):  # four slots: those of the miners go first
+            await world.chain.register(identity(name))
+        assert LEAD.hotkey not in (await world.chain.snapshot()).by_hotkey()
+        assert await world.reader().anchored(world.tip) == []
+        assert await world.reader().seal(world.tip) is None
+
+    async def test_each_record_is_named_once_in_chain_order(self) -> None:
+        world, written = await published()
+        await world.anchor(other := await world.write(("alice",)))
+        for _ in range(2):
+            await world.anchor(written)
+            await world.anchor(other)
+        assert [pointer.digest for pointer in await world.reader().anchored(world.tip)] == [
+            written.digest,
+            other.digest,
+        ]
+
+    @pytest.mark.parametrize("make", [NewestOnly, None])
+    async def test_where_the_chain_forgets_the_records_prove_each_other(self, make: type[NewestOnly] | None) -> None:
+        world = await World.begin(**({"make": make} if make else {}))
+        tip = world.tip
+        first = await world.close(())
+        await world.null_rounds(4)
+        (pointer,) = await world.reader().anchored(tip)
+        assert pointer.digest == first.digest
+        assert world.script.asked(sort="records.rec") == (4 if make else 0)
+
+    async def test_a_look_goes_back_so_far_and_the_next_one_goes_on(self) -> None:
+        world = await World.begin(make=NewestOnly)
+        tip = world.tip
+        first = await world.close(())
+        await world.null_rounds(2 * STEPS_BACK)
+        reader, reads = world.reader(), []
+        while not (found := await reader.anchored(tip)):
+            reads.append(world.script.asked(sort="records.rec"))
+        assert reads == [STEPS_BACK]
+        assert found[0].digest == first.digest
+        assert world.script.asked(sort="records.rec") == 2 * STEPS_BACK, "each of them was read once"
+
+    async def test_a_read_that_fails_on_the_way_back_is_made_again_and_none_before_it(self) -> None:
+        world = await World.begin(Fault("damaged", "store.get", "*00000003.rec", count=1), make=NewestOnly)
+        tip = world.tip
+        first = await world.close(())
+        await world.null_rounds(6)
+        reader = world.reader()
+        with pytest.raises(ObjectDamaged) as caught:
+            await reader.anchored(tip)
+        assert caught.value.subject == paths.record(tip.run_id, 3)
+        assert world.script.unfired() == []
+        assert [pointer.digest for pointer in await reader.anchored(tip)] == [first.digest]
+        assert world.script.asked(sort="records.rec") == 6 + 1
+
+    async def test_an_anchor_of_a_round_that_nobody_has_is_unknown(self) -> None:
+        """A leader that anchors what does not exist stalls the run; it does not end its followers."""
+        world, _ = await published(make=NewestOnly)
+        await world.chain.commit(LEAD, f"mem:{LEADER}", Anchor(2**40, hash32("nothing")))
+        with pytest.raises(ObjectMissing):
+            await world.reader().anchored(world.tip)
+
+
+class TestSeal:
+    """The open round's seal, for who acts on it."""
+
+    async def test_is_read_from_the_leaders_bucket(self) -> None:
+        world, written = await published()
+        assert await world.reader().seal(world.tip) == written.seal
+
+    async def test_there_is_none_before_it_is_put(self) -> None:
+        world = await World.begin()
+        assert await world.reader().seal(world.tip) is None
+
+    @given(st.data())
+    def test_one_that_is_damaged_is_read_again(self, data: st.DataObject) -> None:
+        """Wherever the damage is, nobody answers what the leader has not signed."""
+
+        async def read() -> None:
+            world, written = await published()
+            key, whole = written.object("seal")
+            await world.bucket.put(key, flipped(whole, data.draw(st.integers(0, len(whole) - 1))))
+            with pytest.raises(ObjectDamaged):
+                await world.reader().seal(world.tip)
+
+        asyncio.run(read())
+
+    @pytest.mark.parametrize("field", ["round", "parent", "leader"])
+    async def test_one_of_another_ledger_is_none(self, field: str) -> None:
+        world, written = await published()
+        other = {"round": 1, "parent": hash32("another"), "leader": identity(OWNER).public}[field]
+        signer = identity(OWNER) if field == "leader" else LEAD
+        await world.bucket.put(
+            paths.seal(world.tip.run_id, 0), wire.encode_seal(replace(written.seal, **{field: other}), signer)
+        )
+        assert await world.reader().seal(world.tip) is None
+
+
+async def ledger_with_checkpoint(*faults: Fault) -> tuple[World, Tip]:
+    """Five rounds, a checkpoint of θ before round 2 (in which θ has moved once); the world and the tip it is at."""
+    world = await World.begin(*faults)
+    await world.close()
+    await world.close(())
+    tip, replica = world.tip, world.replica
+    made = make_checkpoint(replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root())
+    for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+        await world.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data)
+    await world.close((), checkpoint=made.digest)
+    await world.null_rounds(2)
+    return world, tip
+
+
+async def caught_up(world: World, way: CatchUp | None = None) -> tuple[Tip, Replica | None]:
+    """Where a newcomer begins."""
+    around = world.around()
+    store = around.buckets.bucket(f"mem:{LEADER}")
+    return await (way or CatchUp(await start_of(world))).go(world.reader(), store)
+
+
+async def start_of(world: World) -> Tip:
+    """The tip the run begins with."""
+    return await genesis_tip(world.tip.history, world.chain)
+
+
+class TestCatchUp:
+    """A newcomer begins at the newest checkpoint that the records pin."""
+
+    async def test_begins_at_the_newest_checkpoint(self) -> None:
+        world, at = await ledger_with_checkpoint()
+        tip, replica = await caught_up(world)
+        assert tip == at
+        assert replica is not None
+        assert (replica.root(), replica.outer_step) == (world.replica.root(), 1)
+
+    async def test_without_a_checkpoint_it_begins_at_the_beginning(self) -> None:
+        world = await World.begin()
+        await world.close()
+        assert await caught_up(world) == (await start_of(world), None)
+
+    async def test_a_closed_run_is_read_to_its_end(self) -> None:
+        world, at = await ledger_with_checkpoint()
+        await world.close(closing=True)
+        assert (await caught_up(world))[0] == at
+        assert world.script.asked(sort="records.rec") == 6
+
+    @pytest.mark.parametrize("key", ["*00000003.rec", "*manifest.json", "*.safetensors"])
+    @pytest.mark.parametrize("kind", ["damaged", "truncated", "error"])
+    async def test_what_fails_is_read_again_and_no_record_before_it(self, key: str, kind: str) -> None:
+        world, at = await ledger_with_checkpoint(Fault(kind, "store.get", key, count=1))  # type: ignore[arg-type]
+        way = CatchUp(await start_of(world))
+        with pytest.raises(StorageError):
+            await caught_up(world, way)
+        assert world.script.unfired() == []
+        assert (await caught_up(world, way))[0] == at
+        assert world.script.asked(sort="records.rec") == 5 + 2, "beside the five, one twice: the damaged or the missing"
+
+    async def test_a_record_that_does_not_continue_the_ledger_is_the_leaders_fault(self) -> None:
+        world = await World.begin()
+        first = await world.close(())
+        await world.bucket.put(paths.record(world.tip.run_id, 1), first.object("rec")[1])
+        with pytest.raises(LedgerError, match="round 0 follows 0"):
+            await caught_up(world)
+
+    async def test_a_checkpoint_of_another_theta_is_not_begun_from(self) -> None:
+        world = await World.begin()
+        tip, replica = world.tip, world.replica
+        theta = [tensor + 1 for tensor in replica.theta]
+        made = make_checkpoint(theta, tip.layout, tip.run_id, 0, 0, replica.root())
+        for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+            await world.bucket.put(paths.checkpoint(tip.run_id, 0, name), data)
+        await world.close((), checkpoint=made.digest)
+        with pytest.raises(LedgerError, match="does not have the recorded state root"):
+            await caught_up(world)
+
+    async def test_a_shard_is_read_to_the_size_its_manifest_pins(self) -> None:
+        world, _ = await ledger_with_checkpoint()
+        (shard,) = [
+            info.key for info in await world.bucket.list() if "checkpoints" in info.key and info.key.endswith("tensors")
+        ]
+        await spoiled(world, shard, lambda data: data + b"x")
+        with pytest.raises(StorageError, match="more than the"):
+            await caught_up(world)

@@ -1,0 +1,322 @@
+"""The leader: one seal and one record a round, whichever of its lives made them and whatever was answered late."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from builders import LEADER, MINERS, OWNER, identity
+from leader_world import BLOCK, Died, Mortal, World, play
+
+from muster.lab.faults import Fault, Kind, Script
+from muster.node.replica import Replica
+from muster.protocol import paths, wire
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import NO_CHECKPOINT
+from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
+from muster.protocol.wire import Kind as RecordKind
+
+SECOND = "second"
+"""Another aggregator, never in turn here."""
+
+POINTS = {
+    "heads": ("store.put", "*.heads"),
+    "seal": ("store.put_if_absent", "*.seal"),
+    "bundle": ("store.put", "*.bin"),
+    "record": ("store.put_if_absent", "*.rec"),
+    "anchor": ("chain.commit", "anchor/0"),
+}
+"""What a leader puts for a round, in that order."""
+
+
+async def one_of_each(world: World) -> None:
+    """Round 0 has one seal and one record, which everybody can fetch and judge, and both miners are in it."""
+    for key in (paths.seal(world.run_id, 0), paths.record(world.run_id, 0)):
+        assert len(world.stored(key)) == 1
+    anchors = {seen.anchor.digest for seen in await world.chain.anchors(0) if seen.anchor.round == 0}
+    assert len(anchors) == 1
+    first, last = await world.followed(1)
+    assert {entry.public: entry.reason for entry in first.entries} == {identity(name).public: "" for name in MINERS}
+    assert (first.kind, last.kind) == (RecordKind.ROUND, RecordKind.CLOSE)
+
+
+class TestLives:
+    """Two lives of a leader, at every point."""
+
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    @pytest.mark.parametrize("point", POINTS)
+    @pytest.mark.parametrize("away", [0, 100], ids=["at once", "when all is due"])
+    def test_a_second_life_goes_on_where_the_first_one_died(self, point: str, after: bool, away: int) -> None:
+        async def main() -> None:
+            world, operation, key = await World.begin(), *POINTS[point]
+            with pytest.raises(Died):
+                await world.lead(Mortal(Fault("lost" if after else "error", operation, key)))
+            if away:
+                world.chain.advance(away)
+            await world.lead()
+            await one_of_each(world)
+
+        play(main())
+
+    @pytest.mark.parametrize("kind", ["error", "lost"])
+    @pytest.mark.parametrize("count", [1, 4])
+    @pytest.mark.parametrize("point", POINTS)
+    def test_what_fails_is_done_again_in_the_same_life(self, point: str, kind: Kind, count: int) -> None:
+        async def main() -> None:
+            world, operation, key = await World.begin(), *POINTS[point]
+            fault = Fault(kind, operation, key, count=count)
+            script = Script([fault])
+            leader = await world.lead(script)
+            assert script.fired[fault] >= min(count, 2 if point in ("seal", "record") and kind == "lost" else 1)
+            await one_of_each(world)
+            assert leader.judged == 0
+            for event in ("sealed", "recorded"):
+                assert world.events(event) == [0, 1]
+
+        play(main())
+
+    @pytest.mark.parametrize("kind", ["missing", "error", "damaged"])
+    def test_a_record_that_the_second_life_cannot_see_at_first_is_the_one_that_is_anchored(self, kind: Kind) -> None:
+        """Its own would be other bytes than those that the anchor names, and nobody could ever apply the round."""
+
+        async def main() -> None:
+            world = await World.begin()
+            with pytest.raises(Died):
+                await world.lead(Mortal(Fault("error", "chain.commit", "anchor/0")))
+            blind = Script([Fault(kind, "store.get", "*.rec", count=1)])
+            await world.lead(blind)
+            assert not blind.unfired()
+            await one_of_each(world)
+
+        play(main())
+
+    @pytest.mark.parametrize("key", ["*.seal", "*.heads"])
+    @pytest.mark.parametrize("kind", ["error", "damaged", "truncated"])
+    def test_a_second_life_reads_its_seal_and_heads_until_they_are_whole(self, key: str, kind: Kind) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            with pytest.raises(Died):
+                await world.lead(Mortal(Fault("lost", "store.put_if_absent", "*.seal")))
+            script = Script([Fault(kind, "store.get", key, count=3)])
+            await world.lead(script)
+            assert not script.unfired()
+            await one_of_each(world)
+
+        play(main())
+
+
+class TestOwnWork:
+    """A leader knows what it made."""
+
+    def test_nothing_of_its_own_is_read_back_or_judged_again(self) -> None:
+        async def main() -> None:
+            world, script = await World.begin(), Script()
+            leader = await world.lead(script, rounds=2)
+            assert leader.judged == 0
+            assert script.asked(operation="store.get", sort="bundles.bin") == 0
+            assert script.asked(operation="store.get", sort="seals.heads") == 0
+            for sort in ("seals.seal", "records.rec"):
+                assert script.asked(operation="store.get", sort=sort) == 3, "whether an earlier life left one, a round"
+            await world.followed(2)
+
+        play(main())
+
+    def test_the_second_life_reads_and_judges_what_is_anchored_already(self) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            with pytest.raises(Died):
+                await world.lead(Mortal(Fault("lost", "chain.commit", "anchor/0")))
+            leader = await world.lead()
+            assert leader.judged == 1
+            await one_of_each(world)
+
+        play(main())
+
+    def test_a_checkpoint_is_written_when_it_is_due_and_at_the_end(self) -> None:
+        async def main() -> None:
+            world = await World.begin(clock={"checkpoint_every": 2})
+            await world.lead(rounds=3)
+            records = await world.followed(3)
+            assert [record.checkpoint != NO_CHECKPOINT for record in records] == [False, False, True, True]
+            for round_ in (2, 3):
+                assert len(world.stored(paths.checkpoint(world.run_id, round_, paths.MANIFEST))) == 1
+
+        play(main())
+
+
+class TestClosing:
+    """The last record."""
+
+    def test_a_run_of_no_rounds_is_closed_at_once(self) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            await world.lead(rounds=0)
+            (record,) = await world.followed(0)
+            assert (record.kind, record.entries, record.opening) == (RecordKind.CLOSE, (), None)
+            assert asyncio.get_running_loop().time() <= 5 * BLOCK
+
+        play(main())
+
+    def test_it_waits_for_the_last_rounds_scores_and_is_steered_by_none(self) -> None:
+        async def main(put: bool) -> int:
+            world = await World.begin(gauntlet={"score_wait": 50, "lag": 1})
+            publish = asyncio.create_task(publish_scores(world, 0, after=10)) if put else None
+            await world.lead(rounds=1)
+            first, last = await world.followed(1)
+            assert (first.scores, last.scores, last.kind) == ((), (), RecordKind.CLOSE)
+            if publish is not None:
+                await publish
+            return world.chain.height
+
+        assert 10 <= play(main(put=True)) < 20
+        assert play(main(put=False)) > 50
+
+
+def score_file(world: World, round_: int, invented: int = 0) -> bytes:
+    """The leader's operator's scores of a round: alice 2, bob 1, and peers that nobody knows."""
+    names = (*MINERS, *(f"invented {i}" for i in range(invented)))
+    peers = tuple(
+        PeerScores(
+            hotkey=identity(name).hotkey, uid=uid, assigned=(2.0, 1.0), unassigned=(2.0, 1.5), mu=0.5,
+            rating=(26.0, 1.0), positive=True, peer_score=2.0 - (name != MINERS[0]), incentive=0.0,
+        )
+        for uid, name in enumerate(names)
+    )  # fmt: skip
+    body = ScoresBody(round=round_, record="ab" * 32, heldout=4.0, peers=peers)
+    return encode_scores(body, identity(LEADER), world.run_id)
+
+
+async def publish_scores(world: World, round_: int, after: int) -> None:
+    """Put the scores of a round at a height."""
+    while world.chain.height < after:
+        await world.chain.next_block(world.chain.height)
+    await world.bucket().put(paths.scores(world.run_id, round_), score_file(world, round_))
+
+
+class TestScores:
+    """Whose scores steer a round."""
+
+    def test_a_round_waits_for_the_scores_of_lag_rounds_before_and_says_which_it_used(self) -> None:
+        async def main() -> None:
+            world = await World.begin(gauntlet={"score_wait": 50, "lag": 1})
+            publish = asyncio.create_task(publish_scores(world, 0, after=12))
+            await world.lead(rounds=2)
+            await publish
+            first, second, _ = await world.followed(2)
+            assert first.scores == ()
+            (used,) = second.scores
+            assert (used.round, hotkey_of(used.validator)) == (0, identity(LEADER).hotkey)
+            assert {row.public: row.score for row in used.rows} == {
+                identity(name).public: score for name, score in zip(MINERS, (2.0, 1.0), strict=True)
+            }
+            assert second.evaluate.block.number >= 12
+
+        play(main())
+
+    def test_peers_that_a_validator_invents_have_no_row(self) -> None:
+        async def main() -> None:
+            world = await World.begin(data={"slots": 60, "windows": 610})
+            await world.bucket().put(paths.scores(world.run_id, 0), score_file(world, 0, invented=50))
+            await world.lead(rounds=2)
+            _, second, _ = await world.followed(2)
+            assert {row.public for row in second.scores[0].rows} == {identity(name).public for name in MINERS}
+
+        play(main())
+
+    def test_a_validator_without_permit_is_not_waited_for(self) -> None:
+        async def main() -> None:
+            world = await World.begin(stake=0, gauntlet={"score_wait": 50, "lag": 1})
+            assert not any(peer.permit for peer in (await world.chain.snapshot()).peers)
+            await world.lead(rounds=2)
+            assert world.chain.height < 20
+
+        play(main())
+
+
+class TestAmendments:
+    """What waits in the leader's bucket."""
+
+    async def put(self, world: World, name: str, signer: str, value: int, path: str = "clock.deadline") -> None:
+        made = wire.encode_amendment(identity(signer), world.run_id, 4, path, str(value))
+        await world.bucket().put(paths.amendments(world.run_id) + name, made)
+
+    def test_the_owners_are_taken_up_once_and_others_never(self) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            await self.put(world, "a", OWNER, 77)
+            await self.put(world, "b", MINERS[0], 78)
+            await world.bucket().put(paths.amendments(world.run_id) + "c", b"rubbish")
+            await world.lead(rounds=5)
+            records = await world.followed(5)
+            assert [len(record.amendments) for record in records] == [1, 0, 0, 0, 0, 0]
+            opening = records[3].opening
+            assert opening is not None
+            assert opening.deadline == opening.open.number + 77
+
+        play(main())
+
+    def test_a_file_that_is_none_and_what_was_taken_up_before_stand_in_nobodys_way(self) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            prefix = paths.amendments(world.run_id)
+            await world.bucket().put(prefix + "0", bytes(10_000))
+            for i in range(wire.MAX_AMENDMENTS + 3):
+                await self.put(world, f"a{i:02d}", OWNER, 40 + i)
+            await world.lead(rounds=3)
+            records = await world.followed(3)
+            assert [len(record.amendments) for record in records] == [wire.MAX_AMENDMENTS, 3, 0, 0]
+
+        play(main())
+
+    def test_a_bucket_that_cannot_be_listed_costs_blocks_only(self) -> None:
+        async def main() -> None:
+            world = await World.begin()
+            await self.put(world, "a", OWNER, 77)
+            script = Script(
+                [Fault("error", "store.list", count=3), Fault("error", "store.get", "*/amendments/*", count=2)]
+            )
+            await world.lead(script)
+            assert not script.unfired()
+            assert [len(record.amendments) for record in await world.followed(1)] == [1, 0]
+
+        play(main())
+
+
+class TestFollowing:
+    """An aggregator that is not in turn."""
+
+    async def follow(self, world: World, script: Script) -> Replica:
+        """Lead a run of one round with another aggregator beside it; the other's replica."""
+        other, session = world.life(script, name=SECOND)
+        following = asyncio.create_task(session.run())
+        leader = await world.lead()
+        while not other.tip.closed:
+            world.chain.advance()
+            await asyncio.sleep(BLOCK)
+        await following
+        assert other.judged == 2
+        assert other.replica.root() == leader.replica.root()
+        return other.replica
+
+    def test_it_keeps_a_copy_of_every_round(self) -> None:
+        async def main() -> None:
+            world = await World.begin((LEADER, SECOND))
+            await self.follow(world, Script())
+            for round_ in range(2):
+                for path in (paths.seal, paths.record, paths.bundle):
+                    key = path(world.run_id, round_)
+                    assert world.stored(key, SECOND) == world.stored(key), key
+            assert world.stored(paths.bundle(world.run_id, 0))
+
+        play(main())
+
+    @pytest.mark.parametrize("key", ["*.bin", "*.seal", "*.rec"])
+    def test_a_copy_that_cannot_be_kept_ends_nobody(self, key: str) -> None:
+        async def main() -> None:
+            world, script = await World.begin((LEADER, SECOND)), Script([Fault("error", "store.put", key)])
+            await self.follow(world, script)
+            assert not script.unfired()
+            with pytest.raises(KeyError):
+                _ = {k: v for k, v in world.bucket(SECOND).stored.items() if v}[paths.record(world.run_id, 0)]
+
+        play(main())

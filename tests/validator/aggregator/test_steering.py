@@ -1,0 +1,336 @@
+"""The scores that steer a round: whose, which, and how long anybody is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from builders import SEED, hash32, identity, run_spec
+from closed_rounds import close, open_tip, taken_in
+
+from muster.lab import clock
+from muster.lab.faults import Fault, Kind, Script
+from muster.lab.faulty import FaultyBuckets, FaultyChain
+from muster.node.directory import Directory
+from muster.node.ledger.participant import Errands
+from muster.protocol import paths
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.errors import ChainError
+from muster.protocol.identity import Identity
+from muster.protocol.ledger import SCORES_AGE, Tip
+from muster.protocol.scores import PeerScores, ScoresBody, encode_scores, max_scores_bytes
+from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.wire import ScoresUsed
+from muster.validator.aggregator.steering import Steering
+
+VALIDATORS = ("first", "second", "third")
+BLOCK_SECONDS = 12.0
+SPEC = run_spec()
+SPEC = SPEC.model_copy(
+    update={"genesis": SPEC.genesis.model_copy(update={"leaders": tuple(identity(name).hotkey for name in VALIDATORS)})}
+)
+LAG = SPEC.gauntlet.lag
+
+
+def tip_at(round_: int) -> Tip:
+    """The ledger with that round open."""
+    tip = open_tip()
+    return replace(tip, history=replace(tip.history, genesis=SPEC), opening=replace(tip.opening, round=round_))
+
+
+def scores_file(validator: Identity, round_: int, *judged: Identity, run_id: bytes | None = None) -> bytes:
+    """A signed file that judges these peers, in the order given."""
+    rows = tuple(
+        PeerScores(
+            hotkey=peer.hotkey,
+            uid=uid,
+            assigned=None,
+            unassigned=None,
+            mu=0.5,
+            rating=(25.0, 8.0),
+            positive=True,
+            peer_score=1.0 + uid,
+            incentive=0.0,
+        )
+        for uid, peer in enumerate(judged)
+    )
+    body = ScoresBody(round=round_, record="ab" * 32, heldout=1.0, peers=rows)
+    return encode_scores(body, validator, run_id or open_tip().run_id)
+
+
+@dataclass
+class World:
+    """Three validators with stake and buckets, and a leader that looks at them."""
+
+    script: Script
+    chain: VirtualChain
+    buckets: MemoryBuckets = field(default_factory=MemoryBuckets)
+    steering: Steering = field(init=False)
+
+    def __post_init__(self) -> None:
+        height = lambda: self.chain.height  # noqa: E731
+        self.seen = FaultyChain(self.chain, self.script, height, "leader")
+        self.steering = Steering(Directory(self.seen, FaultyBuckets(self.buckets, self.script, height, "leader")))
+
+    @classmethod
+    async def begin(cls, *faults: Fault, permits: int = 64) -> World:
+        """`permits` is how many of them may validate, the last ones having most stake."""
+        stakes = {identity(name).hotkey: 10 + i for i, name in enumerate(VALIDATORS)}
+        chain = VirtualChain(ChainGenesis(seed=SEED, stakes=stakes, max_validators=permits))
+        for name in VALIDATORS:
+            await chain.register(identity(name))
+            await chain.commit(identity(name), f"mem:{name}")
+        for name in ("alice", "bob"):
+            await chain.register(identity(name))
+        return cls(Script(faults), chain)
+
+    def bucket(self, name: str) -> Store:
+        """A validator's bucket."""
+        return self.buckets.bucket(f"mem:{name}")
+
+    async def publish(self, name: str, round_: int, *judged: str) -> None:
+        """A validator's file of a round."""
+        data = scores_file(identity(name), round_, *(identity(peer) for peer in judged or ("alice", "bob")))
+        await self.bucket(name).put(paths.scores(open_tip().run_id, round_), data)
+
+    async def look(self, round_: int, errands: Errands | None = None) -> bool:
+        """One look of the leader's while that round is open."""
+        tip = tip_at(round_)
+        if errands is not None:
+            head, snapshot = await self.chain.head(), await self.chain.snapshot()
+            return await self.steering.look(tip, tip.score_rounds, snapshot, errands, head)
+        async with asyncio.TaskGroup() as tasks:
+            errands = Errands(tasks, self.seen)
+            found = await self.look(round_, errands)
+            errands.cancel()
+        return found
+
+    async def used(self, round_: int) -> dict[str, int]:
+        """By validator, the round whose scores steer that round."""
+        names = {identity(name).public: name for name in VALIDATORS}
+        return {names[scores.validator]: scores.round for scores in await self.files(round_)}
+
+    async def files(self, round_: int) -> tuple[ScoresUsed, ...]:
+        """The scores that steer that round."""
+        return self.steering.used(tip_at(round_), await self.chain.snapshot())
+
+
+class TestWhich:
+    """Each validator's newest file that may steer, and of it what concerns possible peers."""
+
+    async def test_the_newest_of_each(self) -> None:
+        world = await World.begin()
+        for name in VALIDATORS:
+            for round_ in (7, 8, 9):
+                await world.publish(name, round_)
+        assert await world.look(9)
+        assert await world.used(9) == dict.fromkeys(VALIDATORS, 9 - LAG)
+        files = await world.files(9)
+        assert [file.validator for file in files] == sorted(identity(name).public for name in VALIDATORS)
+        assert {file.stake for file in files} == {10, 11, 12}
+
+    async def test_before_there_can_be_any_none_are_waited_for(self) -> None:
+        world = await World.begin()
+        assert await world.look(0)
+        assert world.script.asked("*", "store.*") == 0
+        assert await world.files(0) == ()
+
+    async def test_where_the_newest_is_not_there_an_older_one_steers(self) -> None:
+        world = await World.begin()
+        await world.publish("first", 5)
+        await world.publish("second", 8)
+        assert not await world.look(9)
+        assert await world.used(9) == {"first": 5, "second": 8}
+
+    async def test_one_that_is_too_old_does_not(self) -> None:
+        world = await World.begin()
+        newest = 30 - LAG
+        await world.publish("first", newest - SCORES_AGE)
+        await world.publish("second", newest - SCORES_AGE - 1)
+        await world.look(30)
+        assert await world.used(30) == {"first": newest - SCORES_AGE}
+        assert await world.used(31) == {}
+
+    async def test_who_is_late_by_one_round_in_every_round_goes_on_steering(self) -> None:
+        """Its file of the round before is there each time; it was not when it was first looked for."""
+        world, late = await World.begin(), "first"
+        for round_ in range(2, 2 * SCORES_AGE):
+            await world.look(round_)
+            await world.publish(late, round_ - LAG)
+            if round_ > 3:
+                assert await world.used(round_) == {late: round_ - LAG - 1}
+
+    async def test_rows_of_peers_that_cannot_be_are_dropped(self) -> None:
+        """Registered now, or with an entry in the records remembered."""
+        world = await World.begin()
+        await world.publish("first", 0, "alice", "nobody", "gone", "bob")
+        tip, closed = tip_at(1), close(open_tip(), [taken_in(open_tip(), "alice", 0), taken_in(open_tip(), "bob", 1)])
+        assert closed.record.entries
+        await world.look(1)
+        (file,) = world.steering.used(tip, await world.chain.snapshot())
+        assert [row.public for row in file.rows] == sorted(identity(name).public for name in ("alice", "bob"))
+        past = (replace(tip.past[-1], present=tip.past[-1].present | {identity("gone").public}),)
+        (file,) = world.steering.used(replace(tip, past=past), await world.chain.snapshot())
+        assert len(file.rows) == 3
+
+
+class TestWhose:
+    """Validators of the spec, with a permit and a bucket; of nobody else a file is read or waited for."""
+
+    async def test_without_a_permit_one_does_not_count(self) -> None:
+        world = await World.begin(permits=1)
+        for name in VALIDATORS:
+            await world.publish(name, 0)
+        assert await world.look(1)
+        assert await world.used(1) == {"third": 0}
+        assert world.script.asked("*", "store.get") == 1
+
+    @pytest.mark.parametrize("location", ["ftp://nowhere", "dir:elsewhere"])
+    async def test_without_a_bucket_one_does_not_count(self, location: str) -> None:
+        world = await World.begin()
+        for name in VALIDATORS[1:]:
+            await world.publish(name, 0)
+        await world.chain.commit(identity("first"), location)
+        assert await world.look(1)
+        assert set(await world.used(1)) == set(VALIDATORS[1:])
+
+    async def test_somebody_with_stake_who_is_not_of_the_spec_does_not_count(self) -> None:
+        world = await World.begin()
+        await world.chain.commit(identity("alice"), "mem:alice")
+        await world.bucket("alice").put(
+            paths.scores(open_tip().run_id, 0), scores_file(identity("alice"), 0, identity("bob"))
+        )
+        await world.look(1)
+        assert await world.used(1) == {}
+
+
+class TestUnusable:
+    """A file that cannot be used is looked at again: it may have been damaged on the way here."""
+
+    @pytest.mark.parametrize("kind", ["damaged", "truncated", "missing", "error"])
+    async def test_a_read_that_fails_once(self, kind: Kind) -> None:
+        world = await World.begin(Fault(kind, "store.get", "*00000008.json", owner="first", count=1))
+        for name in VALIDATORS:
+            await world.publish(name, 8)
+        assert not await world.look(9)
+        assert await world.used(9) == {"second": 8, "third": 8}
+        assert await world.look(9)
+        assert await world.used(9) == dict.fromkeys(VALIDATORS, 8)
+        assert world.script.unfired() == []
+
+    @pytest.mark.parametrize("how", ["another's", "another round's", "another run's", "no file", "too large"])
+    async def test_what_is_not_a_validators_own_file_of_the_round(self, how: str) -> None:
+        world, first = await World.begin(), identity("first")
+        data = {
+            "another's": scores_file(identity("second"), 0, identity("alice")),
+            "another round's": scores_file(first, 1, identity("alice")),
+            "another run's": scores_file(first, 0, identity("alice"), run_id=hash32("another")),
+            "no file": b"{}",
+            "too large": b" " * (max_scores_bytes(SPEC.data.slots) + 1),
+        }[how]
+        await world.bucket("first").put(paths.scores(open_tip().run_id, 0), data)
+        for name in VALIDATORS[1:]:
+            await world.publish(name, 0)
+        assert not await world.look(1), "it is waited for"
+        assert await world.used(1) == {"second": 0, "third": 0}
+        await world.publish("first", 0)
+        assert await world.look(1)
+
+
+class TestWaiting:
+    """Nobody holds a look up beyond its block, or a round beyond its time."""
+
+    @pytest.mark.parametrize("kind", ["hang", "slow"])
+    def test_who_hangs_costs_a_look_its_block_and_is_asked_once_at_a_time(self, kind: Kind) -> None:
+        fault = Fault(kind, "store.get", owner="first", seconds=25.0 if kind == "slow" else 0.0, count=1)
+
+        async def lead() -> None:
+            world = await World.begin(fault)
+            for name in VALIDATORS:
+                await world.publish(name, 0)
+            async with asyncio.TaskGroup() as tasks:
+                driving = tasks.create_task(drive(world.chain))
+                errands, loop = Errands(tasks, world.seen), asyncio.get_running_loop()
+                assert not await world.look(1, errands)
+                assert loop.time() == BLOCK_SECONDS
+                assert await world.used(1) == {"second": 0, "third": 0}
+                while not await world.look(1, errands):
+                    assert world.script.asked("*", "store.get") <= 3 + 1
+                    await world.chain.next_block((await world.chain.head()).number)
+                assert await world.used(1) == dict.fromkeys(VALIDATORS, 0)
+                assert world.script.asked("*", "store.get") == (3 if kind == "slow" else 4)
+                driving.cancel()
+
+        clock.run(lead())
+
+    def test_the_end_of_a_round_ends_its_reads_and_the_next_round_makes_them_again(self) -> None:
+        async def lead() -> None:
+            world = await World.begin(Fault("hang", "store.get", owner="first", count=1))
+            for name in VALIDATORS:
+                await world.publish(name, 0)
+                await world.publish(name, 1)
+            async with asyncio.TaskGroup() as tasks:
+                driving = tasks.create_task(drive(world.chain))
+                assert not await world.look(1)
+                assert await world.look(2)
+                driving.cancel()
+            assert await world.used(2) == dict.fromkeys(VALIDATORS, 1)
+
+        clock.run(lead())
+
+    async def test_who_came_too_late_for_the_last_record_is_not_waited_for_until_it_is_in_time(self) -> None:
+        world, tip = await World.begin(), tip_at(5)
+        await world.publish("first", 4)
+        assert not await world.look(5)
+        world.steering.recorded(tip, record_using(await world.files(5)))
+        await world.publish("first", 5)
+        assert await world.look(6), "the two others are not waited for any more"
+        await world.publish("second", 5)
+        assert await world.look(6)
+        assert await world.used(6) == {"first": 5, "second": 5}
+        world.steering.recorded(tip_at(6), record_using(await world.files(6)))
+        await world.publish("first", 6)
+        assert not await world.look(7), "the second is again"
+
+    async def test_a_silent_one_costs_a_request_a_look_and_a_search_a_round(self) -> None:
+        world = await World.begin(permits=1)
+        for look in range(5):
+            assert not await world.look(40)
+            assert world.script.asked("*", "store.get") == SCORES_AGE + 1 + look
+        assert not await world.look(41)
+        assert world.script.asked("*", "store.get") == 2 * (SCORES_AGE + 1) + 4
+
+    async def test_what_is_known_is_not_read_again(self) -> None:
+        world = await World.begin()
+        for name in VALIDATORS:
+            await world.publish(name, 0)
+        for _ in range(5):
+            assert await world.look(1)
+        assert world.script.asked("*", "store.get") == len(VALIDATORS)
+
+    async def test_a_chain_that_does_not_say_fails_the_look(self) -> None:
+        world = await World.begin(
+            Fault("hang", "store.get", owner="first"), Fault("error", "chain.next_block", count=1)
+        )
+        async with asyncio.TaskGroup() as tasks:
+            errands = Errands(tasks, world.seen)
+            with pytest.raises(ChainError):
+                await world.look(1, errands)
+            errands.cancel()
+
+
+def record_using(scores: tuple[ScoresUsed, ...]) -> Any:
+    """A record that these scores steered."""
+    tip = open_tip()
+    closed = close(tip, [taken_in(tip, "alice", 0), taken_in(tip, "bob", 1)])
+    return replace(closed.record, scores=scores)
+
+
+async def drive(chain: VirtualChain) -> None:
+    """A block every twelve seconds."""
+    while True:
+        await asyncio.sleep(BLOCK_SECONDS)
+        chain.advance()

@@ -1,0 +1,92 @@
+"""What a leader has of the round it leads: who is in, whose scores steer it, and in which order seats are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from muster.node.ledger.participant import Errands, Surroundings, possession
+from muster.node.replica import Replica
+from muster.node.submission import Submissions
+from muster.protocol.chain.base import Block, Snapshot
+from muster.protocol.identity import public_of
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import ScoresUsed
+from muster.validator.aggregator.intake import Intake
+from muster.validator.aggregator.steering import Steering
+
+
+class Leading:
+    """One round, as the one process that leads it sees it; `closing` says that the run ends with it.
+
+    Large payloads wait in the folder `spool` (None: where the system keeps temporary files).
+    """
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        tip: Tip,
+        replica: Replica,
+        errands: Errands,
+        steering: Steering,
+        closing: bool,
+        spool: Path | None,
+    ) -> None:
+        self.surroundings = surroundings
+        self.tip = tip
+        self.replica = replica
+        self.closing = closing
+        self.spool = spool
+        offload = surroundings.offload
+        facts = tip.facts(possession(tip, replica))
+        self.intake = Intake(facts, Submissions(tip, offload, spool), errands, offload)
+        self._errands = errands
+        self._steering = steering
+
+    async def look(self, snapshot: Snapshot, head: Block) -> list[bytes]:
+        """Before the seal: the peers whose head is known since the last look.
+
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        self.intake.facts = self.tip.facts(self.intake.facts.possession, slots(snapshot))
+        return await self.intake.look(self.surroundings.directory.stores(snapshot), head)
+
+    @property
+    def score_rounds(self) -> range:
+        """The rounds whose scores are waited for, newest first.
+
+        Of a closing round nothing is steered, but the last round's scores shall be in before the run ends.
+        """
+        last = self.tip.round - 1
+        return range(last, max(last - 1, -1), -1) if self.closing else self.tip.score_rounds
+
+    async def scored(self, snapshot: Snapshot, head: Block) -> bool:
+        """Look for scores; whether there are none left to wait for.
+
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        return await self._steering.look(self.tip, self.score_rounds, snapshot, self._errands, head)
+
+    def scores(self, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
+        """The scores that steer the round, as far as they are in."""
+        return () if self.closing else self._steering.used(self.tip, snapshot)
+
+    def order(self, snapshot: Snapshot) -> tuple[bytes, ...]:
+        """Who has the first claim to a seat, by who holds its slot and what is known of the scores now."""
+        self.intake.recheck(slots(snapshot))
+        return self.tip.order(self.intake.candidates(), self.scores(snapshot))
+
+    async def reveal(self, snapshot: Snapshot, head: Block) -> frozenset[bytes]:
+        """After the seal: go on fetching what may get a seat; returns the peers that nothing more is awaited from.
+
+        Raises:
+            ChainError: the chain does not say when the look is over.
+        """
+        stores = self.surroundings.directory.stores(snapshot)
+        return await self.intake.reveal(stores, self.order(snapshot), self.tip.spec.gauntlet.seats, head)
+
+
+def slots(snapshot: Snapshot) -> dict[bytes, int]:
+    """Who is registered where, by public key."""
+    return {public_of(peer.hotkey): peer.uid for peer in snapshot.peers}

@@ -1,0 +1,175 @@
+"""The record of a round: decided once, judged as everybody will judge it, put and anchored until the chain has it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from muster.node.checkpoint import make_checkpoint
+from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
+from muster.protocol import ledger, paths, wire
+from muster.protocol.chain.base import Anchor, Block
+from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
+from muster.protocol.ledger import Applied
+from muster.validator.aggregator.bundle import Bundle, make_bundle
+from muster.validator.aggregator.compose import Decision, Work, compose
+from muster.validator.aggregator.leading import Leading
+from muster.validator.aggregator.sealing import Sealing
+
+log = logging.getLogger(__name__)
+
+MAX_AMENDMENT_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A record of this life's making, judged, with all that has to be published for it."""
+
+    data: bytes
+    applied: Applied
+    bundle: Bundle
+
+
+class Recording:
+    """Decides a round; of two lives of a leader the first one's record stands."""
+
+    def __init__(self, leading: Leading, sealing: Sealing) -> None:
+        self._leading = leading
+        self._sealing = sealing
+        self._made: _Made | None = None
+        self._standing: bytes | None = None
+
+    def known(self, digest: bytes) -> Applied | None:
+        """The record this life made was judged when it was made."""
+        made = self._made
+        return made.applied if made is not None and made.applied.digest == digest else None
+
+    async def publish(self, head: Block) -> None:
+        """Decide the round, put bundle, checkpoint and record, and anchor it; all of it can be done again.
+
+        Raises:
+            ChainError, StorageError: not now.
+            LedgerError: this leader has a fault; going on would stall the run for everybody.
+        """
+        around, tip = self._leading.surroundings, self._leading.tip
+        anchors = await around.chain.anchors(tip.round)
+        if any(seen.hotkey == around.identity.hotkey for seen in anchors):
+            return
+        if self._standing is None:
+            self._standing = digest = await self._put(head)
+            counts = {} if self._made is None else {"accepted": len(self._made.applied.record.accepted)}
+            around.journal.event("recorded", round=tip.round, record=digest.hex(), **counts)
+        await around.chain.commit(around.identity, around.location, Anchor(tip.round, self._standing))
+
+    async def _put(self, head: Block) -> bytes:
+        """Have one record of the round in the own bucket, made where there is none; its digest."""
+        around, tip = self._leading.surroundings, self._leading.tip
+        if self._made is None:
+            found = await self._found()
+            if found is not None:
+                return found
+            self._made = await self._make(head)
+        made = self._made
+        if made.bundle.size:
+            around.faults.trip("bundle.before_put")
+            await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round))
+        around.faults.trip("record.before_put")
+        if await around.bucket.put_if_absent(paths.record(tip.run_id, tip.round), made.data):
+            return made.applied.digest
+        found = await self._found()
+        if found is None:
+            raise ObjectMissing(f"the own record of round {tip.round} is there and cannot be found")
+        if found != made.applied.digest:
+            log.warning("an earlier life of this leader has recorded round %d otherwise: its record stands", tip.round)
+            self._made = None
+        return found
+
+    async def _found(self) -> bytes | None:
+        """The digest of the record that is in the own bucket, None where none is.
+
+        Raises:
+            StorageError: the bucket cannot be read, or what was read is damaged.
+        """
+        tip = self._leading.tip
+        try:
+            key = paths.record(tip.run_id, tip.round)
+            data = await self._leading.surroundings.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
+            return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
+        except ObjectMissing:
+            return None
+        except WireError as error:
+            raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
+
+    async def _make(self, head: Block) -> _Made:
+        """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored."""
+        leading, tip, intake = self._leading, self._leading.tip, self._leading.intake
+        chain, offload = leading.surroundings.chain, leading.surroundings.offload
+        seal, seal_digest = await self._sealing.standing()
+        snapshot = await chain.snapshot()
+        if leading.order(snapshot) != intake.order:  # scores have come in since the last look, or there was none
+            await leading.reveal(snapshot, head)
+        failures, scores = intake.failures(), leading.scores(snapshot)
+        choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
+        payloads = [intake.payload(public) for public in choice.accepted]
+        updates = [payload.update for payload in payloads]
+        _, weights = await offload(lambda: ledger.prepare(updates, tip.spec))
+        opened = [payload.opened for payload in payloads]
+        bundle = await offload(lambda: make_bundle(opened, leading.spool))
+        decision = Decision(
+            seal=seal,
+            seal_digest=seal_digest,
+            root=await offload(leading.replica.root),
+            scores=scores,
+            evaluate=await draw(chain, EVALUATE, tip.round, head.number),
+            assign=await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number),
+            possess=await draw(chain, POSSESS, tip.round + 1, head.number),
+            checkpoint=await self._checkpoint(),
+            amendments=await self._amendments(),
+            closing=leading.closing,
+        )
+        heads = {public: taken.head.data for public, taken in intake.peers.items()}
+        record = compose(tip, decision, heads, Work(choice, weights, bundle.digest, bundle.size))
+        data = wire.encode_record(record, leading.surroundings.identity)
+        digest = wire.digest_of(data)
+        applied = await offload(
+            lambda: ledger.verify(
+                tip, record, digest, (seal, seal_digest), decision.root, intake.admitted, lambda _accepted: updates
+            )
+        )
+        return _Made(data, applied, bundle)
+
+    async def _checkpoint(self) -> bytes:
+        """Write the checkpoint of θ where one is due; returns what the record pins."""
+        tip, replica, around = self._leading.tip, self._leading.replica, self._leading.surroundings
+        due = tip.round > 0 and tip.round % tip.spec.clock.checkpoint_every == 0
+        if not due and not self._leading.closing:
+            return ledger.NO_CHECKPOINT
+        made = await around.offload(
+            lambda: make_checkpoint(
+                replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root()
+            )
+        )
+        for name, data in made.shards.items():
+            await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data, deadline=BULK_DEADLINE)
+        await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), made.manifest)
+        around.journal.event("checkpoint", round=tip.round, bytes=sum(map(len, made.shards.values())))
+        return made.digest
+
+    async def _amendments(self) -> tuple[bytes, ...]:
+        """Amendments waiting in the bucket that are valid now and not yet adopted, as many as a record holds."""
+        tip, bucket = self._leading.tip, self._leading.surroundings.bucket
+        found: list[bytes] = []
+        known = set(tip.history.amendments)
+        for info in await bucket.list(paths.amendments(tip.run_id)):
+            if len(found) == wire.MAX_AMENDMENTS:
+                break
+            try:
+                data = await bucket.get(info.key, max_bytes=MAX_AMENDMENT_BYTES)
+                if wire.decode_amendment(data, tip.run_id) in known:
+                    continue
+                ledger.adopt_amendments(tip.history, [*found, data], tip.round)
+            except (LedgerError, ObjectTooLarge, WireError) as error:
+                log.warning("the amendment %s is not taken up: %s", info.key, error)
+                continue
+            found.append(data)
+        return tuple(found)

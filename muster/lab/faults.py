@@ -53,10 +53,11 @@ class Fault:
     is · `damaged` flips a bit of the bytes read · `truncated` reads only half of them.
 
     `operation` is one of `OPERATIONS`. `key` is the object's key (of `list`, the prefix); for a chain see
-    `muster.lab.faulty`. `who` is the participant that asks, `owner` the name of the bucket that is asked.
+    `muster.lab.faulty`. `who` is the participant that asks, `owner` the name of the bucket that is asked. With `start`,
+    only ranges that begin at that byte or later: a payload, and not the head before it.
 
-    It fires while every limit allows it: `count` times; for `blocks` blocks from the first time on; below the height
-    `until_block`. Without a limit it fires always.
+    It fires while every limit allows it: `count` times; for `blocks` blocks from the first time on; from the height
+    `from_block` on; below the height `until_block`. Without a limit it fires always.
     """
 
     kind: Kind
@@ -68,6 +69,8 @@ class Fault:
     blocks: int | None = None
     until_block: int | None = None
     seconds: float = 0.0
+    start: int = 0
+    from_block: int = 0
 
     def __post_init__(self) -> None:
         if not any(fnmatchcase(operation, self.operation) for operation in REACH[self.kind]):
@@ -83,16 +86,18 @@ class Fault:
             and fnmatchcase(request.key, self.key)
             and fnmatchcase(request.who, self.who)
             and fnmatchcase(request.owner, self.owner)
+            and request.start >= self.start
         )
 
 
 class Request(NamedTuple):
-    """One call of a store or a chain (whose owner is "chain")."""
+    """One call of a store or a chain (whose owner is "chain"); `start` is where a range begins."""
 
     who: str
     owner: str
     operation: str
     key: str
+    start: int = 0
 
 
 class Asked(NamedTuple):
@@ -168,4 +173,5 @@ class Script:
             (fault.count is None or self.fired[fault] < fault.count)
             and (fault.blocks is None or height < begun + fault.blocks)
             and (fault.until_block is None or height < fault.until_block)
+            and height >= fault.from_block
         )

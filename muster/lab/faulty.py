@@ -90,8 +90,8 @@ class FaultyStore(Store):
         self._who = who
         self._owner = owner
 
-    def _call(self, operation: str, key: str) -> _Call:
-        request = Request(self._who, self._owner, f"store.{operation}", key)
+    def _call(self, operation: str, key: str, start: int = 0) -> _Call:
+        request = Request(self._who, self._owner, f"store.{operation}", key, start)
         return _Call(self._script, self._height, request, StorageError)
 
     async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
@@ -115,7 +115,7 @@ class FaultyStore(Store):
 
     async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
         """Read, by script."""
-        call = self._call("get_range", key)
+        call = self._call("get_range", key, start)
         return call.read(await self._store.get_range(key, start, length, deadline=await call.begin(deadline)))
 
     async def download(self, key: str, target: Path, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:

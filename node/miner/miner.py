@@ -90,6 +90,11 @@ class Miner(Follower):
         made = self._memory.made
         return made if made is not None and made.round == self._tip.round else None
 
+    @property
+    def awaits_seal(self) -> bool:
+        """Once it is made: where the bucket took the submission and only its answer was lost, it may be sealed."""
+        return self.made is not None
+
     async def slot(self) -> int | None:
         """The uid that this hotkey has now; None where it is not registered.
 

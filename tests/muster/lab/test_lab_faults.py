@@ -10,6 +10,7 @@ from muster.protocol import paths
 RUN = bytes(range(32))
 GET = Request("miner-0", "operator-0", "store.get", paths.seal(RUN, 3))
 PUT = Request("miner-0", "miner-0", "store.put", paths.key(RUN, 3))
+RANGE = Request("aggregator-0", "miner-0", "store.get_range", paths.submission(RUN, 3), 430)
 ANCHORS = Request("miner-0", "chain", "chain.anchors", "3")
 
 
@@ -31,6 +32,7 @@ def befalls(script: Script, request: Request, heights: range) -> list[int]:
         (Fault("damaged"), [GET], [PUT, ANCHORS]),
         (Fault("lost"), [PUT], [GET, ANCHORS]),
         (Fault("slow", seconds=1), [GET, PUT, ANCHORS], []),
+        (Fault("error", start=430), [RANGE], [GET, PUT, ANCHORS, RANGE._replace(start=429)]),
     ],
 )
 def test_patterns_and_kinds_choose(fault: Fault, hit: list[Request], spared: list[Request]) -> None:
@@ -51,6 +53,10 @@ def test_blocks_count_from_the_first_time() -> None:
 
 def test_until_block_is_a_height() -> None:
     assert befalls(Script([Fault("error", until_block=9)]), GET, range(7, 30)) == [7, 8]
+
+
+def test_from_block_is_a_height_too() -> None:
+    assert befalls(Script([Fault("error", from_block=9, blocks=3)]), GET, range(5, 20)) == [9, 10, 11]
 
 
 def test_limits_hold_together() -> None:

@@ -1,0 +1,137 @@
+"""Whatever fails, for whom and however often: a run that waits loses nothing, one that must not wait loses exactly one.
+
+The cells and the rule their outcome is computed from are in `fault_cells`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fault_cells import ABSENT, BLOCK, FOLLOWER, MINER, ROUNDS, Bound, Cell, Setting, cells
+from run_builders import MAX_BYTES, Ledger, Stage, genesis_without, lay_out
+
+from muster.cast import Cast
+from muster.lab import clock
+from muster.lab.faults import Script
+from muster.lab.nano import CountingMiner, compiled_loops, nano_template
+from muster.lab.simulator import SimulatedRun, Simulator
+from muster.protocol import paths
+from muster.protocol.spec import RunSpec, Template
+
+LIMIT = 200 * BLOCK
+"""Seconds of the loop's time after which a run is stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A run laid out, and how it goes where nothing fails."""
+
+    stage: Stage
+    spec: RunSpec
+    faultless: SimulatedRun
+
+    @classmethod
+    def prepare(cls, setting: Setting, texts: list[Path], folder: Path) -> Ground:
+        """Lay it out and play it once."""
+        document = nano_template().model_dump()
+        document["clock"] |= setting.clock
+        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait}
+        stage = lay_out(folder, texts, Template.model_validate(document), Cast.of(0, 2, setting.operators, {}))
+        spec = genesis_without(stage.spec, stage.member(MINER).hotkey) if setting.stranger else stage.spec
+        return cls(stage, spec, _play(stage, spec, Script()))
+
+    def play(self, script: Script) -> SimulatedRun:
+        """The run with faults, to its closing record."""
+        return _play(self.stage, self.spec, script)
+
+
+def _play(stage: Stage, spec: RunSpec, script: Script) -> SimulatedRun:
+    simulator = Simulator(
+        stage.cast, spec, stage.text, classes=lambda _: CountingMiner, script=script, block_seconds=BLOCK
+    )
+    return clock.run(simulator.run(ROUNDS), LIMIT)
+
+
+Grounds = Callable[[Setting], Ground]
+
+
+@pytest.fixture(scope="module")
+def grounds(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
+    """The ground of each setting, laid when it is first asked for."""
+    laid: dict[Setting, Ground] = {}
+
+    def ground(setting: Setting) -> Ground:
+        if setting not in laid:
+            laid[setting] = Ground.prepare(setting, texts, tmp_path_factory.mktemp("ground") / "run")
+        return laid[setting]
+
+    with compiled_loops():
+        yield ground
+
+
+@pytest.mark.parametrize("cell", list(cells()), ids=str)
+def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
+    ground = grounds(cell.setting)
+    script = Script([*cell.place.also, cell.fault])
+    run = ground.play(script)
+
+    assert script.unfired() == [], "the fault did not happen"
+    misses = cell.misses(ground.spec)
+    check_reasons(run, ground.stage, misses)
+    assert len(run.state_roots) == ROUNDS, "everybody ends on the same bits"
+    if not misses:
+        assert run.state_roots == ground.faultless.state_roots, "a fault that was waited out changed a bit of θ"
+    assert run.chain.height - ground.faultless.chain.height <= cell.extra_blocks(ground.spec), "it took too long"
+    check_scores(run, cell, ground.spec)
+    if cell.place.who == FOLLOWER:
+        check_unnoticed(run, ground)
+
+
+def check_reasons(run: SimulatedRun, stage: Stage, misses: Mapping[int, str | None]) -> None:
+    """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
+    ledger, first = Ledger(run), min(misses, default=ROUNDS)
+    for round_ in range(ROUNDS):
+        reasons = ledger.reasons(stage.cast, round_)
+        mine = reasons.pop(MINER, ABSENT)
+        assert reasons == {"miner-1": ""}, f"round {round_}: somebody else paid"
+        if round_ == first:
+            assert mine == misses[round_], f"round {round_}"
+        elif first < round_ < ROUNDS - 1:
+            assert mine in ("", ABSENT), f"round {round_}: it may only be behind"
+        else:
+            assert mine == "", f"round {round_}"
+
+
+def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
+    """Scores steer the next round, unless they came later than it waits; none is published twice."""
+    steered = [scores.round for scores in Ledger(run).record(1).scores]
+    late = cell.place.bound in (Bound.SCORE, Bound.STEER) and cell.costs(spec)
+    assert steered == ([] if late else [0] * len(spec.genesis.leaders))
+    for i in range(len(spec.genesis.leaders)):
+        scored = [event["round"] for event in run.events(f"validator-{i}", "scored")]
+        assert scored == sorted(set(scored))
+        assert scored == list(range(ROUNDS)) or late
+
+
+def check_unnoticed(run: SimulatedRun, ground: Ground) -> None:
+    """What fails at a bystander changes nothing for others, and in the end it has mirrored every round."""
+    for name in set(run.participants) - {FOLLOWER}:
+        assert told(run, name) == told(ground.faultless, name), name
+    names = (paths.record, paths.seal, paths.bundle)
+    for key in [name(run.spec.run_id(), round_) for name in names for round_ in range(ROUNDS)]:
+        there, mirrored = (read(run, f"mem:operator-{i}", key) for i in range(2))
+        assert mirrored == there, key
+
+
+def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
+    """When what happened to somebody."""
+    return [(event["time"], event["event"], event.get("round")) for event in run.journals[name]]
+
+
+def read(run: SimulatedRun, location: str, key: str) -> bytes:
+    """An object as it lies in a bucket."""
+    return asyncio.run(run.buckets.bucket(location).get(key, max_bytes=MAX_BYTES))

@@ -29,6 +29,9 @@ from muster.protocol.wire import Seal
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LOOP_TURNS = 16
+"""Turns of the event loop that reads which wait for nothing outside need at most: a few tasks deep."""
+
 JOIN_TRIES = 50
 """Blocks for which joining goes on trying the same thing before it gives up: ten minutes of a chain of 12 s blocks."""
 
@@ -102,9 +105,10 @@ class Errands:
         Raises:
             ChainError: the chain does not say.
         """
-        await asyncio.sleep(0)  # what needs no waiting is done now, and then no block has to pass
-        if all(task.done() for task in started):
-            return
+        for _ in range(LOOP_TURNS):  # what needs no waiting is done within a few, and then no block has to pass
+            await asyncio.sleep(0)
+            if all(task.done() for task in started):
+                return
         block = asyncio.ensure_future(self._chain.next_block(head.number))
         everything = asyncio.ensure_future(asyncio.wait(started))
         try:

@@ -60,7 +60,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
         began = asyncio.get_running_loop().time()
         events = await observe(leader, *arguments)
         found.seconds.append(asyncio.get_running_loop().time() - began)
-        found.held.append(sum(taken.payload is not None for taken in leader._open.intake.peers.values()))
+        found.held.append(sum(taken.payload is not None for taken in leader._open.leading.intake.peers.values()))
         return events
 
     async def sealed(leader: Aggregator, *arguments: Any) -> Seal:

@@ -275,3 +275,17 @@ class Life:
         """Whether it holds the θ that the ledger leads to, at the ledger's tip."""
         same = self.participant.replica.root() == self.world.replica.root()
         return same and self.participant.tip == self.world.tip
+
+
+async def nothing() -> None:
+    """A block in which the test does nothing."""
+
+
+async def run_with(*faults: Fault, ended: bool = True, **how: Any) -> World:
+    """Two rounds, one of them with work in it, and the end of the run."""
+    world = await World.begin(*faults, **how)
+    await world.close()
+    await world.close(())
+    if ended:
+        await world.close(closing=True)
+    return world

@@ -53,11 +53,12 @@ _NONE: frozenset[Instruction] = frozenset()
 class RoundState:
     """A round as one participant sees it. Peers are public keys.
 
-    `me` is the participant's own key. `closing` says that its leader ends the run with this round. `since` is the
-    first block this participant saw the round at. `submitted` is what the leader has seen; `sealed` is None until the
-    seal; `settled` the sealed peers that nothing more is awaited from; `scored` whether every score this round's
-    selection may wait for is in; `looks` how often the leader has looked at the peers since the seal. `record` is the
-    digest of the round's valid record. `running`, `failed` and `done` are the instructions that have been given.
+    `me` is the participant's own key. `closing` says that its leader ends the run with this round. `submitted` is what
+    the leader has seen; `sealed` is None until the seal; `settled` the sealed peers that nothing more is awaited from;
+    `scored` whether every score this round's selection may wait for is in. `since`, `revealing_since` and `looked` are
+    the blocks of the leader's first look, of its first one after the seal, and of its newest one; `looks` is how often
+    it has looked since the seal. `record` is the digest of the round's valid record. `running`, `failed` and `done` are
+    the instructions that have been given.
     """
 
     role: Role
@@ -68,13 +69,13 @@ class RoundState:
     closing: bool = False
     phase: Phase = Phase.SUBMIT
     opened: bool = False
-    since: int | None = None
     block: int = 0
+    since: int | None = None
+    looked: int | None = None
     submitted: frozenset[bytes] = frozenset()
-    looked: bool = False
     sealed: frozenset[bytes] | None = None
     sealed_block: int = 0
-    revealing_since: int = 0
+    revealing_since: int | None = None
     settled: frozenset[bytes] = frozenset()
     scored: bool = False
     looks: int = 0
@@ -87,13 +88,11 @@ class RoundState:
     def deadline(self) -> int:
         """The block at which the leader seals whatever is in.
 
-        A leader that comes to the round when it is over already (it was down, or the whole run was paused) has seen
-        nobody fail to deliver: it gives the round its full length from then on.
+        The round has its full length from the leader's first look on: where the record before it came late, or the
+        leader or the whole run was down, nobody has failed to deliver while nobody could.
         """
         opening = self.opening
-        if self.since is None or self.since < opening.deadline:
-            return opening.deadline
-        return self.since + opening.deadline - opening.open.number
+        return max(opening.deadline, (self.since or 0) + opening.deadline - opening.open.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +199,15 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case Opened():
             state = replace(state, opened=True)
         case Tick(block):
-            since = block if state.since is None else state.since
             failed = _NONE if block > state.block else state.failed
-            state = replace(state, since=since, block=max(state.block, block), failed=failed)
+            state = replace(state, block=max(state.block, block), failed=failed)
         case SubmissionSeen(peer):
             state = replace(state, submitted=state.submitted | {peer})
         case Looked():
-            state = replace(state, looked=True, looks=state.looks + (state.phase is Phase.REVEAL))
+            state = _looked(state)
         case SealSeen(peers, block) if state.phase is Phase.SUBMIT:
-            # A seal may be public long after its block (its put failed, its leader was away): nobody could show a key.
-            public = max(state.block, block)
-            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=public)
-            state = replace(state, revealing_since=public)
+            latest = max(state.block, block)
+            state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=latest)
         case KeySettled(peer):
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
@@ -219,6 +215,15 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case RecordSeen(digest):
             state = replace(state, phase=Phase.APPLY, record=digest)
     return state
+
+
+def _looked(state: RoundState) -> RoundState:
+    """The facts after a look."""
+    since = state.block if state.since is None else state.since
+    if state.phase is not Phase.REVEAL:
+        return replace(state, since=since, looked=state.block)
+    revealing = state.block if state.revealing_since is None else state.revealing_since
+    return replace(state, since=since, looked=state.block, revealing_since=revealing, looks=state.looks + 1)
 
 
 def _reported(state: RoundState, event: Done | Failed) -> RoundState:
@@ -234,31 +239,35 @@ def _reported(state: RoundState, event: Done | Failed) -> RoundState:
 def ready_to_seal(state: RoundState) -> bool:
     """All expected peers are in (there are some, enough heads in all, the round is old enough), or it is the deadline.
 
-    Without enough heads the round would be null, and if the few are always faster than the rest, null for ever. Never
-    before the first look, or a leader that was away would close a round whose submissions it has not seen. A
-    closing round waits for nobody.
+    Without enough heads the round would be null, and if the few are always faster than the rest, null for ever. The
+    deadline comes with a look at its block or later: what came in time is seen before the round is closed, and a
+    leader that was away, or cannot look, closes nothing. A closing round waits for nobody.
     """
+    if state.looked is None:
+        return state.closing
     expected = frozenset(state.opening.expected)
     enough = len(state.submitted) >= state.clock.min_submissions
     early = bool(expected) and enough and expected <= state.submitted and state.block >= state.opening.min_block
-    return state.closing or (state.looked and (early or state.block >= state.deadline))
+    return state.closing or early or state.looked >= state.deadline
 
 
 def ready_to_record(state: RoundState) -> bool:
     """Every sealed peer is settled or out of time, and the scores are in or out of time.
 
-    Peers that nobody expects have only the grace period, and at least two looks in it. Never in the seal's own block
-    (the evaluation beacon must come from a later one), and never before the first look.
+    The time is that of the newest look. That for keys counts from the first look after the seal: a seal may be public
+    long after its block (its put failed, its leader was away), and until then nobody can show a key. Peers that nobody
+    expects have only the grace period, and at least two looks in it. Never in the seal's own block (the evaluation
+    beacon must come from a later one), and never before the first look.
     """
     assert state.sealed is not None
-    if state.block <= state.sealed_block or not state.looks:
+    if state.looked is None or state.revealing_since is None or state.block <= state.sealed_block:
         return False
     reveal_ends = state.revealing_since + state.clock.reveal
     owing = state.sealed - state.settled
-    if state.block >= state.revealing_since + state.clock.grace and state.looks >= 2:
+    if state.looked >= state.revealing_since + state.clock.grace and state.looks >= 2:
         owing &= frozenset(state.opening.expected)
-    revealed = not owing or state.block >= reveal_ends
-    scored = state.scored or state.block >= reveal_ends + state.score_wait
+    revealed = not owing or state.looked >= reveal_ends
+    scored = state.scored or state.looked >= reveal_ends + state.score_wait
     return revealed and scored
 
 

@@ -142,7 +142,7 @@ class Moments:
         if self._seen.closing:
             return "the run ends"
         if block is not None and block >= deadline:
-            return f"the deadline has come, block {deadline}"
+            return f"the deadline has come, block {block}"
         last = ", ".join(self._names.hotkey(hotkey) for hotkey in _texts(entry.facts.get("peers")))
         return "everybody expected is in" + (f", {last} last" if last else "")
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from muster.node.directory import Directory
@@ -16,7 +17,7 @@ from muster.node.replica import Replica
 from muster.protocol import ledger
 from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
-from muster.protocol.errors import ChainError, NotRegistered, StorageError
+from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, StorageError
 from muster.protocol.faults import Faults
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
@@ -31,8 +32,11 @@ T = TypeVar("T")
 LOOP_TURNS = 16
 """Turns of the event loop that reads which wait for nothing outside need at most: a few tasks deep."""
 
-JOIN_TRIES = 10
-"""Blocks for which joining goes on trying to read the same object before it gives up."""
+JOIN_TRIES = 50
+"""Blocks for which joining goes on trying the same thing before it gives up: ten minutes of a chain of 12 s blocks."""
+
+JOIN_RETRY = 12.0
+"""Seconds that stand for a block where the chain does not say when the next one comes."""
 
 
 class Offload(Protocol):
@@ -144,6 +148,11 @@ class Participant:
         """Whether it, as the leader, ends the run with the open round."""
         return False
 
+    @property
+    def awaits_seal(self) -> bool:
+        """Whether it has something to show once the open round is sealed."""
+        return False
+
     def begin(self, errands: Errands) -> None:
         """A round begins; background work of this round is started through `errands`."""
 
@@ -188,14 +197,22 @@ class Participant:
 async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, Replica]:
     """Register, commit the location, and catch up to the newest checkpoint (or genesis).
 
+    What fails for a reason that may pass is tried again at the next blocks.
+
     Raises:
         ChainError, StorageError, LedgerError: joining is not possible.
     """
-    chain, identity = surroundings.chain, surroundings.identity
-    await chain.register(identity)
-    await commit_location(surroundings)
-    start = await reader.genesis_tip(history, chain)
-    tip, replica = await _newest_checkpoint(start, surroundings)
+    chain, identity, directory = surroundings.chain, surroundings.identity, surroundings.directory
+    await _patiently(chain, partial(chain.register, identity))
+    await _patiently(chain, partial(commit_location, surroundings))
+    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
+    way = CatchUp(start)
+
+    async def newest_checkpoint() -> tuple[Tip, Replica | None]:
+        store = await directory.store_of(hotkey_of(start.leader_in_turn))
+        return (start, None) if store is None else await way.go(Reader(chain, directory), store)
+
+    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.tip)
     if replica is None:
         spec = history.genesis
         replica = await surroundings.offload(lambda: Replica.genesis(spec, history.run_id))
@@ -203,23 +220,29 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
     return tip, replica
 
 
-async def _newest_checkpoint(start: Tip, surroundings: Surroundings) -> tuple[Tip, Replica | None]:
-    """Where the leader's bucket lets a newcomer begin; what fails is tried again from there at the next blocks."""
-    chain, directory, leader = surroundings.chain, surroundings.directory, hotkey_of(start.leader_in_turn)
-    read, head = Reader(chain, directory), await chain.head()
-    way, left = CatchUp(start), JOIN_TRIES
+async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
+    """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
+
+    Raises:
+        ChainError, StorageError, LedgerError: trying again is of no use, or has been for `JOIN_TRIES` blocks.
+    """
+    left = JOIN_TRIES
     while True:
-        reached = way.tip
+        before = reached()
         try:
-            if left < JOIN_TRIES:
-                head = await chain.next_block(head.number)
-            store = await directory.store_of(leader)
-            return (start, None) if store is None else await way.go(read, store)
+            return await step()
+        except (NotRegistered, NotPermitted):
+            raise
         except (StorageError, ChainError) as error:
-            left = (left if way.tip is reached else JOIN_TRIES) - 1
+            left = (left if reached() is before else JOIN_TRIES) - 1
             if not left:
                 raise
-            log.warning("the ledger cannot be read yet: %s", error)
+            log.warning("joining waits: %s", error)
+        try:
+            await chain.next_block((await chain.head()).number)
+        except ChainError as error:
+            log.warning("joining waits: the chain does not say what block it is at: %s", error)
+            await asyncio.sleep(JOIN_RETRY)
 
 
 async def commit_location(surroundings: Surroundings) -> None:

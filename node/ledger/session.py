@@ -58,28 +58,31 @@ class Session:
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied, or until cancelled."""
-        head = await self._beyond(None)
         me = self._participant
         while not me.tip.closed:
             before = me.tip
             async with asyncio.TaskGroup() as tasks:
                 errands = Errands(tasks, self._chain)
-                head = await _Round(self, me, errands).play(head)
+                await _Round(self, me, errands).play()
                 errands.cancel()
             assert me.tip is not before, "a round that is closed has moved the tip"
 
-    async def _beyond(self, head: Block | None) -> Block:
-        """The newest block, after `head`; a chain that fails is asked until it answers."""
+    async def newest_block(self) -> Block:
+        """The newest block.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        return await self._chain.head()
+
+    async def block_after(self, head: Block | None) -> Block:
+        """The newest block, once it is beyond `head`; a chain that fails is asked until it answers."""
         while True:
             try:
                 return await (self._chain.head() if head is None else self._chain.next_block(head.number))
             except ChainError as error:
                 self.complain(f"the chain does not say what block it is at: {error}")
                 await asyncio.sleep(CHAIN_RETRY)
-
-    async def next_block(self, head: Block) -> Block:
-        """Wait for the next block."""
-        return await self._beyond(head)
 
     async def find_record(self) -> tuple[Applied, Fetched | None] | None:
         """The first record of the open round that is anchored, at hand and valid, in chain order."""
@@ -146,51 +149,53 @@ class _Round:
         self._round = tip.round
         participant.begin(errands)
 
-    async def play(self, head: Block) -> Block:
-        """Until the round is closed; returns the newest block then."""
-        await self._feed([Tick(head.number), *await self._look(first=True), Opened()], head)
+    async def play(self) -> None:
+        """Until the round is closed."""
+        head = await self._session.block_after(None)
+        await self._feed([Tick(head.number), *await self._look(first=True), Opened()])
         while self._machine.state.phase is not Phase.CLOSED:
             news = [*self._drain(), *(await self._look() or await self._observe(head))]
-            acted = await self._feed(news, head)
-            if not acted and all(isinstance(event, Looked) for event in news):  # nothing is new
-                head = await self._session.next_block(head)
-                await self._feed([Tick(head.number)], head)
-        return head
+            acted = await self._feed(news)
+            if self._machine.state.phase is not Phase.CLOSED:
+                # Acting takes time, and what is decided next is decided by the time of now.
+                idle = not acted and all(isinstance(event, Looked) for event in news)
+                head = await self._session.block_after(head if idle else None)
+                await self._feed([Tick(head.number)])
 
     def _drain(self) -> Iterable[Event]:
         while self._ended:
             yield self._ended.popleft()
 
-    async def _feed(self, events: Iterable[Event], head: Block) -> bool:
+    async def _feed(self, events: Iterable[Event]) -> bool:
         """Feed events and whatever follows from them; says whether anything was carried out."""
         waiting, acted = deque(events), False
         while waiting:
             for instruction in self._machine.feed(waiting.popleft()):
                 acted = True
-                waiting.extend(await self._carry_out(instruction, head))
+                waiting.extend(await self._carry_out(instruction))
         return acted
 
-    async def _carry_out(self, instruction: Instruction, head: Block) -> list[Event]:
+    async def _carry_out(self, instruction: Instruction) -> list[Event]:
         """Do what the machine says; what came of it, by name."""
         if instruction is Instruction.TRAIN:
             self._errands.start(self._train())
             return []
         try:
-            events = await self._do(instruction, head)
+            events = await self._do(instruction)
         except (StorageError, ChainError) as error:
             return [self._failed(instruction, error)]
         return [Done(instruction), *events]
 
-    async def _do(self, instruction: Instruction, head: Block) -> list[Event]:
+    async def _do(self, instruction: Instruction) -> list[Event]:
         me = self._me
         match instruction:
             case Instruction.PUBLISH_SEAL:
-                return [self._sealed(await me.publish_seal(head))]
+                return [self._sealed(await me.publish_seal(await self._session.newest_block()))]
             case Instruction.PUBLISH_KEY:
                 assert self._seal is not None
                 await me.publish_key(self._seal)
             case Instruction.PUBLISH_RECORD:
-                await me.publish_record(head)
+                await me.publish_record(await self._session.newest_block())
             case Instruction.APPLY:
                 assert self._record is not None
                 await me.apply(*self._record)
@@ -212,7 +217,7 @@ class _Round:
     async def _look(self, first: bool = False) -> list[Event]:
         """What every participant looks for: the round's record, and before it its seal where that matters.
 
-        Nobody but a miner acts on a seal, and it only once its submission is up; a leader makes it, and looks once,
+        Nobody but a miner acts on a seal, and it only once its submission is made; a leader makes it, and looks once,
         in case an earlier life of this process has.
         """
         state = self._machine.state
@@ -221,8 +226,8 @@ class _Round:
         self._record = await self._session.find_record()
         if self._record is not None:
             return [RecordSeen(self._record[0].digest)]
-        submitted = state.role is Role.MINER and Instruction.TRAIN in state.done
-        if state.phase is Phase.SUBMIT and (submitted or (first and state.role in (Role.MINER, Role.LEADER))):
+        concerned = self._me.awaits_seal or (first and state.role in (Role.MINER, Role.LEADER))
+        if state.phase is Phase.SUBMIT and concerned:
             seal = await self._session.find_seal()
             return [] if seal is None else [self._sealed(seal)]
         return []

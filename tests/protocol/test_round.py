@@ -131,7 +131,7 @@ def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> N
         (ScoresIn(), {"scored": True}),
         (
             SealSeen(frozenset({C}), 104),
-            {"phase": REVEALED, "sealed": frozenset({C}), "sealed_block": 104, "revealing_since": 104, "block": 104},
+            {"phase": REVEALED, "sealed": frozenset({C}), "sealed_block": 104, "block": 104},
         ),
         (RECORD_SEEN, {"phase": APPLYING, "record": RECORD_SEEN.digest, "running": frozenset({APPLY})}),
         (Opened(), {"opened": True}),
@@ -146,7 +146,7 @@ def test_what_an_event_leaves_behind(event: Event, change: dict[str, object]) ->
 
 def test_a_seal_of_an_older_block_does_not_turn_the_clock_back() -> None:
     state, _ = play(submitting(Role.FOLLOWER), Tick(108), SealSeen(frozenset(), 104))
-    assert (state.block, state.sealed_block, state.revealing_since) == (108, 104, 108)
+    assert (state.block, state.sealed_block) == (108, 104)
 
 
 def test_a_second_seal_changes_nothing() -> None:
@@ -193,7 +193,7 @@ def test_a_miner_back_from_a_restart_shows_its_sealed_key_and_does_not_train() -
     ],
 )
 def test_when_the_leader_seals(expected: tuple[bytes, ...], events: Sequence[Event], sealed: bool) -> None:
-    state, said = play(begin(Role.LEADER, expected), Tick(OPEN), Looked(), Opened(), *events)
+    state, said = play(begin(Role.LEADER, expected), Tick(OPEN), Looked(), Opened(), *events, Looked())
     assert said == ([SEAL] if sealed else [])
     assert (SEAL in state.running) is sealed
     assert state.phase is SUBMIT
@@ -205,22 +205,41 @@ def test_a_leader_never_seals_before_it_has_looked() -> None:
     assert play(begin(Role.LEADER), *events, Looked())[1] == [SEAL]
 
 
-@pytest.mark.parametrize("back", [DEADLINE, DEADLINE + 500])
-def test_a_leader_that_was_away_at_the_deadline_gives_the_round_its_full_length(back: int) -> None:
-    """A run that was paused finds its clock run on: nobody has failed to deliver while nobody could."""
+def test_a_leader_closes_nothing_at_a_deadline_at_which_it_has_not_looked() -> None:
+    """What came in the last block is in; and a leader whose looks fail has not seen that anybody failed."""
+    state, said = play(submitting(Role.LEADER), Tick(DEADLINE), Tick(DEADLINE + 100))
+    assert said == []
+    assert play(state, Looked())[1] == [SEAL]
+    late = SEALED_AT + REVEAL + SCORE_WAIT
+    state, said = play(revealing(Role.LEADER), Tick(late), Tick(late + 100))
+    assert said == []
+    assert play(state, Looked())[1] == [RECORD]
+
+
+@pytest.mark.parametrize("back", [OPEN + 1, DEADLINE, DEADLINE + 500])
+def test_a_round_has_its_full_length_from_the_leaders_first_look(back: int) -> None:
+    """A run that was paused, or a record that came late: nobody has failed to deliver while nobody could."""
     state, said = play(begin(Role.LEADER), Tick(back), Looked(), Tick(back + DEADLINE - OPEN - 1), Looked())
     assert said == []
-    assert play(state, Tick(back + DEADLINE - OPEN))[1] == [SEAL]
+    assert play(state, Tick(back + DEADLINE - OPEN), Looked())[1] == [SEAL]
     assert play(state, SubmissionSeen(A), SubmissionSeen(B))[1] == [SEAL]
 
 
 def test_a_round_that_would_be_null_is_not_sealed_early() -> None:
     """After a null record the few that were valid are expected; if they were enough to seal, it would be null again."""
     state = replace(begin(Role.LEADER, (A,)), clock=CLOCK.model_copy(update={"min_submissions": 2}))
-    state, said = play(state, Tick(MIN_BLOCK), SubmissionSeen(A), Looked())
+    state, said = play(state, Tick(OPEN), Looked(), Tick(MIN_BLOCK), SubmissionSeen(A), Looked())
     assert said == []
     assert play(state, SubmissionSeen(C))[1] == [SEAL]
-    assert play(state, Tick(DEADLINE))[1] == [SEAL]
+    assert play(state, Tick(DEADLINE), Looked())[1] == [SEAL]
+
+
+def test_the_time_for_keys_counts_from_the_first_look_after_the_seal() -> None:
+    """A seal that took long to publish was no seal that a miner could have answered."""
+    late = SEALED_AT + REVEAL + SCORE_WAIT
+    state, said = play(submitting(Role.LEADER), IN_SEAL, Tick(late), Looked(), ScoresIn(), Tick(late + 1), Looked())
+    assert said == []
+    assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
 
 
 def test_a_closing_leader_waits_for_nobody() -> None:
@@ -231,7 +250,7 @@ def test_a_closing_leader_waits_for_nobody() -> None:
 @pytest.mark.parametrize("role", [Role.MINER, Role.VALIDATOR, Role.FOLLOWER])
 def test_nobody_else_seals_or_records(role: Role) -> None:
     events = (SubmissionSeen(A), SubmissionSeen(B), Tick(DEADLINE), IN_SEAL, KeySettled(A), KeySettled(C))
-    _, said = play(submitting(role), *events, ScoresIn(), Tick(200))
+    _, said = play(submitting(role), *events, ScoresIn(), Tick(200), Looked())
     assert not {SEAL, RECORD} & set(said)
 
 
@@ -259,7 +278,7 @@ ALL_IN = (KeySettled(A), KeySettled(C), ScoresIn())
     ],
 )
 def test_when_the_leader_records(events: Sequence[Event], recorded: bool) -> None:
-    state, said = play(revealing(Role.LEADER), *events)
+    state, said = play(revealing(Role.LEADER), *events, Looked())
     assert said == ([RECORD] if recorded else [])
     assert (RECORD in state.running) is recorded
     assert state.phase is REVEALED
@@ -280,7 +299,7 @@ def test_a_stranger_who_owes_his_key_is_waited_for_only_the_grace_period() -> No
     for expected, recorded in (((A,), True), ((A, C), False)):
         opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=expected)
         state = replace(revealing(Role.LEADER), opening=opened, clock=clock)
-        _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1))
+        _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1), Looked())
         assert said == ([RECORD] if recorded else [])
 
 
@@ -291,19 +310,11 @@ def test_keys_and_scores_that_came_before_the_seal_count() -> None:
 
 def test_a_leader_back_from_a_restart_gives_the_keys_their_time_again() -> None:
     late = SEALED_AT + REVEAL + SCORE_WAIT
-    state, said = play(begin(Role.LEADER), Tick(late), IN_SEAL, Opened(), Looked(), ScoresIn(), Tick(late + REVEAL - 1))
+    sealed = (Tick(late), IN_SEAL, Opened(), Looked(), ScoresIn())
+    state, said = play(begin(Role.LEADER), *sealed, Tick(late + REVEAL - 1), Looked())
     assert said == []
-    assert play(state, Tick(late + REVEAL))[1] == [RECORD]
+    assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
     assert play(state, KeySettled(A), KeySettled(C))[1] == [RECORD]
-
-
-def test_a_seal_that_could_not_be_put_in_time_gives_the_keys_their_time_from_when_it_was_public() -> None:
-    """Its block is when its leader first tried; nobody can show a key before the seal is there."""
-    late = SEALED_AT + 2 * REVEAL
-    _, said = play(submitting(Role.LEADER), Tick(late), IN_SEAL, Looked(), ScoresIn(), Tick(late + REVEAL - 1))
-    assert said == [SEAL]
-    _, said = play(submitting(Role.LEADER), Tick(late), IN_SEAL, Looked(), ScoresIn(), Tick(late + REVEAL))
-    assert said == [SEAL, RECORD]
 
 
 def test_an_empty_seal_needs_no_keys() -> None:
@@ -313,14 +324,14 @@ def test_an_empty_seal_needs_no_keys() -> None:
 
 @pytest.mark.parametrize("again", [Tick(DEADLINE), SubmissionSeen(C), ScoresIn(), KeySettled(A)])
 def test_a_seal_in_the_making_is_not_asked_for_again(again: Event) -> None:
-    state = submitting(Role.LEADER, Tick(DEADLINE))
+    state = submitting(Role.LEADER, Tick(DEADLINE), Looked())
     assert step(state, again)[1] == ()
 
 
 @pytest.mark.parametrize(
     ("state", "instruction"),
     [
-        (submitting(Role.LEADER, Tick(DEADLINE)), SEAL),
+        (submitting(Role.LEADER, Tick(DEADLINE), Looked()), SEAL),
         (revealing(Role.LEADER, *ALL_IN, Tick(SEALED_AT + 1)), RECORD),
         (submitting(Role.MINER, IN_SEAL), KEY),
         (submitting(Role.MINER, Opened()), TRAIN),
@@ -345,7 +356,7 @@ def test_what_failed_is_not_given_again_once_it_is_pointless() -> None:
     failed = Failed(TRAIN, "no disk")
     assert play(submitting(Role.MINER, Opened(), failed), NOT_IN_SEAL, Tick(SEALED_AT + 1))[1] == []
     assert play(submitting(Role.MINER, Opened(), failed), RECORD_SEEN, Tick(SEALED_AT + 1))[1] == [APPLY]
-    late = submitting(Role.LEADER, Tick(DEADLINE), Failed(SEAL, "no disk"))
+    late = submitting(Role.LEADER, Tick(DEADLINE), Looked(), Failed(SEAL, "no disk"))
     assert SEAL not in play(late, SealSeen(frozenset(), DEADLINE), Tick(DEADLINE + 1))[1]
 
 
@@ -432,7 +443,7 @@ def test_a_leader_that_is_told_the_time_always_finishes(expected: tuple[bytes, .
     state, _ = play(state, Looked())
     state, _ = play(state, *resolved(state, "failed"))
     if state.phase is SUBMIT and SEAL not in state.done:
-        state, said = play(state, Tick(DEADLINE + 80), Tick(DEADLINE + 100))
+        state, said = play(state, Tick(DEADLINE + 80), Looked(), Tick(DEADLINE + 100), Looked())
         assert said == [SEAL]
     state, _ = play(state, SealSeen(frozenset({A}), DEADLINE + 100), *resolved(state, "done"), Looked(), Looked())
-    assert RECORD in state.done or RECORD in play(state, Tick(DEADLINE + 300), Tick(DEADLINE + 400))[1]
+    assert RECORD in state.done or RECORD in play(state, Tick(DEADLINE + 300), Looked())[1]

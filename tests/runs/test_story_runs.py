@@ -151,9 +151,11 @@ class TestRoundWithFailures:
 
     def test_a_submission_that_never_came(self, case: Case) -> None:
         story = case.story(LATE)
-        deadline = story.seen.tip.opening.deadline
-        assert [(one.name, one.what, one.block) for one in story.missed] == [("miner-3", "submission", deadline)]
-        assert f"seals the round now: the deadline has come, block {deadline}" in said(story, "aggregator-0")
+        assert story.seen.seal is not None
+        sealed = story.seen.seal.block.number
+        assert sealed == story.seen.tip.opening.deadline + 1, "the round before was anchored a block late"
+        assert [(one.name, one.what, one.block) for one in story.missed] == [("miner-3", "submission", sealed)]
+        assert f"seals the round now: the deadline has come, block {sealed}" in said(story, "aggregator-0")
         (problem,) = said(story, "miner-3", failed=True)
         assert problem.startswith("the submission is not up yet: store.put ")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from muster.node.health import longest_round
 from muster.node.ledger.participant import Errands, Follower, Surroundings
 from muster.node.ledger.reader import BULK_DEADLINE, Fetched
 from muster.node.replica import Replica
@@ -44,6 +45,7 @@ class Aggregator(Follower):
         self._spool = spool
         self._steering = Steering(surroundings.directory)
         self._round: _Open | None = None
+        self._failing_since: int | None = None
 
     def role(self) -> Role:
         """It leads when it is its turn."""
@@ -96,15 +98,30 @@ class Aggregator(Follower):
         await self._open.recording.publish(head)
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:
-        """Another leader's round is kept in this bucket too, for whoever joins when that leader is gone."""
+        """Another leader's round is kept in this bucket first, for whoever joins when that leader is gone.
+
+        Raises:
+            ChainError, StorageError: not now; a bucket that takes nothing is tried for a round, and then done without.
+        """
         before = self._tip
-        await super().apply(applied, fetched)
-        self._steering.recorded(before, applied.record)
         if fetched is not None and applied.record.leader != self.public:
             try:
                 await self._mirror(before, fetched)
             except StorageError as error:
-                log.warning("round %d is not mirrored: %s", before.round, error)
+                await self._check_patience(before, error)
+        await super().apply(applied, fetched)
+        self._failing_since = None
+        self._steering.recorded(before, applied.record)
+
+    async def _check_patience(self, tip: Tip, error: StorageError) -> None:
+        """Raise the error of a copy that could not be kept, unless that has been tried for long enough."""
+        block = (await self.surroundings.chain.head()).number
+        if self._failing_since is None:
+            self._failing_since = block
+        if block < self._failing_since + longest_round(tip.spec):
+            raise error
+        log.error("round %d is not mirrored: %s", tip.round, error)
+        self.note("unmirrored", round=tip.round, problem=str(error))
 
     async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
         bucket, run_id, round_ = self.surroundings.bucket, tip.run_id, tip.round

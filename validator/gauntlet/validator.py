@@ -12,6 +12,7 @@ from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.node.data import TextReader
+from muster.node.health import longest_round
 from muster.node.ledger.participant import Errands, Follower, Surroundings
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
@@ -120,7 +121,7 @@ class Validator(Follower):
         return await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
 
     async def _try_to_publish(self, applied: Applied, scoring: _Round) -> None:
-        """Publish the scores and set the weights, or give up after as many blocks as a leader waits for anything.
+        """Publish the scores and set the weights; give up when they steer nothing any more, or a round's time is over.
 
         Raises:
             ChainError, StorageError: not now; the record is applied when it is done, or pointless.
@@ -137,7 +138,8 @@ class Validator(Follower):
             block = (await self.surroundings.chain.head()).number
             if scoring.failing_since is None:
                 scoring.failing_since = block
-            if block < scoring.failing_since + spec.clock.reveal + spec.gauntlet.score_wait:
+            patient = block < scoring.failing_since + longest_round(spec)
+            if patient and not await self._recorded(round_ + spec.gauntlet.lag):
                 raise
             self._unpublished(round_, str(error))
         scoring.published = True
@@ -248,7 +250,7 @@ class Validator(Follower):
             try:
                 await self.surroundings.chain.set_weights(self.surroundings.identity, weights)
                 self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
-            except ChainError as error:
+            except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder
                 log.info("weights are not set this round: %s", error)
 
 

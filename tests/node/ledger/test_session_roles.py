@@ -30,10 +30,13 @@ class Trainee(Watcher):
         self.trained: list[str] = []
         self.keys: list[int] = []
         self.problems: dict[str, list[Exception]] = {}
-        self.looked_for_seal: list[int] = []
 
     def role(self) -> Role:
         return Role.MINER
+
+    @property
+    def awaits_seal(self) -> bool:
+        return f"{self.tip.round} done" in self.trained
 
     def fails(self, what: str) -> None:
         """Raise what this deed has to raise next."""

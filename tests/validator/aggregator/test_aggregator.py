@@ -312,12 +312,24 @@ class TestFollowing:
         play(main())
 
     @pytest.mark.parametrize("key", ["*.bin", "*.seal", "*.rec"])
-    def test_a_copy_that_cannot_be_kept_ends_nobody(self, key: str) -> None:
+    def test_a_copy_that_cannot_be_kept_for_a_round_is_done_without(self, key: str) -> None:
         async def main() -> None:
             world, script = await World.begin((LEADER, SECOND)), Script([Fault("error", "store.put", key)])
             await self.follow(world, script)
             assert not script.unfired()
             with pytest.raises(KeyError):
                 _ = {k: v for k, v in world.bucket(SECOND).stored.items() if v}[paths.record(world.run_id, 0)]
+
+        play(main())
+
+    @pytest.mark.parametrize("key", ["*.bin", "*.seal", "*.rec"])
+    def test_a_copy_that_cannot_be_kept_now_is_kept_at_a_later_block(self, key: str) -> None:
+        async def main() -> None:
+            world, script = await World.begin((LEADER, SECOND)), Script([Fault("error", "store.put", key, blocks=5)])
+            await self.follow(world, script)
+            assert not script.unfired()
+            for name in (paths.record, paths.seal, paths.bundle):
+                kept = name(world.run_id, 0)
+                assert world.bucket(SECOND).stored[kept] == world.bucket(LEADER).stored[kept]
 
         play(main())

@@ -153,14 +153,18 @@ class _Round:
         """Until the round is closed."""
         head = await self._session.block_after(None)
         await self._feed([Tick(head.number), *await self._look(first=True), Opened()])
-        while self._machine.state.phase is not Phase.CLOSED:
+        while not self._closed:
             news = [*self._drain(), *(await self._look() or await self._observe(head))]
             acted = await self._feed(news)
-            if self._machine.state.phase is not Phase.CLOSED:
+            if not self._closed:
                 # Acting takes time, and what is decided next is decided by the time of now.
                 idle = not acted and all(isinstance(event, Looked) for event in news)
                 head = await self._session.block_after(head if idle else None)
                 await self._feed([Tick(head.number)])
+
+    @property
+    def _closed(self) -> bool:
+        return self._machine.state.phase is Phase.CLOSED
 
     def _drain(self) -> Iterable[Event]:
         while self._ended:

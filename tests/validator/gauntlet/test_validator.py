@@ -15,9 +15,9 @@ from builders import LEADER, MINERS, MODEL, identity
 from leader_world import MAX_BYTES, World, play
 
 from muster.lab.faults import Fault, Script
-from muster.node.health import longest_round
 from muster.node.corpus import Manifest, Shard
 from muster.node.data import TextReader
+from muster.node.health import longest_round
 from muster.node.journal import Journal
 from muster.protocol import paths
 from muster.protocol.errors import StorageError

@@ -254,20 +254,22 @@ def ready_to_seal(state: RoundState) -> bool:
 def ready_to_record(state: RoundState) -> bool:
     """Every sealed peer is settled or out of time, and the scores are in or out of time.
 
-    The time is that of the newest look. That for keys counts from the first look after the seal: a seal may be public
-    long after its block (its put failed, its leader was away), and until then nobody can show a key. Peers that nobody
-    expects have only the grace period, and at least two looks in it. Never in the seal's own block (the evaluation
-    beacon must come from a later one), and never before the first look.
+    Time goes on to the block after the newest look, and no further: a leader that cannot look has seen nobody fail.
+    That for keys counts from the first look after the seal: a seal may be public long after its block (its put failed,
+    its leader was away), and until then nobody can show a key. Peers that nobody expects have only the grace period,
+    and at least two looks in it. Never in the seal's own block (the evaluation beacon must come from a later one), and
+    never before the first look.
     """
     assert state.sealed is not None
     if state.looked is None or state.revealing_since is None or state.block <= state.sealed_block:
         return False
+    now = min(state.block, state.looked + 1)
     reveal_ends = state.revealing_since + state.clock.reveal
     owing = state.sealed - state.settled
-    if state.looked >= state.revealing_since + state.clock.grace and state.looks >= 2:
+    if now >= state.revealing_since + state.clock.grace and state.looks >= 2:
         owing &= frozenset(state.opening.expected)
-    revealed = not owing or state.looked >= reveal_ends
-    scored = state.scored or state.looked >= reveal_ends + state.score_wait
+    revealed = not owing or now >= reveal_ends
+    scored = state.scored or now >= reveal_ends + state.score_wait
     return revealed and scored
 
 

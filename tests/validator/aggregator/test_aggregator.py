@@ -330,6 +330,6 @@ class TestFollowing:
             assert not script.unfired()
             for name in (paths.record, paths.seal, paths.bundle):
                 kept = name(world.run_id, 0)
-                assert world.bucket(SECOND).stored[kept] == world.bucket(LEADER).stored[kept]
+                assert world.bucket(SECOND).stored[kept][-1] == world.bucket(LEADER).stored[kept][-1]
 
         play(main())

@@ -170,6 +170,11 @@ def counted(module: Any, name: str, calls: Counter[str]) -> None:
     setattr(module, name, counting)
 
 
+async def for_ever(*_: Any) -> None:
+    """Wait until cancelled."""
+    await asyncio.Event().wait()
+
+
 async def lead(folder: Path, peers: int, layers: int) -> Memory:
     """One leader's round 0 over what `forge` made, from joining to having anchored its record."""
     calls: Counter[str] = Counter()
@@ -187,6 +192,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     )
     tip, replica = await participants.join(history, surroundings)
     leader = aggregators.Aggregator(surroundings, tip, replica, 1)
+    leader.apply = for_ever  # the step of θ comes after what is measured
     session = sessions.Session(leader, chain, getattr(surroundings, "directory", buckets))
     sealed = folder / "buckets" / operator.name / paths.seal(tip.run_id, 0)
 

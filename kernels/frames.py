@@ -127,8 +127,10 @@ def encode(update: SparseUpdate) -> bytes:
     return b"".join(parts)
 
 
-def decode(data: bytes, grid: Grid, k: int) -> SparseUpdate:
+def decode(data: bytes | memoryview, grid: Grid, k: int) -> SparseUpdate:
     """The update that `data` encodes. No byte of it is trusted; sizes are checked before memory is taken.
+
+    Takes the memory of the update, which the grid alone decides, and a few frames' beside it.
 
     Raises:
         FrameError: not a payload of this grid and k, with the reason.
@@ -137,28 +139,27 @@ def decode(data: bytes, grid: Grid, k: int) -> SparseUpdate:
     starts = grid.entry_starts(k)
     if len(data) > max_encoded_bytes(grid, k):
         raise FrameError("frame_length", f"{len(data)} bytes are more than any update of this grid has")
-    indices: list[npt.NDArray[np.int16]] = []
-    codes: list[_Bytes] = []
-    scales: list[_Bytes] = []
+    indices, codes = np.empty(starts[-1], np.int16), np.empty(starts[-1], np.uint8)
+    scales = np.empty((len(starts) - 1, _SCALES), np.uint8)
     view, at = memoryview(data), 0
     for start, stop in grid.frames:
         sizes, counts = _frame_sizes(grid, k, start, stop)
-        entries = int(starts[stop] - starts[start])
+        here, entries = slice(int(starts[start]), int(starts[stop])), int(starts[stop] - starts[start])
         fixed = _SCALES * (stop - start)
         content, at = _take_squeezed(view, at, fixed + entries, fixed + _gap_bound(sizes, counts))
-        scales.append(_scales(content[:fixed]))
-        indices.append(_indices(content[fixed:], sizes, counts))
+        scales[start:stop] = _scales(content[:fixed])
+        indices[here] = _indices(content[fixed:], sizes, counts)
         packed, at = _take(view, at, _code_bytes(entries))
-        codes.append(_unpack(np.frombuffer(packed, np.uint8), entries))
-        _check_zero_scales(scales[-1], codes[-1], counts)
+        codes[here] = _unpack(np.frombuffer(packed, np.uint8), entries)
+        _check_zero_scales(scales[start:stop], codes[here], counts)
     if at != len(data):
         raise FrameError("frame_trailing", f"{len(data) - at} bytes follow the last frame")
     return SparseUpdate(
         grid=grid,
         k=k,
-        indices=torch.from_numpy(np.concatenate([np.empty(0, np.int16), *indices])),
-        codes=torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *codes])),
-        scales=torch.from_numpy(np.concatenate([np.empty((0, _SCALES), np.uint8), *scales])),
+        indices=torch.from_numpy(indices),
+        codes=torch.from_numpy(codes),
+        scales=torch.from_numpy(scales),
     )
 
 

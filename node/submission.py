@@ -33,8 +33,8 @@ SPOOL_BYTES = 2**20
 """Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
 
 PLACE_SECONDS = 2.0
-SLOW_LINE = 5_000_000
-"""Bytes a second that even a slow line carries: 40 Mbit/s, as a bulk transfer's deadline has it."""
+PLACE_BYTES = 1_250_000
+"""A transfer holds its place in line for so many seconds, and one for so many bytes: 10 Mbit/s."""
 
 _OWN_DOING = frozenset({"key_round", "key_hotkey"})
 """What is wrong with a key object although its owner signed it."""
@@ -50,14 +50,6 @@ class Payload:
     update: SparseUpdate
 
 
-def holds_place(size: int) -> float:
-    """Seconds for which a payload of `size` bytes takes one of the places for transfers that go on at one time.
-
-    Who takes longer goes on beside them, so that buckets which hang or drip keep nobody else's payload waiting.
-    """
-    return PLACE_SECONDS + size / SLOW_LINE
-
-
 class Submissions:
     """Fetches and opens the submissions of one round.
 
@@ -71,6 +63,7 @@ class Submissions:
         self._offload = offload
         self._spool = spool
         self._opening = asyncio.Lock()
+        self._arrived: set[bytes] = set()
 
     async def key(self, store: Store, signed: Signed) -> bytes:
         """The key that a head commits to, out of its peer's bucket.
@@ -104,7 +97,9 @@ class Submissions:
             WireError: `payload_auth`, `codec_version`, or a reason of the codec.
         """
         small = signed.ciphertext_bytes < SPOOL_BYTES
+        self._arrived.discard(signed.digest)
         ciphertext = await (self._read(store, signed) if small else self._download(store, signed))
+        self._arrived.add(signed.digest)
         async with self._opening:
             try:
                 update = await self._offload(lambda: self._open(signed, ciphertext, key, small))
@@ -113,6 +108,16 @@ class Submissions:
                     raise ObjectDamaged(f"a payload is not what its head commits to: {error}", error.reason) from error
                 raise
         return Payload(Opened(signed, key, ciphertext), update)
+
+    async def in_place(self, fetching: asyncio.Task[None], signed: Signed) -> None:
+        """Until a task that calls `payload` is done, or the transfer takes longer than a slow line would.
+
+        For who makes many transfers, so many at one time: one that hangs or drips goes on beside them, and keeps
+        nobody else's payload waiting.
+        """
+        await asyncio.wait((fetching,), timeout=PLACE_SECONDS + signed.ciphertext_bytes / PLACE_BYTES)
+        if signed.digest in self._arrived:  # it is here, and waits its turn to be opened
+            await asyncio.wait((fetching,))
 
     async def _read(self, store: Store, signed: Signed) -> bytes:
         key = paths.submission(self._run_id, self._round)

@@ -32,7 +32,7 @@ TEMP_FOLDER = ".tmp"
 TEMP_LIFETIME = 24 * 3600.0
 """Seconds after its last byte when an unfinished write counts as left by a crash: far beyond any deadline."""
 
-_BLOCK = 4 << 20
+_BLOCK = 1 << 20
 """Bytes copied at a time."""
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -117,7 +117,7 @@ def open(header: Header, ciphertext: bytes | memoryview, key: bytes, layout: Lay
     if not payload.startswith(CODEC):
         raise WireError("codec_version", f"this release reads codec {CODEC[0]}")
     try:
-        return kernels.decode(payload[len(CODEC) :], layout.grid, k)
+        return kernels.decode(memoryview(payload)[len(CODEC) :], layout.grid, k)
     except FrameError as error:
         raise WireError(error.reason, str(error)) from error
 

@@ -29,12 +29,12 @@ from muster.protocol.ledger import Possession, Tip
 from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, MemoryBuckets, MemoryStore, ObjectInfo, Store
 from muster.protocol.wire import Header, Seal
 
-DRIP = 607.0
-"""Seconds a dripping bucket takes for one answer."""
+DRIP, SLOW = 607.0, 1.0
+"""Seconds a dripping bucket and one on a slow line take for one answer."""
 
 Content = Literal["good", "wrong_key", "payload_auth", "garbage", "no_key", "nothing"]
 Step = Literal["head", "early", "key", "payload"]
-Manner = Literal["hang", "drip", "vanish"]
+Manner = Literal["hang", "drip", "vanish", "slow"]
 
 BAD: tuple[Content, ...] = ("wrong_key", "payload_auth", "garbage", "no_key")
 """Submissions with a good head and a payload that nobody can use."""
@@ -54,7 +54,7 @@ MANNERS: tuple[Manner, ...] = ("hang", "drip", "vanish")
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """From which step on a bucket does not answer as it should, and how (`drip`: the truth, much too late)."""
+    """The step at which a bucket does not answer as it should, and how (`drip` and `slow`: the truth, but late)."""
 
     step: Step
     manner: Manner
@@ -94,10 +94,10 @@ class PuppetStore(MemoryStore):
             return False
         if self._trouble.manner == "vanish":
             return True
-        if self._trouble.manner == "drip" and deadline > DRIP:
-            await asyncio.sleep(DRIP)
+        wait = {"drip": DRIP, "slow": SLOW}.get(self._trouble.manner, deadline)
+        await asyncio.sleep(min(wait, deadline))
+        if wait < deadline:
             return False
-        await asyncio.sleep(deadline)
         raise StorageError("it was not answered in time")
 
     async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:

@@ -194,7 +194,7 @@ INSTRUCTIONS = (
     _leader("PUBLISH_RECORD anchors it", "chain.commit", "anchor/0", WRITE),
     Place("APPLY at a validator puts scores", VALIDATOR, "store.put_if_absent", _key(0, "json"), WRITE, Bound.SCORE),
     Place("APPLY at a validator asks whether it is late", VALIDATOR, "chain.anchors", "1", ASK, Bound.SCORE),
-    Place("APPLY at a validator asks who is there", VALIDATOR, "chain.snapshot", "", ASK, Bound.SCORE, from_block=RECORDED),
+    Place("APPLY at a validator: who is there", VALIDATOR, "chain.snapshot", "", ASK, Bound.SCORE, from_block=RECORDED),
 )  # fmt: skip
 
 LOOKS = (
@@ -203,7 +203,7 @@ LOOKS = (
         owner=MINER, miss={**GONE, "damaged": "signature", "truncated": "truncated"},
     ),
     Place("a leader looks at a size", LEADER, "store.head", _key(0, "sub"), ASK, Bound.SEAL, owner=MINER, miss=GONE),
-    Place("a leader does not see a size", LEADER, "store.head", _key(0, "sub"), ("missing",), Bound.NOBODY, owner=MINER),
+    Place("a leader misses a size", LEADER, "store.head", _key(0, "sub"), ("missing",), Bound.NOBODY, owner=MINER),
     *(
         place
         for bound in (Bound.REVEAL, Bound.GRACE)

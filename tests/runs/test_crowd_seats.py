@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from crowd import BAD, REASONS, Content, CrowdBuckets, Puppet, Trouble, forge, puppets
@@ -25,6 +26,8 @@ from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreRow, ScoresUsed, Seal
 from muster.validator.aggregator.intake import BEYOND_SEATS, Intake
+
+T = TypeVar("T")
 
 SEATS, PEERS, FRONT, SEEDS = 10, 36, 20, 100
 
@@ -67,8 +70,18 @@ class Arena:
             self.made[known] = forge(self.tip, puppet, uid, self.possession(puppet.public))
         return self.made[known]
 
-    async def play(self, crowd: Sequence[Puppet], scores: Sequence[ScoresUsed], seats: int, blocks: int) -> Taken:
-        """What a leader that looks at every block has by `blocks` blocks after the seal."""
+    async def play(
+        self, crowd: Sequence[Puppet], scores: Sequence[ScoresUsed], seats: int, blocks: int, opening: float = 0.0
+    ) -> Taken:
+        """What a leader that looks at every block has by `blocks` blocks after the seal.
+
+        Opening a payload takes it `opening` seconds.
+        """
+
+        async def busy(work: Callable[[], T]) -> T:
+            await asyncio.sleep(opening)
+            return work()
+
         tip, buckets, chain = self.tip, CrowdBuckets(crowd), VirtualChain(CAST.chain_genesis(256))
         stores = {puppet.public: buckets.bucket(f"mem:{puppet.name}") for puppet in crowd}
         uids = {puppet.public: uid for uid, puppet in enumerate(crowd)}
@@ -82,7 +95,7 @@ class Arena:
             with chain.participant():
                 errands, head = Errands(tasks, chain), await chain.head()
                 facts = tip.facts(self.possession, uids)
-                intake = Intake(facts, Submissions(tip, in_place), errands, in_place)
+                intake = Intake(facts, Submissions(tip, busy), errands, in_place)
                 await intake.look(stores, head)
                 assert len(intake.peers) == len(crowd)
                 listed = tuple((p, ledger.head_digest(taken.head.data)) for p, taken in sorted(intake.peers.items()))
@@ -138,12 +151,12 @@ def test_bad_payloads_in_front_leave_no_seat_empty(arena: Arena, share: float) -
 
 
 def test_a_leader_holds_no_more_payloads_than_it_needs_whoever_hangs_in_front(arena: Arena) -> None:
-    """Those in front may yet come, so nothing in the order is settled; and still nobody behind is needed."""
-    names = puppets(150, ("good", None))
+    """Those in front may yet come, so nothing in the order is settled; and still nobody far behind is needed."""
+    names = puppets(150, ("good", Trouble("payload", "slow")))
     ranked = arena.tip.order([puppet.public for puppet in names], ())
     hang = set(ranked[:5])
     crowd = [Puppet(p.name, p.identity, "good", Trouble("payload", "hang")) if p.public in hang else p for p in names]
-    taken = clock.run(arena.play(crowd, (), SEATS, arena.tip.spec.clock.reveal))
+    taken = clock.run(arena.play(crowd, (), SEATS, arena.tip.spec.clock.reveal, opening=0.3))
     assert taken.accepted == tuple(sorted(ranked[5 : 5 + SEATS]))
     assert SEATS <= taken.opened <= SEATS + BEYOND_SEATS
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from muster.node.ledger.participant import Errands, Offload
-from muster.node.submission import Payload, Submissions, holds_place
+from muster.node.submission import Payload, Submissions
 from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
@@ -69,7 +68,8 @@ class Stage(Enum):
 @dataclass(slots=True)
 class Taken:
     """One peer's submission. `problem` is its reason if nothing more should come; `busy` says that a read is under
-    way; `again` is the block from which on it is tried again, `pause` how many blocks are waited the next time."""
+    way, `placed` that it takes a place in line for it; `again` is the block from which on it is tried again, `pause`
+    how many blocks are waited the next time."""
 
     head: Head
     stage: Stage = Stage.SEEN
@@ -77,6 +77,7 @@ class Taken:
     payload: Payload | None = None
     problem: str = KEY_MISSING
     busy: bool = False
+    placed: bool = False
     again: int = 0
     pause: int = 1
 
@@ -128,7 +129,7 @@ class Intake:
     _order: Sequence[bytes] = ()
     _seats: int = 0
     _head: Block = field(default=Block(0, b""))
-    _queue: deque[bytes] = field(default_factory=deque)
+    _line: Sequence[bytes] = ()
     _workers: int = 0
 
     @property
@@ -214,9 +215,9 @@ class Intake:
     ) -> frozenset[bytes]:
         """Go on fetching keys and payloads; returns the peers that nothing more is awaited from.
 
-        Keys are small, so all are looked for at once. For payloads there are seats + 8 places; those of expected peers
-        come first, then everybody in the order given, for as long as somebody may still get a seat. Each that ends, or
-        takes longer than a slow line would, lets the next one begin.
+        Keys are small, so all are looked for at once. For payloads there are seats + 8 places, which those that are in
+        keep; expected peers come first, then everybody in the order given. Each that fails, or takes longer than a slow
+        line would, lets the next one begin.
 
         Raises:
             ChainError: the chain does not say when the look is over.
@@ -229,8 +230,8 @@ class Intake:
         }
         await self.errands.wait(started, head)
         expected = frozenset(self.facts.opening.expected)
-        self._queue = deque(sorted(order, key=lambda public: public not in expected))
-        free = min(seats + BEYOND_SEATS - self._workers, len(self._queue))
+        self._line = sorted(order, key=lambda public: public not in expected)
+        free = min(seats + BEYOND_SEATS - self._workers, sum(self._due(public, Stage.KEYED) for public in order))
         workers = {self.errands.start(self._work()) for _ in range(free)}
         await self.errands.wait(workers, head)
         return self.settled()
@@ -271,22 +272,38 @@ class Intake:
         try:
             while (taken := self._next()) is not None:
                 assert taken.head.signed is not None
-                taken.busy = True
+                taken.busy = taken.placed = True
                 begun.append(self.errands.start(self._fetch(taken, self._stores[taken.head.public])))
-                await asyncio.wait(begun[-1:], timeout=holds_place(taken.head.signed.ciphertext_bytes))
+                await self.submissions.in_place(begun[-1], taken.head.signed)
+                taken.placed = False
         finally:
             self._workers -= 1
         if begun:
             await asyncio.wait(begun)
 
     def _next(self) -> Taken | None:
-        """The next peer in line whose payload can be fetched and may get a seat."""
-        settled = self.settled()
-        while self._queue:
-            public = self._queue.popleft()
-            if self._due(public, Stage.KEYED) and public in self._stores and public not in settled:
-                return self.peers[public]
-        return None
+        """The next peer in line whose payload can be fetched and is likely to be needed."""
+        likely = self._likely()
+        return next(
+            (
+                self.peers[public]
+                for public in self._line
+                if public in likely and public in self._stores and self._due(public, Stage.KEYED)
+            ),
+            None,
+        )
+
+    def _likely(self) -> set[bytes]:
+        """The front of the order, until enough payloads are in or under way whatever some of these turn out to be."""
+        found, opened, hoped = set(), 0, 0
+        for public in self._order:
+            if opened == self._seats or hoped == self._seats + BEYOND_SEATS:
+                break
+            taken = self.peers[public]
+            found.add(public)
+            opened += taken.stage is Stage.OPENED
+            hoped += taken.placed or taken.stage is Stage.OPENED
+        return found
 
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""

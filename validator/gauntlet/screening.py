@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from muster.kernels import SparseUpdate
 from muster.node.ledger.participant import Errands
-from muster.node.submission import Submissions, holds_place
+from muster.node.submission import Submissions
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import StorageError, WireError
 from muster.protocol.spec import ClockSpec
@@ -124,7 +124,7 @@ class Screening:
             while self._queue:
                 signed, key = self._queue.popleft()
                 begun.append(self._start(self._fetch(signed, key)))
-                await asyncio.wait(begun[-1:], timeout=holds_place(signed.ciphertext_bytes))
+                await self._submissions.in_place(begun[-1], signed)
         finally:
             self._workers -= 1
         if begun:

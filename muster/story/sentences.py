@@ -17,6 +17,7 @@ _FAILURES = {
     "lost": "has nothing to submit in this round: {problem}",
     "unregistered": "sits the round out: its hotkey has no slot",
     "unpublished": "could not store its scores: {problem}",
+    "unmirrored": "could not copy the record into its own bucket: {problem}",
     "sealed_other": "keeps its key: the seal lists another submission of its hotkey",
 }
 """Events that say what went wrong."""

@@ -23,7 +23,7 @@ BLOCK = 12.0
 ROUNDS = 3
 """Two rounds in which things go wrong at the most, and one to be back in."""
 
-MIN_BLOCKS = 6
+MIN_BLOCKS = 8
 """So that a round is long enough for a fault to be over in the next one; round 0 is sealed at this block."""
 
 LEADER, VALIDATOR, MINER, FOLLOWER = "aggregator-0", "validator-0", "miner-0", "aggregator-1"
@@ -44,7 +44,7 @@ class Setting:
         return hash(self.name)
 
 
-_SHORT = {"min_blocks": MIN_BLOCKS, "deadline": 7, "reveal": 6, "grace": 5, "checkpoint_every": 1}
+_SHORT = {"min_blocks": MIN_BLOCKS, "deadline": MIN_BLOCKS, "reveal": 6, "grace": 5, "checkpoint_every": 1}
 _LONG = _SHORT | {"deadline": 40, "reveal": 30, "grace": 28}
 HASTY = Setting("hasty", _SHORT, 3)
 PATIENT = Setting("patient", _LONG, 30)

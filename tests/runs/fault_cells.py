@@ -14,43 +14,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from nano_ground import BLOCK, Setting
+
 from muster.lab.faults import Fault, Kind
 from muster.protocol.spec import RunSpec
-
-BLOCK = 12.0
-"""Seconds between blocks."""
 
 ROUNDS = 3
 """Two rounds in which things go wrong at the most, and one to be back in."""
 
-MIN_BLOCKS = 8
+MIN_BLOCKS = 7
 """So that a round is long enough for a fault to be over in the next one; round 0 is sealed at this block."""
 
 LEADER, VALIDATOR, MINER, FOLLOWER = "aggregator-0", "validator-0", "miner-0", "aggregator-1"
 OPERATOR = "operator-0"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A run to break: its clock, its operators, and whether miner-0 is a stranger, whom nobody expects."""
-
-    name: str
-    clock: Mapping[str, int]
-    score_wait: int
-    operators: int = 1
-    stranger: bool = False
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-
 _SHORT = {"min_blocks": MIN_BLOCKS, "deadline": MIN_BLOCKS, "reveal": 6, "grace": 5, "checkpoint_every": 1}
 _LONG = _SHORT | {"deadline": 40, "reveal": 30, "grace": 28}
-HASTY = Setting("hasty", _SHORT, 3)
-PATIENT = Setting("patient", _LONG, 30)
-HASTY_STRANGER = Setting("hasty-stranger", _SHORT, 3, stranger=True)
-PATIENT_STRANGER = Setting("patient-stranger", _LONG, 30, stranger=True)
-HASTY_PAIR = Setting("hasty-pair", _SHORT, 3, operators=2)
+HASTY = Setting("hasty", _SHORT, score_wait=3)
+PATIENT = Setting("patient", _LONG, score_wait=30)
+HASTY_STRANGER = Setting("hasty-stranger", _SHORT, score_wait=3, strangers=("miner-0",))
+PATIENT_STRANGER = Setting("patient-stranger", _LONG, score_wait=30, strangers=("miner-0",))
+HASTY_PAIR = Setting("hasty-pair", _SHORT, score_wait=3, operators=2)
 """Limits below ten blocks, and above."""
 
 

@@ -7,66 +7,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from fault_cells import ABSENT, BLOCK, FOLLOWER, MINER, ROUNDS, Bound, Cell, Setting, cells
-from run_builders import MAX_BYTES, Ledger, Stage, genesis_without, lay_out
+from fault_cells import ABSENT, FOLLOWER, MINER, ROUNDS, Bound, Cell, cells
+from nano_ground import Ground, Setting
+from run_builders import MAX_BYTES, Ledger
 
 from muster.cast import Cast
-from muster.lab import clock
 from muster.lab.faults import Script
-from muster.lab.nano import CountingMiner, compiled_loops, nano_template
-from muster.lab.simulator import SimulatedRun, Simulator
+from muster.lab.nano import compiled_loops
+from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
-from muster.protocol.spec import RunSpec, Template
+from muster.protocol.spec import RunSpec
 
-LIMIT = 200 * BLOCK
-"""Seconds of the loop's time after which a run is stuck."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """A run laid out, and how it goes where nothing fails."""
-
-    stage: Stage
-    spec: RunSpec
-    faultless: SimulatedRun
-
-    @classmethod
-    def prepare(cls, setting: Setting, texts: list[Path], folder: Path) -> Ground:
-        """Lay it out and play it once."""
-        document = nano_template().model_dump()
-        document["clock"] |= setting.clock
-        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait}
-        stage = lay_out(folder, texts, Template.model_validate(document), Cast.of(0, 2, setting.operators, {}))
-        spec = genesis_without(stage.spec, stage.member(MINER).hotkey) if setting.stranger else stage.spec
-        return cls(stage, spec, _play(stage, spec, Script()))
-
-    def play(self, script: Script) -> SimulatedRun:
-        """The run with faults, to its closing record."""
-        return _play(self.stage, self.spec, script)
-
-
-def _play(stage: Stage, spec: RunSpec, script: Script) -> SimulatedRun:
-    simulator = Simulator(
-        stage.cast, spec, stage.text, classes=lambda _: CountingMiner, script=script, block_seconds=BLOCK
-    )
-    return clock.run(simulator.run(ROUNDS), LIMIT)
-
-
-Grounds = Callable[[Setting], Ground]
+Faultless = tuple[Ground, SimulatedRun]
+Grounds = Callable[[Setting], Faultless]
 
 
 @pytest.fixture(scope="module")
-def grounds(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
-    """The ground of each setting, laid when it is first asked for."""
-    laid: dict[Setting, Ground] = {}
+def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
+    """The ground of each setting, laid when it is first asked for, and how a run on it goes where nothing fails."""
+    laid: dict[Setting, Faultless] = {}
 
-    def ground(setting: Setting) -> Ground:
+    def ground(setting: Setting) -> Faultless:
         if setting not in laid:
-            laid[setting] = Ground.prepare(setting, texts, tmp_path_factory.mktemp("ground") / "run")
+            made = Ground.lay(setting, tmp_path_factory.mktemp("ground"))
+            laid[setting] = made, made.play(Script(), ROUNDS)
         return laid[setting]
 
     with compiled_loops():
@@ -80,27 +46,27 @@ def marked(cell: Cell) -> object:
 
 @pytest.mark.parametrize("cell", [marked(cell) for cell in cells()], ids=str)
 def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
-    ground = grounds(cell.setting)
+    ground, faultless = grounds(cell.setting)
     script = Script([*cell.place.also, cell.fault])
-    run = ground.play(script)
+    run = ground.play(script, ROUNDS)
 
     assert script.unfired() == [], "the fault did not happen"
     misses = cell.misses(ground.spec)
-    check_reasons(run, ground.stage, misses)
+    check_reasons(run, ground.cast, misses)
     assert len(run.state_roots) == ROUNDS, "everybody ends on the same bits"
     if not misses:
-        assert run.state_roots == ground.faultless.state_roots, "a fault that was waited out changed a bit of θ"
-    assert run.chain.height - ground.faultless.chain.height <= cell.extra_blocks(ground.spec), "it took too long"
+        assert run.state_roots == faultless.state_roots, "a fault that was waited out changed a bit of θ"
+    assert run.chain.height - faultless.chain.height <= cell.extra_blocks(ground.spec), "it took too long"
     check_scores(run, cell, ground.spec)
     if cell.place.who == FOLLOWER:
-        check_unnoticed(run, ground)
+        check_unnoticed(run, faultless)
 
 
-def check_reasons(run: SimulatedRun, stage: Stage, misses: Mapping[int, str | None]) -> None:
+def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
     ledger, first = Ledger(run), min(misses, default=ROUNDS)
     for round_ in range(ROUNDS):
-        reasons = ledger.reasons(stage.cast, round_)
+        reasons = ledger.reasons(cast, round_)
         mine = reasons.pop(MINER, ABSENT)
         assert reasons == {"miner-1": ""}, f"round {round_}: somebody else paid"
         if round_ == first:
@@ -122,10 +88,10 @@ def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
         assert scored == list(range(ROUNDS)) or late
 
 
-def check_unnoticed(run: SimulatedRun, ground: Ground) -> None:
+def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
     """What fails at a bystander changes nothing for others, and in the end it has mirrored every round."""
     for name in set(run.participants) - {FOLLOWER}:
-        assert told(run, name) == told(ground.faultless, name), name
+        assert told(run, name) == told(faultless, name), name
     names = (paths.record, paths.seal, paths.bundle)
     for key in [name(run.spec.run_id(), round_) for name in names for round_ in range(ROUNDS)]:
         there, mirrored = (read(run, f"mem:operator-{i}", key) for i in range(2))

@@ -1,0 +1,70 @@
+"""Runs of the bench's spec `nano`, laid out once and played with faults, for tests that break them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from muster.cast import Cast
+from muster.lab import clock
+from muster.lab.faults import Script
+from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.simulator import SimulatedRun, Simulator
+from muster.node.corpus import build_corpus
+from muster.node.data import TextReader
+from muster.protocol.spec import RunSpec, Template
+
+BLOCK = 12.0
+"""Seconds between blocks."""
+
+STUCK = 200
+"""Blocks after which a run of a few rounds is not going to end: `Stuck` is raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is special about a run: its clock, how long scores are waited for, who is in it and whom nobody expects."""
+
+    name: str
+    clock: Mapping[str, int] = field(hash=False)
+    score_wait: int
+    operators: int = 1
+    strangers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A run of two miners, laid out and not begun."""
+
+    cast: Cast
+    spec: RunSpec
+    text: TextReader
+
+    @classmethod
+    def lay(cls, setting: Setting, folder: Path) -> Ground:
+        """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
+        document = nano_template().model_dump()
+        document["clock"] |= setting.clock
+        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait}
+        template, cast = Template.model_validate(document), Cast.of(0, 2, setting.operators, {})
+        texts = [folder / f"{i}.txt" for i in range(8)]
+        for i, path in enumerate(texts):
+            path.write_text(f"the {i}th text is like every other one and says nothing; " * 40)
+        manifest = build_corpus(texts, folder / "data", template.data.window)
+        spec = cast.spec(template, manifest)
+        known = [miner.hotkey for miner in cast.miners if miner.name not in setting.strangers]
+        genesis = spec.genesis.model_copy(update={"miners": tuple(known)})
+        text = TextReader.open(folder / "data", manifest.digest)
+        return cls(cast, spec.model_copy(update={"genesis": genesis}), text)
+
+    def play(self, script: Script, rounds: int) -> SimulatedRun:
+        """The run to its closing record, on a clock that jumps.
+
+        Raises:
+            Stuck: it does not end.
+        """
+        simulator = Simulator(
+            self.cast, self.spec, self.text, classes=lambda _: CountingMiner, script=script, block_seconds=BLOCK
+        )
+        return clock.run(simulator.run(rounds), STUCK * BLOCK)

@@ -54,7 +54,7 @@ class Payload:
 
 @dataclass(slots=True)
 class Place:
-    """One of the places of payloads under way at one time: `held` until its payload's end, unless it is `lost` before."""
+    """One of the places of payloads under way at one time: `held` until its payload ends, unless it is `lost` before."""
 
     held: bool = True
     lost: bool = False

@@ -54,7 +54,7 @@ class Payload:
 
 @dataclass(slots=True)
 class Place:
-    """One of the places of payloads under way at one time: `held` until its payload ends, unless it is `lost` before."""
+    """One of the places of payloads under way at one time: `held` until its payload ends, unless it is `lost` first."""
 
     held: bool = True
     lost: bool = False

@@ -19,6 +19,7 @@ import csv
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "5c6907b"
+ROOMS = ("kernels", "protocol", "node", "validator")
 
 SEATS = 20
 MODEL = {
@@ -54,9 +56,10 @@ READS_TARGET = 1 / 3
 
 
 def room(name: str, before: str | None = None) -> Any:
-    """A module of a room; the build before installed rooms under their own names, and some modules had others."""
-    now = Path("muster/protocol").exists()  # the working directory is the build's
-    return part(f"muster.{name}" if now else before or name)
+    """A module of a room; the build before installed rooms by themselves, and some modules had other names."""
+    if Path("muster/protocol").exists():  # the working directory is the build's
+        return part(name)
+    return part(re.sub(rf"^muster\.({'|'.join(ROOMS)})\b", r"\1", before or name))
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,20 @@ def laid_out(folder: Path, peers: int, layers: int) -> Any:
 
 async def stand(stage: Any) -> tuple[Any, Any, Any]:
     """The chain with everybody registered, the history, and the tip round 0 begins with."""
-    chain = room("protocol.chain.virtual").VirtualChain(stage.cast.chain_genesis(256))
+    chain = room("muster.protocol.chain.virtual").VirtualChain(stage.cast.chain_genesis(256))
     for member in stage.cast.members:
         await chain.register(member.identity)
         await chain.commit(member.identity, f"dir:{member.name}")
-    history = room("protocol.history").SpecHistory.of(stage.spec)
-    reader = room("node.ledger.reader", "node.follow")
+    history = room("muster.protocol.history").SpecHistory.of(stage.spec)
+    reader = room("muster.node.ledger.reader", "muster.node.follow")
     genesis = getattr(reader, "genesis_tip", None) or reader.genesis
     return chain, history, await genesis(history, chain)
 
 
 def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
-    kernels, wire, paths = room("kernels"), room("protocol.wire"), room("protocol.paths")
-    assignment, replicas = room("protocol.assignment"), room("node.replica")
+    kernels, wire, paths = room("muster.kernels"), room("muster.protocol.wire"), room("muster.protocol.paths")
+    assignment, replicas = room("muster.protocol.assignment"), room("muster.node.replica")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, replicas.Replica.genesis(stage.spec, history.run_id)
@@ -178,17 +181,20 @@ async def for_ever(*_: Any) -> None:
 async def lead(folder: Path, peers: int, layers: int) -> Memory:
     """One leader's round 0 over what `forge` made, from joining to having anchored its record."""
     calls: Counter[str] = Counter()
-    counted(room("protocol.admission"), "admit", calls)
-    counted(room("protocol.wire"), "open", calls)
-    participants, storage = room("node.ledger.participant", "node.participant"), room("protocol.storage")
-    sessions = room("node.ledger.session", "protocol.session")
-    aggregators, paths = room("validator.aggregator.aggregator"), room("protocol.paths")
+    counted(room("muster.protocol.admission"), "admit", calls)
+    counted(room("muster.protocol.wire"), "open", calls)
+    participants, storage = (
+        room("muster.node.ledger.participant", "muster.node.participant"),
+        room("muster.protocol.storage"),
+    )
+    sessions = room("muster.node.ledger.session", "muster.protocol.session")
+    aggregators, paths = room("muster.validator.aggregator.aggregator"), room("muster.protocol.paths")
     stage = laid_out(folder / "again", peers, layers)
     chain, history, _ = await stand(stage)
     buckets = storage.DirectoryBuckets(folder / "buckets")
     (operator,) = stage.cast.operators
     surroundings = participants.Surroundings(
-        operator.identity, chain, buckets, f"dir:{operator.name}", room("node.journal").Journal(None)
+        operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.journal").Journal(None)
     )
     tip, replica = await participants.join(history, surroundings)
     leader = aggregators.Aggregator(surroundings, tip, replica, 1)
@@ -243,7 +249,7 @@ class CountingBuckets:
     """Everybody's buckets, counted."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        self._behind = room("protocol.storage").MemoryBuckets()
+        self._behind = room("muster.protocol.storage").MemoryBuckets()
         self._counts = counts
 
     def bucket(self, location: str) -> Any:
@@ -260,7 +266,7 @@ def requests(folder: Path) -> dict[str, int]:
     builders, cast = part("run_builders"), part("muster.cast").Cast.of(0, MINERS, 1, {})
     made = builders.template(clock={"deadline": 2 * TRAINING, "min_blocks": 1})
     stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, cast)
-    miners, counts = room("node.miner.miner"), Counter[str]()
+    miners, counts = room("muster.node.miner.miner"), Counter[str]()
 
     class Slow(miners.Miner):  # type: ignore[misc]  # whichever build's
         async def train(self) -> None:
@@ -270,7 +276,7 @@ def requests(folder: Path) -> dict[str, int]:
                 head = await self.surroundings.chain.next_block(head.number)
             await super().train()
 
-    simulator = room("lab.simulator", "muster.simulator").Simulator(
+    simulator = room("muster.lab.simulator", "muster.simulator").Simulator(
         stage.cast, stage.spec, stage.text, buckets=CountingBuckets(counts), classes=lambda _: Slow
     )
     run = asyncio.run(simulator.run(ROUNDS))

@@ -11,6 +11,8 @@ import asyncio
 import mmap
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +50,14 @@ class Payload:
 
     opened: Opened
     update: SparseUpdate
+
+
+@dataclass(slots=True)
+class Place:
+    """One of the places of payloads under way at one time: `held` until its payload's end, unless it is `lost` before."""
+
+    held: bool = True
+    lost: bool = False
 
 
 class Submissions:
@@ -109,15 +119,27 @@ class Submissions:
                 raise
         return Payload(Opened(signed, key, ciphertext), update)
 
-    async def in_place(self, fetching: asyncio.Task[None], signed: Signed) -> None:
-        """Until a task that calls `payload` is done, or the transfer takes longer than a slow line would.
+    @contextmanager
+    def place(self, signed: Signed, lost: Callable[[], object]) -> Iterator[Place]:
+        """Within, a payload takes one of the places of those under way at one time.
 
-        For who makes many transfers, so many at one time: one that hangs or drips goes on beside them, and keeps
-        nobody else's payload waiting.
+        It loses it, and `lost` is called, when its transfer takes longer than a slow line's would: who hangs or drips
+        goes on beside the others, and keeps nobody else's payload waiting.
         """
-        await asyncio.wait((fetching,), timeout=PLACE_SECONDS + signed.ciphertext_bytes / PLACE_BYTES)
-        if signed.digest in self._arrived:  # it is here, and waits its turn to be opened
-            await asyncio.wait((fetching,))
+        place = Place()
+
+        def late() -> None:
+            if signed.digest not in self._arrived:  # else it is here, and waits its turn to be opened
+                place.held, place.lost = False, True
+                lost()
+
+        seconds = PLACE_SECONDS + signed.ciphertext_bytes / PLACE_BYTES
+        timer = asyncio.get_running_loop().call_later(seconds, late)
+        try:
+            yield place
+        finally:
+            timer.cancel()
+            place.held = False
 
     async def _read(self, store: Store, signed: Signed) -> bytes:
         key = paths.submission(self._run_id, self._round)

@@ -17,7 +17,7 @@ from muster.node.replica import Replica
 from muster.protocol import ledger
 from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
-from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, StorageError
+from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
 from muster.protocol.faults import Faults
 from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
@@ -231,9 +231,12 @@ async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Ca
         before = reached()
         try:
             return await step()
-        except (NotRegistered, NotPermitted):
-            raise
-        except (StorageError, ChainError) as error:
+        except (
+            StorageError,
+            ChainUnreachable,
+            StaleChain,
+            RateLimited,
+        ) as error:  # any other chain error will not pass
             left = (left if reached() is before else JOIN_TRIES) - 1
             if not left:
                 raise

@@ -58,7 +58,12 @@ def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
         yield ground
 
 
-@pytest.mark.parametrize("cell", list(cells()), ids=str)
+def marked(cell: Cell) -> object:
+    """What happens twice lies between once and ten blocks; it is played with the slow tests."""
+    return pytest.param(cell, marks=pytest.mark.slow) if "-twice-" in str(cell) else cell
+
+
+@pytest.mark.parametrize("cell", [marked(cell) for cell in cells()], ids=str)
 def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
     ground, faultless = grounds(cell.setting)
     script = Script([*cell.place.also, cell.fault])

@@ -101,7 +101,7 @@ def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
 
 def test_all_two_thousand_were_sealed(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
     _, run, crowd = siege
-    assert len(crowd.put) == CASES
+    assert sum(round_ < ROUNDS for _, round_ in crowd.put) == CASES, "what is made while the run closes does not count"
     assert {case.label for case in crowd.put.values()} == set(MAKERS)
     for round_ in range(ROUNDS):
         sealed = {public for public, _ in Ledger(run).seal(round_).headers}

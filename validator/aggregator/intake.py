@@ -11,14 +11,13 @@ is looked at again; time, and nothing else, makes it the peer's.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from muster.node.ledger.participant import Errands, Offload
-from muster.node.submission import Payload, Submissions
+from muster.node.submission import Payload, Place, Submissions
 from muster.protocol import ledger, paths, wire
 from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
@@ -68,8 +67,8 @@ class Stage(Enum):
 @dataclass(slots=True)
 class Taken:
     """One peer's submission. `problem` is its reason if nothing more should come; `busy` says that a read is under
-    way, `placed` that it takes a place in line for it; `again` is the block from which on it is tried again, `pause`
-    how many blocks are waited the next time."""
+    way, `place` is the one in line that it takes for its payload's; `again` is the block from which on it is tried
+    again, `pause` how many blocks are waited the next time."""
 
     head: Head
     stage: Stage = Stage.SEEN
@@ -77,7 +76,7 @@ class Taken:
     payload: Payload | None = None
     problem: str = KEY_MISSING
     busy: bool = False
-    placed: bool = False
+    place: Place | None = None
     again: int = 0
     pause: int = 1
 
@@ -266,20 +265,22 @@ class Intake:
             taken.busy = False
 
     async def _work(self) -> None:
-        """Fetch payloads, each for as long as it holds this place, until none is left to begin; then await the slow."""
-        begun: list[asyncio.Task[None]] = []
+        """Fetch payloads until none is left to begin; where one loses its place, another worker goes on in it."""
         self._workers += 1
+        place = Place()
         try:
-            while (taken := self._next()) is not None:
+            while not place.lost and (taken := self._next()) is not None:
                 assert taken.head.signed is not None
-                taken.busy = taken.placed = True
-                begun.append(self.errands.start(self._fetch(taken, self._stores[taken.head.public])))
-                await self.submissions.in_place(begun[-1], taken.head.signed)
-                taken.placed = False
+                with self.submissions.place(taken.head.signed, self._replace) as place:
+                    taken.place = place
+                    await self._fetch(taken, self._stores[taken.head.public])
         finally:
-            self._workers -= 1
-        if begun:
-            await asyncio.wait(begun)
+            self._workers -= not place.lost
+
+    def _replace(self) -> None:
+        """A worker has lost its place."""
+        self._workers -= 1
+        self.errands.start(self._work())
 
     def _next(self) -> Taken | None:
         """The next peer in line whose payload can be fetched and is likely to be needed."""
@@ -302,12 +303,13 @@ class Intake:
             taken = self.peers[public]
             found.add(public)
             opened += taken.stage is Stage.OPENED
-            hoped += taken.placed or taken.stage is Stage.OPENED
+            hoped += taken.stage is Stage.OPENED or (taken.place is not None and taken.place.held)
         return found
 
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
         assert taken.head.signed is not None
+        taken.busy = True
         taken.lacks(UNAVAILABLE)
         try:
             taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))

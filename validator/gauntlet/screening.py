@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from muster.kernels import SparseUpdate
 from muster.node.ledger.participant import Errands
-from muster.node.submission import Submissions
+from muster.node.submission import Place, Submissions
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import StorageError, WireError
 from muster.protocol.spec import ClockSpec
@@ -117,18 +117,21 @@ class Screening:
         self._queue.append((signed, key))
 
     async def _work(self) -> None:
-        """Fetch payloads, each for as long as it holds this place, until none is left; then await the slow ones."""
-        begun: list[asyncio.Task[None]] = []
+        """Fetch payloads until none is left; where one loses its place, another worker goes on in it."""
         self._workers += 1
+        place = Place()
         try:
-            while self._queue:
+            while not place.lost and self._queue:
                 signed, key = self._queue.popleft()
-                begun.append(self._start(self._fetch(signed, key)))
-                await self._submissions.in_place(begun[-1], signed)
+                with self._submissions.place(signed, self._replace) as place:
+                    await self._fetch(signed, key)
         finally:
-            self._workers -= 1
-        if begun:
-            await asyncio.wait(begun)
+            self._workers -= not place.lost
+
+    def _replace(self) -> None:
+        """A worker has lost its place."""
+        self._workers -= 1
+        self._start(self._work())
 
     async def _fetch(self, signed: Signed, key: bytes) -> None:
         """Fetch and open one peer's payload."""

@@ -24,13 +24,14 @@ STUCK = 200
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is special about a run: its clock, how long scores are waited for, who is in it and whom nobody expects."""
+    """What is special about a run: clock, wait for scores, operators, whom nobody expects, and seats."""
 
     name: str
     clock: Mapping[str, int] = field(hash=False)
     score_wait: int
     operators: int = 1
     strangers: tuple[str, ...] = ()
+    seats: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Ground:
         """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
         document = nano_template().model_dump()
         document["clock"] |= setting.clock
-        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait}
+        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
         template, cast = Template.model_validate(document), Cast.of(0, 2, setting.operators, {})
         texts = [folder / f"{i}.txt" for i in range(8)]
         for i, path in enumerate(texts):
@@ -58,13 +59,19 @@ class Ground:
         text = TextReader.open(folder / "data", manifest.digest)
         return cls(cast, spec.model_copy(update={"genesis": genesis}), text)
 
-    def play(self, script: Script, rounds: int) -> SimulatedRun:
-        """The run to its closing record, on a clock that jumps.
+    def play(self, script: Script, rounds: int, arrivals: Mapping[str, int] | None = None) -> SimulatedRun:
+        """The run to its closing record, on a clock that jumps; `arrivals` as `Simulator` takes them.
 
         Raises:
             Stuck: it does not end.
         """
         simulator = Simulator(
-            self.cast, self.spec, self.text, classes=lambda _: CountingMiner, script=script, block_seconds=BLOCK
+            self.cast,
+            self.spec,
+            self.text,
+            arrivals=arrivals,
+            classes=lambda _: CountingMiner,
+            script=script,
+            block_seconds=BLOCK,
         )
         return clock.run(simulator.run(rounds), STUCK * BLOCK)

@@ -19,7 +19,7 @@ from nano_ground import BLOCK, Setting
 from muster.lab.faults import Fault, Kind
 from muster.protocol.spec import RunSpec
 
-ROUNDS = 3
+ROUNDS, LAST = 3, 2
 """Two rounds in which things go wrong at the most, and one to be back in."""
 
 MIN_BLOCKS = 7
@@ -36,6 +36,7 @@ PATIENT = Setting("patient", _LONG, score_wait=30)
 HASTY_STRANGER = Setting("hasty-stranger", _SHORT, score_wait=3, strangers=("miner-0",))
 PATIENT_STRANGER = Setting("patient-stranger", _LONG, score_wait=30, strangers=("miner-0",))
 HASTY_PAIR = Setting("hasty-pair", _SHORT, score_wait=3, operators=2)
+ONE_SEAT = Setting("one-seat", _SHORT, score_wait=3, seats=1)
 """Limits below ten blocks, and above."""
 
 
@@ -97,10 +98,10 @@ class Place:
     round: int = 0
     rarely: bool = False
     also: tuple[Fault, ...] = ()
-    miss: Mapping[Kind, str | None] = field(default_factory=dict)
+    miss: Mapping[Kind, str | None] = field(default_factory=dict, hash=False)
 
-    def __hash__(self) -> int:
-        return hash(self.name)
+    def __str__(self) -> str:
+        return self.name.replace(" ", "_")
 
     def fault(self, kind: Kind, times: Times) -> Fault:
         """What goes wrong."""
@@ -234,6 +235,8 @@ def _reading(who: str, bound: Bound, begin: int) -> Iterator[Place]:
         ("its beacon", "chain.beacon", "evaluate/0", ASK),
         ("a block to come", "chain.next_block", "", ASK),
     ):
+        if who == FOLLOWER and operation in ("chain.block", "chain.beacon", "chain.next_block"):
+            continue  # what is the same for all is shown for others
         # The block is waited for from the one before.
         at = begin - (operation == "chain.next_block")
         miss, also = (GONE, (_KEY_LATE,)) if who == MINER else ({}, ())
@@ -270,6 +273,21 @@ JOINING = tuple(
 )
 
 
+NEWCOMER, ARRIVAL = "miner-1", 2
+"""Joins once round 2 is open, from the checkpoint that the record of round 1 pins; a round it is not expected in is
+sealed at its min block."""
+
+COMING = tuple(
+    Place(f"a newcomer reads {what}", NEWCOMER, "store.get", key, READ, Bound.NOBODY)
+    for what, key in (("a record", _key(0, "rec")), ("a manifest", "*manifest.json"), ("a checkpoint", "*.safetensors"))
+)
+
+SCREENING = tuple(
+    Place(f"a validator reads {what} without a seat", VALIDATOR, operation, _key(LAST, ending), READ, Bound.NOBODY)
+    for what, operation, ending in (("a key", "store.get", "key"), ("a payload", "store.get_range", "sub"))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One run to be played, and what must come of it."""
@@ -280,7 +298,7 @@ class Cell:
     setting: Setting
 
     def __str__(self) -> str:
-        return f"{self.place.name}-{self.kind}-{self.times.name.lower()}-{self.setting.name}".replace(" ", "_")
+        return f"{self.place}-{self.kind}-{self.times.name.lower()}-{self.setting.name}"
 
     @property
     def fault(self) -> Fault:

@@ -9,12 +9,31 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from fault_cells import ABSENT, FOLLOWER, MINER, ROUNDS, Bound, Cell, cells
+from fault_cells import (
+    ABSENT,
+    ARRIVAL,
+    COMING,
+    FOLLOWER,
+    HASTY,
+    LAST,
+    MIN_BLOCKS,
+    MINER,
+    NEWCOMER,
+    ONE_SEAT,
+    READ,
+    ROUNDS,
+    SCREENING,
+    Bound,
+    Cell,
+    Place,
+    Times,
+    cells,
+)
 from nano_ground import Ground, Setting
 from run_builders import MAX_BYTES, Ledger
 
 from muster.cast import Cast
-from muster.lab.faults import Script
+from muster.lab.faults import Kind, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
@@ -60,6 +79,48 @@ def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
     check_scores(run, cell, ground.spec)
     if cell.place.who == FOLLOWER:
         check_unnoticed(run, faultless)
+
+
+@pytest.mark.parametrize("times", [Times.ONCE, Times.TWICE, Times.TEN_BLOCKS], ids=lambda times: times.name.lower())
+@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("place", COMING, ids=str)
+def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
+    place: Place, kind: Kind, times: Times, grounds: Grounds
+) -> None:
+    """It alone pays, in rounds it is not there; and it ends on the same bits."""
+    ground, _ = grounds(HASTY)
+    fault, rounds = place.fault(kind, times), ARRIVAL + 3
+    script = Script([fault])
+    run = ground.play(script, rounds, {NEWCOMER: ARRIVAL})
+    assert script.unfired() == []
+    assert len(run.state_roots) == rounds
+    reasons = [Ledger(run).reasons(ground.cast, round_) for round_ in range(rounds)]
+    assert [r.pop(MINER, ABSENT) for r in reasons] == [""] * rounds
+    there = [r == {NEWCOMER: ""} for r in reasons]
+    assert reasons == [{NEWCOMER: ""} if is_there else {} for is_there in there]
+    first = there.index(True)
+    assert all(there[first:])
+    least, most = place.held_up(kind, times)
+    assert (first == ARRIVAL) == (most < MIN_BLOCKS) == (least < MIN_BLOCKS)
+
+
+@pytest.mark.parametrize("times", [Times.ONCE, Times.TEN_BLOCKS], ids=lambda times: times.name.lower())
+@pytest.mark.parametrize("kind", [kind for kind in READ if kind != "slow"])
+@pytest.mark.parametrize("place", SCREENING, ids=str)
+def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, times: Times, grounds: Grounds) -> None:
+    """Who has no seat is not evaluated in that round (the last one, that steers nothing), and that is all."""
+    ground, faultless = grounds(ONE_SEAT)
+    script = Script([place.fault(kind, times)])
+    run = ground.play(script, ROUNDS)
+    assert script.unfired() == []
+    assert run.state_roots == faultless.state_roots
+    for round_ in range(ROUNDS):
+        reasons = Ledger(run).reasons(ground.cast, round_)
+        assert reasons == Ledger(faultless).reasons(ground.cast, round_)
+        assert sorted(reasons.values()) == ["", "not_selected"]
+        measured = {peer.hotkey for peer in Ledger(run).scores(round_).peers if peer.assigned is not None}
+        seated = {miner.hotkey for miner in ground.cast.miners if reasons[miner.name] == ""}
+        assert measured == (seated if round_ == LAST else {miner.hotkey for miner in ground.cast.miners})
 
 
 def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None]) -> None:

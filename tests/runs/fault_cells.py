@@ -5,7 +5,8 @@ blocks the step is held up: n. The phase the step belongs to has a limit L in th
 anything: the run takes n blocks longer at the most, and θ has the same bits. Where n ≥ L the peer that is behind the
 step, and nobody else, has in that round the reason that docs/protocol.md (§9, §10) gives for it; it is back once the
 fault is over. What holds up a leader has no limit, because the turn to close a round does not pass on; what holds up a
-follower that neither mines nor scores costs nobody anything.
+follower that neither mines nor scores costs nobody anything. (On chain, nano's miners earn nothing: what becomes of
+weights that cannot be set is shown where there are some, in tests/validator/gauntlet.)
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ MIN_BLOCKS = 7
 """So that a round is long enough for a fault to be over in the next one; round 0 is sealed at this block."""
 
 LEADER, VALIDATOR, MINER, FOLLOWER = "aggregator-0", "validator-0", "miner-0", "aggregator-1"
-OPERATOR = "operator-0"
-
 
 _SHORT = {"min_blocks": MIN_BLOCKS, "deadline": MIN_BLOCKS, "reveal": 6, "grace": 5, "checkpoint_every": 1}
 _LONG = _SHORT | {"deadline": 40, "reveal": 30, "grace": 28}
@@ -84,7 +83,12 @@ SLOW_BLOCKS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A step that can fail, of `round`. `peer` is whom it can cost its place, `miss` the reason by kind of fault."""
+    """A step that can fail: who asks for what (as a `Fault` says it), and how it can fail.
+
+    `bound` is what it is held up against, `miss` what miner-0 has in the record if that is too long, by kind of fault
+    (empty: nobody's submission depends on it). `rarely`: it is tried again after 1, 2, 4 … blocks. `also` has to
+    happen for it to come to this step.
+    """
 
     name: str
     who: str
@@ -95,7 +99,6 @@ class Place:
     owner: str = "*"
     start: int = 0
     from_block: int = 0
-    round: int = 0
     rarely: bool = False
     also: tuple[Fault, ...] = ()
     miss: Mapping[Kind, str | None] = field(default_factory=dict, hash=False)
@@ -148,7 +151,7 @@ GONE: Mapping[Kind, str | None] = {"error": ABSENT, "slow": ABSENT, "damaged": A
 NO_KEY: Mapping[Kind, str | None] = dict.fromkeys(READ, "key_missing")
 
 SEALED, RECORDED = MIN_BLOCKS, MIN_BLOCKS + 1
-"""The blocks of the first seal and record of the run without faults."""
+"""The block of the first seal of the run without faults, and the one by which everybody sees the record."""
 
 _SEAL_LOST = Fault("lost", "store.put_if_absent", _key(0, "seal"), who=LEADER, count=1)
 _RECORD_LOST = Fault("lost", "store.put_if_absent", _key(0, "rec"), who=LEADER, count=1)
@@ -210,7 +213,7 @@ LOOKS = (
             ),
         )
     ),
-    Place("a leader looks at scores", LEADER, "store.get", _key(0, "json"), READ, Bound.STEER, round=1),
+    Place("a leader looks at scores", LEADER, "store.get", _key(0, "json"), READ, Bound.STEER),
     _leader("a leader waits for a block", "chain.next_block", "", ASK, from_block=SEALED),
     Place(
         "a miner looks at the seal", MINER, "store.get", _key(0, "seal"), READ, Bound.REVEAL, from_block=SEALED,
@@ -318,7 +321,7 @@ class Cell:
         """miner-0's reason by round; everybody else is accepted in every round."""
         if not self.place.miss or not self.costs(spec):
             return {}
-        return {self.place.round + (self.place.bound is Bound.NEXT): self.place.miss[self.kind]}
+        return {int(self.place.bound is Bound.NEXT): self.place.miss[self.kind]}
 
     def extra_blocks(self, spec: RunSpec) -> int:
         """How much longer the run may take."""

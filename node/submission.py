@@ -53,7 +53,7 @@ class Payload:
 
 @dataclass(slots=True)
 class Place:
-    """One of the places of payloads under way at one time: `held` until its payload's end, unless it is `lost` before."""
+    """A place among the payloads under way at one time: `held` until its payload's end, unless it is `lost` before."""
 
     held: bool = True
     lost: bool = False

@@ -83,6 +83,13 @@ class Desynchronised(Miner):
 class Resigner(Miner):
     """Puts an earlier finisher's submission under its own signature: `payload_auth` (or `key_missing`)."""
 
+    _victim = ""
+
+    @property
+    def awaits_seal(self) -> bool:
+        """Once it has claimed somebody's work."""
+        return bool(self._victim)
+
     async def train(self) -> None:
         """Wait for somebody's submission, then claim it."""
         tip, chain = self._tip, self.surroundings.chain

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Payload:
 
 @dataclass(slots=True)
 class Place:
-    """A place among the payloads under way at one time: `held` until its payload's end, unless it is `lost` before."""
+    """One of the places of payloads under way at one time: `held` until its payload ends, unless it is `lost` first."""
 
     held: bool = True
     lost: bool = False
@@ -147,7 +148,7 @@ class Submissions:
     async def _download(self, store: Store, signed: Signed) -> memoryview:
         """The ciphertext as a map of a nameless file."""
         key, size = paths.submission(self._run_id, self._round), len(signed.head) + signed.ciphertext_bytes
-        folder = await self._offload(lambda: tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool))
+        folder = await self._offload(self._folder)
         try:
             target = Path(folder.name) / "object"
             await store.download(key, target, max_bytes=size, deadline=BULK_DEADLINE)
@@ -155,6 +156,13 @@ class Submissions:
         finally:
             await self._offload(folder.cleanup)
         return whole[len(signed.head) :]
+
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        # A store's thread that outlives its deadline may yet write here; what cannot be removed for that is no fault.
+        try:
+            return tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
 
     def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
         update = wire.open(signed.header, ciphertext, key, self._layout, self._k)
@@ -175,7 +183,7 @@ class Submissions:
             return tensor
         try:
             with tempfile.TemporaryFile(dir=self._spool) as file:
-                values.tofile(file)
+                file.write(np.ascontiguousarray(values).data)  # `tofile` would not say that the disk is full
                 file.flush()
                 mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
         except OSError as error:
@@ -187,6 +195,8 @@ def _mapped(path: Path) -> memoryview:
     """A file's bytes, readable for as long as somebody holds them, whatever becomes of its name."""
     try:
         with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:  # of nothing there is no map
+                return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise StorageError(f"a payload cannot be read back from {path}: {error}") from error

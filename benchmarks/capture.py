@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muster.cast import Cast
 from muster.kernels import Grid, fold
 from muster.lab.simulator import Simulator
-from muster.node.corpus import build_corpus
-from muster.node.data import TextReader
+from muster.node.data.build import build_corpus
+from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol.spec import Template, load_template
+from muster.testnet.cast import Cast
 
 CACHE = Path(__file__).parent / ".cache"
 SEED = 0

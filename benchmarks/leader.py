@@ -81,7 +81,7 @@ class Memory:
 
 def laid_out(folder: Path, peers: int, layers: int) -> Any:
     """The run in a folder, made on first use: one operator, and peers that A_0 lists."""
-    builders, cast = part("run_builders"), part("muster.cast").Cast.of(0, peers, 1, {})
+    builders, cast = part("run_builders"), part("muster.testnet.cast").Cast.of(0, peers, 1, {})
     made = builders.template(
         model=MODEL | {"layers": layers},
         gauntlet={"seats": SEATS, "score_wait": 0},
@@ -97,7 +97,7 @@ async def stand(stage: Any) -> tuple[Any, Any, Any]:
     for member in stage.cast.members:
         await chain.register(member.identity)
         await chain.commit(member.identity, f"dir:{member.name}")
-    history = room("muster.protocol.history").SpecHistory.of(stage.spec)
+    history = room("muster.protocol.spec.history").SpecHistory.of(stage.spec)
     reader = room("muster.node.ledger.reader", "muster.node.follow")
     genesis = getattr(reader, "genesis_tip", None) or reader.genesis
     return chain, history, await genesis(history, chain)
@@ -106,7 +106,7 @@ async def stand(stage: Any) -> tuple[Any, Any, Any]:
 def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
     kernels, wire, paths = room("muster.kernels"), room("muster.protocol.wire"), room("muster.protocol.paths")
-    assignment, replicas = room("muster.protocol.assignment"), room("muster.node.replica")
+    assignment, replicas = room("muster.protocol.rules.assignment"), room("muster.node.replica")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, replicas.Replica.genesis(stage.spec, history.run_id)
@@ -182,7 +182,7 @@ async def for_ever(*_: Any) -> None:
 async def lead(folder: Path, peers: int, layers: int) -> Memory:
     """One leader's round 0 over what `forge` made, from joining to having anchored its record."""
     calls: Counter[str] = Counter()
-    counted(room("muster.protocol.admission"), "admit", calls)
+    counted(room("muster.protocol.rules.admission"), "admit", calls)
     counted(room("muster.protocol.wire"), "open", calls)
     participants, storage = (
         room("muster.node.ledger.participant", "muster.node.participant"),
@@ -195,7 +195,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     buckets = storage.DirectoryBuckets(folder / "buckets")
     (operator,) = stage.cast.operators
     surroundings = participants.Surroundings(
-        operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.journal").Journal(None)
+        operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.telemetry.journal").Journal(None)
     )
     tip, replica = await participants.join(history, surroundings)
     leader = aggregators.Aggregator(surroundings, tip, replica, 1)
@@ -264,7 +264,7 @@ class CountingBuckets:
 
 def requests(folder: Path) -> dict[str, int]:
     """Requests of a whole run, by operation and kind."""
-    builders, cast = part("run_builders"), part("muster.cast").Cast.of(0, MINERS, 1, {})
+    builders, cast = part("run_builders"), part("muster.testnet.cast").Cast.of(0, MINERS, 1, {})
     made = builders.template(clock={"deadline": 2 * TRAINING, "min_blocks": 1})
     stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, cast)
     miners, counts = room("muster.node.miner.miner"), Counter[str]()

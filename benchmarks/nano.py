@@ -26,11 +26,11 @@ import torch
 from run_builders import lay_out, write_text
 from run_builders import template as miniature
 
-from muster.cast import Cast
 from muster.lab.nano import CountingMiner, compiled_loops, nano_template
 from muster.lab.simulator import Simulator
 from muster.node.miner.miner import Miner
 from muster.protocol.spec import Template
+from muster.testnet.cast import Cast
 
 MINERS = 4
 SEED = 0

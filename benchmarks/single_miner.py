@@ -23,17 +23,17 @@ from pathlib import Path
 
 import torch
 
-from muster.cast import Cast
 from muster.lab.simulator import Simulator
-from muster.node.corpus import build_corpus
-from muster.node.data import TextReader
-from muster.node.genesis import genesis_parameters
+from muster.node.data.build import build_corpus
+from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import InnerTrainer
 from muster.node.replica import Replica
-from muster.protocol.assignment import assigned
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.sampling import sample
+from muster.protocol.rules.assignment import assigned
+from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import RunSpec, Template, load_template
+from muster.testnet.cast import Cast
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 MINERS = 4

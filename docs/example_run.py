@@ -15,17 +15,17 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import FrameError, compress, decode, encode
-from muster.node.genesis import genesis_parameters
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
-from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity
 from muster.protocol.identity import verify as is_signature
-from muster.protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.ledger import Tip, genesis_tip
-from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import RunSpec
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.wire import Beacon, Header
 
 SEED = 7

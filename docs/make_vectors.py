@@ -24,20 +24,20 @@ from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
 
 from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
-from muster.node.checkpoint import make_checkpoint
+from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import wire
-from muster.protocol.admission import admit
-from muster.protocol.assignment import assigned, data_digest, permute, share, unassigned
-from muster.protocol.attendance import Attendance
-from muster.protocol.bundle import Opened, write_bundle
-from muster.protocol.layout import parameter_shapes
 from muster.protocol.ledger import open_bundle, prepare, verify
+from muster.protocol.ledger.bundle import Opened, write_bundle
+from muster.protocol.ledger.roots import state_root
 from muster.protocol.reasons import KEY_MISSING, LEADERS_WORD, REASONS
-from muster.protocol.roots import state_root
-from muster.protocol.sampling import sample
+from muster.protocol.rules.admission import admit
+from muster.protocol.rules.assignment import assigned, data_digest, permute, share, unassigned
+from muster.protocol.rules.attendance import Attendance
+from muster.protocol.rules.sampling import sample
+from muster.protocol.rules.selection import order, seat
 from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
-from muster.protocol.selection import order, seat
 from muster.protocol.spec import GauntletSpec
+from muster.protocol.spec.layout import parameter_shapes
 from muster.protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose

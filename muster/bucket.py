@@ -6,7 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from muster.credentials import (
+from muster.protocol.errors import ConfigError, StorageError, UsageError
+from muster.protocol.storage.admin.accounts import Accounts, find_accounts, reader_name, writer_name
+from muster.protocol.storage.admin.bucket import BucketAdmin, LifecycleRule, abort_rule, expiry_rule
+from muster.protocol.storage.admin.check import can_read, check_bucket
+from muster.protocol.storage.admin.service import Refused, is_aws, is_r2, service_location
+from muster.protocol.storage.s3_location import Credentials, S3Location, parse_location
+from muster.run.credentials import (
     ACCESS_KEY,
     ADMIN_ACCESS_KEY,
     ADMIN_SECRET_KEY,
@@ -15,12 +21,6 @@ from muster.credentials import (
     SECRET_KEY,
     load_credentials,
 )
-from muster.protocol.errors import ConfigError, StorageError, UsageError
-from muster.protocol.storage.admin.accounts import Accounts, find_accounts, reader_name, writer_name
-from muster.protocol.storage.admin.bucket import BucketAdmin, LifecycleRule, abort_rule, expiry_rule
-from muster.protocol.storage.admin.check import can_read, check_bucket
-from muster.protocol.storage.admin.service import Refused, is_aws, is_r2, service_location
-from muster.protocol.storage.s3_location import Credentials, S3Location, parse_location
 
 READ_ACCESS_KEY = "MUSTER_S3_READ_ACCESS_KEY"
 READ_SECRET_KEY = "MUSTER_S3_READ_SECRET_KEY"  # noqa: S105

@@ -24,10 +24,10 @@ from muster.kernels import SparseUpdate
 from muster.node.ledger.participant import Offload
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.protocol import paths, wire
-from muster.protocol.admission import MAX_KEY_BYTES
-from muster.protocol.bundle import Opened
 from muster.protocol.errors import ObjectDamaged, StorageError, WireError
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.bundle import Opened
+from muster.protocol.rules.admission import MAX_KEY_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import Signed
 

@@ -15,18 +15,18 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate, compress
-from muster.node.genesis import genesis_parameters
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
-from muster.protocol.admission import RoundFacts
-from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import WireError
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import SIGNATURE_BYTES, Identity
-from muster.protocol.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.ledger import genesis_tip
-from muster.protocol.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.rules.admission import RoundFacts
+from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import ModelSpec, RunSpec, load_template
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.wire import Beacon, Header, Opening, Type
 
 SEED = 7

@@ -24,11 +24,11 @@ from builders import (
 )
 
 from muster.protocol import wire
-from muster.protocol.admission import admit
-from muster.protocol.bundle import Opened, write_bundle
-from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Applied, Tip, genesis_tip, head_digest, open_bundle, prepare, verify
-from muster.protocol.roots import state_root
+from muster.protocol.ledger.bundle import Opened, write_bundle
+from muster.protocol.ledger.roots import state_root
+from muster.protocol.rules.admission import admit
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload

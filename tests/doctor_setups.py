@@ -13,9 +13,6 @@ import boto3
 from botocore.config import Config
 from s3_server import RadosGateway
 
-from muster.cast import Cast
-from muster.config import NodeConfig
-from muster.daemon import Role
 from muster.doctor.examine import examine
 from muster.doctor.finding import Finding
 from muster.doctor.network import Clock
@@ -24,8 +21,11 @@ from muster.doctor.software import find_software
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
 from muster.protocol.spec import Template, load_template
-from muster.rundir import RunDirectory, create
-from muster.runfile import NETWORK, RUN_FILE
+from muster.run.daemon import Role
+from muster.run.file import NETWORK, RUN_FILE
+from muster.run.folder import RunDirectory, create
+from muster.run.settings import NodeConfig
+from muster.testnet.cast import Cast
 
 BLOCK_SECONDS = 0.05
 SEED = 11

@@ -14,16 +14,16 @@ from muster.lab import clock
 from muster.lab.faults import Fault, Request, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.directory import Directory
-from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, in_place, judge, possession
 from muster.node.ledger.reader import Fetched, Reader, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, MemoryBuckets, MemoryStore, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
 from muster.protocol.wire import Record

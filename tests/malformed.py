@@ -20,9 +20,9 @@ from malformed_payloads import PAYLOADS
 from muster import kernels
 from muster.kernels import SparseUpdate
 from muster.protocol import wire
-from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts
-from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.identity import SIGNATURE_BYTES, Identity
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts
+from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.wire import PREFIX_BYTES, Type
 
 OBJECT_SIZE = "object_size"

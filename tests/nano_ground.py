@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muster.cast import Cast
 from muster.lab import clock
 from muster.lab.faults import Script
 from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.corpus import build_corpus
-from muster.node.data import TextReader
+from muster.node.data.build import build_corpus
+from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec, Template
+from muster.testnet.cast import Cast
 
 BLOCK = 12.0
 """Seconds between blocks."""

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
-from muster import cli, ending
-from muster.cast import Cast
-from muster.config import NodeConfig
+from muster import cli
 from muster.protocol import errors
 from muster.protocol.spec import Template, load_template
-from muster.rundir import RunDirectory, create
+from muster.run import ending
+from muster.run.folder import RunDirectory, create
+from muster.run.settings import NodeConfig
+from muster.testnet.cast import Cast
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "protocol" / "presets" / "tiny.toml"

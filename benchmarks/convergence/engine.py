@@ -21,13 +21,13 @@ from benchmarks.convergence.setting import cast_of, spec_of, windows_of
 from benchmarks.convergence.stopwatch import Stopwatch
 from benchmarks.convergence.variant import Variant
 from muster.kernels import SparseUpdate, fold
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import Diverged, InnerTrainer
 from muster.node.replica import Replica
-from muster.protocol.layout import layout_of
 from muster.protocol.ledger import prepare
-from muster.protocol.sampling import sample
+from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import RunSpec, Template
+from muster.protocol.spec.layout import layout_of
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 WORK_SHARES = (0.25, 0.5, 0.75, 1.0)

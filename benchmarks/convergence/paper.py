@@ -23,8 +23,8 @@ from benchmarks.convergence.plan import (
 from benchmarks.convergence.setting import STUDY
 from benchmarks.convergence.variant import Variant
 from muster.kernels import Rule
-from muster.protocol.layout import layout_of
 from muster.protocol.spec import load_template
+from muster.protocol.spec.layout import layout_of
 
 REPORT_COMMAND = "python -m benchmarks.convergence report"
 

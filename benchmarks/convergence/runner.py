@@ -19,7 +19,7 @@ from benchmarks.convergence.plan import Plan
 from benchmarks.convergence.results import Results, Row
 from benchmarks.convergence.setting import STUDY, open_text
 from benchmarks.convergence.variant import Variant
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.protocol.spec import load_template
 
 Say = Callable[[str], None]

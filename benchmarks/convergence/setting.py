@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from benchmarks.convergence.variant import Variant
-from muster.cast import Cast
-from muster.node.corpus import Manifest, build_corpus
-from muster.node.data import TextReader
-from muster.protocol.assignment import assigned
+from muster.node.data.build import Manifest, build_corpus
+from muster.node.data.dataset import TextReader
 from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.rules.assignment import assigned
 from muster.protocol.spec import DataSpec, RunSpec, Template, load_template
+from muster.testnet.cast import Cast
 
 STUDY = Path(__file__).with_name("study.toml")
 _OPERATORS = 1

@@ -21,7 +21,7 @@ from muster.kernels import Grid, Rule, SparseUpdate, quantise
 from muster.kernels.fast import compress as fast_compress
 from muster.kernels.fast import outer as fast_outer
 from muster.kernels.outer import divisors
-from muster.protocol.layout import AEAD_TAG_BYTES, CODEC_BYTES
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, CODEC_BYTES
 
 _LEVELS = 127
 """Steps of an 8-bit value on either side of zero."""

@@ -9,16 +9,16 @@ from muster.audit.replay import Progress, Replay, find_record, find_theta
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica, genesis_root
 from muster.protocol import ledger, paths
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import AuditError, DataError, LedgerError, UsageError
 from muster.protocol.ledger import Tip
 from muster.protocol.storage import Buckets
-from muster.rundir import RunDirectory
-from muster.runfile import SPEC_FILE
-from muster.runs import fetch_text, open_run
+from muster.run.fetch import fetch_text, open_run
+from muster.run.file import SPEC_FILE
+from muster.run.folder import RunDirectory
 
 
 class Auditor:

@@ -15,9 +15,9 @@ from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, StorageError
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Record, Seal
 
@@ -90,7 +90,7 @@ class Evidence:
             raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
 
     async def _trace(self, round_: int) -> None:
-        """Where a chain shows only later anchors, a record proves the one before it (see `protocol/lineage.py`)."""
+        """Where a chain shows only later anchors, a record proves the one before it (`protocol/ledger/lineage.py`)."""
         for newest in sorted(self._anchored, reverse=True):
             at = newest
             while at > round_ and at - 1 not in self._anchored:

@@ -13,8 +13,8 @@ from muster.audit.evidence import Evidence, Found
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
-from muster.node.checkpoint import make_checkpoint
 from muster.node.replica import Replica
+from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import ledger, paths
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import Applied, Tip

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
+from muster.history.status import printable
 from muster.protocol.errors import AuditError, LedgerError, ScoresFault, StorageError, WireError
-from muster.status import printable
 
 MAX_PROBLEM = 300
 """Characters of a problem's text: some of it may be a stranger's."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from muster.node.replica import Replica
 from muster.protocol import ledger
-from muster.protocol.attendance import MEMORY, attendance
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.rules.attendance import MEMORY, attendance
 from muster.protocol.wire import Kind, Record
 
 

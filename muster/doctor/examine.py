@@ -9,21 +9,21 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from muster.daemon import Role
 from muster.doctor import checks, machine, network
 from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, TextFacts
 from muster.doctor.finding import Finding
 from muster.doctor.setup import Setup, Skip, unwrap
 from muster.doctor.software import judge_software
-from muster.node.corpus import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
+from muster.node.data.build import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
 from muster.node.hello import incompatibility, read_hello
-from muster.parts import open_location
 from muster.protocol import paths
 from muster.protocol.errors import DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
-from muster.protocol.layout import layout_of
+from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import DirectoryStore, is_network_location, parse_location
-from muster.rundir import RunDirectory
+from muster.run.backends import open_location
+from muster.run.daemon import Role
+from muster.run.folder import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)

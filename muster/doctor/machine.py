@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from muster.credentials import load_identity
 from muster.doctor.facts import BucketFacts, GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
 from muster.doctor.needs import miner_memory, step_operations
-from muster.node.genesis import genesis_parameters
 from muster.node.miner.inner import InnerTrainer
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.spec import RunSpec
+from muster.run.credentials import load_identity
 
 TIMED_OPERATIONS = 3e10
 """Models whose inner step takes more are not trained for the doctor: a few seconds on a slow core."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from muster.daemon import Role
 from muster.node.replica import EVAL_BATCH
-from muster.protocol.layout import layout_of
 from muster.protocol.spec import Template
+from muster.protocol.spec.layout import layout_of
+from muster.run.daemon import Role
 
 FLOAT_BYTES = 4
 PROCESS_BYTES = 300 << 20

@@ -10,22 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from muster.config import NodeConfig
-from muster.credentials import load_credentials
-from muster.daemon import Role, label
 from muster.doctor.facts import ChainFacts, KeyFacts, MemberFacts
 from muster.doctor.machine import find_key
 from muster.doctor.needs import Needs, needs
 from muster.doctor.network import Clock, find_member, watch_chain
-from muster.node.corpus import MANIFEST
+from muster.node.data.build import MANIFEST
 from muster.node.lock import find_holder, hotkey_folder, role_lock
 from muster.protocol.chain.base import Chain, Snapshot
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, Store, is_network_location
-from muster.rundir import RunDirectory
-from muster.runfile import SQLITE
-from muster.runs import COPY, open_run
+from muster.run.credentials import load_credentials
+from muster.run.daemon import Role, label
+from muster.run.fetch import COPY, open_run
+from muster.run.file import SQLITE
+from muster.run.folder import RunDirectory
+from muster.run.settings import NodeConfig
 
 T = TypeVar("T")
 

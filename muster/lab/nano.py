@@ -18,9 +18,9 @@ from torch import Tensor
 from muster.kernels import fast
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
-from muster.protocol.layout import Layout
 from muster.protocol.ledger import Tip
 from muster.protocol.spec import Template, load_template
+from muster.protocol.spec.layout import Layout
 
 _DOMAIN = b"muster/lab/delta/v1"
 _HALF = 2**15

@@ -16,19 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muster.cast import Cast, Member
 from muster.lab.adversary import miner_class
 from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
-from muster.node.data import TextReader
-from muster.node.journal import Journal
+from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower, Surroundings, in_place, join
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
+from muster.node.telemetry.journal import Journal
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.history import SpecHistory
 from muster.protocol.spec import RunSpec
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, MemoryBuckets
+from muster.testnet.cast import Cast, Member
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator

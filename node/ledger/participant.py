@@ -10,19 +10,19 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from muster.node.directory import Directory
-from muster.node.journal import Journal
 from muster.node.ledger import reader
 from muster.node.ledger.reader import CatchUp, Fetched, Reader
 from muster.node.replica import Replica
+from muster.node.telemetry.journal import Journal
 from muster.protocol import ledger
-from muster.protocol.admission import admit
 from muster.protocol.chain.base import Block, Chain
 from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
 from muster.protocol.faults import Faults
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.round import Event, Role, RoundState
+from muster.protocol.ledger.round import Event, Role, RoundState
+from muster.protocol.rules.admission import admit
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, Meter, Store
 from muster.protocol.wire import Seal
 

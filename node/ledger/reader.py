@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from muster.node.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
 from muster.node.directory import Directory
 from muster.node.replica import Replica
+from muster.node.replica.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
 from muster.protocol import ledger, paths, wire
-from muster.protocol.admission import MAX_HEAD_BYTES
 from muster.protocol.chain.base import Anchor, Chain
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.lineage import Lineage
+from muster.protocol.ledger.lineage import Lineage
+from muster.protocol.rules.admission import MAX_HEAD_BYTES
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.wire import Beacon, Record, Seal
 

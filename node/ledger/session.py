@@ -20,7 +20,7 @@ from muster.protocol.chain.base import Block, Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied
-from muster.protocol.round import (
+from muster.protocol.ledger.round import (
     Done,
     Event,
     Failed,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muster.node.miner.optimizers import InnerOptimizer
-from muster.node.model import Llama
+from muster.node.models.llama import Llama
 from muster.protocol.errors import RunFailed
 from muster.protocol.spec import InnerSpec, ModelSpec
 

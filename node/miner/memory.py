@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from muster.protocol.errors import ConfigError, StorageError
-from muster.protocol.layout import Layout
+from muster.protocol.spec.layout import Layout
 
 FORMAT = "muster/memory/2"
 """What the file's metadata must say. Format 1 kept the accumulator of a submission until its record was known."""

@@ -17,18 +17,18 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate, compress_
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower, Surroundings
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
 from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
-from muster.protocol.assignment import assigned, data_digest, share
 from muster.protocol.errors import StorageError
-from muster.protocol.layout import AEAD_TAG_BYTES
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.round import Role
+from muster.protocol.ledger.round import Role
+from muster.protocol.rules.assignment import assigned, data_digest, share
+from muster.protocol.spec.layout import AEAD_TAG_BYTES
 from muster.protocol.wire import Header, Seal
 
 log = logging.getLogger(__name__)

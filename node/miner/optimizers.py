@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muster.node.model import Llama
+from muster.node.models.llama import Llama
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import InnerSpec
 

@@ -133,7 +133,7 @@ class Chain(ABC):
         """The anchors for `round_` or a later round that the chain still shows, in chain order.
 
         A local chain shows its whole history. Bittensor shows each hotkey's newest anchor only; what lies between
-        it and `round_` is proven by the records' parents (`muster.protocol.lineage`).
+        it and `round_` is proven by the records' parents (`muster.protocol.ledger.lineage`).
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ from muster import kernels
 from muster.kernels import FrameError, SparseUpdate
 from muster.protocol.errors import WireError
 from muster.protocol.identity import Identity, hotkey_of
-from muster.protocol.layout import AEAD_TAG_BYTES, Layout
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout
 from muster.protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
 from muster.protocol.wire.tlv import u32, u64
 

@@ -11,7 +11,7 @@ from benchmarks.convergence.engine import play
 from benchmarks.convergence.setting import STUDY, cast_of, open_text, spec_of
 from benchmarks.convergence.variant import Variant
 from muster.lab.simulator import Simulator
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.protocol.spec import load_template
 
 SHORT = Variant(peers=4, steps=3, rounds=3, batch=2, k=32)

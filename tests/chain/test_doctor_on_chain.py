@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from doctor_setups import diagnose_async, lay_out
 
-from muster.daemon import Role
 from muster.doctor.checks import judge_registration
 from muster.doctor.finding import Status
 from muster.doctor.network import Clock, find_member, watch_chain
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
-from muster.runfile import BITTENSOR, RUN_FILE
+from muster.run.daemon import Role
+from muster.run.file import BITTENSOR, RUN_FILE
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
 

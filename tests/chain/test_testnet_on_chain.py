@@ -16,15 +16,15 @@ import pytest
 from local_chain import LocalChain, Subnet
 from runs.run_builders import template, write_template
 
-from muster.cast import Cast
-from muster.node.journal import read_journal
+from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Anchor, Snapshot
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.reading import read_commitments
 from muster.protocol.chain.bittensor.runtime import Runtime
-from muster.protocol.layout import layout_of
-from muster.rundir import RunDirectory
+from muster.protocol.spec.layout import layout_of
+from muster.run.folder import RunDirectory
+from muster.testnet.cast import Cast
 
 RUN_SECONDS = 1_500
 """A block takes half a second of processor time; on a machine with a lot to do, ten times that."""

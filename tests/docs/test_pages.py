@@ -22,10 +22,10 @@ from doctor_setups import Bucket, miniature
 from pages import DOCS, Shell, blocks
 from s3_server import RadosGateway
 
-from muster.cast import OPERATOR_STAKE
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity, derive_seed
+from muster.testnet.cast import OPERATOR_STAKE
 
 PAGES = ("mine.md", "validate.md")
 INSTALLING = {"install", "update"}

@@ -25,17 +25,17 @@ from run_builders import Stage, genesis_without, lay_out, write_text
 from torch.nn import functional
 
 from muster.audit import audit_run
-from muster.cast import Cast
+from muster.history.view import make_view
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import Simulator
-from muster.node.corpus import build_corpus
-from muster.node.data import TextReader
+from muster.node.data.build import build_corpus
+from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol.spec import load_template
-from muster.rundir import create
-from muster.testnet import Testnet, TestnetOptions
-from muster.view import make_view
+from muster.run.folder import create
+from muster.testnet.cast import Cast
+from muster.testnet.testnet import Testnet, TestnetOptions
 
 FILE = Path(__file__).with_name("theta.json")
 SEEDS = (0, 1, 2)

@@ -14,12 +14,12 @@ import pytest
 from s3_server import RadosGateway
 
 from muster.bucket import CreateRequest, check_location, create_bucket, remove_bucket, rotate_key
-from muster.config import check_variables
-from muster.credentials import CREDENTIAL_VARIABLES
 from muster.protocol.errors import ConfigError, MusterError, StorageError, UsageError
 from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.protocol.storage.admin import BucketAdmin, Refused, Service
 from muster.protocol.storage.admin.check import can_read
+from muster.run.credentials import CREDENTIAL_VARIABLES
+from muster.run.settings import check_variables
 
 STORAGE_STATUS = 4
 RUN_ID = "cd" * 32
@@ -216,7 +216,7 @@ def test_keys_are_asked_for_by_name(request_: CreateRequest) -> None:
 
 
 def test_only_bucket_commands_load_boto3() -> None:
-    code = "import sys, muster.cli, muster.config, muster.protocol.storage; sys.exit('boto3' in sys.modules)"
+    code = "import sys, muster.cli, muster.run.settings, muster.protocol.storage; sys.exit('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -19,10 +19,10 @@ from files_left_alone import picture
 from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
-from muster.daemon import Role
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
 from muster.protocol.identity import Identity
-from muster.rundir import RunDirectory
+from muster.run.daemon import Role
+from muster.run.folder import RunDirectory
 
 CONFIG, STORAGE, CHAIN, DATA, IDENTITY = 3, 4, 5, 7, 9
 NAMES = [

@@ -11,7 +11,6 @@ from builders import run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.daemon import Role
 from muster.doctor import checks
 from muster.doctor.facts import (
     BucketFacts,
@@ -30,8 +29,9 @@ from muster.doctor.needs import Needs, needs
 from muster.doctor.report import conclusion, json_object, line
 from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
 from muster.protocol.errors import ChainError, ConfigError, StorageError
-from muster.protocol.layout import layout_of
 from muster.protocol.spec import load_template, preset_names
+from muster.protocol.spec.layout import layout_of
+from muster.run.daemon import Role
 
 GIB = 1 << 30
 LOCATION = "s3://reader:secret-of-reader@example.org/bucket"

@@ -10,8 +10,8 @@ import pytest
 from builders import identity, run_spec
 
 from muster.node.hello import incompatibility, make_hello, publish_hello, read_hello, watch_hellos
-from muster.node.journal import Journal
 from muster.node.ledger.participant import Surroundings
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain

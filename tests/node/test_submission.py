@@ -27,8 +27,8 @@ from muster.node.ledger.participant import Offload, in_place, in_thread
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.submission import Payload, Submissions
 from muster.protocol import paths, wire
-from muster.protocol.bundle import write_bundle
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError, WireError
+from muster.protocol.ledger.bundle import write_bundle
 from muster.protocol.reasons import PAYLOAD_REASONS
 from muster.protocol.storage import DirectoryStore, MemoryStore, Store
 from muster.protocol.wire import Signed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from source_tree import LINKS, ROOMS, ROOT, build, copy_tree, installed_names
 
-DATA = {"muster/py.typed", "muster/lab/nano.toml", "muster/protocol/presets/tiny.toml"}
+DATA = {"muster/py.typed", "muster/lab/nano.toml", "muster/protocol/spec/presets/tiny.toml"}
 """Some of what is no module; a list that has lost these compares nothing."""
 
 

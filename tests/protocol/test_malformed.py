@@ -11,9 +11,9 @@ from malformed import MAKERS, OBJECT_SIZE, Malformed, malformed_submissions
 
 from muster.kernels import SparseUpdate
 from muster.protocol import wire
-from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit
 from muster.protocol.errors import WireError
 from muster.protocol.reasons import REASONS
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit
 from muster.protocol.wire import PREFIX_BYTES, Type
 
 ALICE = identity("alice")

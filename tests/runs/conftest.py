@@ -10,7 +10,7 @@ import pytest
 import torch
 from run_builders import SEED, MakeStage, Stage, lay_out, template, write_text
 
-from muster.cast import Cast
+from muster.testnet.cast import Cast
 
 torch.set_num_threads(1)
 

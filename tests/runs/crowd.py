@@ -20,12 +20,12 @@ from muster.lab.nano import CountingMiner, counted_delta
 from muster.node.ledger.participant import possession as possession_by
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ObjectMissing, StorageError
 from muster.protocol.identity import Identity
-from muster.protocol.layout import AEAD_TAG_BYTES, Layout
 from muster.protocol.ledger import Possession, Tip
+from muster.protocol.rules.assignment import assigned, data_digest
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout
 from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, MemoryBuckets, MemoryStore, ObjectInfo, Store
 from muster.protocol.wire import Header, Seal
 

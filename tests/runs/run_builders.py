@@ -14,19 +14,19 @@ from typing import Any, Protocol
 
 import tomli_w
 
-from muster.cast import Cast, Member
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import genesis_tip as genesis
 from muster.protocol import paths, wire
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import hotkey_of
-from muster.protocol.layout import layout_of
 from muster.protocol.scores import ScoresBody, decode_scores
 from muster.protocol.spec import RunSpec, Template, load_template
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
 from muster.protocol.wire import Opening, Record, Seal
-from muster.rundir import RunDirectory, create
+from muster.run.folder import RunDirectory, create
+from muster.testnet.cast import Cast, Member
 
 LAG = 1
 SEED = 5

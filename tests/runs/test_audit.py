@@ -23,7 +23,7 @@ from muster.protocol.errors import AuditError, ConfigError, ScoresFault, UsageEr
 from muster.protocol.identity import SIGNATURE_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import PREFIX_BYTES
-from muster.rundir import RunDirectory
+from muster.run.folder import RunDirectory
 
 ROUNDS = 4
 CHECKPOINTS = (2, ROUNDS)

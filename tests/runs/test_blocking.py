@@ -10,11 +10,11 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
-from muster.daemon import Role, label
-from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Offload, Surroundings, in_place, in_thread, join
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
+from muster.node.telemetry.journal import Journal
+from muster.run.daemon import Role, label
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator

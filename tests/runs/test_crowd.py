@@ -13,7 +13,6 @@ import pytest
 from crowd import BAD, MANNERS, STEPS, Crowd, CrowdBuckets, Manner, Puppet, Trouble, puppeteer, puppets
 from run_builders import Ledger, Stage, genesis_without, lay_out
 
-from muster.cast import Cast
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import CountingMiner, nano_template
@@ -23,6 +22,7 @@ from muster.protocol.identity import public_of
 from muster.protocol.reasons import NULL_ROUND
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.wire import Kind, Seal
+from muster.testnet.cast import Cast
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.aggregator.intake import BEYOND_SEATS
 

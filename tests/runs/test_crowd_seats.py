@@ -14,7 +14,6 @@ from crowd import BAD, REASONS, Content, CrowdBuckets, Puppet, Trouble, forge, p
 from run_builders import lay_out
 from test_crowd import BLOCK, nano
 
-from muster.cast import Cast
 from muster.lab import clock
 from muster.node.ledger.participant import Errands, in_place, possession
 from muster.node.ledger.reader import genesis_tip
@@ -22,9 +21,10 @@ from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.protocol import ledger, paths
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Tip
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import ScoreRow, ScoresUsed, Seal
+from muster.testnet.cast import Cast
 from muster.validator.aggregator.intake import BEYOND_SEATS, Intake
 
 T = TypeVar("T")

@@ -32,12 +32,12 @@ from fault_cells import (
 from nano_ground import Ground, Setting
 from run_builders import MAX_BYTES, Ledger
 
-from muster.cast import Cast
 from muster.lab.faults import Kind, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.spec import RunSpec
+from muster.testnet.cast import Cast
 
 Faultless = tuple[Ground, SimulatedRun]
 Grounds = Callable[[Setting], Faultless]

@@ -13,8 +13,8 @@ from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.kernels import SparseUpdate, compress
 from muster.lab.simulator import SimulatedRun
-from muster.node.genesis import genesis_parameters
 from muster.node.miner.miner import Miner
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import paths
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.ledger import Tip

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from run_builders import Stage, play, template, write_template
 
-from muster.cast import Cast
-from muster.node.data import TextReader
-from muster.node.journal import read_journal
-from muster.rundir import RunDirectory
+from muster.node.data.dataset import TextReader
+from muster.node.telemetry.journal import read_journal
+from muster.run.folder import RunDirectory
+from muster.testnet.cast import Cast
 
 pytestmark = pytest.mark.processes
 

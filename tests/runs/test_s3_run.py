@@ -17,12 +17,12 @@ import pytest
 from run_builders import Stage, play, template, write_template
 from s3_server import RadosGateway
 
-from muster.cast import Cast
-from muster.node.data import TextReader
+from muster.node.data.dataset import TextReader
 from muster.node.hello import read_hello
 from muster.protocol.errors import StorageError
 from muster.protocol.storage import parse_location
-from muster.rundir import RunDirectory
+from muster.run.folder import RunDirectory
+from muster.testnet.cast import Cast
 
 pytestmark = pytest.mark.processes
 

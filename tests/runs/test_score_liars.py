@@ -11,13 +11,13 @@ import pytest
 from run_builders import MAX_BYTES, Ledger, Stage, lay_out, play
 
 from muster.audit import Auditor, FaultClass
-from muster.cast import Cast
 from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.errors import ScoresFault
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.scores import ScoresBody, encode_scores, max_scores_bytes
+from muster.testnet.cast import Cast
 from muster.validator.gauntlet import validator
 
 ROUNDS = 5

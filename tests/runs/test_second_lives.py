@@ -14,18 +14,18 @@ from run_builders import MAX_BYTES, MakeStage, play
 
 from muster.lab.simulator import SimulatedRun
 from muster.node.directory import Directory
-from muster.node.journal import Journal
 from muster.node.ledger import reader
 from muster.node.ledger.participant import Errands, Surroundings, in_place, judge
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.history import SpecHistory
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
-from muster.protocol.round import Phase, Role, RoundState, SubmissionSeen
+from muster.protocol.ledger.round import Phase, Role, RoundState, SubmissionSeen
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.validator.aggregator.aggregator import Aggregator

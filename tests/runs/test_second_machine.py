@@ -30,7 +30,7 @@ import pytest
 from run_builders import template, write_template
 from s3_server import RadosGateway
 
-from muster.node.journal import read_journal
+from muster.node.telemetry.journal import read_journal
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials
 from muster.protocol.storage.admin import Provisioner

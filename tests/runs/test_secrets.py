@@ -24,11 +24,11 @@ import pytest
 from run_builders import template, write_template
 from s3_server import RadosGateway
 
-from muster.cast import Cast
-from muster.node.journal import read_journal
+from muster.node.telemetry.journal import read_journal
 from muster.protocol.identity import SEED_BYTES
 from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.protocol.storage.admin import Provisioner, Service
+from muster.testnet.cast import Cast
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

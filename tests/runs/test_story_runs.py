@@ -18,7 +18,10 @@ from files_left_alone import picture
 from folder_runs import write_run
 from run_builders import Stage, lay_out
 
-from muster.cast import Cast
+from muster.history.story import Story, page, tell
+from muster.history.story.facts import Names, Told
+from muster.history.story.gather import read_round
+from muster.history.story.outcome import waiting
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import CountingMiner, nano_template
@@ -27,10 +30,7 @@ from muster.node.directory import Directory
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
 from muster.protocol.storage import Buckets, MemoryBuckets
-from muster.story import Story, page, tell
-from muster.story.facts import Names, Told
-from muster.story.gather import read_round
-from muster.story.outcome import waiting
+from muster.testnet.cast import Cast
 
 ROUNDS = 5
 BAD, GOOD = 2, 4

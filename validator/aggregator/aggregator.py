@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from muster.node.health import longest_round
 from muster.node.ledger.participant import Errands, Follower, Surroundings
 from muster.node.ledger.reader import BULK_DEADLINE, Fetched
 from muster.node.replica import Replica
+from muster.node.telemetry.health import longest_round
 from muster.protocol import paths
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
+from muster.protocol.ledger.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.recording import Recording

@@ -12,8 +12,8 @@ from blake3 import blake3
 
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.submission import SPOOL_BYTES
-from muster.protocol.bundle import Opened, bundle_parts, bundle_size
 from muster.protocol.errors import StorageError
+from muster.protocol.ledger.bundle import Opened, bundle_parts, bundle_size
 from muster.protocol.storage import Store
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from muster.protocol.attendance import remember
 from muster.protocol.ledger import NO_CHECKPOINT, Tip, adopt_amendments, next_opening
-from muster.protocol.selection import Choice
-from muster.protocol.weighing import Weights
+from muster.protocol.rules.attendance import remember
+from muster.protocol.rules.selection import Choice
+from muster.protocol.rules.weighing import Weights
 from muster.protocol.wire import Beacon, Entry, Kind, Record, ScoresUsed, Seal
 
 

@@ -19,7 +19,6 @@ from enum import Enum
 from muster.node.ledger.participant import Errands, Offload
 from muster.node.submission import Payload, Place, Submissions
 from muster.protocol import ledger, paths, wire
-from muster.protocol.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.chain.base import Block
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.reasons import (
@@ -31,6 +30,7 @@ from muster.protocol.reasons import (
     UNAVAILABLE,
     UNSIGNED,
 )
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.storage import Store
 from muster.protocol.wire import Seal, Signed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from muster.node.checkpoint import make_checkpoint
 from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
+from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Anchor, Block
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError

@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from muster.protocol.errors import LedgerError, StorageError
-from muster.validator.gauntlet.rating import Rating
-from muster.validator.gauntlet.scoring import PeerState
+from muster.protocol.incentive.rating import Rating
+from muster.protocol.incentive.score import PeerState
 
 _FORMAT = 1
 _SCHEMA = f"""

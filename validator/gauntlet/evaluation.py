@@ -15,8 +15,8 @@ from typing import Protocol, TypeAlias
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
-from muster.protocol.sampling import sample
-from muster.validator.gauntlet.scoring import Evaluated, Failed, NotEvaluated
+from muster.protocol.incentive.score import Evaluated, Failed, NotEvaluated
+from muster.protocol.rules.sampling import sample
 
 LOSS_NOT_FINITE = "loss_not_finite"
 """Reason of a submission along which the loss becomes NaN or infinite."""

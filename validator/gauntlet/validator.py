@@ -11,25 +11,25 @@ from pathlib import Path
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
-from muster.node.data import TextReader
-from muster.node.health import longest_round
+from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Follower, Surroundings
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
+from muster.node.telemetry.health import longest_round
 from muster.protocol import paths, wire
-from muster.protocol.assignment import assigned, share, unassigned
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.incentive.pay import chain_weights, incentives
+from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.ledger.round import Role
 from muster.protocol.reasons import DECISIONS, UNAVAILABLE
-from muster.protocol.round import Role
-from muster.protocol.sampling import sample
+from muster.protocol.rules.assignment import assigned, share, unassigned
+from muster.protocol.rules.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
-from muster.validator.gauntlet.payout import chain_weights, incentives
-from muster.validator.gauntlet.scoring import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
 from muster.validator.gauntlet.screening import Screening, by_need
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from muster.config import load_config
-from muster.daemon import Role, run_daemon
-from muster.ending import run_command
 from muster.lab.adversary import ADVERSARIES, miner_class
+from muster.run.daemon import Role, run_daemon
+from muster.run.ending import run_command
+from muster.run.settings import load_config
 
 
 def main() -> None:

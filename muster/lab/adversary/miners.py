@@ -12,11 +12,11 @@ from muster.kernels import SparseUpdate
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.assignment import data_digest
 from muster.protocol.errors import ObjectMissing
 from muster.protocol.identity import public_of
-from muster.protocol.layout import CODEC_BYTES
 from muster.protocol.ledger import Tip
+from muster.protocol.rules.assignment import data_digest
+from muster.protocol.spec.layout import CODEC_BYTES
 from muster.protocol.wire import Seal
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from muster.adversaries import NAMES
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import nano_template
+from muster.testnet.adversaries import NAMES
 
 PROGRAM = (sys.executable, "-P", "-m", "muster.lab.adversary")
 
@@ -26,7 +26,7 @@ def test_the_names_are_those_of_the_classes() -> None:
 
 
 def test_the_names_bring_nothing_along() -> None:
-    heavy = "import sys, muster.adversaries; print([m for m in ('torch', 'muster.lab') if m in sys.modules])"
+    heavy = "import sys, muster.testnet.adversaries; print([m for m in ('torch', 'muster.lab') if m in sys.modules])"
     assert ended(sys.executable, "-c", heavy).stdout == "[]\n"
 
 

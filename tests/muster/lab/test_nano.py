@@ -8,16 +8,16 @@ import pytest
 import torch
 from blake3 import blake3
 
-from muster.cast import Cast
 from muster.kernels import fast
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import CountingMiner, compiled_loops, counted_delta, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.corpus import build_corpus
-from muster.node.data import TextReader
-from muster.protocol.layout import layout_of
+from muster.node.data.build import build_corpus
+from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec
+from muster.protocol.spec.layout import layout_of
+from muster.testnet.cast import Cast
 
 BLOCK_SECONDS = 12.0
 ROUNDS = 3

@@ -13,20 +13,20 @@ from builders import LEADER, MINERS, SEED, identity, payload_key, peers, run_spe
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.directory import Directory
-from muster.node.journal import Journal
 from muster.node.ledger.participant import Follower, Surroundings, in_place, judge, possession
 from muster.node.ledger.reader import ASSIGN, EVALUATE, POSSESS, Fetched, Reader, draw, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
-from muster.protocol.bundle import Opened, write_bundle
 from muster.protocol.chain.base import Anchor, AnchorSeen
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Tip, head_digest, prepare
-from muster.protocol.round import Role
+from muster.protocol.ledger.bundle import Opened, write_bundle
+from muster.protocol.ledger.round import Role
 from muster.protocol.spec import RunSpec
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, Store
 from muster.protocol.wire import Beacon, Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose

@@ -7,9 +7,9 @@ from builders import LEADER
 from ledger_world import World
 
 from muster.lab.faults import Fault
-from muster.node.checkpoint import make_checkpoint
 from muster.node.ledger.reader import CatchUp, genesis_tip
 from muster.node.replica import Replica
+from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.ledger import Tip

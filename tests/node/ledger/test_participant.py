@@ -11,10 +11,10 @@ from ledger_world import BLOCK_SECONDS, LEAD, ME, Life, Watcher, World
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
-from muster.node.checkpoint import make_checkpoint
 from muster.node.ledger.participant import JOIN_TRIES, Errands, Participant, commit_location, join, judge
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
+from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import paths
 from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import ChainUnreachable, LedgerError, NotRegistered, StorageError

@@ -15,7 +15,7 @@ from muster.node.ledger.participant import Errands
 from muster.protocol import wire
 from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import LedgerError
-from muster.protocol.round import Role, RoundState
+from muster.protocol.ledger.round import Role, RoundState
 
 KINDS = ("rec", "seal", "bin")
 SORTS = {"rec": "records.rec", "seal": "seals.seal", "bin": "bundles.bin"}

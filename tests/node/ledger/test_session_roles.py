@@ -16,7 +16,7 @@ from muster.node.ledger.session import Session
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied
-from muster.protocol.round import Role
+from muster.protocol.ledger.round import Role
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.aggregator import Aggregator
 

@@ -10,21 +10,21 @@ import numpy as np
 from blake3 import blake3
 from builders import MODEL, SEED, beacon, block, identity, run_spec
 
-from muster.node.corpus import Manifest, Shard
-from muster.node.data import TextReader
-from muster.node.facts import Facts
-from muster.node.journal import Journal
+from muster.node.data.build import Manifest, Shard
+from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Offload, Surroundings, in_place
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
+from muster.node.telemetry.facts import Facts
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Block, Snapshot
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.faults import Faults
-from muster.protocol.history import SpecHistory
 from muster.protocol.ledger import Tip, genesis_tip
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
 from muster.protocol.wire import Seal, Signed

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from muster.kernels import compress, fold, residual
 from muster.lab.nano import counted_delta
-from muster.node.health import LOST_IN_A_ROW, problems
 from muster.node.ledger.participant import in_thread
 from muster.node.miner.inner import Diverged, TrainResult
 from muster.node.miner.memory import load_memory
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
+from muster.node.telemetry.health import LOST_IN_A_ROW, problems
 from muster.protocol import paths, wire
-from muster.protocol.assignment import assigned, data_digest
 from muster.protocol.errors import ChainUnreachable, StorageError
 from muster.protocol.faults import Faults, parse_faults
 from muster.protocol.ledger import Tip
+from muster.protocol.rules.assignment import assigned, data_digest
 
 WINDOWS = SPEC.inner.steps * SPEC.inner.batch
 

@@ -17,8 +17,8 @@ from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyStore
 from muster.node.submission import SPOOL_BYTES
 from muster.protocol import wire
-from muster.protocol.bundle import EMPTY_DIGEST, Opened, read_bundle, write_bundle
 from muster.protocol.errors import StorageError
+from muster.protocol.ledger.bundle import EMPTY_DIGEST, Opened, read_bundle, write_bundle
 from muster.protocol.storage import MemoryStore
 from muster.validator.aggregator.bundle import make_bundle
 

@@ -16,8 +16,8 @@ from muster.node.submission import PLACE_SECONDS, Submissions
 from muster.protocol import wire
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import hotkey_of
+from muster.protocol.incentive.score import PeerState
 from muster.protocol.wire import Signed
-from muster.validator.gauntlet.scoring import PeerState
 from muster.validator.gauntlet.screening import FLIGHT_BYTES, MIN_FLIGHT, Screening, by_need
 
 MANY = names(24)

@@ -15,17 +15,17 @@ from builders import LEADER, MINERS, MODEL, identity
 from leader_world import MAX_BYTES, World, play
 
 from muster.lab.faults import Fault, Script
-from muster.node.corpus import Manifest, Shard
-from muster.node.data import TextReader
-from muster.node.health import longest_round
-from muster.node.journal import Journal
+from muster.node.data.build import Manifest, Shard
+from muster.node.data.dataset import TextReader
+from muster.node.telemetry.health import longest_round
+from muster.node.telemetry.journal import Journal
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
+from muster.protocol.incentive.score import PeerState
 from muster.protocol.scores import ScoresBody, decode_scores
 from muster.validator.gauntlet import validator as gauntlet
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, evaluate
-from muster.validator.gauntlet.scoring import PeerState
 from muster.validator.gauntlet.validator import Validator
 
 ALICE, BOB = (identity(name).hotkey for name in MINERS)

@@ -1,0 +1,5 @@
+"""The `muster` command and its parts."""
+
+from muster.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,184 @@
+"""Gathering a round's story: the ledger by the one reader, journals where there are some; nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from muster.history.story.facts import LedgerRound
+from muster.history.story.journals import read_journals
+from muster.history.story.story import Story, tell
+from muster.node.directory import Directory
+from muster.node.ledger.reader import Pointer, Reader, genesis_tip
+from muster.protocol import ledger, paths
+from muster.protocol.chain.base import Anchor, AnchorSeen, Chain
+from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, UsageError
+from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.ledger import Tip
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.storage import Store
+from muster.protocol.wire import Record, Seal
+from muster.run.fetch import open_run
+
+PEEK_DEADLINE = 10.0
+"""Seconds for which a peer's bucket is asked whether something is there; all are asked at once."""
+
+
+async def read_story(run: str, round_: int | None, chain: str | None = None, allow: str = "") -> Story:
+    """The story of a round of a run, by its folder or URL; `chain` and `allow` are the settings.
+
+    Raises:
+        ConfigError: no such run.
+        UsageError: the round is not there yet, or the run ended before it.
+        ChainError, StorageError, LedgerError: what leads to the round cannot be read.
+    """
+    directory = await open_run(run, allow=allow)
+    client, buckets = directory.chain(chain, read_only=True), directory.buckets(allow=allow)
+    try:
+        seen = await read_round(directory.history, client, Directory(client, buckets), round_)
+    finally:
+        await client.close()
+        await buckets.close()
+    return tell(seen, await asyncio.to_thread(read_journals, directory.path / "logs", seen.tip.round))
+
+
+async def read_round(history: SpecHistory, chain: Chain, directory: Directory, round_: int | None) -> LedgerRound:
+    """What the ledger says of a round (None: of the open one, or of the last if the run is over).
+
+    The records before it are only checked as a chain; the anchor of this round's, or of a later one, proves them.
+
+    Raises:
+        UsageError: the round is not there yet, or the run ended before it.
+        ChainError, StorageError, LedgerError: what leads to it cannot be read.
+    """
+    reader, start = Reader(chain, directory), await genesis_tip(history, chain)
+    leader = hotkey_of(start.leader_in_turn)
+    anchors = [seen for seen in await chain.anchors(0) if seen.hotkey == leader]
+    beyond = max((seen.anchor.round for seen in anchors), default=-1) + 1
+    if round_ is not None and round_ > beyond:
+        newest = f"the newest record is of round {beyond - 1}" if beyond else "there is no record yet"
+        raise UsageError(f"round {round_} is not there yet: {newest}")
+    stores = directory.stores(await directory.snapshot())
+    tip = await _walk(reader, stores, start, beyond, round_)
+    return await _Look(reader, chain, stores, tip, anchors).round()
+
+
+async def _walk(reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond: int, round_: int | None) -> Tip:
+    """The tip before a round's record, record by record from genesis."""
+    wanted = beyond if round_ is None else round_
+    while tip.round < wanted:
+        store = stores.get(tip.leader_in_turn)
+        if store is None:
+            raise LedgerError(f"the leader {hotkey_of(tip.leader_in_turn)} has committed no bucket that can be opened")
+        after = ledger.advance(tip, *await reader.newest(store, tip, tip.round))
+        if after.closed:
+            if round_ is None:
+                break
+            raise UsageError(f"the run ended with round {tip.round}; there is no round {round_}")
+        tip = after
+    return tip
+
+
+class _Look:
+    """One look at one round."""
+
+    def __init__(
+        self, reader: Reader, chain: Chain, stores: Mapping[bytes, Store], tip: Tip, anchors: list[AnchorSeen]
+    ) -> None:
+        self._reader = reader
+        self._chain = chain
+        self._stores = stores
+        self._tip = tip
+        self._anchors = anchors
+        self._problems: list[str] = []
+
+    async def round(self) -> LedgerRound:
+        """What there is of the round; what cannot be read is among the problems."""
+        head = await self._chain.head()
+        proven = await self._proven()
+        found = proven or await self._unproven()
+        record, digest = found or (None, b"")
+        seal = await self._seal(record)
+        there, silent = (frozenset[bytes](), frozenset[bytes]()) if proven else await self._there(seal)
+        at = [seen.block for seen in self._anchors if seen.anchor == Anchor(self._tip.round, digest)]
+        return LedgerRound(
+            tip=self._tip,
+            block=head.number,
+            seal=seal,
+            record=record,
+            digest=digest,
+            anchored=proven is not None,
+            anchored_at=min(at, default=None),
+            there=there,
+            silent=silent,
+            problems=tuple(self._problems),
+        )
+
+    async def _proven(self) -> tuple[Record, bytes] | None:
+        """The first anchored record, in chain order, that continues the ledger."""
+        pointers: list[Pointer] = []
+        try:
+            pointers = await self._reader.anchored(self._tip)
+        except (StorageError, LedgerError) as error:
+            self._problems.append(f"what is anchored cannot be read: {error}")
+        for pointer in pointers:
+            try:
+                record, _ = await self._reader.record(pointer.store, self._tip, self._tip.round, pointer.digest)
+                ledger.check_link(self._tip, record, None)
+            except (StorageError, LedgerError) as error:
+                self._problems.append(f"the anchored record cannot be used: {error}")
+                continue
+            return record, pointer.digest
+        return None
+
+    async def _unproven(self) -> tuple[Record, bytes] | None:
+        """A record that lies in the leader's bucket and that no anchor names."""
+        store = self._stores.get(self._tip.leader_in_turn)
+        if store is None:
+            self._problems.append("the leader has committed no bucket that can be opened")
+            return None
+        try:
+            record, digest = await self._reader.newest(store, self._tip, self._tip.round)
+            ledger.check_link(self._tip, record, None)
+        except ObjectMissing:
+            return None
+        except (StorageError, LedgerError) as error:
+            self._problems.append(f"the record in the leader's bucket cannot be used: {error}")
+            return None
+        return record, digest
+
+    async def _seal(self, record: Record | None) -> Seal | None:
+        store = self._stores.get(self._tip.leader_in_turn)
+        try:
+            if record is not None and store is not None:
+                return (await self._reader.seal_of(store, record))[0]
+            return await self._reader.seal(self._tip)
+        except (StorageError, LedgerError) as error:
+            self._problems.append(f"the seal cannot be read: {error}")
+            return None
+
+    async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        """Whose next object is in its bucket, and whose bucket does not answer."""
+        tip = self._tip
+        if seal is None:
+            asked = {peer: paths.submission(tip.run_id, tip.round) for peer in tip.opening.expected}
+        else:
+            asked = {peer: paths.key(tip.run_id, tip.round) for peer, _ in seal.headers}
+        if tip.score_rounds:
+            scores = paths.scores(tip.run_id, tip.score_rounds[0])
+            asked |= {public_of(hotkey): scores for hotkey in tip.history.genesis.genesis.leaders}
+        there: set[bytes] = set()
+        silent: set[bytes] = set()
+
+        async def peek(peer: bytes, key: str) -> None:
+            store = self._stores.get(peer)
+            try:
+                if store is not None and await store.head(key, deadline=PEEK_DEADLINE) is not None:
+                    there.add(peer)
+            except StorageError:
+                silent.add(peer)
+
+        async with asyncio.TaskGroup() as tasks:
+            for peer, key in asked.items():
+                tasks.create_task(peek(peer, key))
+        return frozenset(there), frozenset(silent)

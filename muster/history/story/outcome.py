@@ -1,0 +1,160 @@
+"""What the ledger itself says of a round: what became of each submission, who was missed, and what is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from muster.history.story.facts import LedgerRound, Names
+from muster.protocol.errors import LedgerError
+from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, REASONS, UNAVAILABLE
+from muster.protocol.rules.selection import standings
+from muster.protocol.wire import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of one sealed submission.
+
+    `place` is its place in the order of seats, from 1, None where it was no candidate; `reason` is "" where it was
+    accepted; `score` is what steered, None where no validator had a row; `weight` the smallest and the largest over
+    the tensors, None where it was not accepted.
+    """
+
+    name: str
+    hotkey: str
+    place: int | None
+    reason: str
+    score: float | None
+    weight: tuple[float, float] | None
+
+    @property
+    def sentence(self) -> str:
+        """What its reason means; "" where it was accepted."""
+        known = REASONS.get(self.reason)
+        return known.sentence if known else ""
+
+    def to_json_object(self) -> dict[str, object]:
+        """One of `submissions` in what `muster story --json` prints."""
+        return {
+            "name": self.name,
+            "hotkey": self.hotkey,
+            "place": self.place,
+            "accepted": not self.reason,
+            "reason": self.reason,
+            "sentence": self.sentence,
+            "score": self.score,
+            "weight": self.weight,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Something that had not come when the leader went on: whose, what, and the block at which it did."""
+
+    name: str
+    what: str
+    block: int
+
+
+def submissions(seen: LedgerRound, names: Names) -> list[Submission]:
+    """Every entry of the round's record, in the order of seats; who was no candidate at the end."""
+    record = seen.record
+    if record is None:
+        return []
+    places, scores = _standing(seen, record)
+    weights = iter(record.weights)
+    found = []
+    for entry in record.entries:
+        row = None if entry.reason else next(weights)
+        found.append(
+            Submission(
+                name=names.peer(entry.public),
+                hotkey=hotkey_of(entry.public),
+                place=places.get(entry.public),
+                reason=entry.reason,
+                score=scores.get(entry.public),
+                weight=None if row is None else (float(row.min()), float(row.max())),
+            )
+        )
+    return sorted(found, key=lambda row: (row.place or len(found) + 1, row.name))
+
+
+def _standing(seen: LedgerRound, record: Record) -> tuple[dict[bytes, int], dict[bytes, float]]:
+    """Places and scores by peer; none where the record's scores are not valid."""
+    candidates = [e.public for e in record.entries if not e.reason or e.reason in DECISIONS | PAYLOAD_REASONS]
+    try:
+        ranked = seen.tip.order(candidates, record.scores)
+        scores = {peer: standing.score for peer, standing in standings(record.scores).items()}
+    except LedgerError:
+        return {}, {}
+    return {peer: place for place, peer in enumerate(ranked, 1)}, scores
+
+
+def missed(seen: LedgerRound, names: Names) -> list[Missed]:
+    """What was waited for in vain: submissions of expected peers, then keys and payloads of sealed ones."""
+    found: list[Missed] = []
+    if seen.seal is not None and not seen.closing:
+        absent = frozenset(seen.tip.opening.expected) - seen.sealed
+        found += (Missed(names.peer(peer), "submission", seen.seal.block.number) for peer in absent)
+    if seen.record is not None:
+        at, what = seen.record.evaluate.block.number, {KEY_MISSING: "key", UNAVAILABLE: "payload"}
+        found += (Missed(names.peer(e.public), what[e.reason], at) for e in seen.record.entries if e.reason in what)
+    return sorted(found, key=lambda one: (one.block, one.name))
+
+
+def waiting(seen: LedgerRound, names: Names, revealing: int = 0) -> list[str]:
+    """What an open round waits for, by what is in the buckets; nothing once its record is anchored.
+
+    `revealing` is the block from which the time for keys counts, where it is known to be later than the seal's own.
+    """
+    leader = names.peer(seen.tip.leader_in_turn, "aggregator")
+    if seen.anchored:
+        return []
+    if seen.record is not None:
+        return [f"{leader} to anchor the record, which lies in its bucket"]
+    if seen.seal is None:
+        return _before_the_seal(seen, names, leader)
+    return _after_the_seal(seen, names, leader, max(seen.seal.block.number, revealing))
+
+
+def _before_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
+    opening, now = seen.tip.opening, f"now {seen.block}"
+    missing = frozenset(opening.expected) - seen.there
+    if seen.block >= opening.deadline:
+        return [f"{leader} to publish the seal, due since block {opening.deadline} ({now})"]
+    if not opening.expected:
+        return [f"the deadline, block {opening.deadline} ({now}): nobody is expected"]
+    if missing:
+        return [f"the submission of {_whose(seen, names, missing)}, until block {opening.deadline} ({now})"]
+    enough = seen.tip.spec.clock.min_submissions
+    if len(opening.expected) < enough:
+        return [f"{enough} submissions in all, until block {opening.deadline} ({now}): everybody expected is in"]
+    if seen.block < opening.min_block:
+        return [f"block {opening.min_block} ({now}): everybody expected is in"]
+    return [f"{leader} to publish the seal: everybody expected is in ({now})"]
+
+
+def _after_the_seal(seen: LedgerRound, names: Names, leader: str, since: int) -> list[str]:
+    tip, now = seen.tip, f"now {seen.block}"
+    reveal, grace = since + tip.spec.clock.reveal, since + tip.spec.clock.grace
+    owing, expected = seen.sealed - seen.there, frozenset(tip.opening.expected)
+    found = []
+    for peers, until in ((owing & expected, reveal), (owing - expected, grace)):
+        if peers and seen.block < until:
+            found.append(f"the key of {_whose(seen, names, peers)}, until block {until} ({now})")
+    scored = reveal + tip.spec.gauntlet.score_wait
+    validators = frozenset(public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders)
+    unscored = validators - seen.there
+    if tip.score_rounds and unscored and seen.block < scored:
+        whose = _whose(seen, names, unscored, "validator")
+        found.append(f"the scores of {whose} for round {tip.score_rounds[0]}, until block {scored} at most ({now})")
+    return found or [f"{leader} to publish the record ({now})"]
+
+
+def _whose(seen: LedgerRound, names: Names, peers: Iterable[bytes], role: str = "") -> str:
+    def name(peer: bytes) -> str:
+        return names.peer(peer, role) + (" (whose bucket does not answer)" if peer in seen.silent else "")
+
+    return ", ".join(sorted(map(name, peers)))

@@ -1,0 +1,233 @@
+"""One participant as a process: from its settings to a session that runs until the run closes or it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import uvloop
+
+from muster.node.data.dataset import TextReader
+from muster.node.hello import publish_hello, watch_hellos
+from muster.node.ledger.participant import Follower, Surroundings, join
+from muster.node.ledger.session import Session
+from muster.node.lock import Holder, held, hotkey_folder, role_lock
+from muster.node.miner.miner import Miner
+from muster.node.telemetry.facts import Facts
+from muster.node.telemetry.journal import Journal
+from muster.node.telemetry.service import About, Address, Service, beat, parse_address, serving
+from muster.node.telemetry.watched import WatchedBuckets
+from muster.node.turns import Turns
+from muster.node.writes import QueuedWrites
+from muster.protocol.errors import ConfigError
+from muster.protocol.faults import Faults
+from muster.protocol.identity import Identity
+from muster.protocol.storage import Credentials, MeteredBuckets
+from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
+from muster.run.fetch import COPY, fetch_text, open_run
+from muster.run.folder import RunDirectory
+from muster.run.settings import NodeConfig
+from muster.testnet.supervise import die_with_parent, supervisor_pid
+from muster.validator.aggregator.aggregator import Aggregator
+from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.validator import Validator
+
+log = logging.getLogger(__name__)
+
+
+class Role(Enum):
+    """The daemons."""
+
+    MINER = "miner"
+    VALIDATOR = "validator"
+    AGGREGATOR = "aggregator"
+
+
+_ROLES_OF = {
+    Role.MINER: (Role.MINER.value,),
+    Role.VALIDATOR: (Role.AGGREGATOR.value, Role.VALIDATOR.value),
+    Role.AGGREGATOR: (Role.AGGREGATOR.value, Role.VALIDATOR.value),
+}
+"""What a hello says of a hotkey: an operator's two processes share one, and one bucket."""
+
+
+def label(role: Role, name: str) -> str:
+    """What a process is called: a miner by its name, an operator's two processes by role and name."""
+    return name if role is Role.MINER else f"{role.value}-{name}"
+
+
+def run_daemon(role: Role, config: NodeConfig, *, make_miner: type[Miner] = Miner, rounds: int | None = None) -> None:
+    """Take part until the run closes (an aggregator closes it after `rounds`); SIGTERM and SIGINT stop cleanly.
+
+    Raises:
+        MusterError: the participant cannot start or cannot go on.
+    """
+    parent = supervisor_pid(os.environ)
+    if parent is not None:
+        die_with_parent(parent)
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    torch.set_num_threads(config.threads)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_stoppable(lambda: _live(role, config, make_miner, rounds)))
+
+
+async def _stoppable(work: Callable[[], object]) -> None:
+    """Run the participant as a task that signals cancel."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work())  # type: ignore[call-overload]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds: int | None) -> None:
+    run = await open_run(config.run, config.state and config.state / COPY, config.allow)
+    identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
+    ledger = await asyncio.to_thread(run.ledger, config.chain)
+    folder, name = hotkey_folder(os.environ, identity.hotkey), label(role, config.name)
+    holder = Holder(os.getpid(), socket.gethostname(), name, time.time(), str(run.path))
+    turns = Turns(folder, ledger, f"{name}, process {holder.pid}")
+    # Before anything of it is touched: a second one must leave the first one's journal, state and bucket alone.
+    async with held(role_lock(folder, ledger, run.history.run_id, role.value), holder):
+        await _take_part(role, config, run, identity, turns, make_miner, rounds)
+
+
+async def _take_part(
+    role: Role,
+    config: NodeConfig,
+    run: RunDirectory,
+    identity: Identity,
+    turns: Turns,
+    make_miner: type[Miner],
+    rounds: int | None,
+) -> None:
+    name, where, facts = config.name, parse_address(config.service), Facts()
+    location, credentials = await asyncio.to_thread(_own_bucket, run, config)
+    opened = run.buckets(location, credentials, config.allow)
+    buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
+    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
+    chain = QueuedWrites(run.chain(config.chain), turns)
+    surroundings = Surroundings(
+        identity=identity,
+        chain=chain,
+        buckets=buckets,
+        location=location,
+        journal=journal,
+        faults=Faults.from_environment(os.environ),
+        meter=buckets.meter,
+    )
+    versions = await asyncio.to_thread(_versions)
+    service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
+    journal.event("started", role=role.value, pid=os.getpid())
+    try:
+        async with _answering(service, where, facts, surroundings), _greeting(role, run, surroundings):
+            participant = await _participant(role, config, run, surroundings, make_miner, rounds)
+            service.tip = lambda: participant.tip
+            log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
+            await Session(participant, chain, surroundings.directory).run()
+            journal.event("finished", root=participant.replica.root().hex())
+    finally:
+        await asyncio.to_thread(journal.close)
+        await chain.close()
+        await buckets.close()
+
+
+def _versions() -> dict[str, str]:
+    return {"muster": version("muster-network"), "python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    service: Service, where: Address | None, facts: Facts, surroundings: Surroundings
+) -> AsyncIterator[None]:
+    """Watch the chain and answer over HTTP while the participant lives; None: do neither."""
+    if where is None:
+        yield
+        return
+    async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
+        surroundings.journal.event("service", address=str(found))
+        log.info("health, status and metrics are at http://%s", found)
+        beating = tasks.create_task(beat(surroundings.chain, facts))
+        yield
+        beating.cancel()
+
+
+def _own_bucket(run: RunDirectory, config: NodeConfig) -> tuple[str, Credentials | None]:
+    """Where the own bucket is, and what writes it (None: a folder needs nothing).
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if not run.on_network:
+        return config.location or f"dir:{config.name}", None
+    credentials = load_credentials(os.environ)
+    if config.location is None:
+        raise ConfigError("location is not set: make a bucket with `muster bucket create` and name what it prints")
+    if credentials is None:
+        raise ConfigError(f"{ACCESS_KEY} and {SECRET_KEY} (or {ACCESS_KEY}_FILE …) are not set: the bucket needs them")
+    return config.location, credentials
+
+
+@contextlib.asynccontextmanager
+async def _greeting(role: Role, run: RunDirectory, surroundings: Surroundings) -> AsyncIterator[None]:
+    """While a leader lives, tell its operator of peers whose hello says that they cannot follow."""
+    if role is not Role.AGGREGATOR:
+        yield
+        return
+    spec, identity = run.history.genesis, surroundings.identity
+    async with asyncio.TaskGroup() as tasks:
+        watch = watch_hellos(surroundings.chain, surroundings.directory, run.history.run_id, spec, identity.hotkey)
+        watching = tasks.create_task(watch)
+        yield
+        watching.cancel()
+
+
+async def _participant(
+    role: Role,
+    config: NodeConfig,
+    run: RunDirectory,
+    surroundings: Surroundings,
+    make_miner: type[Miner],
+    rounds: int | None,
+) -> Follower:
+    state = config.state or run.state(label(role, config.name))
+    await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
+    data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
+    tip, replica = await join(run.history, surroundings)
+    await publish_hello(surroundings, tip.run_id, tip.round, _ROLES_OF[role])
+    if role is Role.AGGREGATOR:
+        return Aggregator(surroundings, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
+    text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
+    if role is Role.VALIDATOR:
+        book = await asyncio.to_thread(Book, state / "book.sqlite")
+        return Validator(surroundings, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
+    path = state / "memory.safetensors"
+    return await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path)
+
+
+def _spool(state: Path, role: Role) -> Path:
+    """The folder that large payloads wait in, without what a life that was killed left there.
+
+    It has the role's name, because an operator may give both of his daemons the same `state`.
+    """
+    folder = state / f"spool-{role.value}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder

@@ -1,0 +1,176 @@
+"""What a run is on disk: where its spec, text, chain, buckets, keys, states and logs are, from one run.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from muster.node.data.build import build_corpus
+from muster.protocol.chain.base import Chain
+from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.spec import RunSpec, Template
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.storage import AllowList, Buckets, Credentials
+from muster.run.backends import ledger_name, open_buckets, open_chain
+from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
+from muster.testnet.cast import Cast
+
+_SECRET_MODE = 0o600
+_SECRET_FOLDER_MODE = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A prefix on the network that holds a run: its location, and the key prefix of its text there."""
+
+    location: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A run as this machine sees it: a folder with run.toml and what local participants keep.
+
+    `source` is where the folder was copied from, None for a run that lives here; the text of a copied run may still
+    have to be fetched (`muster.run.fetch.fetch_text`).
+    """
+
+    path: Path
+    file: RunFile
+    history: SpecHistory
+    source: Source | None = None
+
+    @classmethod
+    def open(cls, run: str) -> RunDirectory:
+        """Open a run by the folder that holds its run.toml.
+
+        Raises:
+            ConfigError: no such run, or its files do not belong together.
+        """
+        path = Path(run).absolute()
+        try:
+            file = RunFile.from_bytes((path / RUN_FILE).read_bytes(), str(path / RUN_FILE))
+            spec = RunSpec.from_bytes((path / file.spec).read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigError(f"no run at {run}: {error.filename} does not exist") from error
+        except OSError as error:
+            raise ConfigError(f"the run at {run} cannot be read: {error.strerror}") from error
+        history = SpecHistory.of(spec)
+        if history.run_id.hex() != file.run_id:
+            raise ConfigError(f"{path / file.spec} is the spec of another run than {path / RUN_FILE} names")
+        return cls(path, file, history)
+
+    @property
+    def data(self) -> Path:
+        """The text's shards and manifest."""
+        return self.path / self.file.data
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    @property
+    def on_network(self) -> bool:
+        """Whether everybody's bucket is where he committed it, rather than a folder."""
+        return self.file.store == NETWORK
+
+    def chain(self, override: str | None = None, *, read_only: bool = False) -> Chain:
+        """A client of the run's chain; `override` is the setting `chain`, `read_only` for one who only looks.
+
+        Raises:
+            ConfigError: the chain is a file of another machine, or the override is for another kind of chain.
+        """
+        return open_chain(self.file, self._base, override, read_only=read_only)
+
+    def ledger(self, override: str | None = None) -> str:
+        """What this machine's processes call that chain; raises as `chain` does."""
+        return ledger_name(self.file, self._base, override)
+
+    def buckets(self, own: str | None = None, credentials: Credentials | None = None, allow: str = "") -> Buckets:
+        """Everybody's buckets; `own` is the location to open with the write `credentials`, `allow` the setting.
+
+        Who names no `own` only reads: no folder of the run is changed or made.
+
+        Raises:
+            ConfigError: the buckets are folders on another machine, or `allow` is not valid.
+        """
+        allowed = [allow, *(self.file.allow if self.source is None else ())]
+        return open_buckets(self.file, self._base, own, credentials, AllowList.parse(",".join(allowed)))
+
+    @property
+    def _base(self) -> Path | None:
+        return self.path if self.source is None else None
+
+    @property
+    def keys(self) -> Path:
+        """The folder of local participants' secrets."""
+        return self.path / "keys"
+
+    def key(self, name: str) -> Path:
+        """Where a local participant's hotkey is."""
+        return self.keys / f"{name}.key"
+
+    def state(self, name: str) -> Path:
+        """What a local participant keeps for itself."""
+        return self.path / "state" / name
+
+    def journal(self, name: str) -> Path:
+        """A local participant's events."""
+        return self.path / "logs" / f"{name}.jsonl"
+
+    def log(self, name: str) -> Path:
+        """What a local participant's process printed."""
+        return self.path / "logs" / f"{name}.log"
+
+
+def check_empty(path: Path) -> None:
+    """Raise StorageError if there is something in a folder (or in its place) that a new run must not mix with."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error
+    if taken:
+        raise StorageError(f"{path} is not empty; name another directory or remove it")
+
+
+def create(
+    path: Path,
+    template: Template,
+    cast: Cast,
+    files: list[Path] | None,
+    block_seconds: float,
+    ground: RunFile | None = None,
+    block: int = 0,
+) -> RunDirectory:
+    """Lay out a new run: text, spec, keys, and the parts that are local.
+
+    `ground` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
+
+    Raises:
+        StorageError: the folder cannot be written or holds something already.
+        DataError, UsageError: the text or the cast does not fit the template.
+    """
+    cast.check_fits(template)  # before anything is written
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        check_empty(path)
+        file = ground or RunFile(run_id=NO_RUN)
+        (path / "keys").mkdir(mode=_SECRET_FOLDER_MODE)
+        for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
+            (path / folder).mkdir()
+        manifest = build_corpus(files, path / "data", template.data.window)
+        spec = cast.spec(template, manifest, block)
+        (path / "spec.json").write_bytes(spec.canonical())
+        for member in cast.members:
+            key = path / "keys" / f"{member.name}.key"
+            key.touch(mode=_SECRET_MODE)
+            key.write_text(member.seed.hex() + "\n")
+        if file.chain != BITTENSOR:
+            genesis = cast.chain_genesis(spec.data.slots)
+            SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
+        (path / RUN_FILE).write_bytes(file.model_copy(update={"run_id": spec.run_id().hex()}).to_bytes())
+    except OSError as error:
+        raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error
+    return RunDirectory.open(str(path))

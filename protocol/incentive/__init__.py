@@ -1,0 +1,1 @@
+"""What work is worth and what it earns: pure, so that anybody can recompute it."""

@@ -1,0 +1,389 @@
+"""The rules of the ledger: what makes a record valid, and where the ledger stands after it.
+
+`Tip` is all that is needed to judge the next record; `verify` judges one and gives the next tip. The leader composes
+its record from the same functions, so a record its leader would not accept itself is never signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from blake3 import blake3
+
+from muster.kernels import SparseUpdate
+from muster.protocol import wire
+from muster.protocol.errors import LedgerError, WireError
+from muster.protocol.identity import public_of
+from muster.protocol.ledger.bundle import Opened, bundle_size, read_bundle
+from muster.protocol.reasons import HEAD_REASONS, KEY_EARLY, REASONS
+from muster.protocol.rules.admission import RoundFacts
+from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
+from muster.protocol.rules.selection import Choice, choose, order
+from muster.protocol.rules.weighing import Weights, cap_scales, weigh
+from muster.protocol.spec import RunSpec
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.spec.layout import Layout, layout_of
+from muster.protocol.wire import Beacon, Kind, Opening, Record, ScoresUsed, Seal, Signed
+
+NO_CHECKPOINT = bytes(32)
+
+SCORES_AGE = 16
+"""Rounds by which a score file may be older than the one of round r − L."""
+
+Possession = Callable[[bytes], bytes]
+Admit = Callable[[bytes, bytes], Signed]
+"""Judges a head by its owner's key and its bytes, as `admission.admit` does: WireError with the reason."""
+
+OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
+"""Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
+
+
+@lru_cache(8)
+def spec_digest(spec: RunSpec) -> bytes:
+    """BLAKE3 of a spec's canonical bytes, as every opening names the spec in force."""
+    return blake3(b"muster/spec/v1" + spec.canonical()).digest()
+
+
+def head_digest(head: bytes) -> bytes:
+    """How a seal names a submission: the digest of its header, or of the bytes themselves if they are not one."""
+    try:
+        prefix = wire.read_prefix(head, wire.Type.SUBMISSION)
+    except WireError:
+        prefix = None
+    if prefix is None or prefix.head_bytes != len(head):
+        return blake3(b"muster/unreadable/v1" + head).digest()
+    return wire.digest_of(head)
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """Where the ledger stands: the round that is open and everything its record will be judged by.
+
+    `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
+    that changed θ, `past` is what the last records say about who was there, oldest first. A closed ledger has no open
+    round.
+    """
+
+    history: SpecHistory
+    layout: Layout
+    opening: Opening
+    parent: bytes
+    outer_step: int
+    past: tuple[Attendance, ...]
+    closed: bool = False
+
+    @property
+    def run_id(self) -> bytes:
+        """The run."""
+        return self.history.run_id
+
+    @property
+    def round(self) -> int:
+        """The open round."""
+        return self.opening.round
+
+    @property
+    def spec(self) -> RunSpec:
+        """The spec in force in the open round."""
+        return self.history.at(self.round)
+
+    def leader(self, turn: int) -> bytes:
+        """Whose turn number `turn` to close the round is."""
+        leaders = self.history.genesis.genesis.leaders
+        return public_of(leaders[turn % len(leaders)])
+
+    @property
+    def leader_in_turn(self) -> bytes:
+        """The public key of who closes the open round: in this release the turn never passes on."""
+        return self.leader(turn=0)
+
+    @property
+    def score_rounds(self) -> range:
+        """The rounds whose scores may steer the open one, newest first: r − L … r − L − 16, none before round 0."""
+        newest = self.round - self.spec.gauntlet.lag
+        return range(newest, max(newest - SCORES_AGE, 0) - 1, -1)
+
+    @property
+    def remembered(self) -> frozenset[bytes]:
+        """Everybody with an entry in the records remembered; they and the registered may have rows of scores."""
+        return seen_in(self.past)
+
+    def order(self, candidates: Collection[bytes], scores: Sequence[ScoresUsed]) -> tuple[bytes, ...]:
+        """Who has the first claim to a seat of the open round; see `selection.order`."""
+        return order(candidates, scores, self.past, self.opening.possess.value, self.spec.gauntlet)
+
+    def choose(self, known: Mapping[bytes, str], scores: Sequence[ScoresUsed]) -> Choice:
+        """Decide the open round by what is known to be wrong with each sealed submission; see `selection.choose`."""
+        return choose(known, scores, self.past, self.opening.possess.value, self.spec)
+
+    def facts(self, possession: Possession, peers: dict[bytes, int] | None = None) -> RoundFacts:
+        """What submissions of the open round are judged against."""
+        return RoundFacts(self.run_id, self.spec, self.layout, self.opening, possession, peers)
+
+
+def genesis_tip(history: SpecHistory, assign: Beacon, possess: Beacon) -> Tip:
+    """Where every run begins: round 0 is open and A_0 is expected."""
+    past = before_genesis([public_of(hotkey) for hotkey in history.genesis.genesis.miners])
+    opening = next_opening(history, 0, past, assign, possess)
+    return Tip(history, layout_of(history.genesis.model), opening, history.run_id, 0, past)
+
+
+def next_opening(
+    history: SpecHistory, round_: int, past: Sequence[Attendance], assign: Beacon, possess: Beacon
+) -> Opening:
+    """What a record fixes for the round after it; the round opens at the block of its possession beacon."""
+    spec = history.at(round_)
+    deadline = possess.block.number + spec.clock.deadline
+    return Opening(
+        round=round_,
+        open=possess.block,
+        min_block=possess.block.number + spec.clock.min_blocks,
+        deadline=deadline,
+        anchor_by=deadline + spec.clock.reveal + spec.gauntlet.score_wait + spec.clock.anchor,
+        expected=expected(past),
+        base_round=round_,
+        spec_digest=spec_digest(spec),
+        assign=assign,
+        possess=possess,
+    )
+
+
+def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded_in: int) -> SpecHistory:
+    """The history with a record's amendments.
+
+    Raises:
+        LedgerError: one of them is not valid.
+    """
+    for data in amendments:
+        try:
+            history = history.adopt(wire.decode_amendment(data, history.run_id), recorded_in)
+        except WireError as error:
+            raise LedgerError(f"an amendment is not readable: {error}") from error
+    return history
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A verified record: what to apply (capped updates and their weights, in record order) and the tip after it."""
+
+    record: Record
+    digest: bytes
+    updates: tuple[SparseUpdate, ...]
+    weights: Weights
+    tip: Tip
+
+
+def verify(
+    tip: Tip,
+    record: Record,
+    digest: bytes,
+    seal: tuple[Seal, bytes],
+    root: bytes,
+    admit: Admit,
+    open_accepted: OpenAccepted,
+) -> Applied:
+    """Judge the record of the open round; `seal` with its digest, `root` the judge's own, of its θ.
+
+    `admit` judges heads by the judge's own θ (`admission.admit` with `tip.facts`), `open_accepted` gives the accepted
+    updates (`open_bundle`); who holds heads and payloads judged before hands them over here, and nothing is done twice.
+    Whoever applies a record has called this first. Blocks and beacons are checked against the chain by the caller.
+
+    Raises:
+        LedgerError: the first rule it breaks.
+    """
+    check_link(tip, record, root)
+    check_seal(tip, record, *seal)
+    admitted = _check_entries(record, seal[0], admit)
+    _check_scores(tip, record)
+    _check_choice(tip, record)
+    capped, weights = prepare(open_accepted([admitted[entry.public] for entry in record.accepted]), tip.spec)
+    if not np.array_equal(weights.view(np.uint32), record.weights.view(np.uint32)):
+        raise LedgerError("the weights are not what the accepted submissions give")
+    return Applied(record, digest, tuple(capped), weights, advance(tip, record, digest))
+
+
+def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
+    """The tip after a record that continues this ledger, without looking at θ or at submissions.
+
+    Raises:
+        LedgerError: an amendment or the next opening breaks a rule.
+    """
+    check_link(tip, record, None)
+    history = adopt_amendments(tip.history, record.amendments, record.round)
+    past = remember(tip.past, record)
+    opening = record.opening
+    if opening is None:
+        return replace(tip, history=history, parent=digest, past=past, closed=True)
+    if opening != next_opening(history, record.round + 1, past, opening.assign, opening.possess):
+        raise LedgerError("the opening of the next round is not what the rules give")
+    if opening.assign.block != tip.opening.open:
+        raise LedgerError("the next round's assignment is not drawn at this round's opening")
+    if record.evaluate.block.number > opening.open.number:
+        raise LedgerError("the next round opens before this one's evaluation beacon")
+    step = tip.outer_step + (record.kind is Kind.ROUND)
+    return replace(tip, history=history, parent=digest, past=past, opening=opening, outer_step=step)
+
+
+def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
+    """The record continues this ledger; with `root`, from this very θ.
+
+    Raises:
+        LedgerError: it does not.
+    """
+    checks = (
+        (not tip.closed, "the run is closed"),
+        (record.round == tip.round, f"round {record.round} follows {tip.round - 1}"),
+        (record.parent == tip.parent, "its parent is another record"),
+        (record.leader == tip.leader(record.turn), "it is not its signer's turn"),
+        (record.spec_digest == tip.opening.spec_digest, "it was made under another spec"),
+        (record.outer_step == tip.outer_step, f"outer step {record.outer_step} instead of {tip.outer_step}"),
+        (root is None or record.root == root, "its state root is not the root of this θ"),
+    )
+    for holds, problem in checks:
+        if not holds:
+            raise LedgerError(problem)
+
+
+def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
+    """The seal is the one the record names, made for this round, and covers exactly the record's entries.
+
+    Raises:
+        LedgerError: it is not.
+    """
+    checks = (
+        (record.seal == digest, "the seal is not the one the record names"),
+        (seal.round == record.round and seal.parent == tip.parent, "the seal is of another round"),
+        (seal.leader == record.leader and seal.turn == record.turn, "the seal is another aggregator's"),
+        (seal.block.number >= tip.opening.open.number, "the round was sealed before it opened"),
+        (record.evaluate.block.number > seal.block.number, "the evaluation beacon was known before the seal"),
+        (
+            tuple((e.public, head_digest(e.head)) for e in record.entries) == seal.headers,
+            "the record does not list exactly the sealed submissions",
+        ),
+        (record.kind is Kind.CLOSE or _in_time(tip, seal), "the round was sealed before it was time"),
+    )
+    for holds, problem in checks:
+        if not holds:
+            raise LedgerError(problem)
+
+
+def _in_time(tip: Tip, seal: Seal) -> bool:
+    """At the deadline, or early with every expected peer and enough heads for a round; see `round.py`."""
+    opening, peers = tip.opening, {public for public, _ in seal.headers}
+    complete = bool(opening.expected) and peers.issuperset(opening.expected)
+    enough = len(peers) >= tip.spec.clock.min_submissions
+    early = complete and enough and seal.block.number >= opening.min_block
+    return early or seal.block.number >= opening.deadline
+
+
+def _check_entries(record: Record, seal: Seal, admit: Admit) -> dict[bytes, Signed]:
+    """Every reason that can be recomputed from a head is; returns the admitted headers by peer."""
+    admitted: dict[bytes, Signed] = {}
+    for entry in record.entries:
+        if entry.reason and entry.reason not in REASONS:
+            raise LedgerError(f"{entry.reason} is not a reason of this protocol")
+        try:
+            admitted[entry.public] = admit(entry.public, entry.head)
+        except WireError as error:
+            if entry.reason != error.reason:
+                claim = entry.reason or "accepted"
+                raise LedgerError(f"a submission is recorded as {claim} but is {error.reason}") from error
+            continue
+        if entry.reason in HEAD_REASONS:
+            raise LedgerError(f"a submission is recorded as {entry.reason} without being so")
+        if (entry.reason == KEY_EARLY) != (entry.public in seal.early):
+            raise LedgerError("the record and its seal disagree about who showed his key early")
+    uids = [admitted[entry.public].header.uid for entry in record.accepted]
+    if len(set(uids)) != len(uids):
+        raise LedgerError("two accepted submissions claim the same slot")
+    return admitted
+
+
+def _check_scores(tip: Tip, record: Record) -> None:
+    """The scores are of rounds that may steer this one, one file of a validator, with rows for possible peers only."""
+    validators = [scores.validator for scores in record.scores]
+    allowed = {public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders}
+    if not wire.strictly_ascending(validators) or not allowed.issuperset(validators):
+        raise LedgerError("the scores are not by validators of the run, each once and in key order")
+    most = tip.spec.data.slots + len(tip.remembered)
+    for scores in record.scores:
+        if scores.round not in tip.score_rounds:
+            raise LedgerError(f"scores of round {scores.round} cannot steer round {tip.round}")
+        if len(scores.rows) > most:
+            raise LedgerError(f"a validator's scores have {len(scores.rows)} rows where {most} peers are possible")
+        if not wire.strictly_ascending([row.public for row in scores.rows]):
+            raise LedgerError("the rows of a validator's scores are not each peer once, in key order")
+
+
+def _check_choice(tip: Tip, record: Record) -> None:
+    """Kind and reasons are what the rules make of them: a leader has nothing to choose."""
+    if record.kind is Kind.CLOSE:
+        if record.entries:
+            raise LedgerError("a closing record has no submissions")
+        return
+    choice = tip.choose({entry.public: entry.reason for entry in record.entries}, record.scores)
+    if record.kind is not choice.kind:
+        raise LedgerError(f"its submissions make it a {choice.kind.name.lower()} record")
+    for entry in record.entries:
+        right = choice.reasons[entry.public]
+        if entry.reason != right:
+            claim = entry.reason or "accepted"
+            raise LedgerError(f"a submission is recorded as {claim} where the rules make it {right or 'accepted'}")
+
+
+def check_bundle(record: Record, bundle: bytes) -> None:
+    """The bundle's bytes are the ones the record names.
+
+    Raises:
+        LedgerError: they are not.
+    """
+    if blake3(bundle).digest() != record.bundle or len(bundle) != record.bundle_bytes:
+        raise LedgerError("the bundle is not the one the record names")
+
+
+def open_bundle(tip: Tip, record: Record, bundle: bytes) -> OpenAccepted:
+    """How everybody but the record's leader gets at the accepted updates: by decrypting the record's bundle.
+
+    What is returned raises LedgerError where the bundle is not the one the record names, or a submission in it is not
+    good.
+    """
+
+    def opened(accepted: Sequence[Signed]) -> list[SparseUpdate]:
+        check_bundle(record, bundle)
+        return [_open(tip, submission) for submission in read_bundle(bundle, accepted)]
+
+    return opened
+
+
+def _open(tip: Tip, submission: Opened) -> SparseUpdate:
+    header = submission.signed.header
+    try:
+        return wire.open(header, submission.ciphertext, submission.key, tip.layout, tip.spec.sparse.k)
+    except WireError as error:
+        raise LedgerError(f"an accepted submission of {header.hotkey} is {error.reason}") from error
+
+
+def check_bundle_size(record: Record, run_id: bytes) -> int:
+    """The exact size a record's bundle must have, from its heads alone: what to cap a download at.
+
+    Raises:
+        LedgerError: the record's own figure is another.
+    """
+    try:
+        size = bundle_size(wire.decode_head(entry.head, run_id) for entry in record.accepted)
+    except WireError as error:
+        raise LedgerError(f"an accepted header is not readable: {error.reason}") from error
+    if size != record.bundle_bytes:
+        raise LedgerError(f"the record claims a bundle of {record.bundle_bytes} bytes, its heads make {size}")
+    return size
+
+
+def prepare(updates: Sequence[SparseUpdate], spec: RunSpec) -> tuple[list[SparseUpdate], Weights]:
+    """Capped updates and their weights; no updates give no weights."""
+    if not updates:
+        return [], np.zeros((0, len(layout_of(spec.model).shapes)), dtype=np.float32)
+    capped = cap_scales(updates, spec.outer)
+    return capped, weigh(capped, spec.outer)

@@ -1,0 +1,43 @@
+"""The run spec: what all participants of a run must agree on, section by section."""
+
+from muster.protocol.spec.sections import (
+    HEX32,
+    ClockSpec,
+    DataSpec,
+    GauntletSpec,
+    GenesisSpec,
+    InnerSpec,
+    ModelSpec,
+    Natural,
+    OuterSpec,
+    Positive,
+    Rate,
+    RunSpec,
+    Share,
+    SparseSpec,
+    Template,
+    first_problem,
+    load_template,
+    preset_names,
+)
+
+__all__ = [
+    "HEX32",
+    "ClockSpec",
+    "DataSpec",
+    "GauntletSpec",
+    "GenesisSpec",
+    "InnerSpec",
+    "ModelSpec",
+    "Natural",
+    "OuterSpec",
+    "Positive",
+    "Rate",
+    "RunSpec",
+    "Share",
+    "SparseSpec",
+    "Template",
+    "first_problem",
+    "load_template",
+    "preset_names",
+]

@@ -1,0 +1,293 @@
+"""RunSpec: everything the participants of one run must agree on, and the digest of it that names the run.
+
+A template (`presets/*.toml`) becomes a spec when genesis and the data manifest are filled in. Its canonical bytes
+are RFC 8785 JSON; the run id is BLAKE3("muster/spec/v1" ‖ canonical bytes) of the *genesis* spec and never changes.
+Later changes of a few fields arrive as owner-signed amendments inside records: `SpecHistory.at(round)` is what all
+code asks.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import rfc8785
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from muster.protocol.errors import ConfigError
+
+HEX32 = r"[0-9a-f]{64}"
+Positive = Annotated[int, Field(gt=0, lt=2**53)]
+Natural = Annotated[int, Field(ge=0, lt=2**53)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSpec(_Section):
+    """A Llama-family decoder. Sizes are counts; `init_std` is the standard deviation of genesis weights."""
+
+    family: Literal["llama"] = "llama"
+    vocab: Positive
+    hidden: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    ffn: Positive
+    context: Positive
+    rope_theta: Rate
+    norm_eps: Rate
+    tied: bool
+    init_std: Rate
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError("heads must be a multiple of kv_heads")
+        if self.head_dim % 2:
+            raise ValueError("head_dim must be even (RoPE rotates pairs)")
+        return self
+
+
+class InnerSpec(_Section):
+    """A miner's local training: `steps` (H) inner steps of `batch` windows, AdamW or Muon, warm-up then cosine.
+
+    `warmup` and `total` count inner steps over the whole run; after `total` the rate stays at `final_lr`. "muon" is
+    for the matrices inside the blocks; `beta1`, `beta2` and `eps` are AdamW's, which trains the rest.
+    """
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    steps: Positive
+    batch: Positive
+    lr: Rate
+    final_lr: Rate
+    warmup: Natural
+    total: Positive
+    beta1: Share
+    beta2: Share
+    eps: Rate
+    weight_decay: Rate
+    clip: Rate
+
+
+class SparseSpec(_Section):
+    """What of a pseudo-gradient is sent: `k` entries of each tile, error feedback decayed by `error_decay` (β)."""
+
+    codec: Literal[1] = 1
+    k: Annotated[int, Field(ge=1, le=4096)]
+    error_decay: Share
+
+
+class OuterSpec(_Section):
+    """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none.
+
+    Rule and α are by default what serves any number of peers best (docs/results.md, 2).
+    """
+
+    rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
+    alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.0),)
+    scale_cap: Rate
+    norm_clip: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("alpha"), list):
+            data = {**data, "alpha": tuple(tuple(row) for row in data["alpha"])}
+        return data
+
+    @model_validator(mode="after")
+    def _table_is_ordered(self) -> Self:
+        steps = [step for step, _ in self.alpha]
+        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+            raise ValueError("alpha must be a table that starts at outer step 0 and is strictly increasing")
+        return self
+
+    def alpha_at(self, outer_step: int) -> float:
+        """α of an outer step: the last row of the table that has begun."""
+        return [alpha for step, alpha in self.alpha if step <= outer_step][-1]
+
+
+class GauntletSpec(_Section):
+    """How work is judged (FACTS: Gauntlet). Counts of windows; rates per round; `seats` is G.
+
+    `lag` is L: scores of round r−L steer the selection of round r; the leader waits up to `score_wait` blocks for
+    them. `mu_warmup` is in evaluated rounds. `loss_tolerance` bounds |published − recomputed| loss, in nat/token.
+    """
+
+    eval_windows: Positive
+    heldout_windows: Positive
+    step_scale: Share
+    mu_decay: Share
+    mu_floor: Share
+    mu_warmup: Natural
+    rating_beta: Rate
+    rating_tau: Rate
+    seats: Positive
+    newcomer_share: Share
+    power: Rate
+    lag: Positive
+    score_wait: Natural
+    loss_tolerance: Rate
+
+
+class ClockSpec(_Section):
+    """A round's time, in chain blocks counted from its opening.
+
+    `reveal` and `grace` count from the seal: how long keys of expected peers are waited for, and how long those of
+    anybody else, so that a stranger who never shows his key cannot hold up every round. `anchor` counts from the end
+    of all other waiting.
+    """
+
+    min_blocks: Natural
+    deadline: Positive
+    reveal: Positive
+    grace: Natural
+    anchor: Positive
+    min_submissions: Positive
+    checkpoint_every: Positive
+    amend_delay: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_blocks > self.deadline:
+            raise ValueError("min_blocks must not exceed deadline")
+        if self.grace > self.reveal:
+            raise ValueError("grace must not exceed reveal")
+        return self
+
+
+class DataSpec(_Section):
+    """The text: `window` tokens are one training sequence; `slots` is how many peers a round's windows are cut for."""
+
+    tokenizer: Literal["bytes"] = "bytes"
+    window: Positive
+    slots: Positive
+    windows: Natural = 0
+    heldout: Natural = 0
+    manifest: Annotated[str, Field(pattern=f"^({HEX32})?$")] = ""
+
+
+class GenesisSpec(_Section):
+    """How the run begins: initial weights, the block round 0 opens at, A_0, the aggregators in turn, the owner."""
+
+    seed: Natural
+    block: Natural = 0
+    root: Annotated[str, Field(pattern=f"^{HEX32}$")]
+    miners: tuple[str, ...]
+    leaders: Annotated[tuple[str, ...], Field(min_length=1)]
+    owner: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            data = {
+                key: tuple(value) if key in ("miners", "leaders") and isinstance(value, list) else value
+                for key, value in data.items()
+            }
+        return data
+
+
+class Template(_Section):
+    """A preset: a run spec without the genesis and the data that make it one particular run."""
+
+    name: str
+    model: ModelSpec
+    inner: InnerSpec
+    sparse: SparseSpec
+    outer: OuterSpec
+    gauntlet: GauntletSpec
+    clock: ClockSpec
+    data: DataSpec
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        if self.data.window > self.model.context:
+            raise ValueError("data.window must not exceed model.context")
+        return self
+
+    @model_validator(mode="after")
+    def _seats_suffice(self) -> Self:
+        if self.clock.min_submissions > self.gauntlet.seats:
+            raise ValueError("clock.min_submissions must not exceed gauntlet.seats")
+        return self
+
+
+class RunSpec(Template):
+    """The whole agreement of one run."""
+
+    genesis: GenesisSpec
+
+    def canonical(self) -> bytes:
+        """RFC 8785 JSON of the spec: sorted keys, no white space, shortest numbers."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def run_id(self) -> bytes:
+        """32 bytes that name the run this (genesis) spec begins."""
+        return blake3(b"muster/spec/v1" + self.canonical()).digest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RunSpec:
+        """Parse canonical bytes.
+
+        Raises:
+            ConfigError: not JSON, not a spec, or not in canonical form.
+        """
+        try:
+            spec = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise ConfigError(f"the run spec is not valid: {first_problem(error)}") from error
+        if spec.canonical() != data:
+            raise ConfigError("the run spec is not in canonical form (RFC 8785), so its run id is ambiguous")
+        return spec
+
+
+def first_problem(error: ValidationError) -> str:
+    """One readable clause for the first thing pydantic found wrong."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with Muster, alphabetically."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in resources.files("muster.protocol.spec.presets").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_template(name: str) -> Template:
+    """A preset by name, or a template by path when `name` ends in `.toml`.
+
+    Raises:
+        ConfigError: no such preset or file, not TOML, or not a template.
+    """
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read the template {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the template {name} is not UTF-8 text") from error
+    elif name in preset_names():
+        text = resources.files("muster.protocol.spec.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
+    try:
+        return Template.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {first_problem(error)}") from error

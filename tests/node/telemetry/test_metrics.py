@@ -1,0 +1,172 @@
+"""What a node counts is exactly what its journal says, its labels are bounded, and two nodes never mix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from muster.node.telemetry.facts import MAX_PEERS, Facts
+from muster.node.telemetry.metrics import exposition, registry_of
+from muster.protocol.reasons import REASONS
+
+ME, OTHER = "5Me", "5Other"
+
+
+def applied(round_: int, rejected: dict[str, str], kind: str = "round", **changes: Any) -> dict[str, Any]:
+    """The event of an applied record that accepted this node and rejected others."""
+    return {
+        "time": 100.0 + round_,
+        "event": "applied",
+        "round": round_,
+        "kind": kind,
+        "root": f"{round_:064x}",
+        "outer_step": round_ + 1,
+        "accepted": [ME],
+        "rejected": rejected,
+        "bytes_up": 10 * round_,
+        "bytes_down": 20 * round_,
+        **changes,
+    }
+
+
+def samples(facts: Facts, healthy: bool = True) -> dict[tuple[str, tuple[str, ...]], float]:
+    """What a scraper reads: (name, label values) → value."""
+    text = exposition(registry_of(facts, {"name": "miner-0"}, lambda: healthy)).decode()
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def told(*entries: dict[str, Any]) -> Facts:
+    """The facts after these events."""
+    facts = Facts()
+    for entry in entries:
+        facts.note(entry)
+    return facts
+
+
+JOINED = {"time": 2.0, "event": "joined", "round": 0, "hotkey": ME}
+
+
+def test_a_miners_round_is_counted() -> None:
+    facts = told(
+        {"time": 1.0, "event": "started", "role": "miner", "pid": 1},
+        JOINED,
+        {"time": 3.0, "event": "training", "round": 0},
+        {"time": 4.0, "event": "trained", "round": 0, "steps": 3, "seconds": 1.5, "loss": 2.5},
+        {"time": 5.0, "event": "submitted", "round": 0, "bytes": 9, "values": 4},
+        {"time": 6.0, "event": "key", "round": 0},
+        applied(0, {OTHER: "possession"}),
+        {"time": 8.0, "event": "trained", "round": 1, "steps": 3, "seconds": 2.0, "loss": 2.25},
+        applied(1, {ME: "key_missing"}, accepted=[OTHER]),
+    )
+    facts.saw_block(7, 50.0)
+    facts.store_failed()
+    facts.chain_failed()
+    found = samples(facts)
+    expected = {
+        ("muster_round", ()): 2,
+        ("muster_outer_step", ()): 2,
+        ("muster_block", ()): 7,
+        ("muster_block_seen_timestamp_seconds", ()): 50,
+        ("muster_applied_timestamp_seconds", ()): 101,
+        ("muster_records_total", ("round",)): 2,
+        ("muster_records_total", ("null",)): 0,
+        ("muster_submissions_total", ("", "accepted")): 2,
+        ("muster_submissions_total", ("possession", "rejected")): 1,
+        ("muster_submissions_total", ("key_missing", "rejected")): 1,
+        ("muster_own_submissions_total", ("", "accepted")): 1,
+        ("muster_own_submissions_total", ("key_missing", "rejected")): 1,
+        ("muster_submitted_total", ()): 1,
+        ("muster_inner_loss", ()): 2.25,
+        ("muster_inner_seconds_total", ()): 3.5,
+        ("muster_bytes_total", ("up",)): 10,
+        ("muster_bytes_total", ("down",)): 20,
+        ("muster_store_errors_total", ()): 1,
+        ("muster_chain_errors_total", ()): 1,
+        ("muster_healthy", ()): 1,
+        ("muster_info", (ME, "miner-0", "miner")): 1,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert ("muster_heldout_loss", ()) not in found, "nobody told"
+    assert found["process_resident_memory_bytes", ()] > 0
+
+
+@pytest.mark.parametrize(
+    ("event", "phase"),
+    [
+        ({"event": "training", "round": 4}, "train"),
+        ({"event": "submitted", "round": 4, "bytes": 1, "values": 1}, "submit"),
+        ({"event": "sealed", "round": 4, "block": 1, "submissions": 1}, "reveal"),
+        ({"event": "key", "round": 4}, "reveal"),
+        (applied(4, {}), "submit"),
+        ({"event": "finished", "root": ""}, "closed"),
+    ],
+)
+def test_the_phase_follows_the_events(event: dict[str, Any], phase: str) -> None:
+    facts = told(JOINED, {"time": 0.0, **event})
+    assert facts.phase == phase
+
+
+def test_the_closing_record_opens_no_round() -> None:
+    facts = told(JOINED, applied(3, {}), applied(4, {}, kind="close"))
+    assert facts.round == 4
+    assert samples(facts)["muster_records_total", ("close",)] == 1
+
+
+def test_refusals_and_weights_are_told() -> None:
+    found = samples(
+        told(
+            {"time": 0.0, "event": "refused", "round": 1, "problem": "the root is another"},
+            {"time": 0.0, "event": "weights", "round": 1, "weights": {"1": 65535}},
+            {"time": 0.0, "event": "heldout", "round": 1, "loss": 3.5},
+        )
+    )
+    assert found["muster_refused_total", ()] == found["muster_weights_round", ()] == 1
+    assert found["muster_heldout_loss", ()] == 3.5
+
+
+def peer(uid: int, score: float) -> dict[str, Any]:
+    """A row of a score file."""
+    return {"hotkey": f"5P{uid}", "uid": uid, "mu": 0.5, "rating": [25.0, 8.0], "peer_score": score, "incentive": score}
+
+
+def test_peers_are_those_of_the_newest_scores_and_not_too_many() -> None:
+    many = [peer(uid, float(uid)) for uid in range(MAX_PEERS + 10)]
+    facts = told(
+        {"time": 0.0, "event": "scored", "round": 0, "peers": many},
+    )
+    assert [p.uid for p in facts.peers] == list(range(10, MAX_PEERS + 10)), "the worst ten are left out"
+    facts.note({"time": 0.0, "event": "scored", "round": 1, "peers": [peer(3, 0.25)]})
+    found = samples(facts)
+    assert {key: value for key, value in found.items() if key[0].startswith("muster_peer_")} == {
+        ("muster_peer_mu", ("3",)): 0.5,
+        ("muster_peer_rating_mu", ("3",)): 25.0,
+        ("muster_peer_rating_sigma", ("3",)): 8.0,
+        ("muster_peer_score", ("3",)): 0.25,
+        ("muster_peer_incentive", ("3",)): 0.25,
+    }
+
+
+def test_every_reason_has_its_label() -> None:
+    facts = told(JOINED, applied(0, {f"5{reason}": reason for reason in REASONS}))
+    rejected = {labels[0] for name, labels in samples(facts) if name == "muster_submissions_total" and labels[0]}
+    assert rejected == set(REASONS)
+
+
+def test_an_older_block_changes_nothing() -> None:
+    facts = Facts()
+    facts.saw_block(5, 1.0)
+    facts.saw_block(5, 2.0)
+    facts.saw_block(4, 3.0)
+    assert (facts.block, facts.block_seen) == (5, 1.0)
+
+
+def test_two_nodes_of_one_process_do_not_mix() -> None:
+    first, second = told(JOINED, applied(0, {})), told(JOINED)
+    assert samples(first)["muster_records_total", ("round",)] == 1
+    assert samples(second)["muster_records_total", ("round",)] == 0

@@ -1,0 +1,206 @@
+"""The agreement itself: presets load, one spec has one byte string, anything else is named and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rfc8785
+from blake3 import blake3
+from builders import identity, run_spec
+
+from muster.protocol.errors import ConfigError
+from muster.protocol.spec import OuterSpec, RunSpec, load_template, preset_names
+from muster.protocol.spec.layout import layout_of
+
+PARAMETERS = {
+    "tiny": 329_376,
+    "150m": 151_181_184,
+    "512m": 512_398_848,
+    "1b": 1_235_814_400,
+    "8b": 8_030_261_248,
+    "72b": 72_747_327_488,
+}
+"""1b and 8b are the published counts of the Llama models of that shape; 72b is arXiv 2603.08163's."""
+
+
+def test_presets_are_the_documented_ones() -> None:
+    assert set(preset_names()) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_preset(name: str) -> None:
+    template = load_template(name)
+    assert template.name == name
+    assert layout_of(template.model).parameters == PARAMETERS[name]
+    assert template.inner.warmup < template.inner.total
+    assert template.inner.final_lr <= template.inner.lr
+    assert 0 < template.clock.min_submissions <= template.gauntlet.seats
+    assert template.model.heads * template.model.head_dim >= template.model.hidden
+
+
+def test_the_papers_presets_have_the_papers_values() -> None:
+    small, large = load_template("512m"), load_template("72b")
+    assert (small.model.hidden, small.model.layers, small.model.heads, small.model.ffn) == (
+        1536,
+        12,
+        12,
+        5440,
+    )
+    assert (small.inner.steps, small.inner.batch, small.inner.lr, small.sparse.k) == (15, 256, 1e-3, 32)
+    assert (large.inner.steps, large.inner.batch, large.inner.lr, large.sparse.k) == (30, 192, 1.2e-4, 64)
+    assert large.inner.total == 6190 * large.inner.steps
+
+
+def test_canonical_round_trip() -> None:
+    spec = run_spec()
+    data = spec.canonical()
+    assert data == rfc8785.dumps(json.loads(data))
+    assert RunSpec.from_bytes(data) == spec
+    assert spec.run_id() == blake3(b"muster/spec/v1" + data).digest()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data + b" ",
+        lambda data: data.replace(b'"eps":1e-8', b'"eps":1E-8'),
+        lambda data: data.replace(b'{"clock"', b'{"clock":{},"clock"'),
+        lambda data: json.dumps(json.loads(data), sort_keys=True).encode(),
+    ],
+)
+def test_another_spelling_of_the_same_spec_is_refused(spoil: Any) -> None:
+    data = run_spec().canonical()
+    assert spoil(data) != data
+    with pytest.raises(ConfigError, match="canonical form"):
+        RunSpec.from_bytes(spoil(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b'{"name":"x"}'])
+def test_what_is_no_spec_is_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="not valid"):
+        RunSpec.from_bytes(data)
+
+
+def leaves(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(section, key) for section, fields in document.items() if isinstance(fields, dict) for key in fields]
+
+
+def other(value: Any) -> Any:
+    """A value of the same type that is not `value`, valid wherever `value` is in the small spec."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value * 2
+        case float():
+            return value / 2
+        case str():
+            return "cd" * 32 if len(value) == 64 else identity("somebody").hotkey
+        case [[first, alpha]]:
+            return [[first, alpha / 2]]
+        case list():
+            return [*value, identity("somebody").hotkey]
+    raise AssertionError(value)
+
+
+SINGLE = {("model", "family"), ("sparse", "codec"), ("data", "tokenizer")}
+"""Fields that have one legal value today."""
+NAMED = [("outer", "rule", "mean"), ("outer", "rule", "sender_mean"), ("inner", "optimizer", "muon")]
+"""Fields whose values are names, and other values than the small spec's."""
+
+
+def test_every_field_changes_the_run_id() -> None:
+    spec = run_spec()
+    ids = {spec.run_id(), spec.model_copy(update={"name": "other"}).run_id()}
+    changed = 2
+    for section, key, value in NAMED:
+        document = spec.model_dump(mode="json")
+        document[section][key] = value
+        ids.add(RunSpec.model_validate_json(json.dumps(document)).run_id())
+        changed += 1
+    for section, key in leaves(spec.model_dump(mode="json")):
+        if (section, key) in SINGLE | {(section, key) for section, key, _ in NAMED}:
+            continue
+        document = spec.model_dump(mode="json")
+        document[section][key] = 1 if document[section][key] == 0 else other(document[section][key])
+        document["model"]["context"] *= 2 if key == "window" else 1
+        ids.add(RunSpec.model_validate_json(json.dumps(document)).run_id())
+        changed += 1
+    assert len(ids) == changed > 50
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("model", {"colour": 1}, "unknown key model.colour"),
+        ("model", {"heads": 3, "kv_heads": 2}, "model: heads must be a multiple of kv_heads"),
+        ("model", {"head_dim": 7}, "model: head_dim must be even"),
+        ("model", {"family": "gpt"}, "model.family"),
+        ("inner", {"optimizer": "sgd"}, "inner.optimizer"),
+        ("outer", {"rule": "median"}, "outer.rule"),
+        ("model", {"hidden": 0}, "model.hidden"),
+        ("model", {"hidden": 96.0}, "model.hidden"),
+        ("model", {"init_std": float("nan")}, "model.init_std"),
+        ("sparse", {"k": 4097}, "sparse.k"),
+        ("outer", {"alpha": []}, "outer: alpha must be a table"),
+        ("outer", {"alpha": [[1, 1.0]]}, "outer: alpha must be a table"),
+        ("outer", {"alpha": [[0, 1.0], [5, 0.5], [5, 0.4]]}, "outer: alpha must be a table"),
+        ("clock", {"min_blocks": 11, "deadline": 10}, "clock: min_blocks must not exceed deadline"),
+        ("clock", {"min_submissions": 21}, "clock.min_submissions must not exceed gauntlet.seats"),
+        ("data", {"window": 129}, "data.window must not exceed model.context"),
+        ("data", {"manifest": "xyz"}, "data.manifest"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path: Path, section: str, fields: dict[str, Any], message: str) -> None:
+    document = load_template("tiny").model_dump(mode="json")
+    document[section] |= fields
+    path = tmp_path / "template.toml"
+    path.write_text(toml_of(document))
+    with pytest.raises(ConfigError) as caught:
+        load_template(str(path))
+    assert message in str(caught.value)
+
+
+def toml_of(document: dict[str, Any]) -> str:
+    """TOML of a template; JSON values of these types are TOML values too, but for NaN's spelling."""
+    lines = [f"name = {json.dumps(document['name'])}"]
+    for section, fields in document.items():
+        if isinstance(fields, dict):
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {json.dumps(value).replace('NaN', 'nan')}" for key, value in fields.items()]
+    return "\n".join(lines)
+
+
+def test_a_template_file_equals_its_preset(tmp_path: Path) -> None:
+    path = tmp_path / "copy.toml"
+    path.write_text(toml_of(load_template("tiny").model_dump(mode="json")))
+    assert load_template(str(path)) == load_template("tiny")
+
+
+def test_names_and_files_that_do_not_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'huge'; there are: 150m, 1b, 512m, 72b, 8b, tiny"):
+        load_template("huge")
+    with pytest.raises(ConfigError, match="cannot read the template"):
+        load_template(str(tmp_path / "missing.toml"))
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_template(str(tmp_path / "broken.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_template(str(tmp_path / "binary.toml"))
+
+
+def test_alpha_table() -> None:
+    outer = OuterSpec.model_validate(
+        {"rule": "mean", "alpha": [[0, 1.0], [10, 0.5], [20, 0.25]], "scale_cap": 0.0, "norm_clip": False}
+    )
+    assert [outer.alpha_at(step) for step in (0, 9, 10, 19, 20, 10**6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_a_spec_cannot_be_changed() -> None:
+    spec = run_spec()
+    with pytest.raises(ValueError, match="frozen"):
+        spec.name = "other"  # type: ignore[misc]

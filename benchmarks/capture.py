@@ -76,7 +76,7 @@ def capture(name: str) -> None:
 
         def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
             delta, tip = super().shape_delta(result, uid), self._tip
-            if tip.round + 1 in wanted and self.surroundings.location == f"mem:{CAPTURED}":
+            if tip.round + 1 in wanted and self.context.location == f"mem:{CAPTURED}":
                 acc = fold(self.error_feedback, delta, tip.spec.sparse.error_decay)
                 np.savez(path(name, tip.round + 1), *(tensor.numpy() for tensor in acc))
             return delta

@@ -194,13 +194,13 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     chain, history, _ = await stand(stage)
     buckets = storage.DirectoryBuckets(folder / "buckets")
     (operator,) = stage.cast.operators
-    surroundings = participants.Surroundings(
+    context = participants.Context(
         operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.telemetry.journal").Journal(None)
     )
-    tip, replica = await participants.join(history, surroundings)
-    leader = aggregators.Aggregator(surroundings, tip, replica, 1)
+    tip, replica = await participants.join(history, context)
+    leader = aggregators.Aggregator(context, tip, replica, 1)
     leader.apply = for_ever  # the step of θ comes after what is measured
-    session = sessions.Session(leader, chain, getattr(surroundings, "directory", buckets))
+    session = sessions.Session(leader, chain, getattr(context, "directory", buckets))
     sealed = folder / "buckets" / operator.name / paths.seal(tip.run_id, 0)
 
     async def pass_time() -> None:
@@ -272,9 +272,9 @@ def requests(folder: Path) -> dict[str, int]:
     class Slow(miners.Miner):  # type: ignore[misc]  # whichever build's
         async def train(self) -> None:
             """Training that lasts so many blocks."""
-            head = await self.surroundings.chain.head()
+            head = await self.context.chain.head()
             for _ in range(TRAINING):
-                head = await self.surroundings.chain.next_block(head.number)
+                head = await self.context.chain.next_block(head.number)
             await super().train()
 
     simulator = room("muster.lab.simulator", "muster.simulator").Simulator(

@@ -26,7 +26,8 @@ from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
-from muster.protocol.wire import Beacon, Header
+from muster.protocol.types import Beacon
+from muster.protocol.wire import Header
 
 SEED = 7
 BEACON = bytes(range(32))

@@ -10,8 +10,8 @@ import importlib.metadata
 import logging
 from collections.abc import Iterable
 
+from muster.node.context import Context
 from muster.node.directory import Directory
-from muster.node.ledger.participant import Surroundings
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import ChainError, StorageError, WireError
@@ -48,12 +48,12 @@ def make_hello(run_id: bytes, public: bytes, round_: int, roles: Iterable[str]) 
     )
 
 
-async def publish_hello(surroundings: Surroundings, run_id: bytes, round_: int, roles: Iterable[str]) -> None:
+async def publish_hello(context: Context, run_id: bytes, round_: int, roles: Iterable[str]) -> None:
     """Write the participant's hello into its bucket; a store that refuses is logged, nobody needs a hello."""
-    identity = surroundings.identity
+    identity = context.identity
     data = wire.encode_hello(make_hello(run_id, identity.public, round_, roles), identity)
     try:
-        await surroundings.bucket.put(paths.hello(run_id), data, deadline=DEADLINE)
+        await context.bucket.put(paths.hello(run_id), data, deadline=DEADLINE)
     except StorageError as error:
         log.warning("this participant's hello could not be written: %s", error)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
-from muster.node.ledger.participant import Offload
+from muster.node.context import Offload
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, StorageError, WireError

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from muster.node.turns import Lane, Turn, Turns
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.errors import RateLimited
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor, Block
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -17,7 +17,6 @@ from torch import Tensor
 from muster.kernels import SparseUpdate, compress
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import WireError
 from muster.protocol.identity import SIGNATURE_BYTES, Identity
 from muster.protocol.ledger import genesis_tip
@@ -27,7 +26,8 @@ from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import ModelSpec, RunSpec, load_template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
-from muster.protocol.wire import Beacon, Header, Opening, Type
+from muster.protocol.types import Beacon, Block
+from muster.protocol.wire import Header, Opening, Type
 
 SEED = 7
 K = 64

@@ -20,9 +20,9 @@ from pathlib import Path
 from muster.node.lock import Holder, held
 from muster.node.turns import Lane, Turns
 from muster.node.writes import QueuedWrites
-from muster.protocol.chain.base import Anchor
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor
 
 LEDGER = "local"
 OPERATOR = Identity.derive(5, "operator")

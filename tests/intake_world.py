@@ -17,12 +17,12 @@ from muster.node.ledger.participant import Errands
 from muster.node.ledger.reader import genesis_tip
 from muster.node.submission import Submissions
 from muster.protocol import ledger, paths
-from muster.protocol.chain.base import Block
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.intake import Intake
 

@@ -13,8 +13,9 @@ from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, su
 from muster.lab import clock
 from muster.lab.faults import Fault, Request, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
+from muster.node.context import Context, in_place
 from muster.node.directory import Directory
-from muster.node.ledger.participant import Follower, Surroundings, in_place, judge, possession
+from muster.node.ledger.participant import Follower, judge, possession
 from muster.node.ledger.reader import Fetched, Reader, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
@@ -139,7 +140,7 @@ class World:
     ) -> tuple[Counting, Session]:
         """A new process of a leader."""
         journal = self.journal if name == LEADER else Journal(None, lambda: 0.0)
-        around = self.surroundings(name, script or Script(), journal)
+        around = self.context(name, script or Script(), journal)
         leader = Counting(around, self.tip, self.replica(), rounds)
         return leader, Session(leader, around.chain, around.directory)
 
@@ -168,18 +169,18 @@ class World:
             await asyncio.sleep(BLOCK)
             self.chain.advance()
 
-    async def follow(self, follower: Follower, around: Surroundings) -> None:
+    async def follow(self, follower: Follower, around: Context) -> None:
         """Have somebody follow a run that is over, block by block."""
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(self._tick())
             await Session(follower, around.chain, around.directory).run()
             ticking.cancel()
 
-    def surroundings(self, name: str, script: Script, journal: Journal) -> Surroundings:
+    def context(self, name: str, script: Script, journal: Journal) -> Context:
         """Somebody's view of chain and buckets."""
         chain = FaultyChain(self.chain, script, lambda: self.chain.height, name)
         buckets: Buckets = FaultyBuckets(self.behind, script, lambda: self.chain.height, name)
-        return Surroundings(identity(name), chain, buckets, f"mem:{name}", journal, in_place)
+        return Context(identity(name), chain, buckets, f"mem:{name}", journal, in_place)
 
     async def mine(self, leader: Aggregator) -> None:
         """Both miners, from now on: submit what the open round asks for, and show the key once the seal is there."""

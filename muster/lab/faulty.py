@@ -13,10 +13,11 @@ from pathlib import Path
 from blake3 import blake3
 
 from muster.lab.faults import Fault, Request, Script
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+from muster.protocol.types import Anchor, Block
 
 Height = Callable[[], int]
 """The height of the true chain now."""

@@ -19,8 +19,9 @@ from typing import Any
 from muster.lab.adversary import miner_class
 from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
+from muster.node.context import Context, in_place
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower, Surroundings, in_place, join
+from muster.node.ledger.participant import Follower, join
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
@@ -39,7 +40,7 @@ Absence = Callable[[str, int], bool]
 Classes = Callable[[str], type[Miner]]
 """Behaviour → the miner that behaves so."""
 
-Make = Callable[[Surroundings], Awaitable[Follower]]
+Make = Callable[[Context], Awaitable[Follower]]
 """Joins the run and gives the participant."""
 
 
@@ -156,14 +157,12 @@ class Simulator:
         self._journals[name] = Journal(None, clock=clock)
         chain = FaultyChain(self._chain, self._script, lambda: self._chain.height, name)
         buckets = FaultyBuckets(self._buckets, self._script, lambda: self._chain.height, name)
-        surroundings = Surroundings(
-            member.identity, chain, buckets, f"mem:{member.name}", self._journals[name], in_place
-        )
+        context = Context(member.identity, chain, buckets, f"mem:{member.name}", self._journals[name], in_place)
         with self._chain.participant():
             await self._arrive(self._arrivals.get(name, 0))
-            participant = await make(surroundings)
+            participant = await make(context)
             self._participants[name] = participant
-            await Session(participant, chain, surroundings.directory).run()
+            await Session(participant, chain, context.directory).run()
 
     async def _arrive(self, round_: int) -> None:
         """Let the rounds before `round_` pass."""
@@ -171,18 +170,18 @@ class Simulator:
         while round_ and not await self._chain.anchors(round_ - 1):
             head = await self._chain.next_block(head.number)
 
-    async def _aggregator(self, rounds: int, surroundings: Surroundings) -> Aggregator:
-        tip, replica = await join(self._history, surroundings)
-        return Aggregator(surroundings, tip, replica, rounds)
+    async def _aggregator(self, rounds: int, context: Context) -> Aggregator:
+        tip, replica = await join(self._history, context)
+        return Aggregator(context, tip, replica, rounds)
 
-    async def _validator(self, book: Path, surroundings: Surroundings) -> Validator:
-        tip, replica = await join(self._history, surroundings)
-        return Validator(surroundings, tip, replica, self._text, Book(book))
+    async def _validator(self, book: Path, context: Context) -> Validator:
+        tip, replica = await join(self._history, context)
+        return Validator(context, tip, replica, self._text, Book(book))
 
-    async def _miner(self, member: Member, surroundings: Surroundings) -> Miner:
-        tip, replica = await join(self._history, surroundings)
+    async def _miner(self, member: Member, context: Context) -> Miner:
+        tip, replica = await join(self._history, context)
         make = self._classes(member.behaviour)
         memory = self._folder / f"{member.name}.memory" if self._folder else None
-        miner = make(surroundings, tip, replica, self._text, memory)
+        miner = make(context, tip, replica, self._text, memory)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 import uvloop
 
+from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.hello import publish_hello, watch_hellos
-from muster.node.ledger.participant import Follower, Surroundings, join
+from muster.node.ledger.participant import Follower, join
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
@@ -124,7 +125,7 @@ async def _take_part(
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
     journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
     chain = QueuedWrites(run.chain(config.chain), turns)
-    surroundings = Surroundings(
+    context = Context(
         identity=identity,
         chain=chain,
         buckets=buckets,
@@ -137,11 +138,11 @@ async def _take_part(
     service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
     journal.event("started", role=role.value, pid=os.getpid())
     try:
-        async with _answering(service, where, facts, surroundings), _greeting(role, run, surroundings):
-            participant = await _participant(role, config, run, surroundings, make_miner, rounds)
+        async with _answering(service, where, facts, context), _greeting(role, run, context):
+            participant = await _participant(role, config, run, context, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
-            await Session(participant, chain, surroundings.directory).run()
+            await Session(participant, chain, context.directory).run()
             journal.event("finished", root=participant.replica.root().hex())
     finally:
         await asyncio.to_thread(journal.close)
@@ -154,17 +155,15 @@ def _versions() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _answering(
-    service: Service, where: Address | None, facts: Facts, surroundings: Surroundings
-) -> AsyncIterator[None]:
+async def _answering(service: Service, where: Address | None, facts: Facts, context: Context) -> AsyncIterator[None]:
     """Watch the chain and answer over HTTP while the participant lives; None: do neither."""
     if where is None:
         yield
         return
     async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
-        surroundings.journal.event("service", address=str(found))
+        context.journal.event("service", address=str(found))
         log.info("health, status and metrics are at http://%s", found)
-        beating = tasks.create_task(beat(surroundings.chain, facts))
+        beating = tasks.create_task(beat(context.chain, facts))
         yield
         beating.cancel()
 
@@ -186,14 +185,14 @@ def _own_bucket(run: RunDirectory, config: NodeConfig) -> tuple[str, Credentials
 
 
 @contextlib.asynccontextmanager
-async def _greeting(role: Role, run: RunDirectory, surroundings: Surroundings) -> AsyncIterator[None]:
+async def _greeting(role: Role, run: RunDirectory, context: Context) -> AsyncIterator[None]:
     """While a leader lives, tell its operator of peers whose hello says that they cannot follow."""
     if role is not Role.AGGREGATOR:
         yield
         return
-    spec, identity = run.history.genesis, surroundings.identity
+    spec, identity = run.history.genesis, context.identity
     async with asyncio.TaskGroup() as tasks:
-        watch = watch_hellos(surroundings.chain, surroundings.directory, run.history.run_id, spec, identity.hotkey)
+        watch = watch_hellos(context.chain, context.directory, run.history.run_id, spec, identity.hotkey)
         watching = tasks.create_task(watch)
         yield
         watching.cancel()
@@ -203,23 +202,23 @@ async def _participant(
     role: Role,
     config: NodeConfig,
     run: RunDirectory,
-    surroundings: Surroundings,
+    context: Context,
     make_miner: type[Miner],
     rounds: int | None,
 ) -> Follower:
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
-    tip, replica = await join(run.history, surroundings)
-    await publish_hello(surroundings, tip.run_id, tip.round, _ROLES_OF[role])
+    tip, replica = await join(run.history, context)
+    await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
-        return Aggregator(surroundings, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
+        return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         book = await asyncio.to_thread(Book, state / "book.sqlite")
-        return Validator(surroundings, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
+        return Validator(context, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
     path = state / "memory.safetensors"
-    return await asyncio.to_thread(make_miner, surroundings, tip, replica, text, path)
+    return await asyncio.to_thread(make_miner, context, tip, replica, text, path)
 
 
 def _spool(state: Path, role: Role) -> Path:

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from muster.node.directory import Directory
+from muster.node.context import Context
 from muster.node.ledger import reader
 from muster.node.ledger.reader import CatchUp, Fetched, Reader
 from muster.node.replica import Replica
-from muster.node.telemetry.journal import Journal
 from muster.protocol import ledger
-from muster.protocol.chain.base import Block, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
-from muster.protocol.faults import Faults
-from muster.protocol.identity import Identity, hotkey_of
+from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Event, Role, RoundState
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import Buckets, Meter, Store
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)
@@ -37,47 +34,6 @@ JOIN_TRIES = 50
 
 JOIN_RETRY = 12.0
 """Seconds that stand for a block where the chain does not say when the next one comes."""
-
-
-class Offload(Protocol):
-    """How heavy synchronous work is run: in a thread by daemons, in place by the simulator."""
-
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
-        """Run `work` and return its result."""
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run work beside the event loop."""
-    return await asyncio.to_thread(work)
-
-
-async def in_place(work: Callable[[], T]) -> T:
-    """Run work on the event loop: nothing else moves meanwhile, so a simulation is one fixed order of events."""
-    return work()
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a participant lives on. `location` is where its own bucket is, as committed on chain."""
-
-    identity: Identity
-    chain: Chain
-    buckets: Buckets
-    location: str
-    journal: Journal
-    offload: Offload = in_thread
-    faults: Faults = field(default_factory=Faults)
-    meter: Meter = field(default_factory=Meter)
-    directory: Directory = field(init=False)
-
-    def __post_init__(self) -> None:
-        """The directory is of this chain and these buckets."""
-        self.directory = Directory(self.chain, self.buckets)
-
-    @property
-    def bucket(self) -> Store:
-        """The participant's own bucket."""
-        return self.buckets.bucket(self.location)
 
 
 class Errands:
@@ -194,7 +150,7 @@ class Participant:
         """Write to the journal."""
 
 
-async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, Replica]:
+async def join(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
     """Register, commit the location, and catch up to the newest checkpoint (or genesis).
 
     What fails for a reason that may pass is tried again at the next blocks.
@@ -202,9 +158,9 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
     Raises:
         ChainError, StorageError, LedgerError: joining is not possible.
     """
-    chain, identity, directory = surroundings.chain, surroundings.identity, surroundings.directory
+    chain, identity, directory = context.chain, context.identity, context.directory
     await _patiently(chain, partial(chain.register, identity))
-    await _patiently(chain, partial(commit_location, surroundings))
+    await _patiently(chain, partial(commit_location, context))
     start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
     way = CatchUp(start)
 
@@ -215,8 +171,8 @@ async def join(history: SpecHistory, surroundings: Surroundings) -> tuple[Tip, R
     tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.tip)
     if replica is None:
         spec = history.genesis
-        replica = await surroundings.offload(lambda: Replica.genesis(spec, history.run_id))
-    surroundings.journal.event("joined", round=tip.round, hotkey=identity.hotkey)
+        replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))
+    context.journal.event("joined", round=tip.round, hotkey=identity.hotkey)
     return tip, replica
 
 
@@ -248,26 +204,26 @@ async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Ca
             await asyncio.sleep(JOIN_RETRY)
 
 
-async def commit_location(surroundings: Surroundings) -> None:
+async def commit_location(context: Context) -> None:
     """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor).
 
     Raises:
         ChainError: the chain does not take it, or does not say who is registered.
     """
-    hotkey = surroundings.identity.hotkey
-    peer = (await surroundings.chain.snapshot()).by_hotkey().get(hotkey)
+    hotkey = context.identity.hotkey
+    peer = (await context.chain.snapshot()).by_hotkey().get(hotkey)
     if peer is None:
         raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
-    if peer.location != surroundings.location:
-        await surroundings.chain.commit(surroundings.identity, surroundings.location)
+    if peer.location != context.location:
+        await context.chain.commit(context.identity, context.location)
 
 
 class Follower(Participant):
     """A participant whose replica follows the ledger; roles add what they do beyond that."""
 
-    def __init__(self, surroundings: Surroundings, tip: Tip, replica: Replica) -> None:
-        self.surroundings = surroundings
-        self.public = surroundings.identity.public
+    def __init__(self, context: Context, tip: Tip, replica: Replica) -> None:
+        self.context = context
+        self.public = context.identity.public
         self.replica = replica
         self._tip = tip
 
@@ -279,7 +235,7 @@ class Follower(Participant):
     async def judge(self, fetched: Fetched) -> Applied:
         """Judge by this replica's θ, in the background."""
         tip, replica = self._tip, self.replica
-        return await self.surroundings.offload(lambda: judge(fetched, tip, replica))
+        return await self.context.offload(lambda: judge(fetched, tip, replica))
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:  # noqa: ARG002
         """Take the outer step of a judged record; fit to be done twice, and θ moves once.
@@ -292,11 +248,11 @@ class Follower(Participant):
 
     async def _step(self, applied: Applied) -> None:
         tip = self._tip
-        self.surroundings.faults.trip("apply.before")
+        self.context.faults.trip("apply.before")
         await self.before_apply(applied)
-        await self.surroundings.offload(lambda: self.replica.apply(applied, tip.spec))
+        await self.context.offload(lambda: self.replica.apply(applied, tip.spec))
         self._tip = applied.tip
-        root = await self.surroundings.offload(self.replica.root)
+        root = await self.context.offload(self.replica.root)
         self.note(
             "applied",
             round=tip.round,
@@ -305,8 +261,8 @@ class Follower(Participant):
             outer_step=self.replica.outer_step,
             accepted=[hotkey_of(entry.public) for entry in applied.record.accepted],
             rejected={hotkey_of(e.public): e.reason for e in applied.record.entries if e.reason},
-            bytes_up=self.surroundings.meter.up,
-            bytes_down=self.surroundings.meter.down,
+            bytes_up=self.context.meter.up,
+            bytes_down=self.context.meter.down,
         )
 
     async def before_apply(self, applied: Applied) -> None:
@@ -317,7 +273,7 @@ class Follower(Participant):
 
     def note(self, event: str, /, **facts: Any) -> None:
         """Write to the journal."""
-        self.surroundings.journal.event(event, **facts)
+        self.context.journal.event(event, **facts)
 
 
 def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:

@@ -18,7 +18,7 @@ from muster.node.directory import Directory
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
 from muster.protocol import ledger, paths, wire
-from muster.protocol.chain.base import Anchor, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
@@ -26,7 +26,8 @@ from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.rules.admission import MAX_HEAD_BYTES
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
-from muster.protocol.wire import Beacon, Record, Seal
+from muster.protocol.types import Anchor, Beacon
+from muster.protocol.wire import Record, Seal
 
 log = logging.getLogger(__name__)
 

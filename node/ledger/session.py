@@ -16,7 +16,7 @@ from typing import Any
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
 from muster.node.ledger.reader import Fetched, Pointer, Reader
-from muster.protocol.chain.base import Block, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied
@@ -38,6 +38,7 @@ from muster.protocol.ledger.round import (
     Tick,
     Transition,
 )
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)

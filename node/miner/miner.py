@@ -17,8 +17,9 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate, compress_
+from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower, Surroundings
+from muster.node.ledger.participant import Follower
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
 from muster.node.miner.memory import Made, Memory, load_memory, save_memory
@@ -47,7 +48,7 @@ class Miner(Follower):
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        context: Context,
         tip: Tip,
         replica: Replica,
         text: TextReader,
@@ -60,7 +61,7 @@ class Miner(Follower):
             ConfigError: that file is of another release or run.
             MusterError: it is of another optimizer.
         """
-        super().__init__(surroundings, tip, replica)
+        super().__init__(context, tip, replica)
         self._text = text
         self._random = random
         self._path = memory_path
@@ -101,7 +102,7 @@ class Miner(Follower):
         Raises:
             ChainError: the chain does not say.
         """
-        peer = (await self.surroundings.chain.snapshot()).by_hotkey().get(self.surroundings.identity.hotkey)
+        peer = (await self.context.chain.snapshot()).by_hotkey().get(self.context.identity.hotkey)
         return None if peer is None else peer.uid
 
     async def train(self) -> None:
@@ -129,7 +130,7 @@ class Miner(Follower):
             with self._busy:
                 pass
 
-        await self.surroundings.offload(wait)
+        await self.context.offload(wait)
 
     async def before_apply(self, applied: Applied) -> None:  # noqa: ARG002
         """Training stops before θ moves under it."""
@@ -148,9 +149,9 @@ class Miner(Follower):
         if (self.public, signed.digest) not in seal.headers:
             self.note("sealed_other", round=seal.round)
             return
-        self.surroundings.faults.trip("submit.before_key")
-        data = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, made.key)
-        await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), data)
+        self.context.faults.trip("submit.before_key")
+        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, made.key)
+        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
         self.note("key", round=seal.round)
 
     async def _make(self, tip: Tip) -> Made | None:
@@ -162,7 +163,7 @@ class Miner(Follower):
             return None
         self._stop = stop = threading.Event()
         try:
-            return await self.surroundings.offload(lambda: self._work(tip, uid, stop))
+            return await self.context.offload(lambda: self._work(tip, uid, stop))
         except RoundLost as error:
             self._over = tip
             log.error("round %d is lost: %s", tip.round, error)
@@ -173,7 +174,7 @@ class Miner(Follower):
 
     async def _send(self, tip: Tip, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
-        chain = self.surroundings.chain
+        chain = self.context.chain
         while not await self._put(tip, made):
             head = await chain.head()
             await chain.next_block(head.number)
@@ -184,9 +185,9 @@ class Miner(Follower):
     async def _put(self, tip: Tip, made: Made) -> bool:
         """Upload the submission; False where the store failed and it is worth trying again."""
         try:
-            self.surroundings.faults.trip("submit.before_put")
+            self.context.faults.trip("submit.before_put")
             key = paths.submission(tip.run_id, made.round)
-            await self.surroundings.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
+            await self.context.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):
@@ -214,7 +215,7 @@ class Miner(Follower):
 
     def _remember(self, memory: Memory) -> None:
         """Make a round's work durable: from here on it counts as sent."""
-        self.surroundings.faults.trip("submit.before_save")
+        self.context.faults.trip("submit.before_save")
         if self._path:
             save_memory(replace(memory, optimizer=self._trainer.state()), self._path)
         self._memory = memory
@@ -264,7 +265,7 @@ class Miner(Follower):
         Raises:
             Diverged: a number is not finite.
         """
-        faults, stop = self.surroundings.faults, self._stop
+        faults, stop = self.context.faults, self._stop
         result = self._trainer.train(
             self.replica.theta,
             self._text.windows(windows),
@@ -296,4 +297,4 @@ class Miner(Follower):
             ciphertext_digest=blake3(ciphertext).digest(),
             key_commitment=wire.key_commitment(key),
         )
-        return wire.encode(header, self.surroundings.identity, ciphertext)
+        return wire.encode(header, self.context.identity, ciphertext)

@@ -12,28 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.protocol.identity import Identity
-
-MAX_LOCATION = 512
-"""Bytes of a committed location (what one commitment field on Bittensor holds at most)."""
-
-WEIGHT_MAX = 65_535
-"""Weights on chain are 16-bit: the largest of a validator's weights is scaled to this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One tick of the clock: its height and its 32-byte hash."""
-
-    number: int
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """A claim that `digest` (32 bytes) is the record of `round`."""
-
-    round: int
-    digest: bytes
+from muster.protocol.types import Anchor, Block
 
 
 @dataclass(frozen=True, slots=True)

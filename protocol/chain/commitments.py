@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from muster.protocol.chain.base import MAX_LOCATION, Anchor
 from muster.protocol.errors import ChainError
+from muster.protocol.types import MAX_LOCATION, Anchor
 
 MAX_RAW = 128
 """Bytes of a `Raw` field; longer ones are `BigRaw`, of which a commitment may have one."""

@@ -18,9 +18,10 @@ import rfc8785
 from blake3 import blake3
 
 from muster.protocol.chain import emission
-from muster.protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, AnchorSeen, Block, Peer, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Peer, Snapshot
 from muster.protocol.errors import ChainError, IdentityError
 from muster.protocol.identity import Identity, hotkey_of, public_of, verify
+from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Block
 
 MAX_INTEGER = 2**53 - 1
 """Largest integer of a call or a genesis: beyond it canonical JSON is not defined (RFC 8785 §3.2.2.3)."""

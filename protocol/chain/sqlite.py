@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from muster.protocol.chain import rules
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor, Block
 
 APPLICATION_ID = 0x4D555354
 """Marks the file as ours in SQLite's own header field ("MUST")."""

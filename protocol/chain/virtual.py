@@ -14,9 +14,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from muster.protocol.chain import rules
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Register, SetWeights
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor, Block
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from muster.protocol.chain.base import WEIGHT_MAX
+from muster.protocol.types import WEIGHT_MAX
 
 
 def incentives(scores: Mapping[str, float], power: float) -> dict[str, float]:

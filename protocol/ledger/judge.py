@@ -26,7 +26,8 @@ from muster.protocol.rules.weighing import Weights, cap_scales, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import Layout, layout_of
-from muster.protocol.wire import Beacon, Kind, Opening, Record, ScoresUsed, Seal, Signed
+from muster.protocol.types import Beacon
+from muster.protocol.wire import Kind, Opening, Record, ScoresUsed, Seal, Signed
 
 NO_CHECKPOINT = bytes(32)
 

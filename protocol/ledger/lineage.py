@@ -6,8 +6,8 @@ it, and so on: whoever is rounds behind reads the records backwards and knows ea
 
 from __future__ import annotations
 
-from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import LedgerError
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Record
 
 

@@ -14,9 +14,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from muster.protocol.chain.base import MAX_LOCATION
 from muster.protocol.errors import StorageError
 from muster.protocol.storage.base import check_key
+from muster.protocol.types import MAX_LOCATION
 
 DEFAULT_REGION = "us-east-1"
 HTTP_PORT, HTTPS_PORT = 80, 443

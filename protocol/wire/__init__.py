@@ -20,7 +20,6 @@ from muster.protocol.wire.envelope import (
 from muster.protocol.wire.hello import MAX_HELLO_BYTES, PREFIXES, Hello, decode_hello, encode_hello
 from muster.protocol.wire.record import (
     MAX_AMENDMENTS,
-    Beacon,
     Entry,
     Kind,
     Opening,
@@ -63,7 +62,6 @@ __all__ = [
     "PREFIXES",
     "PREFIX_BYTES",
     "Amendment",
-    "Beacon",
     "Entry",
     "Envelope",
     "Header",

@@ -10,9 +10,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
+from muster.protocol.types import Beacon, Block
 from muster.protocol.wire.envelope import Type, read_whole, write_head
 from muster.protocol.wire.seal import MAX_SEALED, chunks
 from muster.protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
@@ -27,14 +27,6 @@ class Kind(IntEnum):
     ROUND = 0
     NULL = 1
     CLOSE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Beacon:
-    """32 random bytes, with the block they come from."""
-
-    block: Block
-    value: bytes
 
 
 @dataclass(frozen=True, slots=True)

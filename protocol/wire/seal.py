@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
+from muster.protocol.types import Block
 from muster.protocol.wire.envelope import Type, read_whole, write_head
 from muster.protocol.wire.tlv import Cursor, counted, u32, u64, whole
 

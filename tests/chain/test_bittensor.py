@@ -9,7 +9,6 @@ import pytest
 from blake3 import blake3
 from local_chain import TEMPO, Subnet
 
-from muster.protocol.chain.base import Anchor
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.endpoints import PAUSES, Endpoints
 from muster.protocol.chain.bittensor.runtime import Runtime
@@ -18,6 +17,7 @@ from muster.protocol.chain.bittensor.signing import HotkeySigner, submit
 from muster.protocol.chain.commitments import to_info
 from muster.protocol.errors import ChainError, ChainUnreachable, NotPermitted, NotRegistered, RateLimited, StaleChain
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
 

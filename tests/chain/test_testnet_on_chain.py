@@ -18,11 +18,12 @@ from runs.run_builders import template, write_template
 
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Anchor, Snapshot
+from muster.protocol.chain.base import Snapshot
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.reading import read_commitments
 from muster.protocol.chain.bittensor.runtime import Runtime
 from muster.protocol.spec.layout import layout_of
+from muster.protocol.types import Anchor
 from muster.run.folder import RunDirectory
 from muster.testnet.cast import Cast
 

@@ -35,7 +35,7 @@ SEED = 31
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Context:
     """What a page takes for granted: a published run on a real server, a chain, and a hotkey file."""
 
     server: RadosGateway
@@ -80,7 +80,7 @@ def make_key(path: Path, name: str) -> Identity:
 
 
 @pytest.fixture
-def surroundings(s3_server: RadosGateway, tmp_path: Path) -> Surroundings:
+def context(s3_server: RadosGateway, tmp_path: Path) -> Context:
     """A run with one operator, published by the real commands."""
     operator = make_key(tmp_path / "operator.key", "operator")
     for name in ("miner", "other"):
@@ -105,7 +105,7 @@ def surroundings(s3_server: RadosGateway, tmp_path: Path) -> Surroundings:
         )
         store = shlex.quote(f"{publisher.location}/runs/first")
         url = shell.run(f"muster run publish {tmp_path}/spec --store {store} --chain sqlite:{chain}").splitlines()[-1]
-    return Surroundings(s3_server, tmp_path, url, chain)
+    return Context(s3_server, tmp_path, url, chain)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ class Goal:
     reached: Callable[[str], bool]
 
 
-def follow(page: str, surroundings: Surroundings, values: dict[str, str], goal: Goal, shell: Shell) -> None:
+def follow(page: str, context: Context, values: dict[str, str], goal: Goal, shell: Shell) -> None:
     """Do what a page says, until its goal is reached and everything was stopped again."""
     found, started, reached = blocks(page), False, False
     assert found[0].words == ("values",)
@@ -143,33 +143,33 @@ def follow(page: str, surroundings: Surroundings, values: dict[str, str], goal: 
         elif started:
             shell.until(block.text)
         else:
-            shell.run(block.text, **(surroundings.local if "muster join" in block.text else {}))
+            shell.run(block.text, **(context.local if "muster join" in block.text else {}))
     assert reached
     shell.stop()
 
 
 @contextmanager
-def taking_part(surroundings: Surroundings, role: str, *names: str) -> Iterator[None]:
+def taking_part(context: Context, role: str, *names: str) -> Iterator[None]:
     """Participants that are there before the reader comes and after he has gone."""
     with ExitStack() as stack:
-        shells = [stack.enter_context(participant(surroundings, role, name)) for name in names]
+        shells = [stack.enter_context(participant(context, role, name)) for name in names]
         yield
         for shell in shells:
             shell.stop()
 
 
-def participant(surroundings: Surroundings, role: str, name: str) -> Shell:
+def participant(context: Context, role: str, name: str) -> Shell:
     """One of them, started."""
-    folder = surroundings.folder / f"there-{name}"
-    bucket = Bucket(surroundings.server, f"there-{name}-{os.getpid()}")
+    folder = context.folder / f"there-{name}"
+    bucket = Bucket(context.server, f"there-{name}-{os.getpid()}")
     settings = {
-        "run": surroundings.url,
+        "run": context.url,
         "name": name,
-        "key_file": str(surroundings.key(name)),
+        "key_file": str(context.key(name)),
         "location": bucket.location,
         "state": str(folder / "state"),
-        "chain": surroundings.local["MUSTER_CHAIN"],
-        "allow": surroundings.local["MUSTER_ALLOW"],
+        "chain": context.local["MUSTER_CHAIN"],
+        "allow": context.local["MUSTER_ALLOW"],
     }
     shell = Shell(folder, {**bucket.environment, "MUSTER_CONFIG": str(folder / "muster.toml")})
     (folder / "muster.toml").write_text(tomli_w.dumps(settings))
@@ -182,21 +182,21 @@ def participant(surroundings: Surroundings, role: str, name: str) -> Shell:
 class TestPages:
     """The pages, from top to bottom."""
 
-    def test_mine(self, surroundings: Surroundings, ports: list[str]) -> None:
-        values = surroundings.values("miner") | {"SERVICE": ports[0]}
-        hotkey = Identity.from_file(surroundings.key("miner")).hotkey
+    def test_mine(self, context: Context, ports: list[str]) -> None:
+        values = context.values("miner") | {"SERVICE": ports[0]}
+        hotkey = Identity.from_file(context.key("miner")).hotkey
         goal = Goal("accepted", lambda told: hotkey in json.loads(told)["accepted"])
-        with taking_part(surroundings, "aggregator", "operator"), Shell(surroundings.folder / "me", values) as shell:
-            follow("mine.md", surroundings, values, goal, shell)
+        with taking_part(context, "aggregator", "operator"), Shell(context.folder / "me", values) as shell:
+            follow("mine.md", context, values, goal, shell)
 
-    def test_validate(self, surroundings: Surroundings, ports: list[str]) -> None:
+    def test_validate(self, context: Context, ports: list[str]) -> None:
         services = {"VALIDATOR_SERVICE": ports[0], "AGGREGATOR_SERVICE": ports[1]}
-        values = surroundings.values("operator") | services | {"STAKE": "1"}
+        values = context.values("operator") | services | {"STAKE": "1"}
         goal = Goal("weights", lambda told: bool(json.loads(told)["weights"]))
         # A rating says who of two did better: one miner alone would never get a weight.
-        miners = taking_part(surroundings, "miner", "miner", "other")
-        with miners, Shell(surroundings.folder / "me", values) as shell:
-            follow("validate.md", surroundings, values, goal, shell)
+        miners = taking_part(context, "miner", "miner", "other")
+        with miners, Shell(context.folder / "me", values) as shell:
+            follow("validate.md", context, values, goal, shell)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -34,6 +34,7 @@ def test_nano_honest_and_with_churn() -> None:
     assert make_theta.play_nano() == GOLDEN["nano"]
 
 
+@pytest.mark.slow
 def test_the_first_round_of_the_default_run(tmp_path: Path) -> None:
     needs_same_arithmetic()
     stage = make_theta.default_stage(tmp_path, 0)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from builders import identity, run_spec
 
+from muster.node.context import Context
 from muster.node.hello import incompatibility, make_hello, publish_hello, read_hello, watch_hellos
-from muster.node.ledger.participant import Surroundings
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -28,17 +28,17 @@ def hello_of(name: str) -> Hello:
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> Surroundings:
+def context(tmp_path: Path) -> Context:
     """Alice's, in this process."""
     chain = SqliteChain.create(tmp_path / "chain.sqlite", ChainGenesis(seed=0), block_seconds=0.05)
-    return Surroundings(identity("alice"), chain, MemoryBuckets(), "mem:alice", Journal(tmp_path / "alice.jsonl"))
+    return Context(identity("alice"), chain, MemoryBuckets(), "mem:alice", Journal(tmp_path / "alice.jsonl"))
 
 
-async def test_a_hello_is_written_and_read(surroundings: Surroundings) -> None:
-    store, public = surroundings.bucket, surroundings.identity.public
+async def test_a_hello_is_written_and_read(context: Context) -> None:
+    store, public = context.bucket, context.identity.public
     with pytest.raises(ObjectMissing):
         await read_hello(store, RUN, public)
-    await publish_hello(surroundings, RUN, 4, ["validator", "aggregator"])
+    await publish_hello(context, RUN, 4, ["validator", "aggregator"])
     hello = await read_hello(store, RUN, public)
     assert (hello.round, hello.roles, hello.runs) == (4, ("aggregator", "validator"), (RUN,))
     assert paths.submission(RUN, 0).startswith(f"{RUN.hex()}/{dict(hello.prefixes)['submissions']}")
@@ -53,10 +53,10 @@ def test_the_prefixes_are_where_things_are() -> None:
 
 
 async def test_a_bucket_that_refuses_does_not_stop_anybody(
-    surroundings: Surroundings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    context: Context, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "buckets").write_text("a file where the folder should be")
-    refusing = replace(surroundings, buckets=DirectoryBuckets(tmp_path / "buckets"), location="dir:alice")
+    refusing = replace(context, buckets=DirectoryBuckets(tmp_path / "buckets"), location="dir:alice")
     await publish_hello(refusing, RUN, 0, ["miner"])
     assert "could not be written" in caplog.text
 
@@ -75,8 +75,8 @@ def test_who_is_compatible(hello: Hello, words: str | None) -> None:
     assert complaint is None if words is None else words in str(complaint)
 
 
-async def test_who_cannot_follow_is_named_once(surroundings: Surroundings, caplog: pytest.LogCaptureFixture) -> None:
-    chain, buckets = surroundings.chain, surroundings.buckets
+async def test_who_cannot_follow_is_named_once(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    chain, buckets = context.chain, context.buckets
     hellos = {
         "old": replace(hello_of("old"), codecs=(7,)),
         "good": hello_of("good"),
@@ -92,7 +92,7 @@ async def test_who_cannot_follow_is_named_once(surroundings: Surroundings, caplo
             await buckets.bucket(f"mem:{name}").put(paths.hello(RUN), wire.encode_hello(hello, signer))
     await chain.register(identity("liar"))
     await chain.commit(identity("liar"), "dir:../elsewhere")
-    watching = asyncio.create_task(watch_hellos(chain, surroundings.directory, RUN, SPEC, surroundings.identity.hotkey))
+    watching = asyncio.create_task(watch_hellos(chain, context.directory, RUN, SPEC, context.identity.hotkey))
     async with asyncio.timeout(20):
         while len(caplog.records) < 4:  # and one of the directory, about the liar's location
             await chain.next_block((await chain.head()).number)

@@ -23,7 +23,7 @@ from muster.lab import clock
 from muster.lab.faults import Fault, Kind, Script
 from muster.lab.faulty import FaultyStore
 from muster.node import submission
-from muster.node.ledger.participant import Offload, in_place, in_thread
+from muster.node.context import Offload, in_place, in_thread
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.submission import Payload, Submissions
 from muster.protocol import paths, wire

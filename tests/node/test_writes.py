@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from muster.node.turns import Turns
 from muster.node.writes import QueuedWrites, Standing, Wish
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block, Chain, Peer, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Peer, Snapshot
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor, Block
 
 BLOCK = Block(0, bytes(32))
 COMMITS = 50

@@ -212,13 +212,13 @@ def puppeteer(crowd: Crowd) -> type[Miner]:
     class Puppeteer(CountingMiner):
         async def train(self) -> None:
             """The crowd's heads, then its own work."""
-            await crowd.register(self.surroundings.chain)
-            await crowd.submit(self._tip, self.surroundings.buckets, possession_by(self._tip, self.replica))
+            await crowd.register(self.context.chain)
+            await crowd.submit(self._tip, self.context.buckets, possession_by(self._tip, self.replica))
             await super().train()
 
         async def publish_key(self, seal: Seal) -> None:
             """The crowd's keys, then its own."""
-            await crowd.show_keys(self._tip, self.surroundings.buckets)
+            await crowd.show_keys(self._tip, self.context.buckets)
             await super().publish_key(seal)
 
     return Puppeteer

@@ -18,11 +18,12 @@ from muster.audit.report import FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block
+from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import AuditError, ScoresFault, UsageError
 from muster.protocol.scores import encode_scores
 from muster.protocol.storage import Store
+from muster.protocol.types import Anchor, Block
 from muster.protocol.wire import Record, encode_record
 
 ROUNDS = 8

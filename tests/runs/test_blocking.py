@@ -10,7 +10,8 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
-from muster.node.ledger.participant import Follower, Offload, Surroundings, in_place, in_thread, join
+from muster.node.context import Context, Offload, in_place, in_thread
+from muster.node.ledger.participant import Follower, join
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
@@ -66,19 +67,19 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
     member = stage.member(name)
     chain, buckets = stage.run.chain(), stage.run.buckets(f"dir:{name}")
     journal = await asyncio.to_thread(Journal, stage.run.journal(label(role, name)))
-    surroundings = Surroundings(member.identity, chain, buckets, f"dir:{name}", journal, offload)
-    tip, replica = await join(stage.run.history, surroundings)
+    context = Context(member.identity, chain, buckets, f"dir:{name}", journal, offload)
+    tip, replica = await join(stage.run.history, context)
 
     def make() -> Follower:
         state = stage.run.state(label(role, name))
         state.mkdir()
         if role is Role.AGGREGATOR:
-            return Aggregator(surroundings, tip, replica, ROUNDS)
+            return Aggregator(context, tip, replica, ROUNDS)
         if role is Role.VALIDATOR:
-            return Validator(surroundings, tip, replica, stage.text, Book(state / "book.sqlite"))
-        return Miner(surroundings, tip, replica, stage.text, state / "memory.safetensors")
+            return Validator(context, tip, replica, stage.text, Book(state / "book.sqlite"))
+        return Miner(context, tip, replica, stage.text, state / "memory.safetensors")
 
     participant = await asyncio.to_thread(make)
-    await Session(participant, chain, surroundings.directory).run()
+    await Session(participant, chain, context.directory).run()
     await chain.close()
     return participant

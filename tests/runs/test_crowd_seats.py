@@ -15,7 +15,8 @@ from run_builders import lay_out
 from test_crowd import BLOCK, nano
 
 from muster.lab import clock
-from muster.node.ledger.participant import Errands, in_place, possession
+from muster.node.context import in_place
+from muster.node.ledger.participant import Errands, possession
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.submission import Submissions

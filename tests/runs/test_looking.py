@@ -15,10 +15,10 @@ from muster.lab import simulator
 from muster.lab.nano import CountingMiner
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
-from muster.protocol.chain.base import Anchor
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.identity import Identity
 from muster.protocol.storage import DEFAULT_DEADLINE, MemoryBuckets, MemoryStore, Store
+from muster.protocol.types import Anchor
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.validator import Validator
 

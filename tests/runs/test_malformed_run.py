@@ -51,16 +51,16 @@ def operator_of(crowd: Crowd) -> type[Miner]:
             work, labels = _work(tip), list(MAKERS)
             for number, identity in enumerate(crowd.identities):
                 turn = tip.round * ROGUES + number
-                bench = Bench(facts, identity, crowd.uids[identity.public], work, self.surroundings.identity)
+                bench = Bench(facts, identity, crowd.uids[identity.public], work, self.context.identity)
                 rng, label = random.Random(turn), labels[turn % len(labels)]
                 submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
                 crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
-                bucket = self.surroundings.buckets.bucket(_location(number))
+                bucket = self.context.buckets.bucket(_location(number))
                 await bucket.put(paths.submission(tip.run_id, tip.round), submission)
             await super().train()
 
         async def _settle_in(self) -> None:
-            chain = self.surroundings.chain
+            chain = self.context.chain
             for number, identity in enumerate(crowd.identities):
                 crowd.uids[identity.public] = await chain.register(identity)
                 await chain.commit(identity, _location(number))
@@ -68,7 +68,7 @@ def operator_of(crowd: Crowd) -> type[Miner]:
         async def publish_key(self, seal: Seal) -> None:
             """Whatever each has for a key object, once the seal is public."""
             for number, identity in enumerate(crowd.identities):
-                bucket = self.surroundings.buckets.bucket(_location(number))
+                bucket = self.context.buckets.bucket(_location(number))
                 await bucket.put(paths.key(self.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
             await super().publish_key(seal)
 

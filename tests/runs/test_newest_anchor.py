@@ -13,11 +13,12 @@ from muster.lab.simulator import SimulatedRun
 from muster.node.ledger.reader import Fetched
 from muster.node.miner.miner import Miner
 from muster.protocol import paths
-from muster.protocol.chain.base import Anchor, AnchorSeen
+from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import AuditError, RateLimited, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Applied
+from muster.protocol.types import Anchor
 
 ROUNDS = 6
 LATE, LAGGARD = "miner-3", "miner-2"
@@ -54,8 +55,8 @@ class Laggard(Miner):
 
     async def judge(self, fetched: Fetched) -> Applied:
         """Nothing, for a while."""
-        waits = self.surroundings.location == f"mem:{LAGGARD}" and self.tip.round == STALLS
-        if waits and not await self.surroundings.chain.anchors(RESUMES):
+        waits = self.context.location == f"mem:{LAGGARD}" and self.tip.round == STALLS
+        if waits and not await self.context.chain.anchors(RESUMES):
             raise StorageError("its disk is slow")
         return await super().judge(fetched)
 

@@ -13,9 +13,10 @@ from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, su
 from run_builders import MAX_BYTES, MakeStage, play
 
 from muster.lab.simulator import SimulatedRun
+from muster.node.context import Context, in_place
 from muster.node.directory import Directory
 from muster.node.ledger import reader
-from muster.node.ledger.participant import Errands, Surroundings, in_place, judge
+from muster.node.ledger.participant import Errands, judge
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.node.telemetry.journal import Journal
@@ -67,11 +68,11 @@ class World:
 
     def leader(self) -> Aggregator:
         """One life of the leader."""
-        surroundings = Surroundings(
+        context = Context(
             identity(LEADER), self.chain, self.buckets, f"mem:{LEADER}", Journal(None, lambda: 0.0), in_place
         )
         replica = Replica.genesis(self.tip.history.genesis, self.tip.run_id)
-        return Aggregator(surroundings, self.tip, replica, rounds=None)
+        return Aggregator(context, self.tip, replica, rounds=None)
 
     def state(self) -> RoundState:
         """The round as a leader finds it at first."""
@@ -196,7 +197,7 @@ def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_ha
 
     async def live() -> Journal:
         journal = Journal(None, lambda: 0.0)
-        around = Surroundings(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
+        around = Context(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
         tip = await reader.genesis_tip(made.run.history, run.chain)
         replica = Replica.genesis(made.spec, tip.run_id)
         await Session(Validator(around, tip, replica, made.text, book), run.chain, around.directory).run()

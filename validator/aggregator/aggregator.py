@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from muster.node.ledger.participant import Errands, Follower, Surroundings
+from muster.node.context import Context
+from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import BULK_DEADLINE, Fetched
 from muster.node.replica import Replica
 from muster.node.telemetry.health import longest_round
 from muster.protocol import paths
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.recording import Recording
@@ -38,12 +39,12 @@ class Aggregator(Follower):
     large payloads wait in the folder `spool` (None: where the system keeps temporary files)."""
 
     def __init__(
-        self, surroundings: Surroundings, tip: Tip, replica: Replica, rounds: int | None, spool: Path | None = None
+        self, context: Context, tip: Tip, replica: Replica, rounds: int | None, spool: Path | None = None
     ) -> None:
-        super().__init__(surroundings, tip, replica)
+        super().__init__(context, tip, replica)
         self._rounds = rounds
         self._spool = spool
-        self._steering = Steering(surroundings.directory)
+        self._steering = Steering(context.directory)
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
@@ -59,7 +60,7 @@ class Aggregator(Follower):
     def begin(self, errands: Errands) -> None:
         """The round begins with nothing taken in."""
         self._round = _Open(
-            Leading(self.surroundings, self._tip, self.replica, errands, self._steering, self.closing, self._spool)
+            Leading(self.context, self._tip, self.replica, errands, self._steering, self.closing, self._spool)
         )
 
     @property
@@ -75,7 +76,7 @@ class Aggregator(Follower):
         """New heads before the seal; keys, payloads and scores after it."""
         if state.role is not Role.LEADER:
             return []
-        snapshot = await self.surroundings.chain.snapshot()
+        snapshot = await self.context.chain.snapshot()
         open_ = self._open
         leading = open_.leading
         if state.phase is Phase.SUBMIT:
@@ -115,7 +116,7 @@ class Aggregator(Follower):
 
     async def _check_patience(self, tip: Tip, error: StorageError) -> None:
         """Raise the error of a copy that could not be kept, unless that has been tried for long enough."""
-        block = (await self.surroundings.chain.head()).number
+        block = (await self.context.chain.head()).number
         if self._failing_since is None:
             self._failing_since = block
         if block < self._failing_since + longest_round(tip.spec):
@@ -124,7 +125,7 @@ class Aggregator(Follower):
         self.note("unmirrored", round=tip.round, problem=str(error))
 
     async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
-        bucket, run_id, round_ = self.surroundings.bucket, tip.run_id, tip.round
+        bucket, run_id, round_ = self.context.bucket, tip.run_id, tip.round
         if fetched.bundle:
             await bucket.put(paths.bundle(run_id, round_), fetched.bundle, deadline=BULK_DEADLINE)
         await bucket.put(paths.seal(run_id, round_), fetched.seal_data)

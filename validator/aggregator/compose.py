@@ -9,7 +9,8 @@ from muster.protocol.ledger import NO_CHECKPOINT, Tip, adopt_amendments, next_op
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.selection import Choice
 from muster.protocol.rules.weighing import Weights
-from muster.protocol.wire import Beacon, Entry, Kind, Record, ScoresUsed, Seal
+from muster.protocol.types import Beacon
+from muster.protocol.wire import Entry, Kind, Record, ScoresUsed, Seal
 
 
 @dataclass(frozen=True, slots=True)

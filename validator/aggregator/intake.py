@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from muster.node.ledger.participant import Errands, Offload
+from muster.node.context import Offload
+from muster.node.ledger.participant import Errands
 from muster.node.submission import Payload, Place, Submissions
 from muster.protocol import ledger, paths, wire
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.reasons import (
     HEAD_REASONS,
@@ -32,6 +32,7 @@ from muster.protocol.reasons import (
 )
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.storage import Store
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal, Signed
 
 log = logging.getLogger(__name__)

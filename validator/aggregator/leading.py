@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muster.node.ledger.participant import Errands, Surroundings, possession
+from muster.node.context import Context
+from muster.node.ledger.participant import Errands, possession
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
-from muster.protocol.chain.base import Block, Snapshot
+from muster.protocol.chain.base import Snapshot
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
+from muster.protocol.types import Block
 from muster.protocol.wire import ScoresUsed
 from muster.validator.aggregator.intake import Intake
 from muster.validator.aggregator.steering import Steering
@@ -23,7 +25,7 @@ class Leading:
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        context: Context,
         tip: Tip,
         replica: Replica,
         errands: Errands,
@@ -31,12 +33,12 @@ class Leading:
         closing: bool,
         spool: Path | None,
     ) -> None:
-        self.surroundings = surroundings
+        self.context = context
         self.tip = tip
         self.replica = replica
         self.closing = closing
         self.spool = spool
-        offload = surroundings.offload
+        offload = context.offload
         facts = tip.facts(possession(tip, replica))
         self.intake = Intake(facts, Submissions(tip, offload, spool), errands, offload)
         self._errands = errands
@@ -49,7 +51,7 @@ class Leading:
             ChainError: the chain does not say when the look is over.
         """
         self.intake.facts = self.tip.facts(self.intake.facts.possession, slots(snapshot))
-        return await self.intake.look(self.surroundings.directory.stores(snapshot), head)
+        return await self.intake.look(self.context.directory.stores(snapshot), head)
 
     @property
     def score_rounds(self) -> range:
@@ -83,7 +85,7 @@ class Leading:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        stores = self.surroundings.directory.stores(snapshot)
+        stores = self.context.directory.stores(snapshot)
         return await self.intake.reveal(stores, self.order(snapshot), self.tip.spec.gauntlet.seats, head)
 
 

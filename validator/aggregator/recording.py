@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import ledger, paths, wire
-from muster.protocol.chain.base import Anchor, Block
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.ledger import Applied
+from muster.protocol.types import Anchor, Block
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
@@ -51,7 +51,7 @@ class Recording:
             ChainError, StorageError: not now.
             LedgerError: this leader has a fault; going on would stall the run for everybody.
         """
-        around, tip = self._leading.surroundings, self._leading.tip
+        around, tip = self._leading.context, self._leading.tip
         anchors = await around.chain.anchors(tip.round)
         if any(seen.hotkey == around.identity.hotkey for seen in anchors):
             return
@@ -63,7 +63,7 @@ class Recording:
 
     async def _put(self, head: Block) -> bytes:
         """Have one record of the round in the own bucket, made where there is none; its digest."""
-        around, tip = self._leading.surroundings, self._leading.tip
+        around, tip = self._leading.context, self._leading.tip
         if self._made is None:
             found = await self._found()
             if found is not None:
@@ -93,7 +93,7 @@ class Recording:
         tip = self._leading.tip
         try:
             key = paths.record(tip.run_id, tip.round)
-            data = await self._leading.surroundings.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
+            data = await self._leading.context.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
             return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
         except ObjectMissing:
             return None
@@ -103,7 +103,7 @@ class Recording:
     async def _make(self, head: Block) -> _Made:
         """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored."""
         leading, tip, intake = self._leading, self._leading.tip, self._leading.intake
-        chain, offload = leading.surroundings.chain, leading.surroundings.offload
+        chain, offload = leading.context.chain, leading.context.offload
         seal, seal_digest = await self._sealing.standing()
         snapshot = await chain.snapshot()
         if leading.order(snapshot) != intake.order:  # scores have come in since the last look, or there was none
@@ -129,7 +129,7 @@ class Recording:
         )
         heads = {public: taken.head.data for public, taken in intake.peers.items()}
         record = compose(tip, decision, heads, Work(choice, weights, bundle.digest, bundle.size))
-        data = wire.encode_record(record, leading.surroundings.identity)
+        data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
         applied = await offload(
             lambda: ledger.verify(
@@ -140,7 +140,7 @@ class Recording:
 
     async def _checkpoint(self) -> bytes:
         """Write the checkpoint of θ where one is due; returns what the record pins."""
-        tip, replica, around = self._leading.tip, self._leading.replica, self._leading.surroundings
+        tip, replica, around = self._leading.tip, self._leading.replica, self._leading.context
         due = tip.round > 0 and tip.round % tip.spec.clock.checkpoint_every == 0
         if not due and not self._leading.closing:
             return ledger.NO_CHECKPOINT
@@ -157,7 +157,7 @@ class Recording:
 
     async def _amendments(self) -> tuple[bytes, ...]:
         """Amendments waiting in the bucket that are valid now and not yet adopted, as many as a record holds."""
-        tip, bucket = self._leading.tip, self._leading.surroundings.bucket
+        tip, bucket = self._leading.tip, self._leading.context.bucket
         found: list[bytes] = []
         known = set(tip.history.amendments)
         for info in await bucket.list(paths.amendments(tip.run_id)):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from muster.node.ledger.reader import MAX_SEAL_BYTES
 from muster.protocol import ledger, paths, wire
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import ObjectDamaged, WireError
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
 
@@ -35,10 +35,10 @@ class Sealing:
         Raises:
             ChainError, StorageError: not now.
         """
-        surroundings, tip, bucket = self._leading.surroundings, self._leading.tip, self._leading.surroundings.bucket
+        context, tip, bucket = self._leading.context, self._leading.tip, self._leading.context.bucket
         if self._draft is None:
             self._draft = await self._make(head)
-        surroundings.faults.trip("seal.before_put")
+        context.faults.trip("seal.before_put")
         key = paths.seal(tip.run_id, tip.round)
         if await bucket.head(key) is None:  # or the heads of the seal that stands would be lost
             await bucket.put(paths.heads(tip.run_id, tip.round), self._leading.intake.save())
@@ -48,19 +48,19 @@ class Sealing:
 
     async def _make(self, head: Block) -> _Draft:
         """What is in now, as a seal; from here on nothing is taken in any more."""
-        surroundings, tip, intake = self._leading.surroundings, self._leading.tip, self._leading.intake
-        stores = surroundings.directory.stores(await surroundings.chain.snapshot())
+        context, tip, intake = self._leading.context, self._leading.tip, self._leading.intake
+        stores = context.directory.stores(await context.chain.snapshot())
         early = await intake.early(stores, head)
         listed = tuple((public, ledger.head_digest(taken.head.data)) for public, taken in sorted(intake.peers.items()))
-        seal = Seal(tip.run_id, surroundings.identity.public, tip.round, tip.parent, 0, head, listed, early)
+        seal = Seal(tip.run_id, context.identity.public, tip.round, tip.parent, 0, head, listed, early)
         intake.close(seal)
-        data = wire.encode_seal(seal, surroundings.identity)
+        data = wire.encode_seal(seal, context.identity)
         return _Draft(seal, wire.digest_of(data), data)
 
     def _stands(self, draft: _Draft) -> None:
         tip, seal = self._leading.tip, draft.seal
         self._standing = seal, draft.digest
-        self._leading.surroundings.journal.event(
+        self._leading.context.journal.event(
             "sealed", round=tip.round, block=seal.block.number, submissions=len(seal.headers)
         )
 
@@ -71,7 +71,7 @@ class Sealing:
             StorageError: it cannot be read now, or what was read is damaged.
         """
         if self._standing is None:
-            tip, bucket, intake = self._leading.tip, self._leading.surroundings.bucket, self._leading.intake
+            tip, bucket, intake = self._leading.tip, self._leading.context.bucket, self._leading.intake
             data = await bucket.get(paths.seal(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
             if self._draft is not None and data == self._draft.data:  # it was put, and only the answer was lost
                 self._stands(self._draft)

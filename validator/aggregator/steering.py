@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands
 from muster.protocol import paths
-from muster.protocol.chain.base import Block, Snapshot
+from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.scores import ScoresBody, decode_scores, max_scores_bytes, used
 from muster.protocol.storage import Store
+from muster.protocol.types import Block
 from muster.protocol.wire import Record, ScoresUsed
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from pathlib import Path
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
+from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Errands, Follower, Surroundings
+from muster.node.ledger.participant import Errands, Follower
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.node.telemetry.health import longest_round
@@ -71,7 +72,7 @@ class Validator(Follower):
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        context: Context,
         tip: Tip,
         replica: Replica,
         text: TextReader,
@@ -79,7 +80,7 @@ class Validator(Follower):
         spool: Path | None = None,
     ) -> None:
         """Large payloads wait in the folder `spool` (None: where the system keeps temporary files)."""
-        super().__init__(surroundings, tip, replica)
+        super().__init__(context, tip, replica)
         self._spool = spool
         self._errands: Errands | None = None
         self._text = text
@@ -99,10 +100,10 @@ class Validator(Follower):
         """Judge the round, publish the scores, set the weights."""
         round_ = applied.record.round
         if self._heldout is None:
-            self._heldout = await self.surroundings.offload(self.heldout_loss)
+            self._heldout = await self.context.offload(self.heldout_loss)
             if round_:
                 self.note("heldout", round=round_ - 1, loss=self._heldout)
-        newest = await self.surroundings.offload(self._book.newest_round)
+        newest = await self.context.offload(self._book.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
         if self._scoring is None or self._scoring.record != applied.digest:
@@ -110,15 +111,15 @@ class Validator(Follower):
         scoring = self._scoring
         if not scoring.published:
             await self._try_to_publish(applied, scoring)
-        await self.surroundings.offload(lambda: self._book.commit(round_, scoring.judged.states))
+        await self.context.offload(lambda: self._book.commit(round_, scoring.judged.states))
 
     async def _measure(self, applied: Applied, newest: int | None) -> Judged:
         """Measure and judge what can be measured of the round; `newest` is the newest one in the book."""
-        states = {} if newest is None else await self.surroundings.offload(lambda: self._book.states(newest))
+        states = {} if newest is None else await self.context.offload(lambda: self._book.states(newest))
         # The leader has decided already what these scores could have steered.
         late = await self._recorded(applied.record.round + self._tip.spec.gauntlet.lag)
         candidates = [] if late else await self._candidates(applied, states)
-        return await self.surroundings.offload(lambda: self._judge(applied, states, candidates, late))
+        return await self.context.offload(lambda: self._judge(applied, states, candidates, late))
 
     async def _try_to_publish(self, applied: Applied, scoring: _Round) -> None:
         """Publish the scores and set the weights; give up when they steer nothing any more, or a round's time is over.
@@ -135,7 +136,7 @@ class Validator(Follower):
                     round_, "the loss of θ is not finite, and no loss after a step can be compared with it"
                 )
         except StorageError as error:
-            block = (await self.surroundings.chain.head()).number
+            block = (await self.context.chain.head()).number
             if scoring.failing_since is None:
                 scoring.failing_since = block
             patient = block < scoring.failing_since + longest_round(spec)
@@ -151,12 +152,12 @@ class Validator(Follower):
     async def _recorded(self, round_: int) -> bool:
         """Whether the leader has anchored a record of this round or a later one."""
         leader = hotkey_of(self._tip.leader_in_turn)
-        return any(seen.hotkey == leader for seen in await self.surroundings.chain.anchors(round_))
+        return any(seen.hotkey == leader for seen in await self.context.chain.anchors(round_))
 
     async def after_apply(self, applied: Applied) -> None:
         """Measure the new θ on held-out text."""
         if not applied.tip.closed:
-            self._heldout = await self.surroundings.offload(self.heldout_loss)
+            self._heldout = await self.context.offload(self.heldout_loss)
             self.note("heldout", round=applied.record.round, loss=self._heldout)
 
     def heldout_loss(self) -> float:
@@ -190,16 +191,16 @@ class Validator(Follower):
         """Valid submissions that are not in the bundle, from their peers' buckets, as many as come in time."""
         if not ranked or self._errands is None:
             return []
-        surroundings, tip = self.surroundings, self._tip
-        snapshot = await surroundings.chain.snapshot()
+        context, tip = self.context, self._tip
+        snapshot = await context.chain.snapshot()
         screening = Screening(
-            Submissions(tip, surroundings.offload, self._spool),
-            surroundings.directory.stores(snapshot),
+            Submissions(tip, context.offload, self._spool),
+            context.directory.stores(snapshot),
             self._errands,
             tip.layout.max_payload_bytes(tip.spec.sparse.k),
         )
         last = tip.round + tip.spec.gauntlet.lag - 1
-        return await screening.run(ranked, surroundings.chain, tip.spec.clock, lambda: self._recorded(last))
+        return await screening.run(ranked, context.chain, tip.spec.clock, lambda: self._recorded(last))
 
     def _judge(
         self,
@@ -230,7 +231,7 @@ class Validator(Follower):
 
     async def _publish(self, applied: Applied, judged: Judged) -> None:
         gauntlet, round_ = self._tip.spec.gauntlet, applied.record.round
-        snapshot = await self.surroundings.chain.snapshot()
+        snapshot = await self.context.chain.snapshot()
         uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)
@@ -240,15 +241,15 @@ class Validator(Follower):
             if hotkey in uids
         )
         body = ScoresBody(round=round_, record=applied.digest.hex(), heldout=judged.heldout, peers=peers)
-        self.surroundings.faults.trip("score.before_put")
-        data = encode_scores(body, self.surroundings.identity, self._tip.run_id)
+        self.context.faults.trip("score.before_put")
+        data = encode_scores(body, self.context.identity, self._tip.run_id)
         # What stands may have been used already; a second life, which may know less, must not replace it.
-        await self.surroundings.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
+        await self.context.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
         self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
         weights = chain_weights(shares, uids)
         if weights:
             try:
-                await self.surroundings.chain.set_weights(self.surroundings.identity, weights)
+                await self.context.chain.set_weights(self.context.identity, weights)
                 self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
             except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder
                 log.info("weights are not set this round: %s", error)

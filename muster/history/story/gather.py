@@ -11,12 +11,13 @@ from muster.history.story.story import Story, tell
 from muster.node.directory import Directory
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
 from muster.protocol import ledger, paths
-from muster.protocol.chain.base import Anchor, AnchorSeen, Chain
+from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, UsageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
 from muster.run.fetch import open_run
 

@@ -28,8 +28,8 @@ class EarlyKey(Miner):
         await super().train()
         made, tip = self.made, self._tip
         if made is not None:
-            data = wire.encode_key(self.surroundings.identity, tip.run_id, tip.round, made.key)
-            await self.surroundings.bucket.put(paths.key(tip.run_id, tip.round), data)
+            data = wire.encode_key(self.context.identity, tip.run_id, tip.round, made.key)
+            await self.context.bucket.put(paths.key(tip.run_id, tip.round), data)
 
 
 class NoKey(Miner):
@@ -45,8 +45,8 @@ class WrongKey(Miner):
     async def publish_key(self, seal: Seal) -> None:
         """Sign and publish a key that opens nothing."""
         tip = self._tip
-        data = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, bytes(wire.KEY_BYTES))
-        await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), data)
+        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, bytes(wire.KEY_BYTES))
+        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
 
 
 class Swapped(Miner):
@@ -67,7 +67,7 @@ class Garbage(Miner):
         noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
         sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
         header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
-        return wire.encode(header, self.surroundings.identity, sealed)
+        return wire.encode(header, self.context.identity, sealed)
 
 
 class Desynchronised(Miner):
@@ -77,7 +77,7 @@ class Desynchronised(Miner):
         """Prove possession of a θ that is one outer step behind."""
         signed, ciphertext = wire.decode(super().build(tip, uid, update, windows, key), tip.run_id)
         stale = blake3(signed.header.possession).digest()
-        return wire.encode(replace(signed.header, possession=stale), self.surroundings.identity, ciphertext)
+        return wire.encode(replace(signed.header, possession=stale), self.context.identity, ciphertext)
 
 
 class Resigner(Miner):
@@ -92,13 +92,13 @@ class Resigner(Miner):
 
     async def train(self) -> None:
         """Wait for somebody's submission, then claim it."""
-        tip, chain = self._tip, self.surroundings.chain
+        tip, chain = self._tip, self.context.chain
         head = await chain.head()
         while head.number < tip.opening.deadline:
             for peer in (await chain.snapshot()).peers:
                 if peer.location is None or public_of(peer.hotkey) not in tip.opening.expected:
                     continue
-                store = self.surroundings.buckets.bucket(peer.location)
+                store = self.context.buckets.bucket(peer.location)
                 try:
                     data = await store.get(paths.submission(tip.run_id, tip.round), max_bytes=2**24)
                 except ObjectMissing:
@@ -121,15 +121,15 @@ class Resigner(Miner):
             uid=uid,
             data_digest=data_digest(self.assigned_windows(tip, uid)[: signed.header.windows]),
         )
-        stolen = wire.encode(mine, self.surroundings.identity, ciphertext)
-        await self.surroundings.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
+        stolen = wire.encode(mine, self.context.identity, ciphertext)
+        await self.context.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
 
     async def publish_key(self, seal: Seal) -> None:
         """Copy the victim's key as soon as it is public."""
-        tip, chain = self._tip, self.surroundings.chain
+        tip, chain = self._tip, self.context.chain
         peer = (await chain.snapshot()).by_hotkey()[self._victim]
         assert peer.location is not None
-        store = self.surroundings.buckets.bucket(peer.location)
+        store = self.context.buckets.bucket(peer.location)
         head = await chain.head()
         for _ in range(tip.spec.clock.reveal):
             try:
@@ -138,8 +138,8 @@ class Resigner(Miner):
                 head = await chain.next_block(head.number)
                 continue
             key = wire.decode_key(data, tip.run_id, seal.round, public_of(self._victim))
-            mine = wire.encode_key(self.surroundings.identity, tip.run_id, seal.round, key)
-            await self.surroundings.bucket.put(paths.key(tip.run_id, seal.round), mine)
+            mine = wire.encode_key(self.context.identity, tip.run_id, seal.round, key)
+            await self.context.bucket.put(paths.key(tip.run_id, seal.round), mine)
             return
 
 

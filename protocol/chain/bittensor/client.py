@@ -16,7 +16,7 @@ import bittensor as bt
 from blake3 import blake3
 
 from muster.protocol.chain import commitments
-from muster.protocol.chain.base import WEIGHT_MAX, Anchor, AnchorSeen, Block, Chain, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.bittensor import reading
 from muster.protocol.chain.bittensor.endpoints import SUBMIT_SECONDS, Endpoints, block_time_of
 from muster.protocol.chain.bittensor.reading import Metagraph
@@ -26,6 +26,7 @@ from muster.protocol.chain.bittensor.weights import WeightFacts, due
 from muster.protocol.chain.commitments import Commitment
 from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
 from muster.protocol.identity import Identity
+from muster.protocol.types import WEIGHT_MAX, Anchor, Block
 
 MAX_ROUND = 2**64 - 1
 HASH_BYTES = 32

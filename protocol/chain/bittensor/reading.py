@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from muster.protocol.chain.base import AnchorSeen, Block, Peer, Snapshot
+from muster.protocol.chain.base import AnchorSeen, Peer, Snapshot
 from muster.protocol.chain.commitments import Commitment, decode, from_info
 from muster.protocol.errors import ChainError
+from muster.protocol.types import Block
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from muster.history.story.facts import LedgerRound, Names, Told
 from muster.history.story.journals import MAX_LINE, read_journals
 from muster.history.story.outcome import waiting
 from muster.history.story.sentences import blocks, size
-from muster.protocol.chain.base import Block
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 
 ROUND = 3

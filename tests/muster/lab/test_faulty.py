@@ -12,12 +12,13 @@ from blake3 import blake3
 from muster.lab import clock
 from muster.lab.faults import OPERATIONS, REACH, Fault, Kind, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain, FaultyStore
-from muster.protocol.chain.base import Anchor, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.types import Anchor
 
 KEY, DATA = "run/seals/1.seal", bytes(range(100))
 ME = Identity.derive(0, "me")

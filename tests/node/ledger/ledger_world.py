@@ -12,14 +12,15 @@ from builders import LEADER, MINERS, SEED, identity, payload_key, peers, run_spe
 
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
+from muster.node.context import Context, in_place
 from muster.node.directory import Directory
-from muster.node.ledger.participant import Follower, Surroundings, in_place, judge, possession
+from muster.node.ledger.participant import Follower, judge, possession
 from muster.node.ledger.reader import ASSIGN, EVALUATE, POSSESS, Fetched, Reader, draw, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Anchor, AnchorSeen
+from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip, head_digest, prepare
@@ -28,7 +29,8 @@ from muster.protocol.ledger.round import Role
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, Store
-from muster.protocol.wire import Beacon, Record, Seal
+from muster.protocol.types import Anchor, Beacon
+from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
 
 ME = "watcher"
@@ -107,13 +109,13 @@ class World:
         """The leader's bucket, as it is."""
         return self.buckets.bucket(f"mem:{LEADER}")
 
-    def around(self, name: str = ME, **parts: Any) -> Surroundings:
+    def around(self, name: str = ME, **parts: Any) -> Context:
         """What somebody lives on: the script befalls it, by its name."""
         height = lambda: self.chain.height  # noqa: E731
         chain = FaultyChain(self.chain, self.script, height, name)
         buckets = FaultyBuckets(self.buckets, self.script, height, name)
         clock = lambda: 0.0  # noqa: E731
-        return Surroundings(identity(name), chain, buckets, f"mem:{name}", Journal(None, clock), in_place, **parts)
+        return Context(identity(name), chain, buckets, f"mem:{name}", Journal(None, clock), in_place, **parts)
 
     def reader(self) -> Reader:
         """A reader as the watcher has one."""
@@ -226,7 +228,7 @@ class Life:
     world: World
     participant: Follower
     chain: FaultyChain
-    around: Surroundings
+    around: Context
 
     @classmethod
     async def of(cls, world: World, make: type[Watcher] = Watcher, tip: Tip | None = None) -> Life:

@@ -16,11 +16,11 @@ from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import paths
-from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import ChainUnreachable, LedgerError, NotRegistered, StorageError
 from muster.protocol.faults import Faults, parse_faults
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.types import Anchor
 
 
 class Work:
@@ -339,7 +339,7 @@ class TestApply:
         world, me, applied, _ = await self.late()
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
-        (told,) = me.surroundings.journal.events
+        (told,) = me.context.journal.events
         assert (told["event"], told["round"], told["kind"]) == ("applied", 0, "round")
         assert told["root"] == world.replica.root().hex()
         assert told["accepted"] == [hotkey_of(entry.public) for entry in applied.record.accepted]
@@ -350,7 +350,7 @@ class TestApply:
         for _ in range(3):
             with pytest.raises(StorageError):
                 await me.apply(applied, None)
-            assert (me.replica.root(), me.tip.round, me.surroundings.journal.events) == (root, 0, [])
+            assert (me.replica.root(), me.tip.round, me.context.journal.events) == (root, 0, [])
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
 
@@ -363,7 +363,7 @@ class TestApply:
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
         assert me.called == ["before", "after", "after", "after"]
-        assert len(me.surroundings.journal.events) == 1
+        assert len(me.context.journal.events) == 1
 
     async def test_in_a_session_too(self) -> None:
         """There an instruction that failed is given again."""

@@ -14,12 +14,12 @@ from ledger_world import LEAD, NewestOnly, World, Written
 from muster.lab.faults import Fault
 from muster.node.ledger.reader import STEPS_BACK, Pointer, genesis_tip
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.ledger import Tip
 from muster.protocol.rules.admission import MAX_HEAD_BYTES
 from muster.protocol.spec.layout import AEAD_TAG_BYTES
-from muster.protocol.wire import Beacon, Entry, Record
+from muster.protocol.types import Anchor, Beacon
+from muster.protocol.wire import Entry, Record
 
 
 async def published(**how: object) -> tuple[World, Written]:

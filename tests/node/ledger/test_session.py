@@ -13,9 +13,9 @@ from muster.lab import clock
 from muster.lab.faults import CHAIN_READS, Fault, Kind
 from muster.node.ledger.participant import Errands
 from muster.protocol import wire
-from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger.round import Role, RoundState
+from muster.protocol.types import Anchor
 
 KINDS = ("rec", "seal", "bin")
 SORTS = {"rec": "records.rec", "seal": "seals.seal", "bin": "bundles.bin"}

@@ -259,7 +259,7 @@ class TestLeader:
             leader = Aggregator(world.around(LEADER), world.tip, world.replica, rounds=1)
             await leading(world, leader)
             assert world.script.asked(LEADER, "store.get", "bundles.bin") == 0
-            applied = [e for e in leader.surroundings.journal.events if e["event"] == "applied"]
+            applied = [e for e in leader.context.journal.events if e["event"] == "applied"]
             assert [len(event["accepted"]) for event in applied] == [2, 0]
 
         clock.run(lead())
@@ -282,7 +282,7 @@ class TestLeader:
                 await world.submit(name)
             leader = Aggregator(world.around(LEADER), world.tip, world.replica, rounds=1)
             await leading(world, leader)
-            applied = [e for e in leader.surroundings.journal.events if e["event"] == "applied"]
+            applied = [e for e in leader.context.journal.events if e["event"] == "applied"]
             assert [len(event["accepted"]) for event in applied] == [2, 0]
             # what happened although its answer was lost is found done, and not done again
             once = kind == "lost" and operation in ("store.put_if_absent", "chain.commit")
@@ -293,7 +293,7 @@ class TestLeader:
 
 async def leading(world: World, leader: Aggregator, blocks: int = 60) -> None:
     """The leader's session, to the closing record; the miners of round 0 answer its seal."""
-    session = Session(leader, leader.surroundings.chain, leader.surroundings.directory)
+    session = Session(leader, leader.context.chain, leader.context.directory)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(session.run())
         for _ in range(blocks):

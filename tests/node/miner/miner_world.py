@@ -10,15 +10,15 @@ import numpy as np
 from blake3 import blake3
 from builders import MODEL, SEED, beacon, block, identity, run_spec
 
+from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Offload, Surroundings, in_place
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
-from muster.protocol.chain.base import Block, Snapshot
+from muster.protocol.chain.base import Snapshot
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
@@ -27,6 +27,7 @@ from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
+from muster.protocol.types import Block
 from muster.protocol.wire import Seal, Signed
 
 ME = identity("alice")
@@ -153,9 +154,7 @@ class World:
     ) -> Miner:
         """A life of alice's miner that finds that round open."""
         tip = open_tip(round_)
-        around = Surroundings(
-            ME, self.chain, self.buckets, "mem:alice", self.journal, offload, faults=faults or Faults()
-        )
+        around = Context(ME, self.chain, self.buckets, "mem:alice", self.journal, offload, faults=faults or Faults())
         replica = replica or Replica.genesis(SPEC, tip.run_id)
         return make(around, tip, replica, text(), self.state, random=counted_keys())
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from muster.kernels import compress, fold, residual
 from muster.lab.nano import counted_delta
-from muster.node.ledger.participant import in_thread
+from muster.node.context import in_thread
 from muster.node.miner.inner import Diverged, TrainResult
 from muster.node.miner.memory import load_memory
 from muster.node.miner.miner import Miner

@@ -21,11 +21,12 @@ from muster.node.telemetry.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_
 from muster.node.telemetry.journal import Journal
 from muster.node.telemetry.service import MAX_LINE_BYTES, About, Address, Service, beat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets, WatchedStore
-from muster.protocol.chain.base import Block, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.types import Block
 
 LOOPBACK = Address("127.0.0.1", 0)
 NOW = 1000.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from muster.protocol.chain.base import Anchor, AnchorSeen, Block
+from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.endpoints import refused, shown
 from muster.protocol.chain.bittensor.reading import (
@@ -22,6 +22,7 @@ from muster.protocol.chain.bittensor.reading import (
 from muster.protocol.chain.bittensor.weights import END_SHARE, EPOCH_END, WeightFacts, due
 from muster.protocol.chain.commitments import Commitment, encode, to_info
 from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
+from muster.protocol.types import Anchor, Block
 
 MAINNET = WeightFacts(block=1_000, updated=600, epoch=900, tempo=360, rate_limit=100)
 

@@ -9,12 +9,13 @@ from typing import Protocol
 
 import pytest
 
-from muster.protocol.chain.base import MAX_LOCATION, WEIGHT_MAX, Anchor, Chain, Peer
+from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import Clock, SqliteChain
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
+from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor
 
 ALICE, BOB, CAROL, DAVE, ERIN = (Identity.derive(1, name) for name in ("a", "b", "c", "d", "e"))
 STAKES = {ALICE.hotkey: 60, BOB.hotkey: 40}

@@ -6,10 +6,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from muster.protocol.chain.base import Anchor
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor
 
 PROCESSES, CALLS = 6, 15
 

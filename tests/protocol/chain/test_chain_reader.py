@@ -15,12 +15,12 @@ import pytest
 from files_left_alone import picture
 
 from muster.protocol.chain import sqlite_reader
-from muster.protocol.chain.base import Anchor
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.chain.sqlite_reader import SqliteChainReader
 from muster.protocol.errors import ChainError, NotPermitted
 from muster.protocol.identity import Identity
+from muster.protocol.types import Anchor
 
 ALICE, BOB = (Identity.derive(1, name) for name in ("a", "b"))
 GENESIS = ChainGenesis(7, {ALICE.hotkey: 60, BOB.hotkey: 40}, tempo=10, weights_rate_limit=0)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.protocol.chain.base import MAX_LOCATION, Anchor
 from muster.protocol.chain.commitments import (
     ANCHOR_BYTES,
     MAX_FIELDS,
@@ -23,6 +22,7 @@ from muster.protocol.chain.commitments import (
 )
 from muster.protocol.errors import ChainError
 from muster.protocol.storage import parse_location
+from muster.protocol.types import MAX_LOCATION, Anchor
 
 LOCATION = "s3://READ:SECRET@host.example/bucket"
 LEGACY = "a1" * 16 + "K" * 32 + "s" * 64

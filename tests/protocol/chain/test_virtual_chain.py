@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from muster.lab import clock
-from muster.protocol.chain.base import Block
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.types import Block
 
 GENESIS = ChainGenesis(7)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.protocol.chain.base import WEIGHT_MAX
 from muster.protocol.incentive.pay import chain_weights, incentives
+from muster.protocol.types import WEIGHT_MAX
 
 amounts = st.floats(0, 1e6)
 some_scores = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), amounts, max_size=10)

@@ -8,9 +8,9 @@ from closed_rounds import good
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muster.protocol.chain.base import Anchor
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger.lineage import Lineage
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Record
 
 RECORD = good().record

@@ -13,19 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol import wire
-from muster.protocol.chain.base import Block
-from muster.protocol.wire import (
-    MAX_AMENDMENTS,
-    MAX_SEALED,
-    Beacon,
-    Entry,
-    Kind,
-    Opening,
-    Record,
-    ScoreRow,
-    ScoresUsed,
-    Type,
-)
+from muster.protocol.types import Beacon, Block
+from muster.protocol.wire import MAX_AMENDMENTS, MAX_SEALED, Entry, Kind, Opening, Record, ScoreRow, ScoresUsed, Type
 from muster.protocol.wire.record import MAX_REASON
 from muster.protocol.wire.tlv import OPTIONAL, counted, u8, u32
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol import wire
-from muster.protocol.chain.base import Block
+from muster.protocol.types import Block
 from muster.protocol.wire import MAX_SEALED, Seal
 from muster.protocol.wire.seal import chunks
 from muster.protocol.wire.tlv import OPTIONAL

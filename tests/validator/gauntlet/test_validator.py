@@ -72,7 +72,7 @@ class Life:
             return evaluate(evaluator, candidates, *rest)
 
         monkeypatch.setattr(gauntlet, "evaluate", counted)
-        around = self.world.surroundings(LEADER, self.script, self.journal)
+        around = self.world.context(LEADER, self.script, self.journal)
         made = Validator(around, self.world.tip, self.world.replica(), text(), self.book)
         await self.world.follow(made, around)
         assert made.tip.closed

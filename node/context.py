@@ -1,0 +1,58 @@
+"""What a participant lives on: who it is, its chain and stores, and how it does heavy work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from muster.node.directory import Directory
+from muster.node.telemetry.journal import Journal
+from muster.protocol.chain.base import Chain
+from muster.protocol.faults import Faults
+from muster.protocol.identity import Identity
+from muster.protocol.storage import Buckets, Meter, Store
+
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """How heavy synchronous work is run: in a thread by daemons, in place by the simulator."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run `work` and return its result."""
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run work beside the event loop."""
+    return await asyncio.to_thread(work)
+
+
+async def in_place(work: Callable[[], T]) -> T:
+    """Run work on the event loop: nothing else moves meanwhile, so a simulation is one fixed order of events."""
+    return work()
+
+
+@dataclass(slots=True)
+class Context:
+    """What a participant lives on. `location` is where its own bucket is, as committed on chain."""
+
+    identity: Identity
+    chain: Chain
+    buckets: Buckets
+    location: str
+    journal: Journal
+    offload: Offload = in_thread
+    faults: Faults = field(default_factory=Faults)
+    meter: Meter = field(default_factory=Meter)
+    directory: Directory = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The directory is of this chain and these buckets."""
+        self.directory = Directory(self.chain, self.buckets)
+
+    @property
+    def bucket(self) -> Store:
+        """The participant's own bucket."""
+        return self.buckets.bucket(self.location)

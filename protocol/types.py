@@ -1,0 +1,35 @@
+"""What chain, wire and rules all speak of: values without behaviour, which import nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_LOCATION = 512
+"""Bytes of a committed location (what one commitment field on Bittensor holds at most)."""
+
+WEIGHT_MAX = 65_535
+"""Weights on chain are 16-bit: the largest of a validator's weights is scaled to this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One tick of the clock: its height and its 32-byte hash."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A claim that `digest` (32 bytes) is the record of `round`."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """32 random bytes, with the block they come from."""
+
+    block: Block
+    value: bytes

@@ -9,6 +9,7 @@ whoever waits, so deadlines in seconds and in blocks both mean something.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ Classes = Callable[[str], type[Miner]]
 
 Make = Callable[[Context], Awaitable[Follower]]
 """Joins the run and gives the participant."""
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - folders made there have names of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ class SimulatedRun:
     def losses(self) -> list[float]:
         """Held-out loss after each round, nat/token."""
         return [event["loss"] for event in self.events("validator-0", "heldout")]
+
+
+def _in_memory() -> Path | None:
+    """A folder that is no disk, for what need not outlive a run; None where the system has none."""
+    return _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
 
 
 class Simulator:
@@ -131,7 +139,7 @@ class Simulator:
         for member in self._cast.members:
             await self._chain.register(member.identity)
             await self._chain.commit(member.identity, f"mem:{member.name}")
-        with tempfile.TemporaryDirectory(prefix="muster-books-") as books:
+        with tempfile.TemporaryDirectory(prefix="muster-books-", dir=_in_memory()) as books:
             roles: list[tuple[str, Member, Make]] = []
             for i, operator in enumerate(self._cast.operators):
                 book = (self._folder or Path(books)) / f"validator-{i}.sqlite"

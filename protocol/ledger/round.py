@@ -170,8 +170,8 @@ def step(state: RoundState, event: Event) -> Step:
     if state.phase is Phase.CLOSED:
         return state, ()
     state = _take(state, event)
-    busy = state.running | state.failed | state.done
-    given = tuple(i for i in Instruction if i in wanted(state) - busy)
+    called_for = wanted(state) - (state.running | state.failed | state.done)
+    given = tuple(instruction for instruction in Instruction if instruction in called_for)
     return replace(state, running=state.running | frozenset(given)), given
 
 

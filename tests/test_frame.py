@@ -21,7 +21,7 @@ from muster.protocol.spec import Template, load_template
 from muster.run import ending
 from muster.run.folder import RunDirectory, create
 from muster.run.settings import NodeConfig
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "protocol" / "presets" / "tiny.toml"
@@ -83,7 +83,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, template: Template) -> Pa
     for i in range(8):
         texts.append(base / f"text-{i}.txt")
         texts[-1].write_bytes(bytes(range(32, 127)) * 100)
-    return create(base / "run", template, Cast.of(0, 1, 1, {}), texts, block_seconds=1.0).path
+    return create(base / "run", template, Roster.of(0, 1, 1, {}), texts, block_seconds=1.0).path
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_a_spec_that_is_not_canonical(muster: Muster, run: Path) -> None:
 
 
 def test_the_spec_of_another_run(muster: Muster, run: Path, tmp_path: Path) -> None:
-    hotkey = Cast.of(1, 1, 1, {}).operators[0].hotkey
+    hotkey = Roster.of(1, 1, 1, {}).operators[0].hotkey
     text = tmp_path / "run" / "data" / "train.bin"
     flags = ["--owner", hotkey, "--leader", hotkey, "--text", text, "--text", TEMPLATE]
     assert muster("spec", "new", "tiny", tmp_path / "other", *flags).status == 0
@@ -305,7 +305,7 @@ def test_other_text_fails_the_audit(muster: Muster, run: Path) -> None:
 
 
 def test_a_new_spec_needs_real_hotkeys_and_an_empty_folder(muster: Muster, tmp_path: Path) -> None:
-    hotkey = Cast.of(0, 1, 1, {}).operators[0].hotkey
+    hotkey = Roster.of(0, 1, 1, {}).operators[0].hotkey
     muster("spec", "new", "tiny", "out", "--owner", "x", "--leader", hotkey).failed("identity", 9, "'x'")
     muster("spec", "new", "tiny", tmp_path.parent, "--owner", hotkey, "--leader", hotkey).failed("storage", 4, "empty")
 

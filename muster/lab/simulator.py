@@ -29,7 +29,7 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, MemoryBuckets
-from muster.testnet.cast import Cast, Member
+from muster.testnet.roster import Member, Roster
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
@@ -88,7 +88,7 @@ class Simulator:
 
     def __init__(
         self,
-        cast: Cast,
+        roster: Roster,
         spec: RunSpec,
         text: TextReader,
         absent: Absence | None = None,
@@ -106,7 +106,7 @@ class Simulator:
         block comes every `block_seconds` of the event loop; None: whenever everybody waits for one. `folder` keeps
         what validators and miners remember from one `run` to the next; None: each begins with nothing.
         """
-        self._cast = cast
+        self._roster = roster
         self._spec = spec
         self._text = text
         self._absent = absent or (lambda _name, _round: False)
@@ -116,7 +116,7 @@ class Simulator:
         self._block_seconds = block_seconds
         self._folder = folder
         self._history = SpecHistory.of(spec)
-        self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
+        self._chain = VirtualChain(roster.chain_genesis(spec.data.slots))
         self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
@@ -128,16 +128,16 @@ class Simulator:
 
     async def run(self, rounds: int) -> SimulatedRun:
         """Play `rounds` rounds and the closing record; after a cancelled call, go on from what that one made public."""
-        for member in self._cast.members:
+        for member in self._roster.members:
             await self._chain.register(member.identity)
             await self._chain.commit(member.identity, f"mem:{member.name}")
         with tempfile.TemporaryDirectory(prefix="muster-books-") as books:
             roles: list[tuple[str, Member, Make]] = []
-            for i, operator in enumerate(self._cast.operators):
+            for i, operator in enumerate(self._roster.operators):
                 book = (self._folder or Path(books)) / f"validator-{i}.sqlite"
                 roles.append((f"aggregator-{i}", operator, partial(self._aggregator, rounds)))
                 roles.append((f"validator-{i}", operator, partial(self._validator, book)))
-            roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._cast.miners]
+            roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._roster.miners]
             async with asyncio.TaskGroup() as tasks:
                 for name, member, make in roles:
                     tasks.create_task(self._live(name, member, make))

@@ -14,7 +14,7 @@ from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import AllowList, Buckets, Credentials
 from muster.run.backends import ledger_name, open_buckets, open_chain
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 _SECRET_MODE = 0o600
 _SECRET_FOLDER_MODE = 0o700
@@ -138,7 +138,7 @@ def check_empty(path: Path) -> None:
 def create(
     path: Path,
     template: Template,
-    cast: Cast,
+    roster: Roster,
     files: list[Path] | None,
     block_seconds: float,
     ground: RunFile | None = None,
@@ -150,9 +150,9 @@ def create(
 
     Raises:
         StorageError: the folder cannot be written or holds something already.
-        DataError, UsageError: the text or the cast does not fit the template.
+        DataError, UsageError: the text or the roster does not fit the template.
     """
-    cast.check_fits(template)  # before anything is written
+    roster.check_fits(template)  # before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
         check_empty(path)
@@ -161,14 +161,14 @@ def create(
         for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()
         manifest = build_corpus(files, path / "data", template.data.window)
-        spec = cast.spec(template, manifest, block)
+        spec = roster.spec(template, manifest, block)
         (path / "spec.json").write_bytes(spec.canonical())
-        for member in cast.members:
+        for member in roster.members:
             key = path / "keys" / f"{member.name}.key"
             key.touch(mode=_SECRET_MODE)
             key.write_text(member.seed.hex() + "\n")
         if file.chain != BITTENSOR:
-            genesis = cast.chain_genesis(spec.data.slots)
+            genesis = roster.chain_genesis(spec.data.slots)
             SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
         (path / RUN_FILE).write_bytes(file.model_copy(update={"run_id": spec.run_id().hex()}).to_bytes())
     except OSError as error:

@@ -30,7 +30,7 @@ from muster.run.file import (
     SQLITE,
     RunFile,
 )
-from muster.testnet.cast import OPERATOR_STAKE
+from muster.testnet.roster import OPERATOR_STAKE
 
 LOCAL_BLOCK_SECONDS = 0.25
 """One block of a local chain, as the testnet has it."""

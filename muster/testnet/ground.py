@@ -17,7 +17,7 @@ from muster.protocol.errors import ConfigError, StorageError, UsageError
 from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.run.credentials import ACCESS_KEY, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, SECRET_KEY, load_credentials
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RunFile
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 FOLDERS = "dir"
 SQLITE = "sqlite"
@@ -80,13 +80,13 @@ def _files(keys: Path, name: str) -> tuple[Path, Path]:
     return keys / f"{name}.s3-access", keys / f"{name}.s3-secret"
 
 
-async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[str, str]) -> Ground:
+async def make_ground(store: str, chain: str, roster: Roster, environment: Mapping[str, str]) -> Ground:
     """Make what a run needs outside its folder.
 
     Args:
         store: `dir`, or `s3://HOST[:PORT][?tls=off]`: there each hotkey gets a bucket.
         chain: `sqlite`, or `ws://…` of a development chain: there the run gets a subnet with all hotkeys.
-        cast: who takes part.
+        roster: who takes part.
         environment: where the administrator's keys are.
 
     Raises:
@@ -96,14 +96,14 @@ async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[s
     """
     if chain != SQLITE and not chain.startswith(_SOCKETS):
         raise UsageError(f"--chain is {SQLITE}, or ws://HOST:PORT of a development chain, not {chain!r}")
-    made = await _make_buckets(store, cast, environment)
+    made = await _make_buckets(store, roster, environment)
     if chain == SQLITE:
         return made
     # The SDK takes a second to import, and local runs never need it.
     from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet  # noqa: PLC0415
 
-    stakes = {operator.hotkey: STAKE for operator in cast.operators}
-    netuid = await set_up_subnet(chain, [member.hotkey for member in cast.members], stakes)
+    stakes = {operator.hotkey: STAKE for operator in roster.operators}
+    netuid = await set_up_subnet(chain, [member.hotkey for member in roster.members], stakes)
     client = BittensorChain((chain,), netuid)
     try:
         block = (await client.head()).number
@@ -113,8 +113,8 @@ async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[s
     return replace(made, file=made.file.model_copy(update=part), block=block)
 
 
-async def _make_buckets(store: str, cast: Cast, environment: Mapping[str, str]) -> Ground:
-    names = [member.name for member in cast.members]
+async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, str]) -> Ground:
+    names = [member.name for member in roster.members]
     if store == FOLDERS:
         return Ground(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
     endpoint = _endpoint(store)

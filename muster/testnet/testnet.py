@@ -20,8 +20,8 @@ from muster.protocol.errors import RunFailed
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 from muster.run.folder import RunDirectory, check_empty, create
-from muster.testnet.cast import HONEST, Cast
 from muster.testnet.ground import FOLDERS, SQLITE, Ground, forget_administrator, make_ground
+from muster.testnet.roster import HONEST, Roster
 from muster.testnet.supervise import ChildEvent, ChildSpec, Supervisor
 
 BLOCK_SECONDS = 0.25
@@ -57,7 +57,7 @@ class Testnet:
     def __init__(self, options: TestnetOptions, view: View) -> None:
         self._options = options
         self._view = view
-        self._cast = Cast.of(options.seed, options.miners, options.validators, options.adversaries)
+        self._roster = Roster.of(options.seed, options.miners, options.validators, options.adversaries)
         self._offsets: dict[str, int] = {}
 
     async def prepare(self) -> RunDirectory:
@@ -70,12 +70,12 @@ class Testnet:
 
     async def _lay_out(self) -> tuple[RunDirectory, Ground]:
         options, template = self._options, load_template(self._options.preset)
-        self._cast.check_fits(template)  # this and the next before buckets are made
+        self._roster.check_fits(template)  # this and the next before buckets are made
         await asyncio.to_thread(check_empty, options.directory)
-        ground = await make_ground(options.store, options.chain, self._cast, os.environ)
+        ground = await make_ground(options.store, options.chain, self._roster, os.environ)
         forget_administrator()
         run = await asyncio.to_thread(
-            create, options.directory, template, self._cast, None, BLOCK_SECONDS, ground.file, ground.block
+            create, options.directory, template, self._roster, None, BLOCK_SECONDS, ground.file, ground.block
         )
         await asyncio.to_thread(ground.write_keys, run.keys)
         await self._register(run, ground)
@@ -111,7 +111,7 @@ class Testnet:
         """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""
         chain = run.chain()
         try:
-            for member in self._cast.members:
+            for member in self._roster.members:
                 await chain.register(member.identity)
                 await chain.commit(member.identity, ground.locations[member.name])
         finally:
@@ -127,7 +127,7 @@ class Testnet:
             rounds_total=self._options.rounds,
             unigram=manifest.unigram,
             parameters=layout_of(spec.model).parameters,
-            cast=self._cast,
+            roster=self._roster,
             started=self._options.started,
         )
 
@@ -139,11 +139,11 @@ class Testnet:
             "THP_MEM_ALLOC_ENABLE": "1",
         }
         children = []
-        for operator in self._cast.operators:
+        for operator in self._roster.operators:
             for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):
                 argv = (*python, "muster", role, "--run", str(run.path), "--name", operator.name, *extra)
                 children.append((f"{role}-{operator.name}", operator.name, argv))
-        for miner in self._cast.miners:
+        for miner in self._roster.miners:
             honest = miner.behaviour == HONEST
             program = ("muster", "miner") if honest else (ADVERSARY_PROGRAM, miner.behaviour)
             argv = (*python, *program, "--run", str(run.path), "--name", miner.name)
@@ -155,8 +155,8 @@ class Testnet:
 
     async def _look(self, run: RunDirectory, chronicle: Chronicle) -> None:
         """Read what the participants have written since the last look."""
-        labels = [f"{role}-{o.name}" for o in self._cast.operators for role in ("aggregator", "validator")]
-        for label in (*labels, *(miner.name for miner in self._cast.miners)):
+        labels = [f"{role}-{o.name}" for o in self._roster.operators for role in ("aggregator", "validator")]
+        for label in (*labels, *(miner.name for miner in self._roster.miners)):
             entries, offset = await asyncio.to_thread(read_journal, run.journal(label), self._offsets.get(label, 0))
             self._offsets[label] = offset
             chronicle.feed(label, entries)

@@ -37,7 +37,7 @@ from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.spec import RunSpec
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 Faultless = tuple[Ground, SimulatedRun]
 Grounds = Callable[[Setting], Faultless]
@@ -71,7 +71,7 @@ def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
 
     assert script.unfired() == [], "the fault did not happen"
     misses = cell.misses(ground.spec)
-    check_reasons(run, ground.cast, misses)
+    check_reasons(run, ground.roster, misses)
     assert len(run.state_roots) == ROUNDS, "everybody ends on the same bits"
     if not misses:
         assert run.state_roots == faultless.state_roots, "a fault that was waited out changed a bit of θ"
@@ -94,7 +94,7 @@ def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
     run = ground.play(script, rounds, {NEWCOMER: ARRIVAL})
     assert script.unfired() == []
     assert len(run.state_roots) == rounds
-    reasons = [Ledger(run).reasons(ground.cast, round_) for round_ in range(rounds)]
+    reasons = [Ledger(run).reasons(ground.roster, round_) for round_ in range(rounds)]
     assert [r.pop(MINER, ABSENT) for r in reasons] == [""] * rounds
     there = [r == {NEWCOMER: ""} for r in reasons]
     assert reasons == [{NEWCOMER: ""} if is_there else {} for is_there in there]
@@ -115,19 +115,19 @@ def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, 
     assert script.unfired() == []
     assert run.state_roots == faultless.state_roots
     for round_ in range(ROUNDS):
-        reasons = Ledger(run).reasons(ground.cast, round_)
-        assert reasons == Ledger(faultless).reasons(ground.cast, round_)
+        reasons = Ledger(run).reasons(ground.roster, round_)
+        assert reasons == Ledger(faultless).reasons(ground.roster, round_)
         assert sorted(reasons.values()) == ["", "not_selected"]
         measured = {peer.hotkey for peer in Ledger(run).scores(round_).peers if peer.assigned is not None}
-        seated = {miner.hotkey for miner in ground.cast.miners if reasons[miner.name] == ""}
-        assert measured == (seated if round_ == LAST else {miner.hotkey for miner in ground.cast.miners})
+        seated = {miner.hotkey for miner in ground.roster.miners if reasons[miner.name] == ""}
+        assert measured == (seated if round_ == LAST else {miner.hotkey for miner in ground.roster.miners})
 
 
-def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None]) -> None:
+def check_reasons(run: SimulatedRun, roster: Roster, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
     ledger, first = Ledger(run), min(misses, default=ROUNDS)
     for round_ in range(ROUNDS):
-        reasons = ledger.reasons(cast, round_)
+        reasons = ledger.reasons(roster, round_)
         mine = reasons.pop(MINER, ABSENT)
         assert reasons == {"miner-1": ""}, f"round {round_}: somebody else paid"
         if round_ == first:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from muster.history.chronicle import Chronicle, Setting
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
-CAST = Cast.of(0, miners=2, validators=1, adversaries={"silent": 1})
-ZERO, ONE, SILENT = (member.hotkey for member in CAST.miners)
+ROSTER = Roster.of(0, miners=2, validators=1, adversaries={"silent": 1})
+ZERO, ONE, SILENT = (member.hotkey for member in ROSTER.miners)
 ROUNDS = 3
 
 
@@ -23,7 +23,7 @@ def chronicle() -> Chronicle:
             rounds_total=ROUNDS,
             unigram=3.0,
             parameters=1000,
-            cast=CAST,
+            roster=ROSTER,
             started=100.0,
         )
     )

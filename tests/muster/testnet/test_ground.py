@@ -13,10 +13,10 @@ from muster.protocol.errors import ConfigError, UsageError
 from muster.protocol.storage import Credentials
 from muster.run.credentials import load_credentials
 from muster.run.file import NO_RUN, RunFile
-from muster.testnet.cast import Cast
 from muster.testnet.ground import Ground, forget_administrator, make_ground
+from muster.testnet.roster import Roster
 
-CAST = Cast.of(0, 1, 1, {})
+ROSTER = Roster.of(0, 1, 1, {})
 GROUND = Ground(
     RunFile(run_id=NO_RUN, store="network"),
     0,
@@ -26,7 +26,7 @@ GROUND = Ground(
 
 
 async def test_a_local_run_needs_nothing() -> None:
-    ground = await make_ground("dir", "sqlite", CAST, {})
+    ground = await make_ground("dir", "sqlite", ROSTER, {})
     assert ground.file == RunFile(run_id=NO_RUN)
     assert ground.locations == {"operator-0": "dir:operator-0", "miner-0": "dir:miner-0"}
     assert ground.environment("miner-0", Path("keys")) == {}
@@ -46,12 +46,12 @@ async def test_a_local_run_needs_nothing() -> None:
 )
 async def test_words_that_are_not_understood(store: str, chain: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        await make_ground(store, chain, CAST, {})
+        await make_ground(store, chain, ROSTER, {})
 
 
 async def test_buckets_are_made_by_their_administrator() -> None:
     with pytest.raises(ConfigError, match="MUSTER_S3_ADMIN_ACCESS_KEY"):
-        await make_ground("s3://127.0.0.1:1", "sqlite", CAST, {})
+        await make_ground("s3://127.0.0.1:1", "sqlite", ROSTER, {})
 
 
 def test_a_process_is_told_by_files_what_writes(tmp_path: Path) -> None:

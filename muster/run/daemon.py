@@ -29,7 +29,7 @@ from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
-from muster.node.telemetry.service import About, Address, Service, beat, parse_address, serving
+from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.node.turns import Turns
 from muster.node.writes import QueuedWrites
@@ -163,7 +163,7 @@ async def _answering(service: Service, where: Address | None, facts: Facts, cont
     async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
         context.journal.event("service", address=str(found))
         log.info("health, status and metrics are at http://%s", found)
-        beating = tasks.create_task(beat(context.chain, facts))
+        beating = tasks.create_task(heartbeat(context.chain, facts))
         yield
         beating.cancel()
 

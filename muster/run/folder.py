@@ -141,12 +141,12 @@ def create(
     roster: Roster,
     files: list[Path] | None,
     block_seconds: float,
-    ground: RunFile | None = None,
+    parts: RunFile | None = None,
     block: int = 0,
 ) -> RunDirectory:
     """Lay out a new run: text, spec, keys, and the parts that are local.
 
-    `ground` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
+    `parts` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
 
     Raises:
         StorageError: the folder cannot be written or holds something already.
@@ -156,7 +156,7 @@ def create(
     try:
         path.mkdir(parents=True, exist_ok=True)
         check_empty(path)
-        file = ground or RunFile(run_id=NO_RUN)
+        file = parts or RunFile(run_id=NO_RUN)
         (path / "keys").mkdir(mode=_SECRET_FOLDER_MODE)
         for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()

@@ -35,7 +35,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class NanoStage:
     """A run of two miners, laid out and not begun."""
 
     roster: Roster
@@ -43,7 +43,7 @@ class Ground:
     text: TextReader
 
     @classmethod
-    def lay(cls, setting: Setting, folder: Path) -> Ground:
+    def lay(cls, setting: Setting, folder: Path) -> NanoStage:
         """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
         document = nano_template().model_dump()
         document["clock"] |= setting.clock

@@ -1,4 +1,4 @@
-"""The story of a run as its participants' journals tell it: events in, what a person sees out. No clock, no I/O."""
+"""The history of a run as its participants' journals tell it: events in, what a person sees out. No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Setting:
     started: float
 
 
-class Chronicle:
+class RunHistory:
     """Folds journal entries, in any interleaving of participants, into a status and a summary.
 
     Participants are known by label: a miner's is its name, an operator's two are "aggregator-NAME" and

@@ -1,4 +1,4 @@
-"""What a testnet stands on: folders and a file on this machine, or buckets on a server and a subnet on a chain.
+"""What is provided for a testnet: folders and a file on this machine, or buckets on a server and a subnet on a chain.
 
 Whatever it is, run.toml names it, so the daemons and the audit find it as they find any run.
 """
@@ -33,7 +33,7 @@ _TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Provision:
     """A run file without its run id, where everybody's bucket is, and what writes it (nothing for a folder).
 
     `block` is where on its chain the run's round 0 opens.
@@ -80,7 +80,7 @@ def _files(keys: Path, name: str) -> tuple[Path, Path]:
     return keys / f"{name}.s3-access", keys / f"{name}.s3-secret"
 
 
-async def make_ground(store: str, chain: str, roster: Roster, environment: Mapping[str, str]) -> Ground:
+async def provision(store: str, chain: str, roster: Roster, environment: Mapping[str, str]) -> Provision:
     """Make what a run needs outside its folder.
 
     Args:
@@ -113,10 +113,10 @@ async def make_ground(store: str, chain: str, roster: Roster, environment: Mappi
     return replace(made, file=made.file.model_copy(update=part), block=block)
 
 
-async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, str]) -> Ground:
+async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, str]) -> Provision:
     names = [member.name for member in roster.members]
     if store == FOLDERS:
-        return Ground(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
+        return Provision(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
     endpoint = _endpoint(store)
     admin = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY)
     if admin is None:
@@ -131,7 +131,7 @@ async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, st
     assert isinstance(place, S3Location)
     file = RunFile(run_id=NO_RUN, store=NETWORK, allow=(f"{place.host}:{place.port}",))
     locations = {name: provisioned.location for name, provisioned in made.items()}
-    return Ground(file, 0, locations, {name: provisioned.write for name, provisioned in made.items()})
+    return Provision(file, 0, locations, {name: provisioned.write for name, provisioned in made.items()})
 
 
 def _endpoint(store: str) -> str:

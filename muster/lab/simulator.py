@@ -21,7 +21,7 @@ from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.context import Context, in_place
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
@@ -171,15 +171,15 @@ class Simulator:
             head = await self._chain.next_block(head.number)
 
     async def _aggregator(self, rounds: int, context: Context) -> Aggregator:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         return Aggregator(context, tip, replica, rounds)
 
     async def _validator(self, book: Path, context: Context) -> Validator:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         return Validator(context, tip, replica, self._text, Book(book))
 
     async def _miner(self, member: Member, context: Context) -> Miner:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         make = self._classes(member.behaviour)
         memory = self._folder / f"{member.name}.memory" if self._folder else None
         miner = make(context, tip, replica, self._text, memory)

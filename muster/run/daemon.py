@@ -23,7 +23,7 @@ import uvloop
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.hello import publish_hello, watch_hellos
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
@@ -209,7 +209,7 @@ async def _participant(
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
-    tip, replica = await join(run.history, context)
+    tip, replica = await bootstrap(run.history, context)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))

@@ -11,7 +11,7 @@ from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
 from muster.node.context import Context, Offload, in_place, in_thread
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
@@ -68,7 +68,7 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
     chain, buckets = stage.run.chain(), stage.run.buckets(f"dir:{name}")
     journal = await asyncio.to_thread(Journal, stage.run.journal(label(role, name)))
     context = Context(member.identity, chain, buckets, f"dir:{name}", journal, offload)
-    tip, replica = await join(stage.run.history, context)
+    tip, replica = await bootstrap(stage.run.history, context)
 
     def make() -> Follower:
         state = stage.run.state(label(role, name))

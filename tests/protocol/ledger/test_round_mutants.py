@@ -21,12 +21,12 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import round as machine
 from muster.protocol.ledger.round import (
+    Duty,
     Event,
     Failed,
     Instruction,
     Phase,
     RecordSeen,
-    Role,
     RoundState,
     SealSeen,
     Tick,
@@ -331,7 +331,7 @@ def test_every_simulated_run_checks_the_invariants(
 
 A = b"a" * 32
 BEGUN = RoundState(
-    Role.MINER, A, opening(open=block(1), min_block=2, deadline=9, expected=(A,)), run_spec().clock, 2, block=5
+    Duty.MINE, A, opening(open=block(1), min_block=2, deadline=9, expected=(A,)), run_spec().clock, 2, block=5
 )
 REVEALED = replace(BEGUN, phase=Phase.REVEAL, sealed=frozenset({A}))
 APPLYING = replace(REVEALED, phase=Phase.APPLY, record=b"r" * 32)

@@ -21,7 +21,7 @@ from muster.doctor.software import find_software
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
 from muster.protocol.spec import Template, load_template
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 from muster.run.file import NETWORK, RUN_FILE
 from muster.run.folder import RunDirectory, create
 from muster.run.settings import NodeConfig

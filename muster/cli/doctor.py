@@ -66,7 +66,7 @@ def _examined(role: str, config: NodeConfig, software: SoftwareFacts, tell: Call
     from muster.doctor.network import Clock  # noqa: PLC0415
     from muster.doctor.setup import Setup  # noqa: PLC0415
     from muster.protocol.errors import UsageError  # noqa: PLC0415
-    from muster.run.daemon import Role  # noqa: PLC0415
+    from muster.protocol.types import Role  # noqa: PLC0415
 
     if role not in {known.value for known in Role}:
         raise UsageError(f"--role is one of {', '.join(known.value for known in Role)}, not {role}")

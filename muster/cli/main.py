@@ -21,7 +21,7 @@ from muster.cli import story as cli_story
 from muster.run.ending import run_command
 
 if TYPE_CHECKING:
-    from muster.run.daemon import Role
+    from muster.protocol.types import Role
 
 app = typer.Typer(
     name="muster",
@@ -158,7 +158,7 @@ def miner(
     log_level: LogOption = None,
 ) -> None:
     """Train on this machine and submit to a run, until it closes."""
-    from muster.run.daemon import Role  # noqa: PLC0415
+    from muster.protocol.types import Role  # noqa: PLC0415
 
     flags = {
         "run": run,
@@ -181,7 +181,7 @@ def validator(
     log_level: LogOption = None,
 ) -> None:
     """Measure submissions, publish scores and set weights, until the run closes."""
-    from muster.run.daemon import Role  # noqa: PLC0415
+    from muster.protocol.types import Role  # noqa: PLC0415
 
     flags = {
         "run": run,
@@ -207,7 +207,7 @@ def aggregator(
     ] = None,
 ) -> None:
     """Seal rounds, decide them and sign their records when it is this operator's turn."""
-    from muster.run.daemon import Role  # noqa: PLC0415
+    from muster.protocol.types import Role  # noqa: PLC0415
 
     flags = {
         "run": run,

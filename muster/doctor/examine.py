@@ -21,8 +21,8 @@ from muster.protocol.errors import DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import DirectoryStore, is_network_location, parse_location
+from muster.protocol.types import Role
 from muster.run.backends import open_location
-from muster.run.daemon import Role
 from muster.run.folder import RunDirectory
 
 

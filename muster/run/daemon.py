@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials, MeteredBuckets
+from muster.protocol.types import Role
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
@@ -47,14 +47,6 @@ from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
 
 log = logging.getLogger(__name__)
-
-
-class Role(Enum):
-    """The daemons."""
-
-    MINER = "miner"
-    VALIDATOR = "validator"
-    AGGREGATOR = "aggregator"
 
 
 _ROLES_OF = {

@@ -15,7 +15,8 @@ from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
-from muster.run.daemon import Role, label
+from muster.protocol.types import Role
+from muster.run.daemon import label
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator

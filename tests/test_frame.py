@@ -24,7 +24,7 @@ from muster.run.settings import NodeConfig
 from muster.testnet.roster import Roster
 
 ROOT = Path(__file__).parent.parent
-TEMPLATE = ROOT / "protocol" / "presets" / "tiny.toml"
+TEMPLATE = ROOT / "protocol" / "spec" / "presets" / "tiny.toml"
 ONE_LINE = re.compile(r"error\[([a-z_.]+)\]: [^\n]{20,400}\n")
 HELP_SECONDS = 1.0
 

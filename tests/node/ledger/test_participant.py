@@ -395,6 +395,6 @@ async def test_a_participant_alone_does_nothing() -> None:
     """What a role does not say it leaves to those who follow: it closes nothing, knows nothing, and sees nobody."""
     me = Participant()
     assert (me.closing, me.known(bytes(32))) == (False, None)
-    for call in (me.role, lambda: me.tip):
+    for call in (me.duty, lambda: me.tip):
         with pytest.raises(NotImplementedError):
             call()

@@ -20,7 +20,6 @@ from muster.protocol import errors
 from muster.protocol.spec import Template, load_template
 from muster.run import ending
 from muster.run.folder import RunDirectory, create
-from muster.run.settings import NodeConfig
 from muster.testnet.roster import Roster
 
 ROOT = Path(__file__).parent.parent
@@ -327,14 +326,12 @@ def leaves(kind: type[errors.MusterError]) -> list[type[errors.MusterError]]:
     return [kind, *(leaf for child in kind.__subclasses__() for leaf in leaves(child))]
 
 
-def test_operations_documents_every_exit_status_and_setting() -> None:
+def test_operations_documents_every_exit_status() -> None:
     page = operations()
     for status in {error.exit_status for error in leaves(errors.MusterError)}:
         assert f"\n| {status} | " in page
     for status in (ending.INTERRUPTED_STATUS, ending.BROKEN_PIPE_STATUS):
         assert f"\n| {status} | " in page
-    for name in NodeConfig.model_fields:
-        assert f"\n| `{name}` | " in page
 
 
 def test_operations_documents_every_journal_event() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from blake3 import blake3
 
 from muster.doctor import checks, machine, network
@@ -24,6 +26,7 @@ from muster.protocol.storage import DirectoryStore, is_network_location, parse_l
 from muster.protocol.types import Role
 from muster.run.backends import open_location
 from muster.run.folder import RunDirectory
+from muster.run.settings import NodeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,14 @@ async def examine(setup: Setup, software: SoftwareFacts, tell: Callable[[Finding
             findings.append(await check.conclude())
             tell(findings[-1])
     return findings
+
+
+def examine_here(
+    role: Role, config: NodeConfig, software: SoftwareFacts, tell: Callable[[Finding], None]
+) -> list[Finding]:
+    """`examine` for a process that does nothing else, with as many threads as the participant will have."""
+    torch.set_num_threads(config.threads)
+    return asyncio.run(examine(Setup(role, config, os.environ, network.Clock()), software, tell))
 
 
 class Examination:

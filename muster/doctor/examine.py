@@ -22,9 +22,9 @@ from muster.protocol import paths
 from muster.protocol.errors import DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.spec.layout import layout_of
-from muster.protocol.storage import DirectoryStore, is_network_location, parse_location
+from muster.protocol.storage import is_network_location, parse_location
 from muster.protocol.types import Role
-from muster.run.backends import open_location
+from muster.run.backends import bucket_folder, open_location
 from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
 
@@ -138,8 +138,9 @@ class Examination:
         if public is not None:
             self._tried = await network.try_bucket(setup.location, own, public, network.probe_key(setup.run_id))
         else:
-            assert isinstance(own, DirectoryStore)
-            self._tried = await asyncio.to_thread(machine.try_folder, setup.location, own.root)
+            folder = bucket_folder(own)
+            assert folder is not None
+            self._tried = await asyncio.to_thread(machine.try_folder, setup.location, folder)
         return checks.judge_bucket(self._tried)
 
     async def _bandwidth(self) -> Finding:

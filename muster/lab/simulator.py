@@ -28,7 +28,8 @@ from muster.node.telemetry.journal import Journal
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import Buckets, MemoryBuckets
+from muster.protocol.storage import Buckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.testnet.roster import Member, Roster
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book

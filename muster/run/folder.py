@@ -7,12 +7,11 @@ from pathlib import Path
 
 from muster.node.data.build import build_corpus
 from muster.protocol.chain.base import Chain
-from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import AllowList, Buckets, Credentials
-from muster.run.backends import ledger_name, open_buckets, open_chain
+from muster.run.backends import create_local_chain, ledger_name, open_buckets, open_chain
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
 from muster.testnet.roster import Roster
 
@@ -169,7 +168,7 @@ def create(
             key.write_text(member.seed.hex() + "\n")
         if file.chain != BITTENSOR:
             genesis = roster.chain_genesis(spec.data.slots)
-            SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
+            create_local_chain(path / "chain.sqlite", genesis, block_seconds)
         (path / RUN_FILE).write_bytes(file.model_copy(update={"run_id": spec.run_id().hex()}).to_bytes())
     except OSError as error:
         raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from muster.protocol.errors import ConfigError, StorageError, UsageError
-from muster.protocol.storage import Credentials, S3Location, parse_location
+from muster.protocol.storage import Credentials, S3Location, admin, parse_location
+from muster.run.backends import create_subnet
 from muster.run.credentials import ACCESS_KEY, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, SECRET_KEY, load_credentials
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RunFile
 from muster.testnet.roster import Roster
@@ -99,16 +100,8 @@ async def provision(store: str, chain: str, roster: Roster, environment: Mapping
     made = await _make_buckets(store, roster, environment)
     if chain == SQLITE:
         return made
-    # The SDK takes a second to import, and local runs never need it.
-    from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet  # noqa: PLC0415
-
     stakes = {operator.hotkey: STAKE for operator in roster.operators}
-    netuid = await set_up_subnet(chain, [member.hotkey for member in roster.members], stakes)
-    client = BittensorChain((chain,), netuid)
-    try:
-        block = (await client.head()).number
-    finally:
-        await client.close()
+    netuid, block = await create_subnet(chain, [member.hotkey for member in roster.members], stakes)
     part = {"chain": BITTENSOR, "netuid": netuid, "endpoints": (chain,)}
     return replace(made, file=made.file.model_copy(update=part), block=block)
 
@@ -118,13 +111,10 @@ async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, st
     if store == FOLDERS:
         return Provision(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
     endpoint = _endpoint(store)
-    admin = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY)
-    if admin is None:
+    keys = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY)
+    if keys is None:
         raise ConfigError(f"{ADMIN_ACCESS_KEY} and {ADMIN_SECRET_KEY} are not set: --store {store} makes buckets")
-    # boto3 takes half a second to import, and local runs never need it.
-    from muster.protocol.storage.admin import Provisioner  # noqa: PLC0415
-
-    provisioner = Provisioner(endpoint, admin, f"muster-{secrets.token_hex(_TOKEN_BYTES)}")
+    provisioner = admin.Provisioner(endpoint, keys, f"muster-{secrets.token_hex(_TOKEN_BYTES)}")
     # A bucket's name has hyphens where an adversary's has underscores.
     made = {name: await asyncio.to_thread(provisioner.provision, name.replace("_", "-")) for name in names}
     place = parse_location(made[names[0]].location)

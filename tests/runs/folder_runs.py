@@ -10,7 +10,7 @@ from run_builders import MAX_BYTES, Stage
 
 from muster.lab.simulator import SimulatedRun
 from muster.protocol.chain.sqlite import SqliteChain
-from muster.protocol.storage import DirectoryStore
+from muster.protocol.storage.directory import DirectoryStore
 
 _LATE = 1e6
 """Seconds by which the chain is made older, so that every block a record names has been."""

@@ -13,8 +13,10 @@ from muster.lab.adversary import ADVERSARIES
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 
 ROUNDS = 5
 HONEST = ("miner-0", "miner-1", "miner-2")

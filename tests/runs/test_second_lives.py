@@ -27,7 +27,7 @@ from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.round import Duty, Phase, RoundState, SubmissionSeen
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book

@@ -18,7 +18,7 @@ from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity
 from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
-from muster.protocol.storage import MemoryBuckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import Kind
 
 ROUNDS = 6

@@ -29,7 +29,8 @@ from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.directory import Directory
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
-from muster.protocol.storage import Buckets, MemoryBuckets
+from muster.protocol.storage import Buckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.testnet.roster import Roster
 
 ROUNDS = 5

@@ -12,7 +12,7 @@ from run_folders import ROSTER, make_spec, served
 
 from muster.node.data.dataset import TextReader
 from muster.protocol.errors import ChainError, ConfigError, DataError, NotPermitted, StorageError
-from muster.protocol.storage import NetworkBuckets
+from muster.protocol.storage.network import NetworkBuckets
 from muster.run.fetch import RunUrl, default_home, fetch_text, open_run
 from muster.run.file import MAX_RUN_FILE_BYTES, RunFile
 from muster.run.publish import publish_run

@@ -28,7 +28,8 @@ from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.round import Duty
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose

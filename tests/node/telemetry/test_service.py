@@ -25,7 +25,8 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Block
 
 LOOPBACK = Address("127.0.0.1", 0)

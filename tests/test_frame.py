@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -26,6 +27,12 @@ ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "protocol" / "spec" / "presets" / "tiny.toml"
 ONE_LINE = re.compile(r"error\[([a-z_.]+)\]: [^\n]{20,400}\n")
 HELP_SECONDS = 1.0
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+LONG_FUNCTION_LINES, MAX_LONG_FUNCTIONS = 45, 3
+LONG = {"intake.py"}
+"""Modules that are still longer."""
 
 
 class Outcome(NamedTuple):
@@ -340,6 +347,39 @@ def test_operations_documents_every_journal_event() -> None:
     journals = operations().partition("\n## Journals\n")[2].partition("\n## ")[0]
     documented = re.findall(r"\n\| `([a-z_]+)` \| (?:all|miner|leader|validator) \|", journals)
     assert sorted(documented) == sorted(written)
+
+
+def modules() -> list[Path]:
+    """Every module of what is installed, once."""
+    rooms = ("kernels", "protocol", "node", "validator", "muster")
+    return [p for room in rooms for p in (ROOT / room).rglob("*.py") if not any(q.is_symlink() for q in p.parents)]
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, those of functions inside it included."""
+    first, documented = function.body[0], ast.get_docstring(function, clean=False) is not None
+    assert function.end_lineno is not None and first.end_lineno is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
+
+
+def functions() -> dict[str, int]:
+    """The length of every function, by "path:name at line"."""
+    return {
+        f"{path.relative_to(ROOT)}:{node.name} at {node.lineno}": length(node)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_modules_and_functions_are_short() -> None:
+    """What grows beyond this has two ideas in it; the few long functions are loops that a compiler wants in one."""
+    assert len(modules()) > 200
+    assert [str(p) for p in modules() if len(p.read_text().splitlines()) > MAX_FILE_LINES and p.name not in LONG] == []
+    lengths = functions()
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
+    long = {name: lines for name, lines in lengths.items() if lines > LONG_FUNCTION_LINES}
+    assert len(long) <= MAX_LONG_FUNCTIONS, long
 
 
 def test_the_documents_link_only_to_what_is_there() -> None:

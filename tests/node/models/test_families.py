@@ -52,9 +52,9 @@ class Bigram(LanguageModel):
 @pytest.fixture
 def bigram(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the two files of a family would hold."""
-    monkeypatch.setitem(FAMILIES, "bigram", Family(lambda _model: None, bigram_shapes))  # type: ignore[arg-type]
+    monkeypatch.setitem(FAMILIES, "bigram", Family(lambda _model: None, bigram_shapes))
     module = ModuleType("muster.node.models.bigram")
-    module.MODEL = Bigram  # type: ignore[attr-defined]
+    module.MODEL = Bigram
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 

@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
 STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.convergence
 
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick vectors image clean
+.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick vectors pages image clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -80,6 +80,9 @@ results-quick: $(VENV)/.runs  ## Its main effects in three minutes; fails where 
 
 vectors: $(VENV)/.tests  ## Write the test vectors of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py
+
+pages: $(VENV)/.runs  ## Write what follows from the code into the pages of docs/ again
+	$(BIN)/python docs/make_settings.py
 
 image:  ## Build the container image with docker, podman or buildah, and run a testnet in it; ARGS="TAG ..."
 	docker/build-image $(ARGS)

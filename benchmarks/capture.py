@@ -27,7 +27,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol.spec import Template, load_template
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 CACHE = Path(__file__).parent / ".cache"
 SEED = 0
@@ -87,8 +87,8 @@ def capture(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = build_corpus(None, Path(folder), made.data.window)
         text = TextReader.open(Path(folder), manifest.digest)
-        cast = Cast.of(SEED, MINERS[name], 1, {})
-        simulator = Simulator(cast, cast.spec(made, manifest), text, classes=lambda _behaviour: Recorder)
+        roster = Roster.of(SEED, MINERS[name], 1, {})
+        simulator = Simulator(roster, roster.spec(made, manifest), text, classes=lambda _behaviour: Recorder)
         asyncio.run(simulator.run(max(wanted)))
 
 

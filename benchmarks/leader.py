@@ -81,20 +81,20 @@ class Memory:
 
 def laid_out(folder: Path, peers: int, layers: int) -> Any:
     """The run in a folder, made on first use: one operator, and peers that A_0 lists."""
-    builders, cast = part("run_builders"), part("muster.testnet.cast").Cast.of(0, peers, 1, {})
+    builders, roster = part("run_builders"), part("muster.testnet.roster").Roster.of(0, peers, 1, {})
     made = builders.template(
         model=MODEL | {"layers": layers},
         gauntlet={"seats": SEATS, "score_wait": 0},
         clock={"deadline": 400, "reveal": 200, "grace": 200},
         data={"slots": 256},
     )
-    return builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, cast)
+    return builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, roster)
 
 
 async def stand(stage: Any) -> tuple[Any, Any, Any]:
     """The chain with everybody registered, the history, and the tip round 0 begins with."""
-    chain = room("muster.protocol.chain.virtual").VirtualChain(stage.cast.chain_genesis(256))
-    for member in stage.cast.members:
+    chain = room("muster.protocol.chain.virtual").VirtualChain(stage.roster.chain_genesis(256))
+    for member in stage.roster.members:
         await chain.register(member.identity)
         await chain.commit(member.identity, f"dir:{member.name}")
     history = room("muster.protocol.spec.history").SpecHistory.of(stage.spec)
@@ -111,8 +111,8 @@ def forge(folder: Path, peers: int, layers: int) -> None:
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, replicas.Replica.genesis(stage.spec, history.run_id)
     update = kernels.compress([tensor * 0.01 for tensor in replica.theta], spec.sparse.k, tip.layout.grid)
-    for uid, member in enumerate(stage.cast.members):
-        if member in stage.cast.operators:
+    for uid, member in enumerate(stage.roster.members):
+        if member in stage.roster.operators:
             continue
         public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
         ciphertext = wire.seal(update, key, tip.run_id, 0, public)
@@ -193,7 +193,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     stage = laid_out(folder / "again", peers, layers)
     chain, history, _ = await stand(stage)
     buckets = storage.DirectoryBuckets(folder / "buckets")
-    (operator,) = stage.cast.operators
+    (operator,) = stage.roster.operators
     context = participants.Context(
         operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.telemetry.journal").Journal(None)
     )
@@ -209,7 +209,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
             await asyncio.sleep(BLOCK_SECONDS)
             if not shown and sealed.exists():
                 shown = True
-                for miner in stage.cast.miners:
+                for miner in stage.roster.miners:
                     key = folder / "buckets" / miner.name / paths.key(tip.run_id, 0)
                     (folder / f"{miner.name}.key").rename(key)
             chain.advance()
@@ -264,9 +264,9 @@ class CountingBuckets:
 
 def requests(folder: Path) -> dict[str, int]:
     """Requests of a whole run, by operation and kind."""
-    builders, cast = part("run_builders"), part("muster.testnet.cast").Cast.of(0, MINERS, 1, {})
+    builders, roster = part("run_builders"), part("muster.testnet.roster").Roster.of(0, MINERS, 1, {})
     made = builders.template(clock={"deadline": 2 * TRAINING, "min_blocks": 1})
-    stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, cast)
+    stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, roster)
     miners, counts = room("muster.node.miner.miner"), Counter[str]()
 
     class Slow(miners.Miner):  # type: ignore[misc]  # whichever build's
@@ -278,7 +278,7 @@ def requests(folder: Path) -> dict[str, int]:
             await super().train()
 
     simulator = room("muster.lab.simulator", "muster.simulator").Simulator(
-        stage.cast, stage.spec, stage.text, buckets=CountingBuckets(counts), classes=lambda _: Slow
+        stage.roster, stage.spec, stage.text, buckets=CountingBuckets(counts), classes=lambda _: Slow
     )
     run = asyncio.run(simulator.run(ROUNDS))
     assert len(run.state_roots) == ROUNDS

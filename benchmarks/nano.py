@@ -30,7 +30,7 @@ from muster.lab.nano import CountingMiner, compiled_loops, nano_template
 from muster.lab.simulator import Simulator
 from muster.node.miner.miner import Miner
 from muster.protocol.spec import Template
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 MINERS = 4
 SEED = 0
@@ -43,9 +43,9 @@ TARGET_OPERATIONS = 40_000
 def play(template: Template, miner: type[Miner], rounds: int) -> float:
     """CPU seconds of one run, laid out beforehand."""
     with tempfile.TemporaryDirectory() as folder:
-        text, cast = write_text(Path(folder) / "text"), Cast.of(SEED, MINERS, 1, {})
-        stage = lay_out(Path(folder) / "run", text, template, cast)
-        simulator = Simulator(cast, stage.spec, stage.text, classes=lambda _behaviour: miner)
+        text, roster = write_text(Path(folder) / "text"), Roster.of(SEED, MINERS, 1, {})
+        stage = lay_out(Path(folder) / "run", text, template, roster)
+        simulator = Simulator(roster, stage.spec, stage.text, classes=lambda _behaviour: miner)
         began = time.process_time()
         asyncio.run(simulator.run(rounds))
         return time.process_time() - began

@@ -30,7 +30,8 @@ import obstore
 import uvloop
 from obstore.store import S3Store as S3Client
 
-from muster.protocol.storage import Credentials, NetworkBuckets, S3Location, Store
+from muster.protocol.storage import Credentials, S3Location, Store
+from muster.protocol.storage.network import NetworkBuckets
 
 SPEED_TARGET = 0.9
 """Of the bare client's."""

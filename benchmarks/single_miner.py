@@ -33,7 +33,7 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.rules.assignment import assigned
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import RunSpec, Template, load_template
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 MINERS = 4
@@ -68,11 +68,11 @@ def play(job: Job) -> float:
     template = with_rate(load_template("tiny"), job.rate)
     manifest = build_corpus(None, job.text / f"{job.kind}-{job.seed}-{job.rate}", template.data.window)
     text = TextReader.open(job.text / f"{job.kind}-{job.seed}-{job.rate}", manifest.digest)
-    cast = Cast.of(job.seed, MINERS if job.kind == "together" else 1, 1, {})
-    spec = cast.spec(template, manifest)
+    roster = Roster.of(job.seed, MINERS if job.kind == "together" else 1, 1, {})
+    spec = roster.spec(template, manifest)
     if job.kind == "dense":
         return dense(spec, text, job.rounds)
-    return asyncio.run(Simulator(cast, spec, text).run(job.rounds)).losses[-1]
+    return asyncio.run(Simulator(roster, spec, text).run(job.rounds)).losses[-1]
 
 
 def dense(spec: RunSpec, text: TextReader, rounds: int) -> float:

@@ -21,11 +21,11 @@ from muster.doctor.software import find_software
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
 from muster.protocol.spec import Template, load_template
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 from muster.run.file import NETWORK, RUN_FILE
 from muster.run.folder import RunDirectory, create
 from muster.run.settings import NodeConfig
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 BLOCK_SECONDS = 0.05
 SEED = 11
@@ -50,8 +50,8 @@ def lay_out(path: Path, **sections: Mapping[str, Any]) -> RunDirectory:
     text.mkdir(parents=True)
     for i in range(24):
         (text / f"{i:02d}.txt").write_text(f"text {i} " * 400)
-    cast = Cast.of(SEED, 2, 1, {})
-    run = create(path, miniature(**sections), cast, sorted(text.iterdir()), BLOCK_SECONDS)
+    roster = Roster.of(SEED, 2, 1, {})
+    run = create(path, miniature(**sections), roster, sorted(text.iterdir()), BLOCK_SECONDS)
     commit(run, "operator-0", "dir:operator-0")
     commit(run, "miner-0", "dir:miner-0")
     return run

@@ -21,7 +21,8 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.intake import Intake

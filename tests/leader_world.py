@@ -25,8 +25,10 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import Buckets, MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import Buckets, Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.wire import Record
 from muster.validator.aggregator.aggregator import Aggregator
 

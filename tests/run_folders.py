@@ -13,9 +13,9 @@ import tomli_w
 
 from muster.protocol.spec import load_template
 from muster.run.specs import new_spec
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
-CAST = Cast.of(0, 2, 1, {})
+ROSTER = Roster.of(0, 2, 1, {})
 
 
 def make_spec(base: Path, seed: int = 0) -> Path:
@@ -28,8 +28,8 @@ def make_spec(base: Path, seed: int = 0) -> Path:
     for i in range(8):
         texts.append(base / f"text-{i}.txt")
         texts[-1].write_bytes(bytes(range(32, 127)) * 100)
-    leaders = tuple(member.hotkey for member in CAST.operators)
-    miners = tuple(member.hotkey for member in CAST.miners)
+    leaders = tuple(member.hotkey for member in ROSTER.operators)
+    miners = tuple(member.hotkey for member in ROSTER.miners)
     new_spec(str(base / "small.toml"), base / "spec", leaders[0], leaders, miners, texts, seed, 0)
     return base / "spec"
 

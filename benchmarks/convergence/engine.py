@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.convergence import updates
 from benchmarks.convergence.attack import on_empty_entries
-from benchmarks.convergence.setting import cast_of, spec_of, windows_of
+from benchmarks.convergence.setting import roster_of, spec_of, windows_of
 from benchmarks.convergence.stopwatch import Stopwatch
 from benchmarks.convergence.variant import Variant
 from muster.kernels import SparseUpdate, fold
@@ -123,10 +123,10 @@ class _Run:
         self._theta = self._replica.theta
         self._outer_step = 0
         self._sent: list[int] = []
-        cast = cast_of(variant)
-        workers = cast.miners[: 1 if variant.method == "single" else variant.peers]
-        first = len(cast.operators)
-        self._attackers = [member.identity.public for member in cast.miners[variant.peers :]]
+        roster = roster_of(variant)
+        workers = roster.miners[: 1 if variant.method == "single" else variant.peers]
+        first = len(roster.operators)
+        self._attackers = [member.identity.public for member in roster.miners[variant.peers :]]
         if variant.method in ("single", "ddp"):
             inner = spec.inner.model_copy(update={"batch": spec.inner.batch * len(workers)})
             self._together = InnerTrainer(spec.model, inner)

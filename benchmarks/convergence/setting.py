@@ -12,7 +12,7 @@ from muster.node.data.dataset import TextReader
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.rules.assignment import assigned
 from muster.protocol.spec import DataSpec, RunSpec, Template, load_template
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 STUDY = Path(__file__).with_name("study.toml")
 _OPERATORS = 1
@@ -30,9 +30,9 @@ def open_text(folder: Path, window: int) -> TextReader:
     return TextReader.open(folder, manifest.digest)
 
 
-def cast_of(variant: Variant) -> Cast:
+def roster_of(variant: Variant) -> Roster:
     """Who takes part; attackers are the last miners."""
-    return Cast.of(variant.seed, variant.peers + variant.attackers, _OPERATORS, {})
+    return Roster.of(variant.seed, variant.peers + variant.attackers, _OPERATORS, {})
 
 
 def spec_of(variant: Variant, manifest: Manifest, template: Template | None = None) -> RunSpec:
@@ -55,7 +55,7 @@ def spec_of(variant: Variant, manifest: Manifest, template: Template | None = No
             update={"rule": variant.rule, "alpha": ((0, variant.alpha),), "scale_cap": variant.scale_cap}
         ),
     }
-    return cast_of(variant).spec(template.model_copy(update=update), manifest)
+    return roster_of(variant).spec(template.model_copy(update=update), manifest)
 
 
 @lru_cache(_CACHED_SHARES)

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-bucket_app = typer.Typer(
-    help="Make and check the bucket you write. Keys come from MUSTER_S3_ACCESS_KEY and MUSTER_S3_SECRET_KEY.",
-    no_args_is_help=True,
-)
+from muster.bucket import BUCKET_VARIABLES, CreateRequest, check_location, create_bucket, remove_bucket, rotate_key
+from muster.protocol.errors import UsageError
+from muster.run.settings import NODE_VARIABLES, check_variables
+
+_VARIABLES = BUCKET_VARIABLES | NODE_VARIABLES
 
 _LocationArgument = Annotated[str, typer.Argument(help="As committed: s3://[READ_KEY:READ_SECRET@]HOST/BUCKET…")]
 
 
-@bucket_app.command("create")
-def bucket_create(
+def create(
     endpoint: Annotated[str, typer.Option(help="The service: https://HOST[:PORT].")],
     name: Annotated[str, typer.Option(help="The bucket's name.")],
     region: Annotated[str | None, typer.Option(help="The service's region. [default: us-east-1]")] = None,
@@ -28,11 +28,7 @@ def bucket_create(
     keep_days: Annotated[int, typer.Option(min=1, help="Days such submissions stay.")] = 14,
 ) -> None:
     """Make a bucket and what reads it; the last line is the location to commit."""
-    from muster.bucket import BUCKET_VARIABLES, CreateRequest, create_bucket  # noqa: PLC0415
-    from muster.protocol.errors import UsageError  # noqa: PLC0415
-    from muster.run.settings import NODE_VARIABLES, check_variables  # noqa: PLC0415
-
-    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
+    check_variables(os.environ, _VARIABLES)
     if run_id is not None and (len(run_id) != 64 or set(run_id) - set("0123456789abcdef")):
         raise UsageError("--run-id is a run's id, 64 lower-case hexadecimal digits")
     request = CreateRequest(endpoint, name, region, public, dry_run, run_id, keep_days)
@@ -41,36 +37,24 @@ def bucket_create(
         typer.echo(location)
 
 
-@bucket_app.command("check")
-def bucket_check(location: _LocationArgument) -> None:
+def check(location: _LocationArgument) -> None:
     """Try what everybody can do in a bucket and, with its own keys in the environment, what you can."""
-    from muster.bucket import BUCKET_VARIABLES, check_location  # noqa: PLC0415
-    from muster.run.settings import NODE_VARIABLES, check_variables  # noqa: PLC0415
-
-    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
+    check_variables(os.environ, _VARIABLES)
     check_location(location, os.environ, typer.echo)
 
 
-@bucket_app.command("rotate")
-def bucket_rotate(location: _LocationArgument) -> None:
+def rotate(location: _LocationArgument) -> None:
     """Replace the key that a location carries; the last line is the new location to commit."""
-    from muster.bucket import BUCKET_VARIABLES, rotate_key  # noqa: PLC0415
-    from muster.run.settings import NODE_VARIABLES, check_variables  # noqa: PLC0415
-
-    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
+    check_variables(os.environ, _VARIABLES)
     typer.echo(rotate_key(location, os.environ, typer.echo))
 
 
-@bucket_app.command("remove")
-def bucket_remove(
+def remove(
     location: _LocationArgument,
     sure: Annotated[
         bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")
     ] = False,
 ) -> None:
     """Remove a bucket with all that is in it, and the users made for it. Nobody can undo this."""
-    from muster.bucket import BUCKET_VARIABLES, remove_bucket  # noqa: PLC0415
-    from muster.run.settings import NODE_VARIABLES, check_variables  # noqa: PLC0415
-
-    check_variables(os.environ, BUCKET_VARIABLES | NODE_VARIABLES)
+    check_variables(os.environ, _VARIABLES)
     remove_bucket(location, os.environ, typer.echo, sure=sure)

@@ -21,7 +21,7 @@ from muster.doctor.needs import Needs
 from muster.protocol.errors import ChainError, ConfigError, StorageError
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage.s3_location import is_network_location, parse_location
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 
 CLOCK_WARN_SECONDS = 30.0
 CLOCK_FAIL_SECONDS = 900.0

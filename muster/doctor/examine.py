@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from blake3 import blake3
 
 from muster.doctor import checks, machine, network
@@ -20,10 +22,11 @@ from muster.protocol import paths
 from muster.protocol.errors import DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.spec.layout import layout_of
-from muster.protocol.storage import DirectoryStore, is_network_location, parse_location
-from muster.run.backends import open_location
-from muster.run.daemon import Role
+from muster.protocol.storage import is_network_location, parse_location
+from muster.protocol.types import Role
+from muster.run.backends import bucket_folder, open_location
 from muster.run.folder import RunDirectory
+from muster.run.settings import NodeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,14 @@ async def examine(setup: Setup, software: SoftwareFacts, tell: Callable[[Finding
             findings.append(await check.conclude())
             tell(findings[-1])
     return findings
+
+
+def examine_here(
+    role: Role, config: NodeConfig, software: SoftwareFacts, tell: Callable[[Finding], None]
+) -> list[Finding]:
+    """`examine` for a process that does nothing else, with as many threads as the participant will have."""
+    torch.set_num_threads(config.threads)
+    return asyncio.run(examine(Setup(role, config, os.environ, network.Clock()), software, tell))
 
 
 class Examination:
@@ -127,8 +138,9 @@ class Examination:
         if public is not None:
             self._tried = await network.try_bucket(setup.location, own, public, network.probe_key(setup.run_id))
         else:
-            assert isinstance(own, DirectoryStore)
-            self._tried = await asyncio.to_thread(machine.try_folder, setup.location, own.root)
+            folder = bucket_folder(own)
+            assert folder is not None
+            self._tried = await asyncio.to_thread(machine.try_folder, setup.location, folder)
         return checks.judge_bucket(self._tried)
 
     async def _bandwidth(self) -> Finding:

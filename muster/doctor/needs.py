@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from muster.node.replica import EVAL_BATCH
 from muster.protocol.spec import Template
 from muster.protocol.spec.layout import layout_of
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 
 FLOAT_BYTES = 4
 PROCESS_BYTES = 300 << 20

@@ -20,8 +20,9 @@ from muster.protocol.chain.base import Chain, Snapshot
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, Store, is_network_location
+from muster.protocol.types import Role
 from muster.run.credentials import load_credentials
-from muster.run.daemon import Role, label
+from muster.run.daemon import label
 from muster.run.fetch import COPY, open_run
 from muster.run.file import SQLITE
 from muster.run.folder import RunDirectory

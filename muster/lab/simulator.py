@@ -22,15 +22,16 @@ from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.context import Context, in_place
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import Buckets, MemoryBuckets
-from muster.testnet.cast import Cast, Member
+from muster.protocol.storage import Buckets
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.testnet.roster import Member, Roster
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
@@ -96,7 +97,7 @@ class Simulator:
 
     def __init__(
         self,
-        cast: Cast,
+        roster: Roster,
         spec: RunSpec,
         text: TextReader,
         absent: Absence | None = None,
@@ -114,7 +115,7 @@ class Simulator:
         block comes every `block_seconds` of the event loop; None: whenever everybody waits for one. `folder` keeps
         what validators and miners remember from one `run` to the next; None: each begins with nothing.
         """
-        self._cast = cast
+        self._roster = roster
         self._spec = spec
         self._text = text
         self._absent = absent or (lambda _name, _round: False)
@@ -124,7 +125,7 @@ class Simulator:
         self._block_seconds = block_seconds
         self._folder = folder
         self._history = SpecHistory.of(spec)
-        self._chain = VirtualChain(cast.chain_genesis(spec.data.slots))
+        self._chain = VirtualChain(roster.chain_genesis(spec.data.slots))
         self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
@@ -136,16 +137,16 @@ class Simulator:
 
     async def run(self, rounds: int) -> SimulatedRun:
         """Play `rounds` rounds and the closing record; after a cancelled call, go on from what that one made public."""
-        for member in self._cast.members:
+        for member in self._roster.members:
             await self._chain.register(member.identity)
             await self._chain.commit(member.identity, f"mem:{member.name}")
         with tempfile.TemporaryDirectory(prefix="muster-books-", dir=_in_memory()) as books:
             roles: list[tuple[str, Member, Make]] = []
-            for i, operator in enumerate(self._cast.operators):
+            for i, operator in enumerate(self._roster.operators):
                 book = (self._folder or Path(books)) / f"validator-{i}.sqlite"
                 roles.append((f"aggregator-{i}", operator, partial(self._aggregator, rounds)))
                 roles.append((f"validator-{i}", operator, partial(self._validator, book)))
-            roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._cast.miners]
+            roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._roster.miners]
             async with asyncio.TaskGroup() as tasks:
                 for name, member, make in roles:
                     tasks.create_task(self._live(name, member, make))
@@ -179,15 +180,15 @@ class Simulator:
             head = await self._chain.next_block(head.number)
 
     async def _aggregator(self, rounds: int, context: Context) -> Aggregator:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         return Aggregator(context, tip, replica, rounds)
 
     async def _validator(self, book: Path, context: Context) -> Validator:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         return Validator(context, tip, replica, self._text, Book(book))
 
     async def _miner(self, member: Member, context: Context) -> Miner:
-        tip, replica = await join(self._history, context)
+        tip, replica = await bootstrap(self._history, context)
         make = self._classes(member.behaviour)
         memory = self._folder / f"{member.name}.memory" if self._folder else None
         miner = make(context, tip, replica, self._text, memory)

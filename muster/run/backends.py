@@ -1,26 +1,26 @@
-"""The real parts behind a run.toml: which chain client and which buckets its words stand for."""
+"""The real parts behind a run.toml: which chain client and which buckets its words stand for.
+
+Nothing else in Muster opens a back end of a chain or of a store (a contract says so), so a new one is chosen here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from blake3 import blake3
 
+from muster.protocol.chain import bittensor
 from muster.protocol.chain.base import Chain
+from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.chain.sqlite_reader import SqliteChainReader
 from muster.protocol.errors import ConfigError
-from muster.protocol.storage import (
-    AllowList,
-    Buckets,
-    Credentials,
-    DirectoryBuckets,
-    NetworkBuckets,
-    Store,
-    parse_location,
-)
+from muster.protocol.storage import AllowList, Buckets, Credentials, Store, parse_location
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.locations import DirectoryBuckets
+from muster.protocol.storage.network import NetworkBuckets
 from muster.run.file import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
 
 
@@ -35,13 +35,33 @@ def open_chain(file: RunFile, base: Path | None, override: str | None = None, *,
     """
     path = _chain_file(file, base, override)
     if path is None:
-        # The SDK takes seconds to import, and local runs never need it.
-        from muster.protocol.chain.bittensor import BittensorChain  # noqa: PLC0415
-
         assert file.netuid is not None
         endpoints = tuple(filter(None, (override or "").split(","))) or file.endpoints
-        return BittensorChain(endpoints, file.netuid)
+        return bittensor.BittensorChain(endpoints, file.netuid)
     return SqliteChainReader(path) if read_only else SqliteChain(path)
+
+
+def create_local_chain(path: Path, genesis: ChainGenesis, block_seconds: float) -> None:
+    """Make the file of a new local chain; its first block is now.
+
+    Raises:
+        ChainError: there is a file already, or blocks this short cannot be kept.
+    """
+    SqliteChain.create(path, genesis, block_seconds=block_seconds)
+
+
+async def create_subnet(endpoint: str, hotkeys: Sequence[str], stakes: Mapping[str, int]) -> tuple[int, int]:
+    """Make a subnet on a development chain, with all hotkeys registered and staked; its netuid, and a block it is in.
+
+    Raises:
+        ChainError: the chain refused or cannot be reached.
+    """
+    netuid = await bittensor.set_up_subnet(endpoint, hotkeys, stakes)
+    client = bittensor.BittensorChain((endpoint,), netuid)
+    try:
+        return netuid, (await client.head()).number
+    finally:
+        await client.close()
 
 
 def ledger_name(file: RunFile, base: Path | None, override: str | None = None) -> str:
@@ -88,6 +108,16 @@ def open_buckets(
     if base is None:
         raise ConfigError("the run's buckets are folders on its publisher's machine; it cannot be joined from here")
     return DirectoryBuckets(base / file.store.removeprefix(FOLDERS), read_only=own is None)
+
+
+def open_folder(path: Path) -> Store:
+    """A folder that a person names as a store, for writing."""
+    return DirectoryStore(path)
+
+
+def bucket_folder(store: Store) -> Path | None:
+    """Where on this machine a bucket is; None: on the network."""
+    return store.root if isinstance(store, DirectoryStore) else None
 
 
 @asynccontextmanager

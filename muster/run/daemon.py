@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,13 +22,13 @@ import uvloop
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.hello import publish_hello, watch_hellos
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
-from muster.node.telemetry.service import About, Address, Service, beat, parse_address, serving
+from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.node.turns import Turns
 from muster.node.writes import QueuedWrites
@@ -37,6 +36,7 @@ from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials, MeteredBuckets
+from muster.protocol.types import Role
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
@@ -47,14 +47,6 @@ from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
 
 log = logging.getLogger(__name__)
-
-
-class Role(Enum):
-    """The daemons."""
-
-    MINER = "miner"
-    VALIDATOR = "validator"
-    AGGREGATOR = "aggregator"
 
 
 _ROLES_OF = {
@@ -163,7 +155,7 @@ async def _answering(service: Service, where: Address | None, facts: Facts, cont
     async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
         context.journal.event("service", address=str(found))
         log.info("health, status and metrics are at http://%s", found)
-        beating = tasks.create_task(beat(context.chain, facts))
+        beating = tasks.create_task(heartbeat(context.chain, facts))
         yield
         beating.cancel()
 
@@ -209,7 +201,7 @@ async def _participant(
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
-    tip, replica = await join(run.history, context)
+    tip, replica = await bootstrap(run.history, context)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))

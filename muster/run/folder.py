@@ -7,14 +7,13 @@ from pathlib import Path
 
 from muster.node.data.build import build_corpus
 from muster.protocol.chain.base import Chain
-from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import AllowList, Buckets, Credentials
-from muster.run.backends import ledger_name, open_buckets, open_chain
+from muster.run.backends import create_local_chain, ledger_name, open_buckets, open_chain
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 _SECRET_MODE = 0o600
 _SECRET_FOLDER_MODE = 0o700
@@ -138,38 +137,38 @@ def check_empty(path: Path) -> None:
 def create(
     path: Path,
     template: Template,
-    cast: Cast,
+    roster: Roster,
     files: list[Path] | None,
     block_seconds: float,
-    ground: RunFile | None = None,
+    parts: RunFile | None = None,
     block: int = 0,
 ) -> RunDirectory:
     """Lay out a new run: text, spec, keys, and the parts that are local.
 
-    `ground` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
+    `parts` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
 
     Raises:
         StorageError: the folder cannot be written or holds something already.
-        DataError, UsageError: the text or the cast does not fit the template.
+        DataError, UsageError: the text or the roster does not fit the template.
     """
-    cast.check_fits(template)  # before anything is written
+    roster.check_fits(template)  # before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
         check_empty(path)
-        file = ground or RunFile(run_id=NO_RUN)
+        file = parts or RunFile(run_id=NO_RUN)
         (path / "keys").mkdir(mode=_SECRET_FOLDER_MODE)
         for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()
         manifest = build_corpus(files, path / "data", template.data.window)
-        spec = cast.spec(template, manifest, block)
+        spec = roster.spec(template, manifest, block)
         (path / "spec.json").write_bytes(spec.canonical())
-        for member in cast.members:
+        for member in roster.members:
             key = path / "keys" / f"{member.name}.key"
             key.touch(mode=_SECRET_MODE)
             key.write_text(member.seed.hex() + "\n")
         if file.chain != BITTENSOR:
-            genesis = cast.chain_genesis(spec.data.slots)
-            SqliteChain.create(path / "chain.sqlite", genesis, block_seconds=block_seconds)
+            genesis = roster.chain_genesis(spec.data.slots)
+            create_local_chain(path / "chain.sqlite", genesis, block_seconds)
         (path / RUN_FILE).write_bytes(file.model_copy(update={"run_id": spec.run_id().hex()}).to_bytes())
     except OSError as error:
         raise StorageError(f"cannot lay out a run in {path}: {error.strerror}") from error

@@ -12,11 +12,10 @@ from pydantic import ValidationError
 from muster.node.data.build import MANIFEST, SHARDS
 from muster.node.data.dataset import TextReader
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ConfigError, ObjectMissing, UsageError
 from muster.protocol.spec import RunSpec, first_problem
-from muster.protocol.storage import DirectoryStore, Store
-from muster.run.backends import open_location
+from muster.protocol.storage import Store
+from muster.run.backends import create_local_chain, open_folder, open_location
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials
 from muster.run.fetch import MAX_SPEC_BYTES, SLOWEST_RATE, SMALL_DEADLINE, RunUrl, is_url
 from muster.run.file import (
@@ -30,7 +29,7 @@ from muster.run.file import (
     SQLITE,
     RunFile,
 )
-from muster.testnet.cast import OPERATOR_STAKE
+from muster.testnet.roster import OPERATOR_STAKE
 
 LOCAL_BLOCK_SECONDS = 0.25
 """One block of a local chain, as the testnet has it."""
@@ -103,7 +102,7 @@ def _read_spec(path: Path) -> tuple[bytes, RunSpec]:
 @asynccontextmanager
 async def _open(store: str, environment: Mapping[str, str]) -> AsyncIterator[Store]:
     if not is_url(store):
-        yield DirectoryStore(Path(store))
+        yield open_folder(Path(store))
         return
     credentials = load_credentials(environment)
     if credentials is None:
@@ -139,4 +138,4 @@ def _make_chain(path: Path, spec: RunSpec) -> None:
         slots=spec.data.slots,
         weights_rate_limit=1,
     )
-    SqliteChain.create(path, genesis, block_seconds=LOCAL_BLOCK_SECONDS)
+    create_local_chain(path, genesis, LOCAL_BLOCK_SECONDS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,29 +29,42 @@ SHARED_VARIABLES = frozenset({"MUSTER_THREADS", "MUSTER_LOG_LEVEL", FAULTS_VARIA
 """What a testnet hands on to all its participants; the others would make them one and the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """In a setting's declaration: what its value follows from where it is not given, in words for people."""
+
+    words: str
+
+
 class NodeConfig(BaseSettings):
     """The settings of a participant.
 
-    `run` is the run's folder or URL. `name` is what it is called here; key, bucket and state follow from it unless
-    they are named. `key_file` holds the hotkey: a 32-byte seed in hexadecimal or a Bittensor hotkey file. `location`
-    is the bucket to commit. `state` is a folder for what must survive a restart; a run that is a URL is copied to its
-    subfolder `run`. `threads` are torch's; one makes a run repeatable. `chain` replaces the endpoints that the run
-    names. `allow` lists private addresses that may be connected to: hosts, HOST:PORT and networks, with commas.
-    `service` is where health, status and metrics are answered: HOST:PORT (port 0: any free one), or off.
+    This is their one declaration: the flags of the daemons, the variables, the keys of the TOML file and the table in
+    docs/operations.md follow from it. The text below a setting is its help and its row in that table.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     run: str
+    """The run's folder or URL (it holds run.toml)."""
     name: str
-    key_file: Path | None = None
-    location: str | None = None
-    state: Path | None = None
+    """What this participant is called in it; the next three follow from it."""
+    key_file: Annotated[Path | None, Unset("RUN/keys/NAME.key")] = None
+    """The hotkey: its seed in 64 hexadecimal digits, or a Bittensor hotkey file."""
+    location: Annotated[str | None, Unset("dir:NAME")] = None
+    """The bucket to write, as committed on chain; required where buckets are on the network."""
+    state: Annotated[Path | None, Unset("RUN/state/LABEL")] = None
+    """Folder for what must survive a restart; a run that is a URL is copied to its subfolder `run`."""
     threads: int = Field(default=1, ge=1)
+    """torch's threads; more than one change the last bits of a miner's training and of losses."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning` or `error`."""
     service: str = "127.0.0.1:0"
-    chain: str | None = None
-    allow: str = ""
+    """Where health, status and metrics are answered: `HOST:PORT` (port 0: any free one), or `off`."""
+    chain: Annotated[str | None, Unset("as the run says")] = None
+    """Your own way to the run's chain: endpoints with commas, or `sqlite:FILE`."""
+    allow: Annotated[str, Unset("none")] = ""
+    """Private addresses that may be connected to, with commas: `HOST`, `HOST:PORT`, networks such as `10.0.0.0/8`."""
 
     @classmethod
     def settings_customise_sources(
@@ -66,10 +81,36 @@ class NodeConfig(BaseSettings):
         return init_settings, env_settings, *files
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a setting is given and told of: `default` is what it is where nobody gives it, in words ("required")."""
+
+    name: str
+    meaning: str
+    default: str
+
+    @property
+    def flag(self) -> str:
+        """What a daemon's command calls it."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """What the environment calls it."""
+        return PREFIX + self.name.upper()
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    words = [mark.words for mark in field.metadata if isinstance(mark, Unset)]
+    default = "required" if field.is_required() else words[0] if words else str(field.default)
+    return Setting(name, field.description or "", default)
+
+
+SETTINGS: Mapping[str, Setting] = {name: _setting(name, field) for name, field in NodeConfig.model_fields.items()}
+"""Every setting by name, in the order of its declaration."""
+
 NODE_VARIABLES = frozenset(
-    {PREFIX + name.upper() for name in NodeConfig.model_fields}
-    | {CONFIG_VARIABLE, FAULTS_VARIABLE}
-    | CREDENTIAL_VARIABLES
+    {setting.variable for setting in SETTINGS.values()} | {CONFIG_VARIABLE, FAULTS_VARIABLE} | CREDENTIAL_VARIABLES
 )
 """What a participant's environment may hold."""
 

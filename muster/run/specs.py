@@ -16,7 +16,7 @@ from muster.protocol.spec.layout import layout_of
 from muster.run.fetch import is_url, open_run
 from muster.run.file import RUN_FILE
 from muster.run.folder import RunDirectory
-from muster.testnet.cast import fill_template
+from muster.testnet.roster import fill_template
 
 DENSE_BITS = 32
 

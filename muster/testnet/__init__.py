@@ -1,1 +1,1 @@
-"""A whole network on one machine: who plays, on what ground, and the processes under watch."""
+"""A whole network on one machine: who takes part, what is provided for it, and the processes under watch."""

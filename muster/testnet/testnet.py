@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.history.chronicle import Chronicle, Setting
 from muster.history.report import write_report
+from muster.history.run_history import RunHistory, Setting
 from muster.history.status import RunSummary
 from muster.history.view import View
 from muster.node.data.build import Manifest
@@ -20,8 +20,8 @@ from muster.protocol.errors import RunFailed
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 from muster.run.folder import RunDirectory, check_empty, create
-from muster.testnet.cast import HONEST, Cast
-from muster.testnet.ground import FOLDERS, SQLITE, Ground, forget_administrator, make_ground
+from muster.testnet.provision import FOLDERS, SQLITE, Provision, forget_administrator, provision
+from muster.testnet.roster import HONEST, Roster
 from muster.testnet.supervise import ChildEvent, ChildSpec, Supervisor
 
 BLOCK_SECONDS = 0.25
@@ -57,7 +57,7 @@ class Testnet:
     def __init__(self, options: TestnetOptions, view: View) -> None:
         self._options = options
         self._view = view
-        self._cast = Cast.of(options.seed, options.miners, options.validators, options.adversaries)
+        self._roster = Roster.of(options.seed, options.miners, options.validators, options.adversaries)
         self._offsets: dict[str, int] = {}
 
     async def prepare(self) -> RunDirectory:
@@ -68,18 +68,18 @@ class Testnet:
         """
         return (await self._lay_out())[0]
 
-    async def _lay_out(self) -> tuple[RunDirectory, Ground]:
+    async def _lay_out(self) -> tuple[RunDirectory, Provision]:
         options, template = self._options, load_template(self._options.preset)
-        self._cast.check_fits(template)  # this and the next before buckets are made
+        self._roster.check_fits(template)  # this and the next before buckets are made
         await asyncio.to_thread(check_empty, options.directory)
-        ground = await make_ground(options.store, options.chain, self._cast, os.environ)
+        provided = await provision(options.store, options.chain, self._roster, os.environ)
         forget_administrator()
         run = await asyncio.to_thread(
-            create, options.directory, template, self._cast, None, BLOCK_SECONDS, ground.file, ground.block
+            create, options.directory, template, self._roster, None, BLOCK_SECONDS, provided.file, provided.block
         )
-        await asyncio.to_thread(ground.write_keys, run.keys)
-        await self._register(run, ground)
-        return run, ground
+        await asyncio.to_thread(provided.write_keys, run.keys)
+        await self._register(run, provided)
+        return run, provided
 
     async def run(self) -> RunSummary:
         """Run to the closing record; writes the report.
@@ -88,32 +88,32 @@ class Testnet:
             MusterError: the run could not be laid out, or a participant cannot go on.
             RunFailed: the run ended without every honest replica holding the same root.
         """
-        run, ground = await self._lay_out()
-        chronicle = Chronicle(await asyncio.to_thread(self._setting, run))
-        crashes = RestartNotes(chronicle, self._view)
+        run, provided = await self._lay_out()
+        history = RunHistory(await asyncio.to_thread(self._setting, run))
+        crashes = RestartNotes(history, self._view)
         async with Supervisor(crashes) as supervisor:
-            for spec in self._children(run, ground):
+            for spec in self._children(run, provided):
                 supervisor.start(spec)
             finished = asyncio.ensure_future(supervisor.wait())
             while not finished.done():
                 await asyncio.wait({finished}, timeout=LOOK_SECONDS)
-                await self._look(run, chronicle)
-                self._view.update(chronicle.status(time.time(), supervisor.processes(), crashes.newest))
+                await self._look(run, history)
+                self._view.update(history.status(time.time(), supervisor.processes(), crashes.newest))
             await finished
-            summary = chronicle.summary(time.time(), supervisor.processes())
+            summary = history.summary(time.time(), supervisor.processes())
         await asyncio.to_thread(write_report, summary, run.report)
         self._view.finish(summary)
         if not summary.roots_agree:
             raise RunFailed(f"the replicas do not agree on every state root; see {run.report} and {run.path}/logs")
         return summary
 
-    async def _register(self, run: RunDirectory, ground: Ground) -> None:
+    async def _register(self, run: RunDirectory, provided: Provision) -> None:
         """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""
         chain = run.chain()
         try:
-            for member in self._cast.members:
+            for member in self._roster.members:
                 await chain.register(member.identity)
-                await chain.commit(member.identity, ground.locations[member.name])
+                await chain.commit(member.identity, provided.locations[member.name])
         finally:
             await chain.close()
 
@@ -127,11 +127,11 @@ class Testnet:
             rounds_total=self._options.rounds,
             unigram=manifest.unigram,
             parameters=layout_of(spec.model).parameters,
-            cast=self._cast,
+            roster=self._roster,
             started=self._options.started,
         )
 
-    def _children(self, run: RunDirectory, ground: Ground) -> list[ChildSpec]:
+    def _children(self, run: RunDirectory, provided: Provision) -> list[ChildSpec]:
         python = (sys.executable, "-P", "-m")
         env = {
             # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
@@ -139,34 +139,34 @@ class Testnet:
             "THP_MEM_ALLOC_ENABLE": "1",
         }
         children = []
-        for operator in self._cast.operators:
+        for operator in self._roster.operators:
             for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):
                 argv = (*python, "muster", role, "--run", str(run.path), "--name", operator.name, *extra)
                 children.append((f"{role}-{operator.name}", operator.name, argv))
-        for miner in self._cast.miners:
+        for miner in self._roster.miners:
             honest = miner.behaviour == HONEST
             program = ("muster", "miner") if honest else (ADVERSARY_PROGRAM, miner.behaviour)
             argv = (*python, *program, "--run", str(run.path), "--name", miner.name)
             children.append((miner.name, miner.name, argv))
         return [
-            ChildSpec(label, argv, env | ground.environment(name, run.keys), run.log(label), restart=True)
+            ChildSpec(label, argv, env | provided.environment(name, run.keys), run.log(label), restart=True)
             for label, name, argv in children
         ]
 
-    async def _look(self, run: RunDirectory, chronicle: Chronicle) -> None:
+    async def _look(self, run: RunDirectory, history: RunHistory) -> None:
         """Read what the participants have written since the last look."""
-        labels = [f"{role}-{o.name}" for o in self._cast.operators for role in ("aggregator", "validator")]
-        for label in (*labels, *(miner.name for miner in self._cast.miners)):
+        labels = [f"{role}-{o.name}" for o in self._roster.operators for role in ("aggregator", "validator")]
+        for label in (*labels, *(miner.name for miner in self._roster.miners)):
             entries, offset = await asyncio.to_thread(read_journal, run.journal(label), self._offsets.get(label, 0))
             self._offsets[label] = offset
-            chronicle.feed(label, entries)
+            history.feed(label, entries)
 
 
 class RestartNotes:
-    """Tells view and chronicle of processes that crashed and came back."""
+    """Tells view and history of processes that crashed and came back."""
 
-    def __init__(self, chronicle: Chronicle, view: View) -> None:
-        self._chronicle = chronicle
+    def __init__(self, history: RunHistory, view: View) -> None:
+        self._history = history
         self._view = view
         self.newest = ""
 
@@ -174,5 +174,5 @@ class RestartNotes:
         """Pass on what is worth telling."""
         if event.kind == "crashed":
             self.newest = event.text
-            self._chronicle.note(event.text)
+            self._history.note(event.text)
             self._view.note(event.text)

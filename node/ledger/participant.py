@@ -17,7 +17,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.round import Event, Role, RoundState
+from muster.protocol.ledger.round import Duty, Event, RoundState
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.types import Block
@@ -29,7 +29,7 @@ T = TypeVar("T")
 LOOP_TURNS = 16
 """Turns of the event loop that reads which wait for nothing outside need at most: a few tasks deep."""
 
-JOIN_TRIES = 50
+BOOTSTRAP_TRIES = 50
 """Blocks for which joining goes on trying the same thing before it gives up: ten minutes of a chain of 12 s blocks."""
 
 JOIN_RETRY = 12.0
@@ -95,7 +95,7 @@ class Participant:
         """Where this participant's replica stands in the ledger."""
         raise NotImplementedError
 
-    def role(self) -> Role:
+    def duty(self) -> Duty:
         """What it does in the open round."""
         raise NotImplementedError
 
@@ -150,7 +150,7 @@ class Participant:
         """Write to the journal."""
 
 
-async def join(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
+async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
     """Register, commit the location, and catch up to the newest checkpoint (or genesis).
 
     What fails for a reason that may pass is tried again at the next blocks.
@@ -180,9 +180,9 @@ async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Ca
     """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
 
     Raises:
-        ChainError, StorageError, LedgerError: trying again is of no use, or has been for `JOIN_TRIES` blocks.
+        ChainError, StorageError, LedgerError: trying again is of no use, or has been for `BOOTSTRAP_TRIES` blocks.
     """
-    left = JOIN_TRIES
+    left = BOOTSTRAP_TRIES
     while True:
         before = reached()
         try:
@@ -193,7 +193,7 @@ async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Ca
             StaleChain,
             RateLimited,
         ) as error:  # any other chain error will not pass
-            left = (left if reached() is before else JOIN_TRIES) - 1
+            left = (left if reached() is before else BOOTSTRAP_TRIES) - 1
             if not left:
                 raise
             log.warning("joining waits: %s", error)

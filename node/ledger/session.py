@@ -22,6 +22,7 @@ from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied
 from muster.protocol.ledger.round import (
     Done,
+    Duty,
     Event,
     Failed,
     Instruction,
@@ -30,7 +31,6 @@ from muster.protocol.ledger.round import (
     Opened,
     Phase,
     RecordSeen,
-    Role,
     RoundMachine,
     RoundState,
     SealSeen,
@@ -138,8 +138,8 @@ class _Round:
     def __init__(self, session: Session, participant: Participant, errands: Errands) -> None:
         tip = participant.tip
         clock, score_wait = tip.spec.clock, tip.spec.gauntlet.score_wait
-        role = participant.role()
-        state = RoundState(role, participant.public, tip.opening, clock, score_wait, closing=participant.closing)
+        duty = participant.duty()
+        state = RoundState(duty, participant.public, tip.opening, clock, score_wait, closing=participant.closing)
         self._session = session
         self._me = participant
         self._errands = errands
@@ -231,7 +231,7 @@ class _Round:
         self._record = await self._session.find_record()
         if self._record is not None:
             return [RecordSeen(self._record[0].digest)]
-        concerned = self._me.awaits_seal or (first and state.role in (Role.MINER, Role.LEADER))
+        concerned = self._me.awaits_seal or (first and state.duty in (Duty.MINE, Duty.LEAD))
         if state.phase is Phase.SUBMIT and concerned:
             seal = await self._session.find_seal()
             return [] if seal is None else [self._sealed(seal)]

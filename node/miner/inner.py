@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from muster.node.miner.optimizers import InnerOptimizer
-from muster.node.models.llama import Llama
+from muster.node.models import model_class
 from muster.protocol.errors import RunFailed
 from muster.protocol.spec import InnerSpec, ModelSpec
 
@@ -86,7 +86,7 @@ class InnerTrainer:
         self._device = device or torch.device("cpu")
         self._clock = clock
         with self._device:
-            self._model = Llama(model)
+            self._model = model_class(model)(model)
         self._optimizer = InnerOptimizer(self._model, inner)
 
     def train(

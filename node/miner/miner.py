@@ -27,7 +27,7 @@ from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.round import Role
+from muster.protocol.ledger.round import Duty
 from muster.protocol.rules.assignment import assigned, data_digest, share
 from muster.protocol.spec.layout import AEAD_TAG_BYTES
 from muster.protocol.wire import Header, Seal
@@ -76,9 +76,9 @@ class Miner(Follower):
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
 
-    def role(self) -> Role:
+    def duty(self) -> Duty:
         """A miner mines."""
-        return Role.MINER
+        return Duty.MINE
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muster.node.models.llama import Llama
+from muster.node.models import LanguageModel
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import InnerSpec
 
@@ -47,14 +47,14 @@ class _Trained:
 class InnerOptimizer:
     """The optimizers of one working model, stepped, saved and loaded as one."""
 
-    def __init__(self, model: Llama, inner: InnerSpec) -> None:
+    def __init__(self, model: LanguageModel, inner: InnerSpec) -> None:
         """For the parameters of `model`, with cold moments.
 
         Raises:
             ConfigError: the run trains with an optimizer that this torch does not have.
         """
         self.name = inner.optimizer
-        hidden = [p for p in model.model.layers.parameters() if p.ndim > 1] if self.name == "muon" else []
+        hidden = model.block_matrices() if self.name == "muon" else []
         inside = {id(p) for p in hidden}
         self._muon = muon = _muon(hidden) if hidden else None
         self._adamw = _adamw([p for p in model.parameters() if id(p) not in inside])

@@ -8,14 +8,16 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name)
 from torch import Tensor, nn
 
+from muster.node.models.language_model import LanguageModel
 from muster.protocol.spec import ModelSpec
+
+_RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
 
 
 def _matrix(rows: int, columns: int) -> nn.Linear:
@@ -146,37 +148,23 @@ class Decoder(nn.Module):
         return out
 
 
-class Llama(nn.Module):
-    """The decoder with its output head.
-
-    `parameters()` and `state_dict()` are in layout order and hold each trained storage once. Weights of a
-    new model are unset, so building one costs no random numbers, and under `torch.device("meta")` no memory
-    either.
-    """
+class Llama(LanguageModel):
+    """The decoder with its output head."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.model = Decoder(spec)
         self.lm_head = None if spec.tied else _matrix(spec.vocab, spec.hidden)
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    @classmethod
-    def over(cls, spec: ModelSpec, parameters: Sequence[Tensor]) -> Self:
-        """A model whose weights *are* the given tensors (layout order), without a copy.
+    @staticmethod
+    def genesis_std(spec: ModelSpec, name: str) -> float:
+        """`init_std`; of the two matrices a layer that write to the residual stream `init_std` / √(2·layers).
 
-        It computes with whatever the tensors hold at the time of each call and does not ask for gradients.
-
-        Raises:
-            ValueError: the tensors do not have the shapes of the spec.
+        That keeps the stream's variance independent of depth (Radford et al., "Language Models are Unsupervised
+        Multitask Learners", §2.3).
         """
-        with torch.device("meta"):
-            model = cls(spec)
-        names = list(model.state_dict())
-        if [t.shape for t in parameters] != [p.shape for p in model.parameters()]:
-            raise ValueError("the tensors do not have the shapes of this model's layout")
-        model.load_state_dict(dict(zip(names, parameters, strict=True)), assign=True)
-        return model.requires_grad_(False)
+        return spec.init_std / math.sqrt(2 * spec.layers) if name.endswith(_RESIDUAL_WRITERS) else spec.init_std
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits, fp32 (batch, length, vocab), of the token after each of `tokens`, int64 (batch, length)."""
@@ -184,14 +172,9 @@ class Llama(nn.Module):
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return F.linear(hidden, head.weight).float()
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nat/token over `windows`, int64 (batch, length + 1); a scalar fp32."""
-        return F.cross_entropy(self(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
-
-    def window_losses(self, windows: Tensor) -> Tensor:
-        """Mean cross-entropy in nat/token, fp32 (batch,), of each window, int64 (batch, length + 1)."""
-        logits = self(windows[:, :-1])
-        return F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(1)
+    def block_matrices(self) -> list[nn.Parameter]:
+        """Queries, keys, values, outputs and the three of each MLP."""
+        return [p for p in self.model.layers.parameters() if p.ndim > 1]
 
     def _rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The rotary tables of a length and device; the last pair is kept, as neither changes in practice."""
@@ -201,3 +184,6 @@ class Llama(nn.Module):
                 kept = rope_tables(length, self.spec.head_dim, self.spec.rope_theta, device)
             self._tables = kept
         return kept
+
+
+MODEL = Llama

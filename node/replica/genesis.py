@@ -14,6 +14,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
+from muster.node.models import model_class
 from muster.protocol.spec import ModelSpec
 from muster.protocol.spec.layout import parameter_shapes
 
@@ -26,28 +27,19 @@ _SUM_STD = math.sqrt(_DRAWS * (65_536**2 - 1) / 12)
 _BLOCK_ENTRIES = 1 << 20
 """Entries drawn at a time; bounds what genesis needs beside the weights to about 20 MB."""
 
-_RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight")
-
 
 def genesis_parameters(spec: ModelSpec, seed: int) -> list[Tensor]:
     """The weights a run of `spec` begins with: fp32 CPU tensors in layout order.
 
-    Norm gains are 1. Matrices have standard deviation `init_std`; those that write to the residual stream
-    (two a layer) have `init_std` / √(2·layers), which keeps the stream's variance independent of depth
-    (Radford et al., "Language Models are Unsupervised Multitask Learners", §2.3).
+    Norm gains are 1. Matrices have the standard deviation that the model's family says.
 
     `seed` is a natural number below 2⁶⁴.
     """
+    family = model_class(spec)
     return [
-        torch.ones(shape) if len(shape) == 1 else _matrix(name, shape, _std(spec, name), seed)
+        torch.ones(shape) if len(shape) == 1 else _matrix(name, shape, family.genesis_std(spec, name), seed)
         for name, shape in parameter_shapes(spec)
     ]
-
-
-def _std(spec: ModelSpec, name: str) -> float:
-    if name.endswith(_RESIDUAL_WRITERS):
-        return spec.init_std / math.sqrt(2 * spec.layers)
-    return spec.init_std
 
 
 def _matrix(name: str, shape: tuple[int, ...], std: float, seed: int) -> Tensor:

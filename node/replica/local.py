@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from muster.kernels import SparseUpdate, aggregate_, perturb_, restore_
-from muster.node.models.llama import Llama
+from muster.node.models import model_class
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.ledger import Applied
 from muster.protocol.ledger.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
@@ -35,7 +35,7 @@ class Replica:
         self.run_id = run_id
         self.outer_step = outer_step
         self._theta = [tensor.contiguous() for tensor in theta]
-        self._model = Llama.over(model, self._theta)
+        self._model = model_class(model).over(model, self._theta)
         self._root: bytes | None = None
         self._tiles: tuple[bytes, bytes] | None = None
 

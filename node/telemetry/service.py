@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 OFF = "off"
 """The setting that means: no service."""
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 """Between two looks at the chain: often against `BLOCK_SILENCE`, seldom against what a look costs."""
 
-BEAT_DEADLINE = 30.0
+HEARTBEAT_DEADLINE = 30.0
 """Seconds the chain may take to name its newest block."""
 
 IDLE_SECONDS = 10.0
@@ -219,14 +219,14 @@ def _refusal(error: OSError) -> str:
     return f"{error.strerror}"
 
 
-async def beat(chain: Chain, facts: Facts, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+async def heartbeat(chain: Chain, facts: Facts, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
     """Look at the chain for ever, so that its silence is noticed whatever the session is busy with."""
     while True:
         try:
-            async with asyncio.timeout(BEAT_DEADLINE):
+            async with asyncio.timeout(HEARTBEAT_DEADLINE):
                 head = await chain.head()
             facts.saw_block(head.number, time.time())
         except (ChainError, TimeoutError) as error:
             facts.chain_failed()
             log.warning("the chain did not name its newest block: %s", error or "no answer in time")
-        await sleep(BEAT_SECONDS)
+        await sleep(HEARTBEAT_SECONDS)

@@ -18,13 +18,12 @@ from muster.protocol.spec import ClockSpec
 from muster.protocol.wire import Opening
 
 
-class Role(Enum):
-    """What a participant does in this round."""
+class Duty(Enum):
+    """What a participant has to do in this round, whatever runs here: an aggregator leads in its turn only."""
 
-    MINER = "miner"
-    VALIDATOR = "validator"
-    LEADER = "leader"
-    FOLLOWER = "follower"
+    MINE = "mine"
+    LEAD = "lead"
+    FOLLOW = "follow"
 
 
 class Phase(Enum):
@@ -61,7 +60,7 @@ class RoundState:
     the instructions that have been given.
     """
 
-    role: Role
+    duty: Duty
     me: bytes
     opening: Opening
     clock: ClockSpec
@@ -177,16 +176,16 @@ def step(state: RoundState, event: Event) -> Step:
 
 def wanted(state: RoundState) -> frozenset[Instruction]:
     """What the facts call for, whether or not it has been given; everything else would be pointless now."""
-    match state.phase, state.role:
+    match state.phase, state.duty:
         case Phase.APPLY, _:
             return frozenset((Instruction.APPLY,))
-        case Phase.SUBMIT, Role.MINER if state.opened:
+        case Phase.SUBMIT, Duty.MINE if state.opened:
             return frozenset((Instruction.TRAIN,))
-        case Phase.SUBMIT, Role.LEADER if ready_to_seal(state):
+        case Phase.SUBMIT, Duty.LEAD if ready_to_seal(state):
             return frozenset((Instruction.PUBLISH_SEAL,))
-        case Phase.REVEAL, Role.MINER if state.sealed is not None and state.me in state.sealed:
+        case Phase.REVEAL, Duty.MINE if state.sealed is not None and state.me in state.sealed:
             return frozenset((Instruction.PUBLISH_KEY,))
-        case Phase.REVEAL, Role.LEADER if ready_to_record(state):
+        case Phase.REVEAL, Duty.LEAD if ready_to_record(state):
             return frozenset((Instruction.PUBLISH_RECORD,))
     return _NONE
 

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from muster.kernels import Grid, max_encoded_bytes
 from muster.protocol.spec import ModelSpec
+from muster.protocol.spec.families import FAMILIES
 
 CODEC_BYTES = 1
 """A payload begins with the version of its codec."""
@@ -23,29 +24,8 @@ AEAD_TAG_BYTES = 16
 
 
 def parameter_shapes(model: ModelSpec) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of all trained storages in consensus order, named as Hugging Face's Llama names them.
-
-    A tied output head is the embedding's own storage and appears once.
-    """
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    shapes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (model.vocab, model.hidden))]
-    for i in range(model.layers):
-        layer = f"model.layers.{i}"
-        shapes += [
-            (f"{layer}.input_layernorm.weight", (model.hidden,)),
-            (f"{layer}.self_attn.q_proj.weight", (query, model.hidden)),
-            (f"{layer}.self_attn.k_proj.weight", (key, model.hidden)),
-            (f"{layer}.self_attn.v_proj.weight", (key, model.hidden)),
-            (f"{layer}.self_attn.o_proj.weight", (model.hidden, query)),
-            (f"{layer}.post_attention_layernorm.weight", (model.hidden,)),
-            (f"{layer}.mlp.gate_proj.weight", (model.ffn, model.hidden)),
-            (f"{layer}.mlp.up_proj.weight", (model.ffn, model.hidden)),
-            (f"{layer}.mlp.down_proj.weight", (model.hidden, model.ffn)),
-        ]
-    shapes.append(("model.norm.weight", (model.hidden,)))
-    if not model.tied:
-        shapes.append(("lm_head.weight", (model.vocab, model.hidden)))
-    return shapes
+    """Names and shapes of all trained storages in consensus order, as the model's family has them."""
+    return FAMILIES[model.family].shapes(model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, Self
 
 import rfc8785
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from muster.protocol.errors import ConfigError
+from muster.protocol.spec.families import FAMILIES, known_family
 
 HEX32 = r"[0-9a-f]{64}"
 Positive = Annotated[int, Field(gt=0, lt=2**53)]
@@ -31,9 +32,9 @@ class _Section(BaseModel):
 
 
 class ModelSpec(_Section):
-    """A Llama-family decoder. Sizes are counts; `init_std` is the standard deviation of genesis weights."""
+    """A model of a family of `families`. Sizes are counts; `init_std` is the standard deviation of genesis weights."""
 
-    family: Literal["llama"] = "llama"
+    family: Annotated[str, AfterValidator(known_family)] = "llama"
     vocab: Positive
     hidden: Positive
     layers: Positive
@@ -49,10 +50,7 @@ class ModelSpec(_Section):
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
-        if self.heads % self.kv_heads:
-            raise ValueError("heads must be a multiple of kv_heads")
-        if self.head_dim % 2:
-            raise ValueError("head_dim must be even (RoPE rotates pairs)")
+        FAMILIES[self.family].check(self)
         return self
 
 

@@ -1,15 +1,14 @@
-"""Object stores: one interface over folders, this process's memory, S3 services and web addresses."""
+"""Object stores: one interface over folders, this process's memory, S3 services and web addresses.
+
+This package is the interface and what locations mean. The stores themselves are in its modules (`directory`, `memory`,
+`s3`, `web`, and `locations` and `network` for the buckets of a run): a run's are opened in `muster.run.backends` alone.
+"""
 
 from __future__ import annotations
 
 from muster.protocol.storage.addresses import AllowList
-from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
-from muster.protocol.storage.directory import DirectoryStore
-from muster.protocol.storage.locations import Buckets, DirectoryBuckets, MemoryBuckets, open_store
-from muster.protocol.storage.memory import MemoryStore
+from muster.protocol.storage.base import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store, check_key
 from muster.protocol.storage.metered import Meter, MeteredBuckets, MeteredStore
-from muster.protocol.storage.network import NetworkBuckets
-from muster.protocol.storage.s3 import S3Store
 from muster.protocol.storage.s3_location import (
     Credentials,
     S3Location,
@@ -17,29 +16,20 @@ from muster.protocol.storage.s3_location import (
     is_network_location,
     parse_location,
 )
-from muster.protocol.storage.web import WebStore
 
 __all__ = [
     "DEFAULT_DEADLINE",
     "AllowList",
     "Buckets",
     "Credentials",
-    "DirectoryBuckets",
-    "DirectoryStore",
-    "MemoryBuckets",
-    "MemoryStore",
     "Meter",
     "MeteredBuckets",
     "MeteredStore",
-    "NetworkBuckets",
     "ObjectInfo",
     "S3Location",
-    "S3Store",
     "Store",
     "WebLocation",
-    "WebStore",
     "check_key",
     "is_network_location",
-    "open_store",
     "parse_location",
 ]

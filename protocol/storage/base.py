@@ -120,3 +120,28 @@ class Store(ABC):
     async def close(self) -> None:
         """Release connections and handles."""
         return
+
+
+class Buckets(ABC):
+    """The buckets of a run by location; the same location gives the same `Store` each time."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Store] = {}
+
+    def bucket(self, location: str) -> Store:
+        """The bucket at `location`, opened on first use; one that does not exist yet reads as empty.
+
+        Raises:
+            StorageError: not a location this kind of run can open.
+        """
+        if location not in self._open:
+            self._open[location] = self._make(location)
+        return self._open[location]
+
+    async def close(self) -> None:
+        """Close every bucket that was opened."""
+        for store in self._open.values():
+            await store.close()
+
+    @abstractmethod
+    def _make(self, location: str) -> Store: ...

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
 from muster.protocol.errors import StorageError
-from muster.protocol.storage.base import Store, check_key
+from muster.protocol.storage.base import Buckets, Store, check_key
 from muster.protocol.storage.directory import DirectoryStore
 from muster.protocol.storage.memory import MemoryStore
 
@@ -27,31 +26,6 @@ def open_store(location: str, base: Path, *, read_only: bool = False, fsync: boo
         StorageError: another scheme, or NAME is not one legal key segment (a path, `..`, hidden).
     """
     return DirectoryStore(base / _name(location, DIRECTORY), read_only=read_only, fsync=fsync)
-
-
-class Buckets(ABC):
-    """The buckets of a run by location; the same location gives the same `Store` each time."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, Store] = {}
-
-    def bucket(self, location: str) -> Store:
-        """The bucket at `location`, opened on first use; one that does not exist yet reads as empty.
-
-        Raises:
-            StorageError: not a location this kind of run can open.
-        """
-        if location not in self._open:
-            self._open[location] = self._make(location)
-        return self._open[location]
-
-    async def close(self) -> None:
-        """Close every bucket that was opened."""
-        for store in self._open.values():
-            await store.close()
-
-    @abstractmethod
-    def _make(self, location: str) -> Store: ...
 
 
 class DirectoryBuckets(Buckets):

@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store
-from muster.protocol.storage.locations import Buckets
+from muster.protocol.storage.base import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
 
 
 @dataclass(slots=True)

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from muster.protocol.errors import StorageError
 from muster.protocol.storage.addresses import AllowList
-from muster.protocol.storage.base import Store
-from muster.protocol.storage.locations import Buckets
+from muster.protocol.storage.base import Buckets, Store
 from muster.protocol.storage.relay import Door, Relay, Resolve, resolve
 from muster.protocol.storage.s3 import S3Store
 from muster.protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location

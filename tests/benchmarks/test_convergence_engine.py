@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.convergence.engine import play
-from benchmarks.convergence.setting import STUDY, cast_of, open_text, spec_of
+from benchmarks.convergence.setting import STUDY, open_text, roster_of, spec_of
 from benchmarks.convergence.variant import Variant
 from muster.lab.simulator import Simulator
 from muster.node.data.dataset import TextReader
@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> TextReader:
     ids=lambda variant: variant.id,
 )
 async def test_losses_are_the_simulators_to_the_bit(variant: Variant, text: TextReader) -> None:
-    simulator = Simulator(cast_of(variant), spec_of(variant, text.manifest), text)
+    simulator = Simulator(roster_of(variant), spec_of(variant, text.manifest), text)
     simulated = await simulator.run(variant.rounds)
     assert list(play(variant, text).losses) == simulated.losses
 

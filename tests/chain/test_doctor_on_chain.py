@@ -15,7 +15,7 @@ from muster.doctor.network import Clock, find_member, watch_chain
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 from muster.run.file import BITTENSOR, RUN_FILE
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]

@@ -25,7 +25,7 @@ from muster.protocol.chain.bittensor.runtime import Runtime
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.types import Anchor
 from muster.run.folder import RunDirectory
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 RUN_SECONDS = 1_500
 """A block takes half a second of processor time; on a machine with a lot to do, ten times that."""
@@ -34,8 +34,8 @@ pytestmark = [pytest.mark.chain, pytest.mark.timeout(RUN_SECONDS + 600)]
 
 ROUNDS = 4
 SEED = 3
-CAST = Cast.of(SEED, 2, 1, {})
-OPERATOR = CAST.operators[0]
+ROSTER = Roster.of(SEED, 2, 1, {})
+OPERATOR = ROSTER.operators[0]
 BLOCK_MS = 3_000
 """Between two blocks: enough for a few answers to everybody, and the run's own transactions make blocks too."""
 PAY_TEMPO = 3
@@ -118,7 +118,7 @@ def published(run: RunDirectory) -> list[dict[int, int]]:
 
 def transcript(summary: Mapping[str, Any], run: RunDirectory, seen: Seen) -> str:
     """What happened, for people."""
-    names = {member.hotkey: member.name for member in CAST.members}
+    names = {member.hotkey: member.name for member in ROSTER.members}
     head = f"subnet {run.file.netuid}, run {run.history.run_id.hex()[:16]}, {summary['wall_s']:.0f} s"
     anchors = [
         f"block {block:4d}: anchor of record {anchor.round}: {anchor.digest.hex()}"
@@ -157,7 +157,7 @@ async def test_a_testnet_runs_to_its_end_and_the_chain_has_all_of_it(subnet: Sub
     assert {peer["accepted"] for peer in summary["peers"] if peer["submitted"]} == {ROUNDS}
     assert audited["state_roots"] == summary["state_roots"]
     assert list(seen.anchors.values()) == await digests(run)
-    assert [peer.hotkey for peer in seen.paid.peers] == [member.hotkey for member in CAST.members]
+    assert [peer.hotkey for peer in seen.paid.peers] == [member.hotkey for member in ROSTER.members]
     assert seen.weights
     assert seen.weights == published(run)[-1]
     total = sum(seen.weights.values())

@@ -143,8 +143,8 @@ def test_the_same_services_run_on_an_s3_service(
 ) -> None:
     """What the profile `real` adds to init's environment is enough for every daemon to find its bucket and keys."""
     access, secret = s3_server.access, s3_server.secret
-    ground = f"--store s3://{s3_server.endpoint.removeprefix('http://')}?tls=off"
-    asyncio.run(play(tmp_path, preset, GROUND=ground, S3_ADMIN_ACCESS_KEY=access, S3_ADMIN_SECRET_KEY=secret))
+    chosen = f"--store s3://{s3_server.endpoint.removeprefix('http://')}?tls=off"
+    asyncio.run(play(tmp_path, preset, BACK_ENDS=chosen, S3_ADMIN_ACCESS_KEY=access, S3_ADMIN_SECRET_KEY=secret))
     assert not (tmp_path / "run" / "buckets").exists() or not list((tmp_path / "run" / "buckets").iterdir())
     roots = [audit(volume / "run")["state_roots"] for volume in (played[0], tmp_path)]
     assert roots[0] == roots[1], "where the bytes lie changes none of them"
@@ -226,16 +226,16 @@ def test_what_a_profile_adds_is_reachable_from_this_machine_only() -> None:
 
 
 def test_real_env_gives_the_flags_of_the_command() -> None:
-    """The ground of the profile `real` is what the command takes, on the services of that profile."""
+    """The back ends of the profile `real` is what the command takes, on the services of that profile."""
     lines = [line for line in (DOCKER / "real.env").read_text().splitlines() if not line.startswith("#")]
     variables = dict(line.split("=", 1) for line in lines)
     services = load_compose(variables)["services"]
     command = services["init"]["command"][0]
-    assert command.endswith(f" {variables['GROUND']}")
+    assert command.endswith(f" {variables['BACK_ENDS']}")
     help_text = subprocess.run(
         [sys.executable, "-P", "-m", "muster", "testnet", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for flag, url in zip(*[iter(variables["GROUND"].split())] * 2, strict=True):
+    for flag, url in zip(*[iter(variables["BACK_ENDS"].split())] * 2, strict=True):
         host = re.sub(r"^[a-z0-9]+://|:\d+.*$", "", url)
         assert services[host]["profiles"] == ["real"]
         assert flag in help_text

@@ -25,7 +25,7 @@ from s3_server import RadosGateway
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity, derive_seed
-from muster.testnet.cast import OPERATOR_STAKE
+from muster.testnet.roster import OPERATOR_STAKE
 
 PAGES = ("mine.md", "validate.md")
 INSTALLING = {"install", "update"}

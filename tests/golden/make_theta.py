@@ -34,7 +34,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol.spec import load_template
 from muster.run.folder import create
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 from muster.testnet.testnet import Testnet, TestnetOptions
 
 FILE = Path(__file__).with_name("theta.json")
@@ -96,14 +96,14 @@ def tiny_stage(
     made = load_template("tiny")
     clock = made.clock.model_copy(update={"deadline": 24, "reveal": 12, "grace": 6})
     made = made.model_copy(update={"clock": clock})
-    return lay_out(folder / "run", write_text(folder / "text"), made, Cast.of(seed, miners, 1, adversaries))
+    return lay_out(folder / "run", write_text(folder / "text"), made, Roster.of(seed, miners, 1, adversaries))
 
 
 def simulate(stage: Stage, rounds: int, **how: Any) -> list[str]:
     """The digests of a simulated run."""
     spec = how.pop("spec", stage.spec)
     with Watched() as watched:
-        asyncio.run(Simulator(stage.cast, spec, stage.text, **how).run(rounds))
+        asyncio.run(Simulator(stage.roster, spec, stage.text, **how).run(rounds))
     return watched.digests
 
 
@@ -117,8 +117,8 @@ def play_nano() -> dict[str, list[str]]:
     found = {}
     for name, how in (("honest", {}), ("churn", {"absent": churn, "arrivals": {"miner-3": 2}})):
         with tempfile.TemporaryDirectory() as folder:
-            cast = Cast.of(0, 4, 1, {})
-            stage = lay_out(Path(folder) / "run", write_text(Path(folder) / "text"), nano_template(), cast)
+            roster = Roster.of(0, 4, 1, {})
+            stage = lay_out(Path(folder) / "run", write_text(Path(folder) / "text"), nano_template(), roster)
             spec = genesis_without(stage.spec, stage.member("miner-3").hotkey) if how else stage.spec
             found[name] = simulate(stage, ROUNDS, spec=spec, classes=lambda _: CountingMiner, **how)
     return found
@@ -142,10 +142,10 @@ def play_adversaries(names: tuple[str, ...] = ()) -> dict[str, list[str]]:
 
 
 def default_stage(folder: Path, seed: int) -> Stage:
-    """What the default run's processes find: the same cast, spec and text (Python's own sources, of this version)."""
-    cast = Cast.of(seed, 4, 1, {})
-    run = create(folder / "run", load_template("tiny"), cast, None, block_seconds=0.25)
-    return Stage(run, cast, TextReader.open(run.data, run.history.genesis.data.manifest))
+    """What the default run's processes find: the same roster, spec and text (Python's own sources, of this version)."""
+    roster = Roster.of(seed, 4, 1, {})
+    run = create(folder / "run", load_template("tiny"), roster, None, block_seconds=0.25)
+    return Stage(run, roster, TextReader.open(run.data, run.history.genesis.data.manifest))
 
 
 def text_digest() -> str:

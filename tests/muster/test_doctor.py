@@ -21,7 +21,7 @@ from s3_server import RadosGateway
 
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
 from muster.protocol.identity import Identity
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 from muster.run.folder import RunDirectory
 
 CONFIG, STORAGE, CHAIN, DATA, IDENTITY = 3, 4, 5, 7, 9

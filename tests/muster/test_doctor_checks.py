@@ -31,7 +31,7 @@ from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, ju
 from muster.protocol.errors import ChainError, ConfigError, StorageError
 from muster.protocol.spec import load_template, preset_names
 from muster.protocol.spec.layout import layout_of
-from muster.run.daemon import Role
+from muster.protocol.types import Role
 
 GIB = 1 << 30
 LOCATION = "s3://reader:secret-of-reader@example.org/bucket"

@@ -14,7 +14,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainUnreachable
-from muster.protocol.storage import MemoryBuckets
+from muster.protocol.storage.locations import MemoryBuckets
 
 ALICE, BOB, CAROL = (identity(name) for name in ("alice", "bob", "carol"))
 

@@ -16,7 +16,7 @@ from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ObjectMissing, WireError
-from muster.protocol.storage import DirectoryBuckets, MemoryBuckets
+from muster.protocol.storage.locations import DirectoryBuckets, MemoryBuckets
 from muster.protocol.wire import Hello
 
 SPEC = run_spec()

@@ -30,7 +30,9 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError, WireError
 from muster.protocol.ledger.bundle import write_bundle
 from muster.protocol.reasons import PAYLOAD_REASONS
-from muster.protocol.storage import DirectoryStore, MemoryStore, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.wire import Signed
 
 T = TypeVar("T")

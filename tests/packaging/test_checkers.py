@@ -43,6 +43,8 @@ def test_mypy_checks_every_module(tmp_path: Path) -> None:
     assert found == {name for name in installed_names() if name.endswith(".py")}, done.stdout + done.stderr
 
 
+PURE = "what all must agree on is pure: it knows no back end"
+
 PLANTS = [
     ("kernels/planted.py", "muster.protocol", "rooms import one way"),
     ("protocol/planted.py", "muster.node", "rooms import one way"),
@@ -56,6 +58,12 @@ PLANTS = [
         "muster.validator.aggregator",
         "gauntlet and aggregator meet only in signed files",
     ),
+    ("kernels/planted.py", "asyncio", "kernels are alone"),
+    ("protocol/rules/planted.py", "muster.protocol.storage", PURE),
+    ("protocol/wire/planted.py", "muster.protocol.chain.base", PURE),
+    ("protocol/spec/planted.py", "sqlite3", PURE),
+    ("node/planted.py", "muster.protocol.storage.s3", "back ends are opened in one place"),
+    ("muster/audit/planted.py", "muster.protocol.chain.sqlite", "back ends are opened in one place"),
 ]
 """(module, what it imports, the contract this breaks)."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from run_builders import SEED, MakeStage, Stage, lay_out, template, write_text
 
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 torch.set_num_threads(1)
 
@@ -32,7 +32,7 @@ def stage(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> MakeSt
         adversaries: Mapping[str, int] | None = None,
         **sections: Mapping[str, Any],
     ) -> Stage:
-        cast = Cast.of(seed, miners, validators, adversaries or {})
-        return lay_out(tmp_path_factory.mktemp("run") / "run", texts, template(**sections), cast)
+        roster = Roster.of(seed, miners, validators, adversaries or {})
+        return lay_out(tmp_path_factory.mktemp("run") / "run", texts, template(**sections), roster)
 
     return make

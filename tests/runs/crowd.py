@@ -26,7 +26,9 @@ from muster.protocol.identity import Identity
 from muster.protocol.ledger import Possession, Tip
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout
-from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, MemoryBuckets, MemoryStore, ObjectInfo, Store
+from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.wire import Header, Seal
 
 DRIP, SLOW = 607.0, 1.0

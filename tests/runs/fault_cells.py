@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nano_ground import BLOCK, Setting
+from nano_stage import BLOCK, Setting
 
 from muster.lab.faults import Fault, Kind
 from muster.protocol.spec import RunSpec

@@ -10,7 +10,7 @@ from run_builders import MAX_BYTES, Stage
 
 from muster.lab.simulator import SimulatedRun
 from muster.protocol.chain.sqlite import SqliteChain
-from muster.protocol.storage import DirectoryStore
+from muster.protocol.storage.directory import DirectoryStore
 
 _LATE = 1e6
 """Seconds by which the chain is made older, so that every block a record names has been."""
@@ -26,14 +26,14 @@ def write_run(stage: Stage, run: SimulatedRun) -> None:
 
 async def _write(stage: Stage, run: SimulatedRun) -> None:
     chain = SqliteChain(stage.run.path / "chain.sqlite")
-    for member in stage.cast.members:
+    for member in stage.roster.members:
         await chain.register(member.identity)
         await chain.commit(member.identity, f"dir:{member.name}")
         source = run.buckets.bucket(f"mem:{member.name}")
         target = DirectoryStore(stage.run.path / "buckets" / member.name, fsync=False)
         for info in await source.list():
             await target.put(info.key, await source.get(info.key, max_bytes=MAX_BYTES))
-    members = {member.hotkey: member for member in stage.cast.members}
+    members = {member.hotkey: member for member in stage.roster.members}
     for seen in await run.chain.anchors(0):
         member = members[seen.hotkey]
         await chain.commit(member.identity, f"dir:{member.name}", seen.anchor)

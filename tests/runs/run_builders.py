@@ -26,7 +26,7 @@ from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
 from muster.protocol.wire import Opening, Record, Seal
 from muster.run.folder import RunDirectory, create
-from muster.testnet.cast import Cast, Member
+from muster.testnet.roster import Member, Roster
 
 LAG = 1
 SEED = 5
@@ -79,7 +79,7 @@ class Stage:
     """A run that is laid out and not begun: its folder, who is in it, and the text in it."""
 
     run: RunDirectory
-    cast: Cast
+    roster: Roster
     text: TextReader
 
     @property
@@ -89,11 +89,11 @@ class Stage:
 
     def member(self, name: str) -> Member:
         """Somebody by name."""
-        return next(member for member in self.cast.members if member.name == name)
+        return next(member for member in self.roster.members if member.name == name)
 
     def name_of(self, hotkey: str) -> str:
         """The name of somebody."""
-        return next(member.name for member in self.cast.members if member.hotkey == hotkey)
+        return next(member.name for member in self.roster.members if member.hotkey == hotkey)
 
 
 class MakeStage(Protocol):
@@ -109,10 +109,10 @@ class MakeStage(Protocol):
     ) -> Stage: ...
 
 
-def lay_out(path: Path, texts: list[Path], made: Template, cast: Cast) -> Stage:
+def lay_out(path: Path, texts: list[Path], made: Template, roster: Roster) -> Stage:
     """The folder of a run, as the testnet makes it."""
-    run = create(path, made, cast, texts, block_seconds=0.25)
-    return Stage(run, cast, TextReader.open(run.data, run.history.genesis.data.manifest))
+    run = create(path, made, roster, texts, block_seconds=0.25)
+    return Stage(run, roster, TextReader.open(run.data, run.history.genesis.data.manifest))
 
 
 def genesis_without(spec: RunSpec, *hotkeys: str) -> RunSpec:
@@ -123,7 +123,7 @@ def genesis_without(spec: RunSpec, *hotkeys: str) -> RunSpec:
 
 def play(stage: Stage, rounds: int, spec: RunSpec | None = None, **how: Any) -> SimulatedRun:
     """Simulate a laid out run to its closing record."""
-    return asyncio.run(Simulator(stage.cast, spec or stage.spec, stage.text, **how).run(rounds))
+    return asyncio.run(Simulator(stage.roster, spec or stage.spec, stage.text, **how).run(rounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Ledger:
         data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_BYTES))
         return decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
 
-    def reasons(self, cast: Cast, round_: int) -> dict[str, str]:
+    def reasons(self, roster: Roster, round_: int) -> dict[str, str]:
         """Why each sealed submission of a round was rejected ("" = accepted), by member name."""
-        names = {member.hotkey: member.name for member in cast.members}
+        names = {member.hotkey: member.name for member in roster.members}
         return {names[hotkey_of(entry.public)]: entry.reason for entry in self.record(round_).entries}

@@ -13,8 +13,10 @@ from muster.lab.adversary import ADVERSARIES
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
-from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 
 ROUNDS = 5
 HONEST = ("miner-0", "miner-1", "miner-2")
@@ -44,7 +46,7 @@ def test_every_adversary_has_its_expectation() -> None:
 @pytest.mark.parametrize("name", sorted(REASONS))
 def test_it_is_rejected_for_exactly_what_it_did(crowd: tuple[Stage, SimulatedRun], name: str) -> None:
     made, run = crowd
-    found = [Ledger(run).reasons(made.cast, round_).get(f"{name}-0") for round_ in range(ROUNDS)]
+    found = [Ledger(run).reasons(made.roster, round_).get(f"{name}-0") for round_ in range(ROUNDS)]
     assert found[0] is not None, "it is expected in round 0, so its submission is waited for"
     assert {reason for reason in found if reason is not None} <= REASONS[name]
 
@@ -53,7 +55,7 @@ def test_the_honest_are_undisturbed(crowd: tuple[Stage, SimulatedRun]) -> None:
     made, run = crowd
     assert len(run.state_roots) == len(set(run.state_roots)) == ROUNDS
     for round_ in range(ROUNDS):
-        reasons = Ledger(run).reasons(made.cast, round_)
+        reasons = Ledger(run).reasons(made.roster, round_)
         assert {reasons[name] for name in HONEST} == {""}
     assert run.losses[-1] < run.losses[0]
 
@@ -79,7 +81,7 @@ def test_noise_is_of_good_form_and_sinks_below_the_honest(stage: MakeStage) -> N
     made = stage(adversaries={"noise": 1})
     run = play(made, 6)
     ledger = Ledger(run)
-    assert all(ledger.reasons(made.cast, round_)["noise-0"] == "" for round_ in range(6))
+    assert all(ledger.reasons(made.roster, round_)["noise-0"] == "" for round_ in range(6))
     judged = {made.name_of(peer.hotkey): peer for peer in ledger.scores(5).peers}
     noise = judged["noise-0"]
     assert noise.unassigned is not None
@@ -140,7 +142,7 @@ def test_no_honest_payload_can_be_read_before_the_seal(stage: MakeStage) -> None
         assert {order[i][0] for i in keys} >= set(HONEST)
         shown_too_soon |= {order[i][0] for i in keys if i < sealed}
     assert shown_too_soon == {"early_key-0"}
-    assert Ledger(run).reasons(made.cast, 0)["early_key-0"] == "key_early"
+    assert Ledger(run).reasons(made.roster, 0)["early_key-0"] == "key_early"
 
 
 def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
@@ -168,7 +170,7 @@ def test_two_accepted_submissions_cannot_share_a_slot(stage: MakeStage) -> None:
     made = stage(adversaries={"noise": 1})
     run = play(made, 3, classes=lambda behaviour: Claimant if behaviour == "noise" else Miner)
     for round_ in range(3):
-        reasons = Ledger(run).reasons(made.cast, round_)
+        reasons = Ledger(run).reasons(made.roster, round_)
         assert reasons["noise-0"] == "uid_mismatch"
         assert {reasons[name] for name in HONEST} == {""}
     assert len(run.state_roots) == 3

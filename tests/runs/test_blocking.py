@@ -11,11 +11,12 @@ from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
 from muster.node.context import Context, Offload, in_place, in_thread
-from muster.node.ledger.participant import Follower, join
+from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
 from muster.node.telemetry.journal import Journal
-from muster.run.daemon import Role, label
+from muster.protocol.types import Role
+from muster.run.daemon import label
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
@@ -49,8 +50,8 @@ async def test_a_blocking_call_in_any_room_is_caught(room: str) -> None:
 async def _watched(stage: MakeStage, offload: Offload) -> list[Follower]:
     """A run of two rounds in this process, with blockbuster watching; everybody at its end."""
     made = await asyncio.to_thread(stage, miners=2, clock={"deadline": 400, "reveal": 200})
-    operator, *miners = made.cast.members
-    for member in made.cast.members:
+    operator, *miners = made.roster.members
+    for member in made.roster.members:
         chain = made.run.chain()
         await chain.register(member.identity)
         await chain.close()
@@ -68,7 +69,7 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
     chain, buckets = stage.run.chain(), stage.run.buckets(f"dir:{name}")
     journal = await asyncio.to_thread(Journal, stage.run.journal(label(role, name)))
     context = Context(member.identity, chain, buckets, f"dir:{name}", journal, offload)
-    tip, replica = await join(stage.run.history, context)
+    tip, replica = await bootstrap(stage.run.history, context)
 
     def make() -> Follower:
         state = stage.run.state(label(role, name))

@@ -22,7 +22,7 @@ from muster.protocol.identity import public_of
 from muster.protocol.reasons import NULL_ROUND
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.wire import Kind, Seal
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.aggregator.intake import BEYOND_SEATS
 
@@ -145,8 +145,8 @@ def play(texts: list[Path], tmp_path: Path) -> Play:
         **how: Any,
     ) -> Played:
         special = {MAKER: 1} | ({"newcomer": 1} if newcomer else {})
-        cast = Cast.of(seed, miners - 1, validators, special)
-        stage = lay_out(tmp_path / f"run-{next(count)}", texts, template or nano(), cast)
+        roster = Roster.of(seed, miners - 1, validators, special)
+        stage = lay_out(tmp_path / f"run-{next(count)}", texts, template or nano(), roster)
         spec = with_genesis(stage.spec, [puppet.identity.hotkey for puppet in known], leaders)
         classes = {MAKER: puppeteer(Crowd((*known, *crowd))), "newcomer": newcomer or CountingMiner}
         arrivals = {}
@@ -154,7 +154,7 @@ def play(texts: list[Path], tmp_path: Path) -> Play:
             arrivals = {"newcomer-0": 1}
             spec = genesis_without(spec, stage.member("newcomer-0").hotkey)
         simulator = Simulator(
-            cast,
+            roster,
             spec,
             stage.text,
             classes=lambda behaviour: classes.get(behaviour, CountingMiner),
@@ -278,7 +278,7 @@ def test_after_a_null_round_nothing_is_waited_out_when_all_have_delivered(play: 
     played = play(4, absent=lambda name, round_: name == "miner-1" and round_ == 1, template=template)
     ledger = played.ledger
     assert [ledger.record(round_).kind for round_ in range(4)] == [Kind.ROUND, Kind.NULL, Kind.ROUND, Kind.ROUND]
-    assert set(ledger.reasons(played.stage.cast, 1).values()) == {NULL_ROUND}
+    assert set(ledger.reasons(played.stage.roster, 1).values()) == {NULL_ROUND}
     assert played.waits[1] == template.clock.deadline
     assert max(played.waits[2:]) <= 3
 
@@ -286,11 +286,11 @@ def test_after_a_null_round_nothing_is_waited_out_when_all_have_delivered(play: 
 @pytest.mark.parametrize("block", [3, 4])
 def test_a_run_that_was_paused_seals_no_round_empty(texts: list[Path], tmp_path: Path, block: int) -> None:
     """Everybody is stopped while round 1 is open; by the time they are back its deadline is long over."""
-    cast = Cast.of(0, 3, 1, {})
-    stage = lay_out(tmp_path / "run", texts, nano(), cast)
+    roster = Roster.of(0, 3, 1, {})
+    stage = lay_out(tmp_path / "run", texts, nano(), roster)
     how: dict[str, Any] = {"classes": lambda _: CountingMiner, "block_seconds": BLOCK, "folder": tmp_path}
-    simulator = Simulator(cast, stage.spec, stage.text, **how)
-    plain = clock.run(Simulator(cast, stage.spec, stage.text, **(how | {"folder": None})).run(4))
+    simulator = Simulator(roster, stage.spec, stage.text, **how)
+    plain = clock.run(Simulator(roster, stage.spec, stage.text, **(how | {"folder": None})).run(4))
 
     async def paused() -> SimulatedRun:
         first = asyncio.create_task(simulator.run(4))

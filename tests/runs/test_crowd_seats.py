@@ -25,15 +25,15 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import ScoreRow, ScoresUsed, Seal
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 from muster.validator.aggregator.intake import BEYOND_SEATS, Intake
 
 T = TypeVar("T")
 
 SEATS, PEERS, FRONT, SEEDS = 10, 36, 20, 100
 
-CAST = Cast.of(0, 1, 1, {})
-LEADER = CAST.operators[0].identity.public
+ROSTER = Roster.of(0, 1, 1, {})
+LEADER = ROSTER.operators[0].identity.public
 
 DRIPS = Trouble("payload", "drip")
 CONDUCTS: tuple[tuple[Content, Trouble | None], ...] = (*((content, None) for content in BAD), ("good", DRIPS))
@@ -83,7 +83,7 @@ class Arena:
             await asyncio.sleep(opening)
             return work()
 
-        tip, buckets, chain = self.tip, CrowdBuckets(crowd), VirtualChain(CAST.chain_genesis(256))
+        tip, buckets, chain = self.tip, CrowdBuckets(crowd), VirtualChain(ROSTER.chain_genesis(256))
         stores = {puppet.public: buckets.bucket(f"mem:{puppet.name}") for puppet in crowd}
         uids = {puppet.public: uid for uid, puppet in enumerate(crowd)}
         for puppet in crowd:
@@ -116,9 +116,9 @@ class Arena:
 def arena(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Arena:
     """An arena with ten seats."""
     template = nano(gauntlet={"seats": SEATS})
-    spec = lay_out(tmp_path_factory.mktemp("arena") / "run", texts, template, CAST).spec
+    spec = lay_out(tmp_path_factory.mktemp("arena") / "run", texts, template, ROSTER).spec
     history = SpecHistory.of(spec)
-    tip = asyncio.run(genesis_tip(history, VirtualChain(CAST.chain_genesis(256))))
+    tip = asyncio.run(genesis_tip(history, VirtualChain(ROSTER.chain_genesis(256))))
     return Arena(tip, Replica.genesis(spec, history.run_id))
 
 

@@ -29,7 +29,7 @@ from fault_cells import (
     Times,
     cells,
 )
-from nano_ground import Ground, Setting
+from nano_stage import NanoStage, Setting
 from run_builders import MAX_BYTES, Ledger
 
 from muster.lab.faults import Kind, Script
@@ -37,25 +37,25 @@ from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.spec import RunSpec
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
-Faultless = tuple[Ground, SimulatedRun]
-Grounds = Callable[[Setting], Faultless]
+Faultless = tuple[NanoStage, SimulatedRun]
+Stages = Callable[[Setting], Faultless]
 
 
 @pytest.fixture(scope="module")
-def grounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grounds]:
-    """The ground of each setting, laid when it is first asked for, and how a run on it goes where nothing fails."""
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """The stage of each setting, laid out when it is first asked for, and how a run on it goes where nothing fails."""
     laid: dict[Setting, Faultless] = {}
 
-    def ground(setting: Setting) -> Faultless:
+    def stage(setting: Setting) -> Faultless:
         if setting not in laid:
-            made = Ground.lay(setting, tmp_path_factory.mktemp("ground"))
+            made = NanoStage.lay(setting, tmp_path_factory.mktemp("stage"))
             laid[setting] = made, made.play(Script(), ROUNDS)
         return laid[setting]
 
     with compiled_loops():
-        yield ground
+        yield stage
 
 
 def marked(cell: Cell) -> object:
@@ -64,19 +64,19 @@ def marked(cell: Cell) -> object:
 
 
 @pytest.mark.parametrize("cell", [marked(cell) for cell in cells()], ids=str)
-def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
-    ground, faultless = grounds(cell.setting)
+def test_a_fault_costs_what_the_rule_says(cell: Cell, stages: Stages) -> None:
+    stage, faultless = stages(cell.setting)
     script = Script([*cell.place.also, cell.fault])
-    run = ground.play(script, ROUNDS)
+    run = stage.play(script, ROUNDS)
 
     assert script.unfired() == [], "the fault did not happen"
-    misses = cell.misses(ground.spec)
-    check_reasons(run, ground.cast, misses)
+    misses = cell.misses(stage.spec)
+    check_reasons(run, stage.roster, misses)
     assert len(run.state_roots) == ROUNDS, "everybody ends on the same bits"
     if not misses:
         assert run.state_roots == faultless.state_roots, "a fault that was waited out changed a bit of θ"
-    assert run.chain.height - faultless.chain.height <= cell.extra_blocks(ground.spec), "it took too long"
-    check_scores(run, cell, ground.spec)
+    assert run.chain.height - faultless.chain.height <= cell.extra_blocks(stage.spec), "it took too long"
+    check_scores(run, cell, stage.spec)
     if cell.place.who == FOLLOWER:
         check_unnoticed(run, faultless)
 
@@ -85,16 +85,16 @@ def test_a_fault_costs_what_the_rule_says(cell: Cell, grounds: Grounds) -> None:
 @pytest.mark.parametrize("kind", READ)
 @pytest.mark.parametrize("place", COMING, ids=str)
 def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
-    place: Place, kind: Kind, times: Times, grounds: Grounds
+    place: Place, kind: Kind, times: Times, stages: Stages
 ) -> None:
     """It alone pays, in rounds it is not there; and it ends on the same bits."""
-    ground, _ = grounds(HASTY)
+    stage, _ = stages(HASTY)
     fault, rounds = place.fault(kind, times), ARRIVAL + 3
     script = Script([fault])
-    run = ground.play(script, rounds, {NEWCOMER: ARRIVAL})
+    run = stage.play(script, rounds, {NEWCOMER: ARRIVAL})
     assert script.unfired() == []
     assert len(run.state_roots) == rounds
-    reasons = [Ledger(run).reasons(ground.cast, round_) for round_ in range(rounds)]
+    reasons = [Ledger(run).reasons(stage.roster, round_) for round_ in range(rounds)]
     assert [r.pop(MINER, ABSENT) for r in reasons] == [""] * rounds
     there = [r == {NEWCOMER: ""} for r in reasons]
     assert reasons == [{NEWCOMER: ""} if is_there else {} for is_there in there]
@@ -107,27 +107,27 @@ def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
 @pytest.mark.parametrize("times", [Times.ONCE, Times.TEN_BLOCKS], ids=lambda times: times.name.lower())
 @pytest.mark.parametrize("kind", [kind for kind in READ if kind != "slow"])
 @pytest.mark.parametrize("place", SCREENING, ids=str)
-def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, times: Times, grounds: Grounds) -> None:
+def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, times: Times, stages: Stages) -> None:
     """Who has no seat is not evaluated in that round (the last one, that steers nothing), and that is all."""
-    ground, faultless = grounds(ONE_SEAT)
+    stage, faultless = stages(ONE_SEAT)
     script = Script([place.fault(kind, times)])
-    run = ground.play(script, ROUNDS)
+    run = stage.play(script, ROUNDS)
     assert script.unfired() == []
     assert run.state_roots == faultless.state_roots
     for round_ in range(ROUNDS):
-        reasons = Ledger(run).reasons(ground.cast, round_)
-        assert reasons == Ledger(faultless).reasons(ground.cast, round_)
+        reasons = Ledger(run).reasons(stage.roster, round_)
+        assert reasons == Ledger(faultless).reasons(stage.roster, round_)
         assert sorted(reasons.values()) == ["", "not_selected"]
         measured = {peer.hotkey for peer in Ledger(run).scores(round_).peers if peer.assigned is not None}
-        seated = {miner.hotkey for miner in ground.cast.miners if reasons[miner.name] == ""}
-        assert measured == (seated if round_ == LAST else {miner.hotkey for miner in ground.cast.miners})
+        seated = {miner.hotkey for miner in stage.roster.miners if reasons[miner.name] == ""}
+        assert measured == (seated if round_ == LAST else {miner.hotkey for miner in stage.roster.miners})
 
 
-def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None]) -> None:
+def check_reasons(run: SimulatedRun, roster: Roster, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
     ledger, first = Ledger(run), min(misses, default=ROUNDS)
     for round_ in range(ROUNDS):
-        reasons = ledger.reasons(cast, round_)
+        reasons = ledger.reasons(roster, round_)
         mine = reasons.pop(MINER, ABSENT)
         assert reasons == {"miner-1": ""}, f"round {round_}: somebody else paid"
         if round_ == first:

@@ -17,7 +17,9 @@ from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.identity import Identity
-from muster.protocol.storage import DEFAULT_DEADLINE, MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import DEFAULT_DEADLINE, Store
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.types import Anchor
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.validator import Validator

@@ -94,7 +94,7 @@ def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
         data={"slots": SLOTS},
         clock={"checkpoint_every": 100, "reveal": 6, "grace": 4},
     )
-    crowd = Crowd([Identity.derive(made.cast.seed, f"rogue-{number}") for number in range(ROGUES)])
+    crowd = Crowd([Identity.derive(made.roster.seed, f"rogue-{number}") for number in range(ROGUES)])
     operator = operator_of(crowd)
     return made, play(made, ROUNDS, classes=lambda behaviour: operator if behaviour == "noise" else Miner), crowd
 
@@ -127,7 +127,7 @@ def test_the_honest_do_not_notice(siege: tuple[Stage, SimulatedRun, Crowd]) -> N
     assert quiet.state_roots == run.state_roots, "θ is what it would be without the crowd"
     for round_ in range(ROUNDS):
         accepted = {hotkey_of(entry.public) for entry in Ledger(run).record(round_).accepted}
-        assert accepted == {member.hotkey for member in made.cast.miners}
+        assert accepted == {member.hotkey for member in made.roster.miners}
 
 
 def test_the_crowd_costs_no_deadline_and_earns_nothing(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:

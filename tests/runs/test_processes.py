@@ -20,7 +20,7 @@ from run_builders import Stage, play, template, write_template
 from muster.node.data.dataset import TextReader
 from muster.node.telemetry.journal import read_journal
 from muster.run.folder import RunDirectory
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 pytestmark = pytest.mark.processes
 
@@ -186,7 +186,7 @@ def test_the_simulator_gives_the_same_roots(finished: tuple[Path, int, str]) -> 
     folder, _, out = finished
     summary = json.loads(out.splitlines()[-1])
     run = RunDirectory.open(str(folder))
-    stage = Stage(run, Cast.of(SEED, MINERS, 1, {}), TextReader.open(run.data, run.history.genesis.data.manifest))
+    stage = Stage(run, Roster.of(SEED, MINERS, 1, {}), TextReader.open(run.data, run.history.genesis.data.manifest))
     simulated = play(stage, ROUNDS)
     assert simulated.state_roots == summary["state_roots"]
     assert simulated.losses == summary["loss"]

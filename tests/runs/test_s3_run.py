@@ -22,7 +22,7 @@ from muster.node.hello import read_hello
 from muster.protocol.errors import StorageError
 from muster.protocol.storage import parse_location
 from muster.run.folder import RunDirectory
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 pytestmark = pytest.mark.processes
 
@@ -30,7 +30,7 @@ ROUNDS = 4
 MANY_ROUNDS = 12
 """As many as the default testnet has."""
 SEED = 3
-CAST = Cast.of(SEED, 2, 1, {})
+ROSTER = Roster.of(SEED, 2, 1, {})
 SECONDS = 100
 
 
@@ -82,7 +82,7 @@ def check_roots(finished: Finished, rounds: int) -> None:
     assert finished.summary["roots_agree"]
     assert finished.summary["rounds"] == rounds
     run = RunDirectory.open(str(finished.folder))
-    stage = Stage(run, CAST, TextReader.open(run.data, run.history.genesis.data.manifest))
+    stage = Stage(run, ROSTER, TextReader.open(run.data, run.history.genesis.data.manifest))
     assert finished.summary["state_roots"] == play(stage, rounds).state_roots
     assert {peer["accepted"] for peer in finished.summary["peers"] if peer["submitted"]} == {rounds}
 
@@ -127,11 +127,11 @@ async def test_everybody_said_hello_and_nobody_writes_anothers_bucket(finished: 
     chain, buckets = run.chain(), run.buckets()
     peers = (await chain.snapshot()).by_hotkey()
     try:
-        for member in CAST.members:
+        for member in ROSTER.members:
             location = peers[member.hotkey].location
             assert location is not None
             hello = await read_hello(buckets.bucket(location), run.history.run_id, member.identity.public)
-            assert hello.roles == (("miner",) if member in CAST.miners else ("aggregator", "validator"))
+            assert hello.roles == (("miner",) if member in ROSTER.miners else ("aggregator", "validator"))
             with pytest.raises(StorageError):
                 await buckets.bucket(location).put("mine", b"now")
     finally:
@@ -142,7 +142,7 @@ async def test_everybody_said_hello_and_nobody_writes_anothers_bucket(finished: 
 def test_secrets_are_in_the_keys_folder_and_nowhere_else(finished: Finished) -> None:
     keys = finished.folder / "keys"
     writers = {path.read_text().strip() for path in keys.glob("*.s3-secret")}
-    assert len(writers) == len(CAST.members)
+    assert len(writers) == len(ROSTER.members)
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()} == {0o600}
     hidden = {finished.secret, *writers}
     assert not any(secret in finished.printed for secret in hidden)

@@ -17,7 +17,7 @@ from muster.protocol import paths
 from muster.protocol.errors import ScoresFault
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.scores import ScoresBody, encode_scores, max_scores_bytes
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 from muster.validator.gauntlet import validator
 
 ROUNDS = 5
@@ -49,7 +49,7 @@ def wrong_record(_: ScoresBody) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def nano(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Two miners that train nothing, and an operator."""
-    return lay_out(tmp_path_factory.mktemp("nano") / "run", texts, nano_template(), Cast.of(3, MINERS, 1, {}))
+    return lay_out(tmp_path_factory.mktemp("nano") / "run", texts, nano_template(), Roster.of(3, MINERS, 1, {}))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_invented_peers_have_no_row_in_any_record(
     assert len(Ledger(run).scores(2).peers) == MINERS + FITS, "they were in the file that was used"
     used = [scores for round_ in range(ROUNDS) for scores in Ledger(run).record(round_).scores]
     assert {scores.round for scores in used} == {0, 1, 2}
-    known = {member.identity.public for member in nano.cast.members}
+    known = {member.identity.public for member in nano.roster.members}
     assert {row.public for scores in used for row in scores.rows} <= known
     assert record_sizes(run) == record_sizes(honest)
     assert run.state_roots == honest.state_roots

@@ -25,9 +25,9 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
-from muster.protocol.ledger.round import Phase, Role, RoundState, SubmissionSeen
+from muster.protocol.ledger.round import Duty, Phase, RoundState, SubmissionSeen
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
@@ -77,7 +77,7 @@ class World:
     def state(self) -> RoundState:
         """The round as a leader finds it at first."""
         spec = self.tip.spec
-        return RoundState(Role.LEADER, identity(LEADER).public, self.tip.opening, spec.clock, 2)
+        return RoundState(Duty.LEAD, identity(LEADER).public, self.tip.opening, spec.clock, 2)
 
     async def submit(self, miner: Identity, location: str, uid: int) -> bytes:
         """An honest submission in its bucket; returns the key object for later."""

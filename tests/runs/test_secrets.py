@@ -28,15 +28,15 @@ from muster.node.telemetry.journal import read_journal
 from muster.protocol.identity import SEED_BYTES
 from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.protocol.storage.admin import Provisioner, Service
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 ROUNDS = 3
 SEED = 23
-CAST = Cast.of(SEED, 2, 1, {"garbage": 1})
+ROSTER = Roster.of(SEED, 2, 1, {"garbage": 1})
 STRANGERS = ("wrong-key", "wrong-bucket")
-LABELS = ("aggregator-operator-0", "validator-operator-0", *(miner.name for miner in CAST.miners))
+LABELS = ("aggregator-operator-0", "validator-operator-0", *(miner.name for miner in ROSTER.miners))
 RUN_SECONDS = 300.0
 COMMAND_SECONDS = 120.0
 LOOK_SECONDS = 0.1
@@ -133,7 +133,7 @@ def location_of(keys: Path, name: str) -> S3Location:
 def read_buckets(server: RadosGateway, keys: Path) -> dict[str, bytes]:
     """Every object of everybody, read as anybody reads it, and the buckets' policies."""
     admin, found = server.client("admin"), {}
-    for location in (location_of(keys, member.name) for member in CAST.members):
+    for location in (location_of(keys, member.name) for member in ROSTER.members):
         name, client = location.bucket, Service(location, location.read).s3
         found[f"policy of {name}"] = admin.get_bucket_policy(Bucket=name)["Policy"].encode()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
@@ -241,7 +241,7 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
 def test_what_was_planted_is_where_it_belongs_for_its_owner_alone(scene: Scene) -> None:
     keys = scene.folder / "keys"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
-    for member in CAST.members:
+    for member in ROSTER.members:
         assert scene.planted[f"{member.name}.key"] == member.seed.hex()
         for suffix in ("key", "s3-access", "s3-secret"):
             path = keys / f"{member.name}.{suffix}"
@@ -273,7 +273,7 @@ def test_no_file_of_the_run_holds_one(scene: Scene) -> None:
         assert {str(scene.folder / "logs" / f"{label}.{kind}") for kind in ("log", "jsonl")} <= files.keys()
     assert scene.found(files) == []
     environments = {path.name: path.read_bytes() for path in keys.glob("*.env")}
-    assert len(environments) == len(CAST.members)
+    assert len(environments) == len(ROSTER.members)
     assert scene.found(environments) == []
 
 
@@ -315,7 +315,7 @@ def test_no_answer_over_http_holds_one(scene: Scene) -> None:
 
 def test_no_bucket_holds_one(scene: Scene) -> None:
     assert sum("/records/" in place for place in scene.seen.objects) >= ROUNDS
-    assert sum(place.startswith("policy of ") for place in scene.seen.objects) == len(CAST.members)
+    assert sum(place.startswith("policy of ") for place in scene.seen.objects) == len(ROSTER.members)
     assert scene.found(scene.seen.objects) == []
 
 

@@ -18,7 +18,7 @@ from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity
 from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
-from muster.protocol.storage import MemoryBuckets
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import Kind
 
 ROUNDS = 6
@@ -52,7 +52,7 @@ def test_a_round_closes_as_soon_as_everybody_expected_is_in(honest: tuple[Stage,
     for round_ in range(ROUNDS):
         opening = Ledger(run).opening(round_)
         assert opening.min_block <= Ledger(run).seal(round_).block.number < opening.deadline
-        assert Ledger(run).reasons(made.cast, round_) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
+        assert Ledger(run).reasons(made.roster, round_) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
 
 
 def test_the_closing_record_carries_the_root_of_the_last_theta(honest: tuple[Stage, SimulatedRun]) -> None:
@@ -114,7 +114,7 @@ def test_where_everybody_is_new_round_0_waits_for_the_deadline_and_later_ones_do
     assert len(ledger.opening(2).expected) == 3
     waited = [ledger.seal(round_).block.number >= ledger.opening(round_).deadline for round_ in range(4)]
     assert waited == [True, True, False, False]
-    assert ledger.reasons(made.cast, 0) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
+    assert ledger.reasons(made.roster, 0) == dict.fromkeys(("miner-0", "miner-1", "miner-2"), "")
 
 
 def test_too_few_submissions_make_a_null_round_that_changes_nothing(stage: MakeStage) -> None:
@@ -122,7 +122,7 @@ def test_too_few_submissions_make_a_null_round_that_changes_nothing(stage: MakeS
     run = play(made, 5, absent=lambda name, round_: round_ == 1 and name != "miner-0")
     ledger = Ledger(run)
     assert [ledger.record(round_).kind for round_ in range(3)] == [Kind.ROUND, Kind.NULL, Kind.ROUND]
-    assert ledger.reasons(made.cast, 1) == {"miner-0": NULL_ROUND}
+    assert ledger.reasons(made.roster, 1) == {"miner-0": NULL_ROUND}
     assert ledger.record(2).root == ledger.record(1).root
     assert [ledger.record(round_).outer_step for round_ in range(5)] == [0, 1, 1, 2, 3]
     assert run.state_roots[1] == run.state_roots[0] != run.state_roots[2]
@@ -139,7 +139,7 @@ def test_an_absent_expected_peer_costs_one_deadline_once(stage: MakeStage) -> No
     deadline = made.spec.clock.deadline
     assert waited[2] == deadline
     assert max(waited[:2] + waited[3:]) < deadline
-    assert all("miner-1" not in ledger.reasons(made.cast, round_) for round_ in range(2, ROUNDS))
+    assert all("miner-1" not in ledger.reasons(made.roster, round_) for round_ in range(2, ROUNDS))
 
 
 def test_a_peer_there_every_other_round_costs_two_deadlines(stage: MakeStage) -> None:
@@ -148,7 +148,7 @@ def test_a_peer_there_every_other_round_costs_two_deadlines(stage: MakeStage) ->
     ledger = Ledger(run)
     waited = [ledger.seal(r).block.number - ledger.opening(r).open.number for r in range(8)]
     assert [round_ for round_ in range(8) if waited[round_] == made.spec.clock.deadline] == [1, 3]
-    assert ledger.reasons(made.cast, 6)["miner-1"] == "", "it is taken in, only not waited for"
+    assert ledger.reasons(made.roster, 6)["miner-1"] == "", "it is taken in, only not waited for"
 
 
 def test_a_peer_that_comes_back_is_taken_in_and_soon_waited_for_again(stage: MakeStage) -> None:
@@ -156,7 +156,7 @@ def test_a_peer_that_comes_back_is_taken_in_and_soon_waited_for_again(stage: Mak
     run = play(made, 5, absent=lambda name, round_: name == "miner-1" and round_ == 1)
     ledger, public = Ledger(run), made.member("miner-1").identity.public
     assert [public in ledger.opening(round_).expected for round_ in range(5)] == [True, True, False, True, True]
-    assert ledger.reasons(made.cast, 2)["miner-1"] == ""
+    assert ledger.reasons(made.roster, 2)["miner-1"] == ""
 
 
 def test_a_late_newcomer_joins_from_a_checkpoint_and_is_accepted(stage: MakeStage) -> None:
@@ -168,8 +168,8 @@ def test_a_late_newcomer_joins_from_a_checkpoint_and_is_accepted(stage: MakeStag
     assert joined["round"] == 2, "the newest checkpoint is before the record of round 2"
     assert sorted(run.roots("miner-3")) == [2, 3, 4, 5]
     assert len(run.state_roots) == ROUNDS
-    assert "miner-3" not in ledger.reasons(made.cast, 2)
-    assert ledger.reasons(made.cast, 3)["miner-3"] == ""
+    assert "miner-3" not in ledger.reasons(made.roster, 2)
+    assert ledger.reasons(made.roster, 3)["miner-3"] == ""
     assert newcomer.identity.public in ledger.opening(5).expected
 
 
@@ -200,9 +200,9 @@ def test_more_miners_than_seats(stage: MakeStage) -> None:
     ledger = Ledger(run)
     assert len(run.state_roots) == 5
     for round_ in range(5):
-        reasons = ledger.reasons(made.cast, round_)
+        reasons = ledger.reasons(made.roster, round_)
         assert sorted(reasons.values()) == ["", "", NOT_SELECTED, NOT_SELECTED, NOT_SELECTED]
-    for member in made.cast.miners:
+    for member in made.roster.miners:
         miner = run.participants[member.name]
         assert isinstance(miner, Witness)
         for ours, theirs in zip(_left(miner, made, 5), miner.error_feedback, strict=True):
@@ -233,7 +233,7 @@ def test_the_owners_amendment_takes_effect_at_its_round(
     stage: MakeStage, honest: tuple[Stage, SimulatedRun], path: str, value: str, changed: float
 ) -> None:
     made = stage()
-    owner = Identity.derive(made.cast.seed, "owner")
+    owner = Identity.derive(made.roster.seed, "owner")
     run = play(made, 4, buckets=_with_amendment(made, owner, path, value, round_=2))
     history = run.participants["miner-0"].tip.history
     section, key = path.split(".")

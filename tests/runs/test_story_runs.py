@@ -29,8 +29,9 @@ from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.directory import Directory
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
-from muster.protocol.storage import Buckets, MemoryBuckets
-from muster.testnet.cast import Cast
+from muster.protocol.storage import Buckets
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.testnet.roster import Roster
 
 ROUNDS = 5
 BAD, GOOD = 2, 4
@@ -74,12 +75,12 @@ class Case:
 
 
 def nano(folder: Path, texts: list[Path]) -> Stage:
-    return lay_out(folder / "run", texts, nano_template(), Cast.of(0, 4, 1, {}))
+    return lay_out(folder / "run", texts, nano_template(), Roster.of(0, 4, 1, {}))
 
 
 def simulator(stage: Stage, script: Script, buckets: Buckets) -> Simulator:
     return Simulator(
-        stage.cast,
+        stage.roster,
         stage.spec,
         stage.text,
         buckets=buckets,

@@ -13,7 +13,7 @@ from muster.node.telemetry.health import longest_round
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.round import Event, KeySettled, Phase, Role, RoundState, ScoresIn, SubmissionSeen
+from muster.protocol.ledger.round import Duty, Event, KeySettled, Phase, RoundState, ScoresIn, SubmissionSeen
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
@@ -48,9 +48,9 @@ class Aggregator(Follower):
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
-    def role(self) -> Role:
+    def duty(self) -> Duty:
         """It leads when it is its turn."""
-        return Role.LEADER if self._tip.leader_in_turn == self.public else Role.FOLLOWER
+        return Duty.LEAD if self._tip.leader_in_turn == self.public else Duty.FOLLOW
 
     @property
     def closing(self) -> bool:
@@ -74,7 +74,7 @@ class Aggregator(Follower):
 
     async def observe(self, state: RoundState, head: Block) -> list[Event]:
         """New heads before the seal; keys, payloads and scores after it."""
-        if state.role is not Role.LEADER:
+        if state.duty is not Duty.LEAD:
             return []
         snapshot = await self.context.chain.snapshot()
         open_ = self._open

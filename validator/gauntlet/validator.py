@@ -23,7 +23,7 @@ from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.incentive.pay import chain_weights, incentives
 from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.round import Role
+from muster.protocol.ledger.round import Duty
 from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
@@ -88,9 +88,9 @@ class Validator(Follower):
         self._heldout: float | None = None
         self._scoring: _Round | None = None
 
-    def role(self) -> Role:
-        """A validator validates."""
-        return Role.VALIDATOR
+    def duty(self) -> Duty:
+        """It follows: what it measures goes into a file, not into the round."""
+        return Duty.FOLLOW
 
     def begin(self, errands: Errands) -> None:
         """What is fetched beside the record is fetched in the background."""

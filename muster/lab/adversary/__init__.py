@@ -5,7 +5,7 @@ from __future__ import annotations
 from muster.lab.adversary.miners import ADVERSARIES
 from muster.node.miner.miner import Miner
 from muster.testnet.adversaries import check_name
-from muster.testnet.cast import HONEST
+from muster.testnet.roster import HONEST
 
 
 def miner_class(behaviour: str) -> type[Miner]:

@@ -6,7 +6,8 @@ import argparse
 import os
 
 from muster.lab.adversary import ADVERSARIES, miner_class
-from muster.run.daemon import Role, run_daemon
+from muster.protocol.types import Role
+from muster.run.daemon import run_daemon
 from muster.run.ending import run_command
 from muster.run.settings import load_config
 

@@ -58,54 +58,68 @@ async def set_up_subnet(
     """
     if not members:
         raise ChainError("a subnet needs at least one member, whose hotkey owns it")
-    # A development chain may make a block only for a transaction: how old its newest one is says nothing.
-    endpoints = Endpoints([url], lambda: 0.0, asyncio.sleep)
-    owner = Keypair.create_from_uri(owner_uri)
+    owner, calls = _Owner(url, owner_uri), bt.calls.SubtensorModule
+    try:
+        await owner.sudo("sudo_set_network_rate_limit", rate_limit=0)
+        netuid = _netuid(await owner.send(calls.register_network(hotkey=members[0]), "a new subnet"))
+        for function, params in _hyperparameters(weights_rate_limit, commit_reveal):
+            await owner.sudo(function, netuid=netuid, **params)
+        for hotkey in members[1:]:
+            await owner.register(netuid, hotkey)
+        await owner.send(calls.start_call(netuid=netuid), "the start of the subnet")
+        for hotkey, amount in stakes.items():
+            stake = calls.add_stake(hotkey=hotkey, netuid=netuid, amount_staked=amount)
+            await owner.send(stake, f"the stake of {hotkey}")
+        await await_permits(lambda: owner.permits(netuid), [members.index(hotkey) for hotkey in stakes])
+        await owner.sudo("sudo_set_tempo", netuid=netuid, tempo=tempo)
+    finally:
+        await owner.close()
+    return netuid
 
-    async def send(call: Any, what: str) -> bt.ExtrinsicResult:
+
+class _Owner:
+    """The account that is root on a development chain and pays for everything there."""
+
+    def __init__(self, url: str, uri: str) -> None:
+        # A development chain may make a block only for a transaction: how old its newest one is says nothing.
+        self._endpoints = Endpoints([url], lambda: 0.0, asyncio.sleep)
+        self._pair = Keypair.create_from_uri(uri)
+        self._uri = uri
+
+    async def send(self, call: Any, what: str) -> bt.ExtrinsicResult:
+        """Submit a call until it is in a block; `what` names it in errors."""
+
         async def write(runtime: Runtime) -> bt.ExtrinsicResult:
-            return await submit(runtime, await runtime.compose(call), owner, what, final=False)
+            return await submit(runtime, await runtime.compose(call), self._pair, what, final=False)
 
-        return await endpoints.ask(write, SUBMIT_SECONDS)
+        return await self._endpoints.ask(write, SUBMIT_SECONDS)
 
-    async def sudo(function: str, **params: Any) -> None:
-        inner = await endpoints.ask(lambda runtime: runtime.compose(("AdminUtils", function, params)))
-        await send(bt.calls.Sudo.sudo(call=inner), f"{function} by {owner_uri}")
+    async def sudo(self, function: str, **params: Any) -> None:
+        """Submit a call that only root may make."""
+        inner = await self._endpoints.ask(lambda runtime: runtime.compose(("AdminUtils", function, params)))
+        await self.send(bt.calls.Sudo.sudo(call=inner), f"{function} by {self._uri}")
 
-    async def register(netuid: int, hotkey: str) -> None:
+    async def register(self, netuid: int, hotkey: str) -> None:
+        """Give a hotkey a slot of the subnet, unless it has one."""
         call, what = bt.calls.SubtensorModule.burned_register(netuid=netuid, hotkey=hotkey), f"registering {hotkey}"
 
         async def write(runtime: Runtime) -> None:
             # This may be asked again because an answer came too late.
             if await runtime.query("SubtensorModule", "Uids", [netuid, hotkey]) is None:
-                await submit(runtime, await runtime.compose(call), owner, what, final=False)
+                await submit(runtime, await runtime.compose(call), self._pair, what, final=False)
 
-        await endpoints.ask(write, SUBMIT_SECONDS)
+        await self._endpoints.ask(write, SUBMIT_SECONDS)
 
-    async def permits(netuid: int) -> list[bool]:
+    async def permits(self, netuid: int) -> list[bool]:
         """Whether each uid has one, after another block."""
         # A transaction, because there are chains that make blocks for nothing else.
-        await send(bt.calls.System.remark(remark="0x"), "an empty transaction")
-        held = await endpoints.ask(lambda runtime: runtime.query("SubtensorModule", "ValidatorPermit", [netuid]))
+        await self.send(bt.calls.System.remark(remark="0x"), "an empty transaction")
+        held = await self._endpoints.ask(lambda runtime: runtime.query("SubtensorModule", "ValidatorPermit", [netuid]))
         return list(held or [])
 
-    try:
-        await sudo("sudo_set_network_rate_limit", rate_limit=0)
-        made = await send(bt.calls.SubtensorModule.register_network(hotkey=members[0]), "a new subnet")
-        netuid = _netuid(made)
-        for function, params in _hyperparameters(weights_rate_limit, commit_reveal):
-            await sudo(function, netuid=netuid, **params)
-        for hotkey in members[1:]:
-            await register(netuid, hotkey)
-        await send(bt.calls.SubtensorModule.start_call(netuid=netuid), "the start of the subnet")
-        for hotkey, amount in stakes.items():
-            stake = bt.calls.SubtensorModule.add_stake(hotkey=hotkey, netuid=netuid, amount_staked=amount)
-            await send(stake, f"the stake of {hotkey}")
-        await await_permits(lambda: permits(netuid), [members.index(hotkey) for hotkey in stakes])
-        await sudo("sudo_set_tempo", netuid=netuid, tempo=tempo)
-    finally:
-        await endpoints.close()
-    return netuid
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._endpoints.close()
 
 
 async def await_permits(held: Callable[[], Awaitable[Sequence[bool]]], uids: Sequence[int]) -> None:

@@ -17,7 +17,9 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
-from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.types import Anchor
 
 KEY, DATA = "run/seals/1.seal", bytes(range(100))

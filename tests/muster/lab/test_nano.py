@@ -17,11 +17,11 @@ from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.layout import layout_of
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 BLOCK_SECONDS = 12.0
 ROUNDS = 3
-CAST = Cast.of(0, 2, 1, {})
+ROSTER = Roster.of(0, 2, 1, {})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, TextRea
         texts.append(folder / f"{i}.txt")
         texts[-1].write_text(f"the {i}th text is like every other one and says nothing; " * 40)
     manifest = build_corpus(texts, folder / "data", template.data.window)
-    return CAST.spec(template, manifest), TextReader.open(folder / "data", manifest.digest)
+    return ROSTER.spec(template, manifest), TextReader.open(folder / "data", manifest.digest)
 
 
 def play(
@@ -41,7 +41,9 @@ def play(
 ) -> tuple[SimulatedRun, Script]:
     spec, text = laid_out
     script = Script(faults)
-    simulator = Simulator(CAST, spec, text, classes=lambda _: CountingMiner, script=script, block_seconds=block_seconds)
+    simulator = Simulator(
+        ROSTER, spec, text, classes=lambda _: CountingMiner, script=script, block_seconds=block_seconds
+    )
     return clock.run(simulator.run(ROUNDS)), script
 
 

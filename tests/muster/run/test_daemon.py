@@ -22,8 +22,9 @@ from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths
 from muster.protocol.errors import ConfigError, HotkeyInUse, LedgerError
 from muster.protocol.identity import Identity
+from muster.protocol.types import Role
 from muster.run.backends import ledger_name
-from muster.run.daemon import Role, label, run_daemon
+from muster.run.daemon import label, run_daemon
 from muster.run.ending import run_command
 from muster.run.file import BITTENSOR, RunFile
 from muster.run.folder import RunDirectory

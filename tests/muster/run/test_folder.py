@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from files_left_alone import picture
-from run_folders import CAST, make_spec, served
+from run_folders import ROSTER, make_spec, served
 
 from muster.node.data.dataset import TextReader
 from muster.protocol.errors import ChainError, ConfigError, DataError, NotPermitted, StorageError
-from muster.protocol.storage import NetworkBuckets
+from muster.protocol.storage.network import NetworkBuckets
 from muster.run.fetch import RunUrl, default_home, fetch_text, open_run
 from muster.run.file import MAX_RUN_FILE_BYTES, RunFile
 from muster.run.publish import publish_run
@@ -247,7 +247,7 @@ async def test_a_local_chain_and_folders_stay_on_their_machine(tmp_path: Path) -
     with pytest.raises(ConfigError, match="folders on its publisher's machine"):
         run.buckets()
     chain = run.chain(f"sqlite:{folder}/chain.sqlite")
-    assert await chain.register(CAST.miners[0].identity) == 0
+    assert await chain.register(ROSTER.miners[0].identity) == 0
     await chain.close()
 
 
@@ -257,7 +257,7 @@ async def test_who_names_no_bucket_of_his_own_only_reads(tmp_path: Path) -> None
     for chain in (run.chain(read_only=True), run.chain(f"sqlite:{run.path}/chain.sqlite", read_only=True)):
         assert (await chain.snapshot()).peers == ()
         with pytest.raises(NotPermitted):
-            await chain.register(CAST.miners[0].identity)
+            await chain.register(ROSTER.miners[0].identity)
         await chain.close()
     with pytest.raises(StorageError, match="opened for reading"):
         await run.buckets().bucket("dir:miner-0").put("a", b"x")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_folders import CAST, make_spec, served
+from run_folders import ROSTER, make_spec, served
 
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose buckets are on the network and whose chain is a file, published in a folder."""
     base = tmp_path_factory.mktemp("join")
     chain = base / "chain.sqlite"
-    stakes = {CAST.operators[0].hotkey: 1000}
+    stakes = {ROSTER.operators[0].hotkey: 1000}
     SqliteChain.create(chain, ChainGenesis(seed=0, stakes=stakes), block_seconds=1.0)
     file = RunFile(run_id="0" * 64, store="network", chain=f"sqlite:{chain}")
     return Path(asyncio.run(publish_run(make_spec(base), str(base / "out"), file, {})))
@@ -92,7 +92,7 @@ async def test_joining_again_keeps_key_and_settings(request_: JoinRequest) -> No
 
 
 async def test_an_operator_is_told_both_commands(request_: JoinRequest, tmp_path: Path) -> None:
-    (tmp_path / "seed").write_text(CAST.operators[0].seed.hex())
+    (tmp_path / "seed").write_text(ROSTER.operators[0].seed.hex())
     said = await join_run(replace(request_, key_file=tmp_path / "seed", location=LOCATION), {})
     assert [shlex.split(line)[-1] for line in said.splitlines()[-2:]] == ["aggregator", "validator"]
     assert "muster bucket create" not in said
@@ -101,7 +101,7 @@ async def test_an_operator_is_told_both_commands(request_: JoinRequest, tmp_path
 
 
 async def test_a_registered_hotkey_is_told_its_uid(request_: JoinRequest, tmp_path: Path) -> None:
-    member = CAST.miners[0]
+    member = ROSTER.miners[0]
     assert request_.chain is not None
     chain = SqliteChain(Path(request_.chain.removeprefix("sqlite:")))
     uid = await chain.register(member.identity)
@@ -115,7 +115,7 @@ async def test_a_wallet_is_found_where_bittensor_keeps_it(
     request_: JoinRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    member = CAST.miners[1]
+    member = ROSTER.miners[1]
     hotkeys = tmp_path / ".bittensor" / "wallets" / "mine" / "hotkeys"
     hotkeys.mkdir(parents=True)
     document = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from run_folders import CAST, make_spec
+from run_folders import ROSTER, make_spec
 from s3_server import RadosGateway
 
 from muster.node.data.dataset import TextReader
@@ -45,7 +45,7 @@ async def test_a_run_published_in_a_folder_can_be_lived_in(spec: Path, tmp_path:
     text = TextReader.open(await fetch_text(run), run.history.genesis.data.manifest)
     assert text.manifest.digest == run.history.genesis.data.manifest
     chain = run.chain()
-    uid = await chain.register(CAST.operators[0].identity)
+    uid = await chain.register(ROSTER.operators[0].identity)
     peer = (await chain.snapshot()).peers[uid]
     assert peer.stake > 0
     await chain.close()

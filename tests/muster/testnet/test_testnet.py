@@ -146,10 +146,10 @@ def test_a_run_can_be_laid_out_and_started_from_elsewhere(bench: Bench) -> None:
         return [(peer.uid, peer.hotkey, peer.location) for peer in peers]
 
     found = asyncio.run(main())
-    cast = bench.made()._cast
-    assert found == [(uid, member.hotkey, f"dir:{member.name}") for uid, member in enumerate(cast.members)]
+    roster = bench.made()._roster
+    assert found == [(uid, member.hotkey, f"dir:{member.name}") for uid, member in enumerate(roster.members)]
     assert list(bench.lives.iterdir()) == []
-    assert RunDirectory.open(str(bench.folder)).history.genesis.genesis.miners == tuple(m.hotkey for m in cast.miners)
+    assert RunDirectory.open(str(bench.folder)).history.genesis.genesis.miners == tuple(m.hotkey for m in roster.miners)
 
 
 class TestRefusals:

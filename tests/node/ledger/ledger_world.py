@@ -25,10 +25,11 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip, head_digest, prepare
 from muster.protocol.ledger.bundle import Opened, write_bundle
-from muster.protocol.ledger.round import Role
+from muster.protocol.ledger.round import Duty
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
@@ -71,8 +72,8 @@ class Written:
 class Watcher(Follower):
     """A participant that does nothing but follow."""
 
-    def role(self) -> Role:
-        return Role.FOLLOWER
+    def duty(self) -> Duty:
+        return Duty.FOLLOW
 
 
 @dataclass

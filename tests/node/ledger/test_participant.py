@@ -11,7 +11,7 @@ from ledger_world import BLOCK_SECONDS, LEAD, ME, Life, Watcher, World
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
-from muster.node.ledger.participant import JOIN_TRIES, Errands, Participant, commit_location, join, judge
+from muster.node.ledger.participant import BOOTSTRAP_TRIES, Errands, Participant, bootstrap, commit_location, judge
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import make_checkpoint
@@ -171,7 +171,7 @@ async def joined(world: World, name: str = ME) -> tuple[Tip, Replica, list[str]]
     around = world.around(name)
     async with asyncio.TaskGroup() as tasks:
         driving = tasks.create_task(drive(world))
-        tip, replica = await join(world.tip.history, around)
+        tip, replica = await bootstrap(world.tip.history, around)
         driving.cancel()
     return tip, replica, [event["event"] for event in around.journal.events]
 
@@ -238,22 +238,22 @@ class TestJoin:
     @pytest.mark.parametrize("kind", ["error", "damaged", "truncated", "hang"])
     @pytest.mark.parametrize("key", ["*00000003.rec", "*manifest.json", "*.safetensors"])
     def test_reads_that_fail_are_made_again_at_the_next_blocks(self, kind: Kind, key: str) -> None:
-        fault = Fault(kind, "store.get", key, who=ME, count=JOIN_TRIES - 1)
+        fault = Fault(kind, "store.get", key, who=ME, count=BOOTSTRAP_TRIES - 1)
 
         async def come() -> None:
             world = await with_checkpoint(fault)
             tip, replica, _ = await joined(world)
             assert world.script.unfired() == []
             assert (tip.round, replica.root()) == (1, world.replica.root())
-            again = (JOIN_TRIES - 1) if key.endswith("rec") else 0
-            last = 1 if key.endswith("rec") else JOIN_TRIES
+            again = (BOOTSTRAP_TRIES - 1) if key.endswith("rec") else 0
+            last = 1 if key.endswith("rec") else BOOTSTRAP_TRIES
             assert world.script.asked(ME, "store.get", "records.rec") == 6 + again + last, "none is read again for it"
 
         clock.run(come())
 
     def test_a_ledger_of_which_every_record_fails_once_or_more_is_read_to_its_end(self) -> None:
         """Failures have a limit for one object: a long ledger is not given up for having many."""
-        faults = [Fault("error", "store.get", f"*{n:08}.rec", who=ME, count=JOIN_TRIES // 2) for n in range(6)]
+        faults = [Fault("error", "store.get", f"*{n:08}.rec", who=ME, count=BOOTSTRAP_TRIES // 2) for n in range(6)]
 
         async def come() -> None:
             world = await with_checkpoint(*faults)
@@ -281,7 +281,7 @@ class TestJoin:
             with pytest.raises(ExceptionGroup) as caught:
                 await joined(world)
             assert caught.value.subgroup(StorageError) is not None
-            assert list(world.script.fired.values()) == [JOIN_TRIES]
+            assert list(world.script.fired.values()) == [BOOTSTRAP_TRIES]
 
         clock.run(come())
 
@@ -395,6 +395,6 @@ async def test_a_participant_alone_does_nothing() -> None:
     """What a role does not say it leaves to those who follow: it closes nothing, knows nothing, and sees nobody."""
     me = Participant()
     assert (me.closing, me.known(bytes(32))) == (False, None)
-    for call in (me.role, lambda: me.tip):
+    for call in (me.duty, lambda: me.tip):
         with pytest.raises(NotImplementedError):
             call()

@@ -14,7 +14,7 @@ from muster.lab.faults import CHAIN_READS, Fault, Kind
 from muster.node.ledger.participant import Errands
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError
-from muster.protocol.ledger.round import Role, RoundState
+from muster.protocol.ledger.round import Duty, RoundState
 from muster.protocol.types import Anchor
 
 KINDS = ("rec", "seal", "bin")
@@ -242,8 +242,8 @@ class Broken(Watcher):
     fault: Exception = LedgerError("its own record is not valid")
     where = "look"
 
-    def role(self) -> Role:
-        return Role.LEADER
+    def duty(self) -> Duty:
+        return Duty.LEAD
 
     def begin(self, errands: Errands) -> None:
         self.errands = errands

@@ -16,7 +16,7 @@ from muster.node.ledger.session import Session
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied
-from muster.protocol.ledger.round import Role
+from muster.protocol.ledger.round import Duty
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.aggregator import Aggregator
 
@@ -31,8 +31,8 @@ class Trainee(Watcher):
         self.keys: list[int] = []
         self.problems: dict[str, list[Exception]] = {}
 
-    def role(self) -> Role:
-        return Role.MINER
+    def duty(self) -> Duty:
+        return Duty.MINE
 
     @property
     def awaits_seal(self) -> bool:

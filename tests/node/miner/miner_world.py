@@ -25,8 +25,10 @@ from muster.protocol.errors import ChainError
 from muster.protocol.faults import Faults
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, MemoryStore, Store
+from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
+from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage.memory import MemoryStore
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal, Signed
 

@@ -19,13 +19,14 @@ from builders import beacon, run_spec
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
 from muster.node.telemetry.journal import Journal
-from muster.node.telemetry.service import MAX_LINE_BYTES, About, Address, Service, beat, parse_address, serving
+from muster.node.telemetry.service import MAX_LINE_BYTES, About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets, WatchedStore
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Block
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -235,15 +236,15 @@ class _Heights(Chain):
     block = beacon = snapshot = register = commit = anchors = set_weights = next_block = None  # type: ignore[assignment]
 
 
-async def test_the_beat_sees_blocks_and_counts_failures() -> None:
-    facts, beats = Facts(), iter(range(3))
+async def test_the_heartbeat_sees_blocks_and_counts_failures() -> None:
+    facts, heartbeats = Facts(), iter(range(3))
 
     async def sleep(_seconds: float) -> None:
-        if next(beats) == 2:
+        if next(heartbeats) == 2:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await beat(_Heights(4, ChainError("the endpoint is gone"), 6), facts, sleep)
+        await heartbeat(_Heights(4, ChainError("the endpoint is gone"), 6), facts, sleep)
     assert (facts.block, facts.chain_errors) == (6, 1)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from muster.protocol.ledger.round import (
     Done,
+    Duty,
     Event,
     Failed,
     Instruction,
@@ -20,7 +21,6 @@ from muster.protocol.ledger.round import (
     Opened,
     Phase,
     RecordSeen,
-    Role,
     RoundMachine,
     RoundState,
     ScoresIn,
@@ -48,10 +48,10 @@ TRAIN, SEAL, KEY, RECORD, APPLY = (
 )
 
 
-def begin(role: Role, expected: tuple[bytes, ...] = (A, B), me: bytes = A) -> RoundState:
+def begin(duty: Duty, expected: tuple[bytes, ...] = (A, B), me: bytes = A) -> RoundState:
     """A round as it is opened."""
     opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=expected)
-    return RoundState(role, me, opened, CLOCK, SCORE_WAIT)
+    return RoundState(duty, me, opened, CLOCK, SCORE_WAIT)
 
 
 def play(state: RoundState, *events: Event) -> tuple[RoundState, list[Instruction]]:
@@ -63,26 +63,26 @@ def play(state: RoundState, *events: Event) -> tuple[RoundState, list[Instructio
     return state, said
 
 
-def submitting(role: Role, *events: Event) -> RoundState:
+def submitting(duty: Duty, *events: Event) -> RoundState:
     """A round in its first phase, in which the leader has looked once."""
-    return play(begin(role), Tick(OPEN), Looked(), *events)[0]
+    return play(begin(duty), Tick(OPEN), Looked(), *events)[0]
 
 
-def revealing(role: Role, *events: Event) -> RoundState:
+def revealing(duty: Duty, *events: Event) -> RoundState:
     """A round whose seal holds A and C, was seen in its own block, and after which the leader has looked twice."""
-    return play(begin(role), Tick(OPEN), Looked(), SealSeen(frozenset({A, C}), SEALED_AT), Looked(), Looked(), *events)[
+    return play(begin(duty), Tick(OPEN), Looked(), SealSeen(frozenset({A, C}), SEALED_AT), Looked(), Looked(), *events)[
         0
     ]
 
 
-def applying(role: Role) -> RoundState:
+def applying(duty: Duty) -> RoundState:
     """A round whose record is known."""
-    return play(begin(role), RECORD_SEEN)[0]
+    return play(begin(duty), RECORD_SEEN)[0]
 
 
-def closed(role: Role) -> RoundState:
+def closed(duty: Duty) -> RoundState:
     """A round that is over."""
-    return play(begin(role), RECORD_SEEN, Done(APPLY))[0]
+    return play(begin(duty), RECORD_SEEN, Done(APPLY))[0]
 
 
 IN_SEAL, NOT_IN_SEAL = SealSeen(frozenset({A, C}), SEALED_AT), SealSeen(frozenset({B}), SEALED_AT)
@@ -100,17 +100,17 @@ WATCHER = {
     APPLYING: {Done: (CLOSED, ())},
 }
 MINER = WATCHER | {SUBMIT: RECORDED | {Opened: (SUBMIT, (TRAIN,)), SealSeen: (REVEALED, (KEY,))}}
-TABLE = {Role.FOLLOWER: WATCHER, Role.VALIDATOR: WATCHER, Role.LEADER: WATCHER, Role.MINER: MINER}
+TABLE = {Duty.FOLLOW: WATCHER, Duty.LEAD: WATCHER, Duty.MINE: MINER}
 UNREAL = {(SUBMIT, Done), (SUBMIT, Failed), (REVEALED, Done), (REVEALED, Failed)}
 """Nobody reports on an instruction that was not given."""
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("duty", Duty)
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 @pytest.mark.parametrize("phase", Phase)
-def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> None:
+def test_every_duty_phase_and_event(duty: Duty, event: Event, phase: Phase) -> None:
     """What each event does where nothing else is due; what is not in the table leaves the phase alone."""
-    state = {SUBMIT: submitting, REVEALED: revealing, APPLYING: applying, CLOSED: closed}[phase](role)
+    state = {SUBMIT: submitting, REVEALED: revealing, APPLYING: applying, CLOSED: closed}[phase](duty)
     assert state.phase is phase
     if (phase, type(event)) in UNREAL:
         return
@@ -118,7 +118,7 @@ def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> N
     if phase is CLOSED:
         assert (after, said) == (state, ())
     else:
-        assert (after.phase, said) == TABLE[role][phase].get(type(event), (phase, ()))
+        assert (after.phase, said) == TABLE[duty][phase].get(type(event), (phase, ()))
 
 
 @pytest.mark.parametrize(
@@ -140,35 +140,35 @@ def test_every_role_phase_and_event(role: Role, event: Event, phase: Phase) -> N
     ids=lambda value: type(value).__name__,
 )
 def test_what_an_event_leaves_behind(event: Event, change: dict[str, object]) -> None:
-    state = submitting(Role.FOLLOWER)
+    state = submitting(Duty.FOLLOW)
     assert step(state, event)[0] == replace(state, **change)  # type: ignore[arg-type]
 
 
 def test_a_seal_of_an_older_block_does_not_turn_the_clock_back() -> None:
-    state, _ = play(submitting(Role.FOLLOWER), Tick(108), SealSeen(frozenset(), 104))
+    state, _ = play(submitting(Duty.FOLLOW), Tick(108), SealSeen(frozenset(), 104))
     assert (state.block, state.sealed_block) == (108, 104)
 
 
 def test_a_second_seal_changes_nothing() -> None:
-    state = revealing(Role.MINER)
+    state = revealing(Duty.MINE)
     assert step(state, SealSeen(frozenset({A, B, C}), 106)) == (state, ())
 
 
 def test_a_miner_that_is_not_in_the_seal_keeps_its_key() -> None:
-    assert play(submitting(Role.MINER), NOT_IN_SEAL)[1] == []
+    assert play(submitting(Duty.MINE), NOT_IN_SEAL)[1] == []
 
 
-@pytest.mark.parametrize("role", [Role.VALIDATOR, Role.FOLLOWER, Role.LEADER])
-def test_only_a_miner_shows_a_key(role: Role) -> None:
-    assert KEY not in play(submitting(role), IN_SEAL)[1]
+@pytest.mark.parametrize("duty", [Duty.FOLLOW, Duty.LEAD])
+def test_only_a_miner_shows_a_key(duty: Duty) -> None:
+    assert KEY not in play(submitting(duty), IN_SEAL)[1]
 
 
 def test_a_late_joiner_that_first_sees_the_seal_does_not_train() -> None:
-    assert play(begin(Role.MINER, me=B), Tick(106), IN_SEAL, Opened())[1] == []
+    assert play(begin(Duty.MINE, me=B), Tick(106), IN_SEAL, Opened())[1] == []
 
 
 def test_a_miner_back_from_a_restart_shows_its_sealed_key_and_does_not_train() -> None:
-    assert play(begin(Role.MINER), Tick(106), IN_SEAL, Opened())[1] == [KEY]
+    assert play(begin(Duty.MINE), Tick(106), IN_SEAL, Opened())[1] == [KEY]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_miner_back_from_a_restart_shows_its_sealed_key_and_does_not_train() -
     ],
 )
 def test_when_the_leader_seals(expected: tuple[bytes, ...], events: Sequence[Event], sealed: bool) -> None:
-    state, said = play(begin(Role.LEADER, expected), Tick(OPEN), Looked(), Opened(), *events, Looked())
+    state, said = play(begin(Duty.LEAD, expected), Tick(OPEN), Looked(), Opened(), *events, Looked())
     assert said == ([SEAL] if sealed else [])
     assert (SEAL in state.running) is sealed
     assert state.phase is SUBMIT
@@ -201,17 +201,17 @@ def test_when_the_leader_seals(expected: tuple[bytes, ...], events: Sequence[Eve
 
 def test_a_leader_never_seals_before_it_has_looked() -> None:
     events = (Tick(OPEN), SubmissionSeen(A), SubmissionSeen(B), Tick(DEADLINE))
-    assert play(begin(Role.LEADER), *events)[1] == []
-    assert play(begin(Role.LEADER), *events, Looked())[1] == [SEAL]
+    assert play(begin(Duty.LEAD), *events)[1] == []
+    assert play(begin(Duty.LEAD), *events, Looked())[1] == [SEAL]
 
 
 def test_a_leader_closes_nothing_at_a_deadline_at_which_it_has_not_looked() -> None:
     """What came in the last block is in; and a leader whose looks fail has not seen that anybody failed."""
-    state, said = play(submitting(Role.LEADER), Tick(DEADLINE), Tick(DEADLINE + 100))
+    state, said = play(submitting(Duty.LEAD), Tick(DEADLINE), Tick(DEADLINE + 100))
     assert said == []
     assert play(state, Looked())[1] == [SEAL]
     late = SEALED_AT + REVEAL + SCORE_WAIT
-    state, said = play(revealing(Role.LEADER), Tick(late), Tick(late + 100))
+    state, said = play(revealing(Duty.LEAD), Tick(late), Tick(late + 100))
     assert said == []
     assert play(state, Looked())[1] == [RECORD]
 
@@ -219,7 +219,7 @@ def test_a_leader_closes_nothing_at_a_deadline_at_which_it_has_not_looked() -> N
 @pytest.mark.parametrize("back", [OPEN + 1, DEADLINE, DEADLINE + 500])
 def test_a_round_has_its_full_length_from_the_leaders_first_look(back: int) -> None:
     """A run that was paused, or a record that came late: nobody has failed to deliver while nobody could."""
-    state, said = play(begin(Role.LEADER), Tick(back), Looked(), Tick(back + DEADLINE - OPEN - 1), Looked())
+    state, said = play(begin(Duty.LEAD), Tick(back), Looked(), Tick(back + DEADLINE - OPEN - 1), Looked())
     assert said == []
     assert play(state, Tick(back + DEADLINE - OPEN), Looked())[1] == [SEAL]
     assert play(state, SubmissionSeen(A), SubmissionSeen(B))[1] == [SEAL]
@@ -227,7 +227,7 @@ def test_a_round_has_its_full_length_from_the_leaders_first_look(back: int) -> N
 
 def test_a_round_that_would_be_null_is_not_sealed_early() -> None:
     """After a null record the few that were valid are expected; if they were enough to seal, it would be null again."""
-    state = replace(begin(Role.LEADER, (A,)), clock=CLOCK.model_copy(update={"min_submissions": 2}))
+    state = replace(begin(Duty.LEAD, (A,)), clock=CLOCK.model_copy(update={"min_submissions": 2}))
     state, said = play(state, Tick(OPEN), Looked(), Tick(MIN_BLOCK), SubmissionSeen(A), Looked())
     assert said == []
     assert play(state, SubmissionSeen(C))[1] == [SEAL]
@@ -237,20 +237,20 @@ def test_a_round_that_would_be_null_is_not_sealed_early() -> None:
 def test_the_time_for_keys_counts_from_the_first_look_after_the_seal() -> None:
     """A seal that took long to publish was no seal that a miner could have answered."""
     late = SEALED_AT + REVEAL + SCORE_WAIT
-    state, said = play(submitting(Role.LEADER), IN_SEAL, Tick(late), Looked(), ScoresIn(), Tick(late + 1), Looked())
+    state, said = play(submitting(Duty.LEAD), IN_SEAL, Tick(late), Looked(), ScoresIn(), Tick(late + 1), Looked())
     assert said == []
     assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
 
 
 def test_a_closing_leader_waits_for_nobody() -> None:
-    state = replace(begin(Role.LEADER), closing=True)
+    state = replace(begin(Duty.LEAD), closing=True)
     assert step(state, Tick(OPEN))[1] == (SEAL,)
 
 
-@pytest.mark.parametrize("role", [Role.MINER, Role.VALIDATOR, Role.FOLLOWER])
-def test_nobody_else_seals_or_records(role: Role) -> None:
+@pytest.mark.parametrize("duty", [Duty.MINE, Duty.FOLLOW])
+def test_nobody_else_seals_or_records(duty: Duty) -> None:
     events = (SubmissionSeen(A), SubmissionSeen(B), Tick(DEADLINE), IN_SEAL, KeySettled(A), KeySettled(C))
-    _, said = play(submitting(role), *events, ScoresIn(), Tick(200), Looked())
+    _, said = play(submitting(duty), *events, ScoresIn(), Tick(200), Looked())
     assert not {SEAL, RECORD} & set(said)
 
 
@@ -278,7 +278,7 @@ ALL_IN = (KeySettled(A), KeySettled(C), ScoresIn())
     ],
 )
 def test_when_the_leader_records(events: Sequence[Event], recorded: bool) -> None:
-    state, said = play(revealing(Role.LEADER), *events, Looked())
+    state, said = play(revealing(Duty.LEAD), *events, Looked())
     assert said == ([RECORD] if recorded else [])
     assert (RECORD in state.running) is recorded
     assert state.phase is REVEALED
@@ -287,7 +287,7 @@ def test_when_the_leader_records(events: Sequence[Event], recorded: bool) -> Non
 def test_a_stranger_is_looked_at_twice_however_short_the_grace_period() -> None:
     clock = CLOCK.model_copy(update={"grace": 0})
     opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=(A,))
-    state = replace(begin(Role.LEADER), opening=opened, clock=clock)
+    state = replace(begin(Duty.LEAD), opening=opened, clock=clock)
     sealed = (Tick(OPEN), Looked(), IN_SEAL, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1))
     state, said = play(state, *sealed, Looked())
     assert RECORD not in said
@@ -298,44 +298,44 @@ def test_a_stranger_who_owes_his_key_is_waited_for_only_the_grace_period() -> No
     clock = CLOCK.model_copy(update={"grace": 1})
     for expected, recorded in (((A,), True), ((A, C), False)):
         opened = opening(open=block(OPEN), min_block=MIN_BLOCK, deadline=DEADLINE, expected=expected)
-        state = replace(revealing(Role.LEADER), opening=opened, clock=clock)
+        state = replace(revealing(Duty.LEAD), opening=opened, clock=clock)
         _, said = play(state, KeySettled(A), ScoresIn(), Tick(SEALED_AT + 1), Looked())
         assert said == ([RECORD] if recorded else [])
 
 
 def test_keys_and_scores_that_came_before_the_seal_count() -> None:
-    _, said = play(submitting(Role.LEADER), *ALL_IN, IN_SEAL, Looked(), Tick(SEALED_AT + 1))
+    _, said = play(submitting(Duty.LEAD), *ALL_IN, IN_SEAL, Looked(), Tick(SEALED_AT + 1))
     assert said == [RECORD]
 
 
 def test_a_leader_back_from_a_restart_gives_the_keys_their_time_again() -> None:
     late = SEALED_AT + REVEAL + SCORE_WAIT
     sealed = (Tick(late), IN_SEAL, Opened(), Looked(), ScoresIn())
-    state, said = play(begin(Role.LEADER), *sealed, Tick(late + REVEAL - 1), Looked())
+    state, said = play(begin(Duty.LEAD), *sealed, Tick(late + REVEAL - 1), Looked())
     assert said == []
     assert play(state, Tick(late + REVEAL), Looked())[1] == [RECORD]
     assert play(state, KeySettled(A), KeySettled(C))[1] == [RECORD]
 
 
 def test_an_empty_seal_needs_no_keys() -> None:
-    state, _ = play(begin(Role.LEADER, ()), Tick(DEADLINE), SealSeen(frozenset(), DEADLINE), Looked())
+    state, _ = play(begin(Duty.LEAD, ()), Tick(DEADLINE), SealSeen(frozenset(), DEADLINE), Looked())
     assert play(state, ScoresIn(), Tick(DEADLINE + 1))[1] == [RECORD]
 
 
 @pytest.mark.parametrize("again", [Tick(DEADLINE), SubmissionSeen(C), ScoresIn(), KeySettled(A)])
 def test_a_seal_in_the_making_is_not_asked_for_again(again: Event) -> None:
-    state = submitting(Role.LEADER, Tick(DEADLINE), Looked())
+    state = submitting(Duty.LEAD, Tick(DEADLINE), Looked())
     assert step(state, again)[1] == ()
 
 
 @pytest.mark.parametrize(
     ("state", "instruction"),
     [
-        (submitting(Role.LEADER, Tick(DEADLINE), Looked()), SEAL),
-        (revealing(Role.LEADER, *ALL_IN, Tick(SEALED_AT + 1)), RECORD),
-        (submitting(Role.MINER, IN_SEAL), KEY),
-        (submitting(Role.MINER, Opened()), TRAIN),
-        (applying(Role.FOLLOWER), APPLY),
+        (submitting(Duty.LEAD, Tick(DEADLINE), Looked()), SEAL),
+        (revealing(Duty.LEAD, *ALL_IN, Tick(SEALED_AT + 1)), RECORD),
+        (submitting(Duty.MINE, IN_SEAL), KEY),
+        (submitting(Duty.MINE, Opened()), TRAIN),
+        (applying(Duty.FOLLOW), APPLY),
     ],
 )
 def test_what_failed_is_given_again_by_name_at_each_following_block(
@@ -354,15 +354,15 @@ def test_what_failed_is_given_again_by_name_at_each_following_block(
 
 def test_what_failed_is_not_given_again_once_it_is_pointless() -> None:
     failed = Failed(TRAIN, "no disk")
-    assert play(submitting(Role.MINER, Opened(), failed), NOT_IN_SEAL, Tick(SEALED_AT + 1))[1] == []
-    assert play(submitting(Role.MINER, Opened(), failed), RECORD_SEEN, Tick(SEALED_AT + 1))[1] == [APPLY]
-    late = submitting(Role.LEADER, Tick(DEADLINE), Looked(), Failed(SEAL, "no disk"))
+    assert play(submitting(Duty.MINE, Opened(), failed), NOT_IN_SEAL, Tick(SEALED_AT + 1))[1] == []
+    assert play(submitting(Duty.MINE, Opened(), failed), RECORD_SEEN, Tick(SEALED_AT + 1))[1] == [APPLY]
+    late = submitting(Duty.LEAD, Tick(DEADLINE), Looked(), Failed(SEAL, "no disk"))
     assert SEAL not in play(late, SealSeen(frozenset(), DEADLINE), Tick(DEADLINE + 1))[1]
 
 
-@pytest.mark.parametrize("role", Role)
-def test_a_record_ends_the_round_from_any_phase_by_being_applied(role: Role) -> None:
-    for state in (begin(role), submitting(role), revealing(role)):
+@pytest.mark.parametrize("duty", Duty)
+def test_a_record_ends_the_round_from_any_phase_by_being_applied(duty: Duty) -> None:
+    for state in (begin(duty), submitting(duty), revealing(duty)):
         after, said = step(state, RECORD_SEEN)
         assert (after.phase, said) == (APPLYING, (APPLY,))
         assert step(after, Done(APPLY))[0].phase is CLOSED
@@ -370,7 +370,7 @@ def test_a_record_ends_the_round_from_any_phase_by_being_applied(role: Role) -> 
 
 def test_the_log_tells_what_was_given_what_failed_and_what_changed_the_phase() -> None:
     told: list[object] = []
-    machine = RoundMachine(begin(Role.MINER), told.append)
+    machine = RoundMachine(begin(Duty.MINE), told.append)
     for event in (Tick(OPEN), Opened(), Tick(OPEN + 1), Failed(TRAIN, "no disk"), Tick(OPEN + 2), Done(TRAIN), IN_SEAL):
         machine.feed(event)
     assert told == machine.log
@@ -408,9 +408,9 @@ def resolved(state: RoundState, event: Event | str) -> list[Event]:
     return [event]
 
 
-@given(st.sampled_from(Role), expected_sets, events_in_any_order)
-def test_no_order_of_events_breaks_the_laws(role: Role, expected: tuple[bytes, ...], events: list[Event | str]) -> None:
-    state = begin(role, expected)
+@given(st.sampled_from(Duty), expected_sets, events_in_any_order)
+def test_no_order_of_events_breaks_the_laws(duty: Duty, expected: tuple[bytes, ...], events: list[Event | str]) -> None:
+    state = begin(duty, expected)
     for event in (one for listed in events for one in resolved(state, listed)):
         before = state
         state, given_ = step(state, event)
@@ -421,21 +421,21 @@ def test_no_order_of_events_breaks_the_laws(role: Role, expected: tuple[bytes, .
         if before.phase is CLOSED:
             assert (state, given_) == (before, ()), "a closed round absorbs everything"
         if SEAL in given_:
-            assert role is Role.LEADER and state.phase is SUBMIT and state.looked
+            assert duty is Duty.LEAD and state.phase is SUBMIT and state.looked
         if RECORD in given_:
-            assert role is Role.LEADER and state.phase is REVEALED and state.looks
+            assert duty is Duty.LEAD and state.phase is REVEALED and state.looks
             assert state.block > state.sealed_block, "a record only after its seal's block"
         if TRAIN in given_:
-            assert role is Role.MINER and state.phase is SUBMIT
+            assert duty is Duty.MINE and state.phase is SUBMIT
         if KEY in given_:
-            assert role is Role.MINER and state.sealed and state.me in state.sealed
+            assert duty is Duty.MINE and state.sealed and state.me in state.sealed
         assert (APPLY in given_) <= (state.phase is APPLYING)
 
 
 @given(expected_sets, events_in_any_order)
 def test_a_leader_that_is_told_the_time_always_finishes(expected: tuple[bytes, ...], events: list[Event | str]) -> None:
     """Whatever did or did not come before: blocks and looks alone bring the seal, and after it the record."""
-    state = begin(Role.LEADER, expected)
+    state = begin(Duty.LEAD, expected)
     for listed in events:
         for event in resolved(state, listed):
             if not isinstance(event, RecordSeen):

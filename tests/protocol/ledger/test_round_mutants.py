@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from builders import block, opening, run_spec
-from nano_ground import BLOCK, Ground, Setting
+from nano_stage import BLOCK, NanoStage, Setting
 
 from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
@@ -21,12 +21,12 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import round as machine
 from muster.protocol.ledger.round import (
+    Duty,
     Event,
     Failed,
     Instruction,
     Phase,
     RecordSeen,
-    Role,
     RoundState,
     SealSeen,
     Tick,
@@ -139,12 +139,12 @@ Play = Callable[[Scenario], Wrong]
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     """Plays a scenario and says how it ended."""
-    grounds = {setting: Ground.lay(setting, tmp_path_factory.mktemp("ground")) for setting in (EXPECTED, STRANGER)}
+    stages = {setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage")) for setting in (EXPECTED, STRANGER)}
 
     def playing(scenario: Scenario) -> Wrong:
-        ground, script = grounds[scenario.setting], Script(scenario.faults)
+        stage, script = stages[scenario.setting], Script(scenario.faults)
         try:
-            run = ground.play(script, ROUNDS)
+            run = stage.play(script, ROUNDS)
         except Stuck:
             return NEVER_ENDS
         except ExceptionGroup as group:
@@ -331,7 +331,7 @@ def test_every_simulated_run_checks_the_invariants(
 
 A = b"a" * 32
 BEGUN = RoundState(
-    Role.MINER, A, opening(open=block(1), min_block=2, deadline=9, expected=(A,)), run_spec().clock, 2, block=5
+    Duty.MINE, A, opening(open=block(1), min_block=2, deadline=9, expected=(A,)), run_spec().clock, 2, block=5
 )
 REVEALED = replace(BEGUN, phase=Phase.REVEAL, sealed=frozenset({A}))
 APPLYING = replace(REVEALED, phase=Phase.APPLY, record=b"r" * 32)

@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 from s3_server import RadosGateway
 
 from muster.protocol.errors import StorageError
-from muster.protocol.storage import Credentials, S3Location, S3Store, parse_location
+from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.protocol.storage.admin import (
     Access,
     BucketAdmin,
@@ -33,6 +33,7 @@ from muster.protocol.storage.admin import (
 )
 from muster.protocol.storage.admin.accounts import IamAccounts, writer_name
 from muster.protocol.storage.admin.check import CLOCK_TOLERANCE_S, can_read
+from muster.protocol.storage.s3 import S3Store
 
 RUN_ID = "ab" * 32
 _numbers = count()

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import StorageError
-from muster.protocol.storage import Buckets, DirectoryBuckets, DirectoryStore, MemoryBuckets, MemoryStore, open_store
+from muster.protocol.storage import Buckets
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.locations import DirectoryBuckets, MemoryBuckets, open_store
+from muster.protocol.storage.memory import MemoryStore
 
 
 @pytest.fixture(params=["dir", "mem"])

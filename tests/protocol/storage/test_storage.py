@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from s3_server import RadosGateway
 
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from muster.protocol.storage import Credentials, DirectoryStore, MemoryStore, S3Store, Store, check_key, parse_location
+from muster.protocol.storage import Credentials, Store, check_key, parse_location
+from muster.protocol.storage.directory import DirectoryStore
+from muster.protocol.storage.memory import MemoryStore
+from muster.protocol.storage.s3 import S3Store
 from muster.protocol.storage.s3_location import S3Location
 
 CAP = 1 << 20

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from muster.protocol.errors import ObjectMissing, StorageError
-from muster.protocol.storage import DirectoryStore, Store
-from muster.protocol.storage.directory import TEMP_FOLDER, TEMP_LIFETIME
+from muster.protocol.storage import Store
+from muster.protocol.storage.directory import TEMP_FOLDER, TEMP_LIFETIME, DirectoryStore
 
 CAP = 1 << 20
 
@@ -26,7 +26,7 @@ async def keys(store: Store, prefix: str = "") -> list[str]:
 RACE = """
 import asyncio, sys
 from pathlib import Path
-from muster.protocol.storage import DirectoryStore
+from muster.protocol.storage.directory import DirectoryStore
 
 async def main(root, name):
     store = DirectoryStore(Path(root), fsync=False)
@@ -42,7 +42,7 @@ asyncio.run(main(*sys.argv[1:]))
 DIES_BEFORE_RENAME = """
 import asyncio, os, sys
 from pathlib import Path
-from muster.protocol.storage import DirectoryStore
+from muster.protocol.storage.directory import DirectoryStore
 
 os.rename = lambda *_, **__: os._exit(70)
 asyncio.run(DirectoryStore(Path(sys.argv[1])).put("a/b", b"never seen"))

@@ -24,8 +24,11 @@ from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from muster.protocol.storage import AllowList, Credentials, MeteredBuckets, NetworkBuckets, S3Store, Store, WebStore
+from muster.protocol.storage import AllowList, Credentials, MeteredBuckets, Store
+from muster.protocol.storage.network import NetworkBuckets
 from muster.protocol.storage.relay import Relay
+from muster.protocol.storage.s3 import S3Store
+from muster.protocol.storage.web import WebStore
 
 MB = 1_000_000
 LOOPBACK = AllowList.parse("127.0.0.1")

@@ -19,7 +19,9 @@ from s3_proxies import CuttingProxy, http_server, pass_on
 from s3_server import RadosGateway
 
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
-from muster.protocol.storage import Credentials, NetworkBuckets, S3Location, S3Store, Store, parse_location
+from muster.protocol.storage import Credentials, S3Location, Store, parse_location
+from muster.protocol.storage.network import NetworkBuckets
+from muster.protocol.storage.s3 import S3Store
 
 CAP = 1 << 20
 MB = 1_000_000

@@ -19,7 +19,7 @@ from muster.node.submission import SPOOL_BYTES
 from muster.protocol import wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger.bundle import EMPTY_DIGEST, Opened, read_bundle, write_bundle
-from muster.protocol.storage import MemoryStore
+from muster.protocol.storage.memory import MemoryStore
 from muster.validator.aggregator.bundle import make_bundle
 
 NAME = "run/bundles/00000000.bin"

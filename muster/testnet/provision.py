@@ -1,4 +1,4 @@
-"""What a testnet stands on: folders and a file on this machine, or buckets on a server and a subnet on a chain.
+"""What is provided for a testnet: folders and a file on this machine, or buckets on a server and a subnet on a chain.
 
 Whatever it is, run.toml names it, so the daemons and the audit find it as they find any run.
 """
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from muster.protocol.errors import ConfigError, StorageError, UsageError
-from muster.protocol.storage import Credentials, S3Location, parse_location
+from muster.protocol.storage import Credentials, S3Location, admin, parse_location
+from muster.run.backends import create_subnet
 from muster.run.credentials import ACCESS_KEY, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, SECRET_KEY, load_credentials
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RunFile
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 FOLDERS = "dir"
 SQLITE = "sqlite"
@@ -33,7 +34,7 @@ _TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Provision:
     """A run file without its run id, where everybody's bucket is, and what writes it (nothing for a folder).
 
     `block` is where on its chain the run's round 0 opens.
@@ -80,13 +81,13 @@ def _files(keys: Path, name: str) -> tuple[Path, Path]:
     return keys / f"{name}.s3-access", keys / f"{name}.s3-secret"
 
 
-async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[str, str]) -> Ground:
+async def provision(store: str, chain: str, roster: Roster, environment: Mapping[str, str]) -> Provision:
     """Make what a run needs outside its folder.
 
     Args:
         store: `dir`, or `s3://HOST[:PORT][?tls=off]`: there each hotkey gets a bucket.
         chain: `sqlite`, or `ws://…` of a development chain: there the run gets a subnet with all hotkeys.
-        cast: who takes part.
+        roster: who takes part.
         environment: where the administrator's keys are.
 
     Raises:
@@ -96,42 +97,31 @@ async def make_ground(store: str, chain: str, cast: Cast, environment: Mapping[s
     """
     if chain != SQLITE and not chain.startswith(_SOCKETS):
         raise UsageError(f"--chain is {SQLITE}, or ws://HOST:PORT of a development chain, not {chain!r}")
-    made = await _make_buckets(store, cast, environment)
+    made = await _make_buckets(store, roster, environment)
     if chain == SQLITE:
         return made
-    # The SDK takes a second to import, and local runs never need it.
-    from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet  # noqa: PLC0415
-
-    stakes = {operator.hotkey: STAKE for operator in cast.operators}
-    netuid = await set_up_subnet(chain, [member.hotkey for member in cast.members], stakes)
-    client = BittensorChain((chain,), netuid)
-    try:
-        block = (await client.head()).number
-    finally:
-        await client.close()
+    stakes = {operator.hotkey: STAKE for operator in roster.operators}
+    netuid, block = await create_subnet(chain, [member.hotkey for member in roster.members], stakes)
     part = {"chain": BITTENSOR, "netuid": netuid, "endpoints": (chain,)}
     return replace(made, file=made.file.model_copy(update=part), block=block)
 
 
-async def _make_buckets(store: str, cast: Cast, environment: Mapping[str, str]) -> Ground:
-    names = [member.name for member in cast.members]
+async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, str]) -> Provision:
+    names = [member.name for member in roster.members]
     if store == FOLDERS:
-        return Ground(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
+        return Provision(RunFile(run_id=NO_RUN), 0, {name: f"dir:{name}" for name in names})
     endpoint = _endpoint(store)
-    admin = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY)
-    if admin is None:
+    keys = load_credentials(environment, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY)
+    if keys is None:
         raise ConfigError(f"{ADMIN_ACCESS_KEY} and {ADMIN_SECRET_KEY} are not set: --store {store} makes buckets")
-    # boto3 takes half a second to import, and local runs never need it.
-    from muster.protocol.storage.admin import Provisioner  # noqa: PLC0415
-
-    provisioner = Provisioner(endpoint, admin, f"muster-{secrets.token_hex(_TOKEN_BYTES)}")
+    provisioner = admin.Provisioner(endpoint, keys, f"muster-{secrets.token_hex(_TOKEN_BYTES)}")
     # A bucket's name has hyphens where an adversary's has underscores.
     made = {name: await asyncio.to_thread(provisioner.provision, name.replace("_", "-")) for name in names}
     place = parse_location(made[names[0]].location)
     assert isinstance(place, S3Location)
     file = RunFile(run_id=NO_RUN, store=NETWORK, allow=(f"{place.host}:{place.port}",))
     locations = {name: provisioned.location for name, provisioned in made.items()}
-    return Ground(file, 0, locations, {name: provisioned.write for name, provisioned in made.items()})
+    return Provision(file, 0, locations, {name: provisioned.write for name, provisioned in made.items()})
 
 
 def _endpoint(store: str) -> str:

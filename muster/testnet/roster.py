@@ -33,7 +33,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class Roster:
     """Everybody in a local run, in registration order (so uids are the same every time).
 
     An operator holds one hotkey and runs two participants with it: a validator and an aggregator.
@@ -44,7 +44,7 @@ class Cast:
     miners: tuple[Member, ...]
 
     @classmethod
-    def of(cls, seed: int, miners: int, validators: int, adversaries: Mapping[str, int]) -> Cast:
+    def of(cls, seed: int, miners: int, validators: int, adversaries: Mapping[str, int]) -> Roster:
         """Honest miners, then adversaries by name.
 
         Raises:
@@ -74,7 +74,7 @@ class Cast:
         return (*self.operators, *self.miners)
 
     def chain_genesis(self, slots: int) -> ChainGenesis:
-        """The local chain this cast lives on: operators have stake, nobody else does."""
+        """The local chain this roster lives on: operators have stake, nobody else does."""
         return ChainGenesis(
             seed=self.seed,
             stakes={operator.hotkey: OPERATOR_STAKE for operator in self.operators},
@@ -90,7 +90,7 @@ class Cast:
             )
 
     def spec(self, template: Template, manifest: Manifest, block: int = 0) -> RunSpec:
-        """The run spec: the template with this cast, its seed and this text filled in; round 0 opens at `block`.
+        """The run spec: the template with this roster, its seed and this text filled in; round 0 opens at `block`.
 
         Raises:
             UsageError: more participants than the run has data slots for.

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from muster.history.chronicle import Chronicle, Setting
-from muster.testnet.cast import Cast
+from muster.history.run_history import RunHistory, Setting
+from muster.testnet.roster import Roster
 
-CAST = Cast.of(0, miners=2, validators=1, adversaries={"silent": 1})
-ZERO, ONE, SILENT = (member.hotkey for member in CAST.miners)
+ROSTER = Roster.of(0, miners=2, validators=1, adversaries={"silent": 1})
+ZERO, ONE, SILENT = (member.hotkey for member in ROSTER.miners)
 ROUNDS = 3
 
 
-def chronicle() -> Chronicle:
-    return Chronicle(
+def history() -> RunHistory:
+    return RunHistory(
         Setting(
             run_id="ab" * 32,
             preset="tiny",
@@ -23,7 +23,7 @@ def chronicle() -> Chronicle:
             rounds_total=ROUNDS,
             unigram=3.0,
             parameters=1000,
-            cast=CAST,
+            roster=ROSTER,
             started=100.0,
         )
     )
@@ -79,8 +79,8 @@ def peer(hotkey: str, round_: int) -> dict[str, Any]:
     return {"hotkey": hotkey, "mu": 0.5, "rating": [25.0 + round_, 8.0], "peer_score": 1.0, "incentive": 0.5}
 
 
-def told(order: list[str], rounds: dict[str, list[dict[str, Any]]]) -> Chronicle:
-    made = chronicle()
+def told(order: list[str], rounds: dict[str, list[dict[str, Any]]]) -> RunHistory:
+    made = history()
     for label in order:
         made.feed(label, rounds[label])
     return made
@@ -130,7 +130,7 @@ def test_a_participant_that_never_finished_is_noticed() -> None:
 
 
 def test_the_phase_follows_the_events() -> None:
-    made = chronicle()
+    made = history()
     seen = [made.status(101.0, ()).phase]
     for label, event in (
         ("miner-0", {"event": "training", "time": 100.0, "round": 0}),

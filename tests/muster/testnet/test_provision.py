@@ -13,11 +13,11 @@ from muster.protocol.errors import ConfigError, UsageError
 from muster.protocol.storage import Credentials
 from muster.run.credentials import load_credentials
 from muster.run.file import NO_RUN, RunFile
-from muster.testnet.cast import Cast
-from muster.testnet.ground import Ground, forget_administrator, make_ground
+from muster.testnet.provision import Provision, forget_administrator, provision
+from muster.testnet.roster import Roster
 
-CAST = Cast.of(0, 1, 1, {})
-GROUND = Ground(
+ROSTER = Roster.of(0, 1, 1, {})
+PROVISION = Provision(
     RunFile(run_id=NO_RUN, store="network"),
     0,
     {"miner-0": "s3://READ:PUBLIC@127.0.0.1:9000/run-miner-0?tls=off"},
@@ -26,10 +26,10 @@ GROUND = Ground(
 
 
 async def test_a_local_run_needs_nothing() -> None:
-    ground = await make_ground("dir", "sqlite", CAST, {})
-    assert ground.file == RunFile(run_id=NO_RUN)
-    assert ground.locations == {"operator-0": "dir:operator-0", "miner-0": "dir:miner-0"}
-    assert ground.environment("miner-0", Path("keys")) == {}
+    provided = await provision("dir", "sqlite", ROSTER, {})
+    assert provided.file == RunFile(run_id=NO_RUN)
+    assert provided.locations == {"operator-0": "dir:operator-0", "miner-0": "dir:miner-0"}
+    assert provided.environment("miner-0", Path("keys")) == {}
 
 
 @pytest.mark.parametrize(
@@ -46,27 +46,27 @@ async def test_a_local_run_needs_nothing() -> None:
 )
 async def test_words_that_are_not_understood(store: str, chain: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        await make_ground(store, chain, CAST, {})
+        await provision(store, chain, ROSTER, {})
 
 
 async def test_buckets_are_made_by_their_administrator() -> None:
     with pytest.raises(ConfigError, match="MUSTER_S3_ADMIN_ACCESS_KEY"):
-        await make_ground("s3://127.0.0.1:1", "sqlite", CAST, {})
+        await provision("s3://127.0.0.1:1", "sqlite", ROSTER, {})
 
 
 def test_a_process_is_told_by_files_what_writes(tmp_path: Path) -> None:
-    GROUND.write_keys(tmp_path)
+    PROVISION.write_keys(tmp_path)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
-    told = GROUND.environment("miner-0", tmp_path)
+    told = PROVISION.environment("miner-0", tmp_path)
     assert "HUSH" not in str(told)
-    assert load_credentials(told) == GROUND.writers["miner-0"]
+    assert load_credentials(told) == PROVISION.writers["miner-0"]
     text = (tmp_path / "miner-0.env").read_text()
     assert "HUSH" not in text
     assert dict(line.split("=", 1) for line in shlex.split(text)) == told
 
 
 def test_a_secret_does_not_show() -> None:
-    assert "HUSH" not in repr(replace(GROUND))
+    assert "HUSH" not in repr(replace(PROVISION))
 
 
 def test_no_child_inherits_the_administrators_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec, Template
-from muster.testnet.cast import Cast
+from muster.testnet.roster import Roster
 
 BLOCK = 12.0
 """Seconds between blocks."""
@@ -35,29 +35,29 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class NanoStage:
     """A run of two miners, laid out and not begun."""
 
-    cast: Cast
+    roster: Roster
     spec: RunSpec
     text: TextReader
 
     @classmethod
-    def lay(cls, setting: Setting, folder: Path) -> Ground:
+    def lay(cls, setting: Setting, folder: Path) -> NanoStage:
         """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
         document = nano_template().model_dump()
         document["clock"] |= setting.clock
         document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
-        template, cast = Template.model_validate(document), Cast.of(0, 2, setting.operators, {})
+        template, roster = Template.model_validate(document), Roster.of(0, 2, setting.operators, {})
         texts = [folder / f"{i}.txt" for i in range(8)]
         for i, path in enumerate(texts):
             path.write_text(f"the {i}th text is like every other one and says nothing; " * 40)
         manifest = build_corpus(texts, folder / "data", template.data.window)
-        spec = cast.spec(template, manifest)
-        known = [miner.hotkey for miner in cast.miners if miner.name not in setting.strangers]
+        spec = roster.spec(template, manifest)
+        known = [miner.hotkey for miner in roster.miners if miner.name not in setting.strangers]
         genesis = spec.genesis.model_copy(update={"miners": tuple(known)})
         text = TextReader.open(folder / "data", manifest.digest)
-        return cls(cast, spec.model_copy(update={"genesis": genesis}), text)
+        return cls(roster, spec.model_copy(update={"genesis": genesis}), text)
 
     def play(self, script: Script, rounds: int, arrivals: Mapping[str, int] | None = None) -> SimulatedRun:
         """The run to its closing record, on a clock that jumps; `arrivals` as `Simulator` takes them.
@@ -66,7 +66,7 @@ class Ground:
             Stuck: it does not end.
         """
         simulator = Simulator(
-            self.cast,
+            self.roster,
             self.spec,
             self.text,
             arrivals=arrivals,

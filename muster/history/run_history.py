@@ -1,4 +1,4 @@
-"""The story of a run as its participants' journals tell it: events in, what a person sees out. No clock, no I/O."""
+"""The history of a run as its participants' journals tell it: events in, what a person sees out. No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from muster.history.status import PeerRow, ProcessRow, RatingPoint, RoundRow, RunStatus, RunSummary
-from muster.testnet.cast import HONEST, Cast, Member
+from muster.testnet.roster import HONEST, Member, Roster
 
 Entry = Mapping[str, Any]
 FP32_BYTES = 4
@@ -42,11 +42,11 @@ class Setting:
     rounds_total: int
     unigram: float
     parameters: int
-    cast: Cast
+    roster: Roster
     started: float
 
 
-class Chronicle:
+class RunHistory:
     """Folds journal entries, in any interleaving of participants, into a status and a summary.
 
     Participants are known by label: a miner's is its name, an operator's two are "aggregator-NAME" and
@@ -56,10 +56,10 @@ class Chronicle:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._rounds: dict[int, _Round] = {}
-        self._leader = f"aggregator-{setting.cast.operators[0].name}"
-        self._validator = f"validator-{setting.cast.operators[0].name}"
-        self._honest = {m.name for m in setting.cast.miners if m.behaviour == HONEST} | {
-            f"{role}-{operator.name}" for operator in setting.cast.operators for role in ("aggregator", "validator")
+        self._leader = f"aggregator-{setting.roster.operators[0].name}"
+        self._validator = f"validator-{setting.roster.operators[0].name}"
+        self._honest = {m.name for m in setting.roster.miners if m.behaviour == HONEST} | {
+            f"{role}-{operator.name}" for operator in setting.roster.operators for role in ("aggregator", "validator")
         }
         self._submitted: dict[str, set[int]] = {}
         self._training: dict[tuple[str, int], float] = {}
@@ -152,7 +152,7 @@ class Chronicle:
             round=min(current, max(setting.rounds_total - 1, 0)),
             rounds_total=setting.rounds_total,
             phase=self._phase(current),
-            peers=tuple(self._peer(miner) for miner in setting.cast.miners),
+            peers=tuple(self._peer(miner) for miner in setting.roster.miners),
             rounds=tuple(self._row(r, row) for r, row in closed),
             processes=tuple(processes),
             unigram=setting.unigram,
@@ -176,7 +176,7 @@ class Chronicle:
         score = self._scores.get(member.hotkey)
         mu, sigma = score["rating"] if score else (None, None)
         return PeerRow(
-            uid=self._setting.cast.members.index(member),
+            uid=self._setting.roster.members.index(member),
             hotkey=member.hotkey,
             name=member.name,
             behaviour=member.behaviour,
@@ -247,7 +247,7 @@ class Chronicle:
     def _utilisation(self, closed: list[tuple[int, _Round]]) -> float:
         """Σ inner-step seconds after the first record ÷ (miners × seconds from first to last record)."""
         records = [row.recorded for _, row in closed if row.recorded is not None]
-        honest = [m for m in self._setting.cast.miners if m.behaviour == HONEST]
+        honest = [m for m in self._setting.roster.miners if m.behaviour == HONEST]
         if len(records) < 2 or not honest:
             return 0.0
         first = closed[0][0]
@@ -258,7 +258,7 @@ class Chronicle:
     def _absences(self, closed: list[tuple[int, _Round]]) -> list[str]:
         found = []
         for number, row in closed:
-            for miner in self._setting.cast.miners:
+            for miner in self._setting.roster.miners:
                 sealed = miner.hotkey in row.accepted or miner.hotkey in row.rejected
                 if miner.behaviour == HONEST and not sealed:
                     found.append(f"{miner.name} missed the deadline of round {number}")

@@ -1,0 +1,28 @@
+"""`muster audit`: replay a run with no trust in anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+
+from muster.audit import audit_run
+from muster.cli.options import AllowOption, ChainOption, JsonOption, RunArgument
+
+
+def audit(
+    run: RunArgument,
+    first_round: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="Start at the checkpoint of this round instead of genesis."),
+    ] = None,
+    chain: ChainOption = None,
+    allow: AllowOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a run with no trust in anybody; names every object that is not what it must be, and changes none."""
+    report = asyncio.run(audit_run(run, first_round, lambda line: typer.echo(line, err=as_json), chain, allow))
+    typer.echo(json.dumps(report.to_json_object()) if as_json else report.summary())
+    report.raise_fault()

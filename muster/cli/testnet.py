@@ -1,0 +1,60 @@
+"""`muster testnet`: a whole network on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from muster.cli.options import JsonOption
+from muster.history.view import make_view
+from muster.run.credentials import ADMIN_VARIABLES
+from muster.run.settings import SHARED_VARIABLES, check_variables
+from muster.testnet.adversaries import parse_adversaries
+from muster.testnet.testnet import Testnet, TestnetOptions
+
+
+def testnet(
+    preset: Annotated[str, typer.Option(help="A preset's name, or a template file ending in .toml.")] = "tiny",
+    miners: Annotated[int, typer.Option(min=0, help="Honest miners.")] = 4,
+    validators: Annotated[int, typer.Option(min=1, help="Validators; each brings an aggregator.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds before the run closes.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Keys, genesis and beacons follow from it.")] = 0,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="The run's folder; must be empty. [default: runs/PRESET-TIME]"),
+    ] = None,
+    adversary: Annotated[
+        list[str] | None, typer.Option(help="NAME=COUNT: miners gone bad, in addition; may be repeated.")
+    ] = None,
+    store: Annotated[
+        str, typer.Option(help="dir, or s3://HOST[:PORT][?tls=off]: buckets on a server whose administrator you are.")
+    ] = "dir",
+    chain: Annotated[
+        str, typer.Option(help="sqlite, or ws://HOST:PORT of a development chain on which //Alice may do anything.")
+    ] = "sqlite",
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only lay the run out and register everybody; start its daemons yourself.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole network on this machine: real processes, keys, store and chain."""
+    check_variables(os.environ, SHARED_VARIABLES | ADMIN_VARIABLES)
+    path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    options = TestnetOptions(
+        preset, miners, validators, rounds, seed, path, parse_adversaries(adversary or []), time.time(), store, chain
+    )
+    with make_view(Console(), as_json) as view:
+        if prepare:
+            run = asyncio.run(Testnet(options, view).prepare())
+            view.note(f"the run is laid out; start its daemons with --run {run.path}")
+            return
+        summary = asyncio.run(Testnet(options, view).run())
+    if as_json:
+        typer.echo(json.dumps(summary.to_json_object()))

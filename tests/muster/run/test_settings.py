@@ -1,0 +1,83 @@
+"""A setting has one declaration: flag, variable, key of the file and documentation follow from it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muster.protocol.errors import ConfigError
+from muster.run.settings import CONFIG_VARIABLE, NODE_VARIABLES, SETTINGS, NodeConfig, load_config
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+FILE_ONLY = {"run": "RUN", "name": "miner-0"}
+VALUES: dict[str, Any] = {
+    "run": "https://example.org/run",
+    "name": "miner-7",
+    "key_file": Path("/keys/hot"),
+    "location": "dir:mine",
+    "state": Path("/var/muster"),
+    "threads": 3,
+    "log_level": "debug",
+    "service": "off",
+    "chain": "sqlite:/chain",
+    "allow": "10.0.0.0/8",
+}
+"""Another value than its default for each setting."""
+
+
+def test_the_page_has_the_table_that_follows_from_the_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change run `make pages`, which writes it again."""
+    monkeypatch.syspath_prepend(DOCS)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    maker = importlib.import_module("make_settings")
+    page = (DOCS / "operations.md").read_text()
+    assert maker.with_table(page) == page
+    assert all(f"| `{setting.name}` | `{setting.flag}` |" in page for setting in SETTINGS.values())
+    assert maker.with_table(page.replace("| `threads` |", "| `treads` |")) == page
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert set(SETTINGS) == set(NodeConfig.model_fields) == set(VALUES)
+    for setting in SETTINGS.values():
+        assert setting.meaning.endswith("."), setting.name
+        assert setting.default, setting.name
+        assert setting.variable in NODE_VARIABLES
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("way", ["flag", "variable", "file"])
+def test_every_setting_comes_every_way(name: str, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A flag wins over a variable, and a variable over the file."""
+    value, others = VALUES[name], {key: other for key, other in FILE_ONLY.items() if key != name}
+    text = "".join(f'{key} = "{other}"\n' for key, other in others.items())
+    if way == "file":
+        text += f"{name} = {value}\n" if isinstance(value, int) else f'{name} = "{value}"\n'
+    path = tmp_path / "muster.toml"
+    path.write_text(text)
+    environment = {CONFIG_VARIABLE: str(path)}
+    if way == "variable":
+        environment[SETTINGS[name].variable] = str(value)
+    for variable, content in environment.items():
+        monkeypatch.setenv(variable, content)
+    flags = {name: str(value)} if way == "flag" else {name: None}
+    assert getattr(load_config(flags, environment), name) == value
+
+
+def test_flags_win_over_variables_and_those_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "muster.toml"
+    path.write_text('run = "RUN"\nname = "in-file"\nservice = "in-file"\nchain = "in-file"\n')
+    environment = {CONFIG_VARIABLE: str(path), "MUSTER_NAME": "in-variable", "MUSTER_SERVICE": "in-variable"}
+    for variable, content in environment.items():
+        monkeypatch.setenv(variable, content)
+    config = load_config({"name": "in-flag"}, environment)
+    assert (config.name, config.service, config.chain) == ("in-flag", "in-variable", "in-file")
+
+
+def test_what_is_not_valid_is_named() -> None:
+    with pytest.raises(ConfigError, match="threads"):
+        load_config({**FILE_ONLY, "threads": "0"}, {})

@@ -337,14 +337,6 @@ def test_operations_documents_every_exit_status_and_setting() -> None:
         assert f"\n| `{name}` | " in page
 
 
-def test_operations_documents_every_journal_event() -> None:
-    sources = [path.read_text() for room in ("node", "validator", "muster") for path in (ROOT / room).rglob("*.py")]
-    written = set(re.findall(r'(?:\.note|\bjournal\.event)\(\s*"([a-z_]+)"', "\n".join(sources)))
-    journals = operations().partition("\n## Journals\n")[2].partition("\n## ")[0]
-    documented = re.findall(r"\n\| `([a-z_]+)` \| (?:all|miner|leader|validator) \|", journals)
-    assert sorted(documented) == sorted(written)
-
-
 def test_the_documents_link_only_to_what_is_there() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())

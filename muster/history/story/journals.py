@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 
 from muster.history.story.facts import Told
+from muster.node.telemetry.events import Joined, Recorded
+from muster.node.telemetry.journal import Noted, parse
 from muster.protocol.errors import StorageError
 
 MAX_LINE = 2**22
@@ -17,7 +17,7 @@ MAX_LINE = 2**22
 def read_journals(folder: Path, round_: int) -> list[Told]:
     """Everything that the journals in a folder say of a round, of who is who, and of when the round began, by time.
 
-    Lines that are none (what a full disk left of one, longer than any we write) are passed over.
+    Lines that are none of this release's (cut by a full disk, longer than any we write, not known) are passed over.
 
     Raises:
         StorageError: a journal cannot be read.
@@ -32,8 +32,12 @@ def read_journals(folder: Path, round_: int) -> list[Told]:
 
 
 def _concerns(entry: Told, round_: int) -> bool:
-    of = entry.facts.get("round")
-    return of == round_ or entry.event == "joined" or (entry.event == "recorded" and of == round_ - 1)
+    match entry.event:
+        case Joined():
+            return True
+        case Recorded(round=of) if of == round_ - 1:
+            return True
+    return entry.round == round_
 
 
 def _entries(path: Path) -> Iterator[Told]:
@@ -43,9 +47,6 @@ def _entries(path: Path) -> Iterator[Told]:
             begins, whole = whole, line.endswith(b"\n")
             if not (begins and whole):
                 continue
-            try:
-                facts = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(facts, dict) and isinstance(time := facts.get("time"), int | float) and isfinite(time):
-                yield Told(float(time), path.stem, facts)
+            noted = parse(line)
+            if isinstance(noted, Noted):
+                yield Told(noted.time, path.stem, noted.event)

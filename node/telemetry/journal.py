@@ -52,12 +52,12 @@ def _facts(name: str) -> TypeAdapter[Event]:
 
 def to_json(noted: Noted) -> str:
     """A line of a journal, without its end; what is not text of Unicode in it is written as "?"."""
-    entry = {"time": noted.time, "event": noted.event.name, **facts_of(noted.event)}
+    entry = {"time": noted.time, "event": noted.event.name, **_facts_of(noted.event)}
     text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False, default=_plain)
     return text.encode("utf-8", "replace").decode()
 
 
-def facts_of(event: Event) -> dict[str, Any]:
+def _facts_of(event: Event) -> dict[str, Any]:
     """An event's facts by name; those that have their default are left out."""
     kind: Any = type(event)
     usual = {field.name: field.default for field in fields(kind)}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from muster.history.story.facts import Told
 from muster.node.telemetry.events import Joined, Recorded
-from muster.node.telemetry.journal import Noted, parse
+from muster.node.telemetry.journal import Noted, Skipped, parse
+from muster.node.telemetry.words import some
 from muster.protocol.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 MAX_LINE = 2**22
 """Bytes of a line; the longest a daemon writes are a validator's scores, 500 bytes for each of a run's slots."""
@@ -32,21 +36,20 @@ def read_journals(folder: Path, round_: int) -> list[Told]:
 
 
 def _concerns(entry: Told, round_: int) -> bool:
-    match entry.event:
-        case Joined():
-            return True
-        case Recorded(round=of) if of == round_ - 1:
-            return True
-    return entry.round == round_
+    began = isinstance(entry.event, Recorded) and entry.round == round_ - 1
+    return entry.round == round_ or began or isinstance(entry.event, Joined)
 
 
 def _entries(path: Path) -> Iterator[Told]:
     with path.open("rb") as file:
-        whole = True
+        whole, wrong = True, 0
         while line := file.readline(MAX_LINE):
             begins, whole = whole, line.endswith(b"\n")
             if not (begins and whole):
                 continue
             noted = parse(line)
+            wrong += noted is Skipped.WRONG
             if isinstance(noted, Noted):
                 yield Told(noted.time, path.stem, noted.event)
+    if wrong:
+        log.warning("%s of %s could not be read: its facts are not those of its event", some(wrong, "line"), path)

@@ -270,12 +270,14 @@ class TestJournals:
         found = [(entry.time, entry.label, entry.event.name) for entry in read_journals(tmp_path, ROUND)]
         assert found == [(1, "a", "joined"), (2, "c", "recorded"), (3, "b", "key"), (5.5, "a", "training")]
 
-    def test_lines_that_are_none_are_passed_over(self, tmp_path: Path) -> None:
+    def test_lines_that_are_none_are_passed_over(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         good = json.dumps({"time": 1, "event": "key", "round": ROUND}).encode()
         long = json.dumps({"time": 1, "event": "key", "round": ROUND, "x": "y" * 2 * MAX_LINE}).encode()
         bad = [b"{", b"[]", b"7", b"\xff\xfe", b'{"event": "key", "round": 3}', b'{"time": "x", "round": 3}', long]
         (tmp_path / "a.jsonl").write_bytes(b"\n".join([*bad, good, b""]) + good)
         assert [entry.time for entry in read_journals(tmp_path, ROUND)] == [1]
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"2 lines of {tmp_path}/a.jsonl could not be read")
 
     def test_no_folder_is_no_journal(self, tmp_path: Path) -> None:
         assert read_journals(tmp_path / "nothing", ROUND) == []

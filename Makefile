@@ -78,8 +78,9 @@ results: $(VENV)/.draws  ## Play what is missing of the convergence study (an ho
 results-quick: $(VENV)/.runs  ## Its main effects in three minutes; fails where one points the wrong way
 	$(STUDY) quick
 
-vectors: $(VENV)/.tests  ## Write the test vectors of docs/ again from the code
+vectors: $(VENV)/.tests  ## Write the test vectors and the table of events of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py
+	$(BIN)/python docs/make_events.py
 
 pages: $(VENV)/.runs  ## Write what follows from the code into the pages of docs/ again
 	$(BIN)/python docs/make_settings.py

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
+from noted import rounds
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Request, Script
@@ -220,7 +221,7 @@ class World:
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""
-        return [event["round"] for event in self.journal.events if event["event"] == name]
+        return rounds(self.journal, name)
 
 
 def play(main: Coroutine[Any, Any, T]) -> T:

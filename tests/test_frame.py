@@ -341,14 +341,6 @@ def test_operations_documents_every_exit_status() -> None:
         assert f"\n| {status} | " in page
 
 
-def test_operations_documents_every_journal_event() -> None:
-    sources = [path.read_text() for room in ("node", "validator", "muster") for path in (ROOT / room).rglob("*.py")]
-    written = set(re.findall(r'(?:\.note|\bjournal\.event)\(\s*"([a-z_]+)"', "\n".join(sources)))
-    journals = operations().partition("\n## Journals\n")[2].partition("\n## ")[0]
-    documented = re.findall(r"\n\| `([a-z_]+)` \| (?:all|miner|leader|validator) \|", journals)
-    assert sorted(documented) == sorted(written)
-
-
 def modules() -> list[Path]:
     """Every module of what is installed, once."""
     rooms = ("kernels", "protocol", "node", "validator", "muster")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from muster.history.status import PeerRow, ProcessRow, RatingPoint, RoundRow, RunStatus, RunSummary
+from muster.node.telemetry import events
+from muster.node.telemetry.events import RoundEvent
+from muster.node.telemetry.journal import Noted
+from muster.node.telemetry.words import some
 from muster.testnet.roster import HONEST, Member, Roster
 
-Entry = Mapping[str, Any]
 FP32_BYTES = 4
 
 
@@ -47,7 +51,7 @@ class Setting:
 
 
 class RunHistory:
-    """Folds journal entries, in any interleaving of participants, into a status and a summary.
+    """Folds journals, in any interleaving of participants, into a status and a summary.
 
     Participants are known by label: a miner's is its name, an operator's two are "aggregator-NAME" and
     "validator-NAME". A restarted participant tells rounds again; told twice counts once.
@@ -65,77 +69,79 @@ class RunHistory:
         self._training: dict[tuple[str, int], float] = {}
         self._moved: dict[str, tuple[int, int]] = {}
         self._wire: dict[tuple[str, int], tuple[int, int]] = {}
-        self._scores: dict[str, Entry] = {}
+        self._scores: dict[str, events.PeerRow] = {}
         self._ratings: dict[str, list[RatingPoint]] = {}
         self._events: list[str] = []
         self._finished: dict[str, str] = {}
+        self._idle: dict[str, dict[int, events.Lost | events.Unregistered]] = {}
+        self._unread: Counter[str] = Counter()
 
     def note(self, sentence: str) -> None:
         """Remember something worth telling at the end: a restart, say."""
         self._events.append(sentence)
 
-    def feed(self, label: str, entries: Iterable[Entry]) -> None:
-        """Take in what one participant wrote, in its own order."""
-        for entry in entries:
-            match entry["event"]:
-                case "applied":
-                    self._applied(label, entry)
-                case "finished":
-                    self._finished[label] = str(entry["root"])
-                case "scored" if label == self._validator:
-                    self._scored(entry)
-                case "heldout" if label == self._validator:
-                    self._round(entry).loss = float(entry["loss"])
-                case "refused":
-                    self.note(f"{label} refused the record of round {entry['round']}: {entry['problem']}")
-                case _:
-                    self._moment(label, entry)
+    def feed(self, label: str, told: Iterable[Noted], wrong: int = 0) -> None:
+        """Take in what one participant wrote, in its own order; `wrong` lines of it could not be read."""
+        self._unread[label] += wrong
+        for noted in told:
+            match noted.event:
+                case events.Finished(root=root):
+                    self._finished[label] = root
+                case RoundEvent(round=number) as event:
+                    self._take(label, event, self._rounds.setdefault(number, _Round()), noted.time)
 
-    def _round(self, entry: Entry) -> _Round:
-        return self._rounds.setdefault(int(entry["round"]), _Round())
+    def _take(self, label: str, event: RoundEvent, row: _Round, time: float) -> None:
+        match event:
+            case events.Applied():
+                self._applied(label, event, row)
+            case events.Scored() if label == self._validator:
+                self._scored(event)
+            case events.Heldout(loss=loss) if label == self._validator:
+                row.loss = loss
+            case events.Refused(problem=problem):
+                self.note(f"{label} refused the record of round {event.round}: {problem}")
+            case events.Lost() | events.Unregistered():
+                self._idle.setdefault(label, {})[event.round] = event
+            case _:
+                self._moment(label, event, row, time)
 
-    def _moment(self, label: str, entry: Entry) -> None:
+    def _moment(self, label: str, event: RoundEvent, row: _Round, time: float) -> None:
         """Times of the phases, and what training and submitting cost."""
-        match entry["event"]:
-            case "training":
-                row = self._round(entry)
-                row.began = row.began or entry["time"]
-            case "trained":
-                self._round(entry).trained = entry["time"]
-                self._training[label, int(entry["round"])] = float(entry["seconds"])
-            case "submitted":
-                self._round(entry).submitted = entry["time"]
-                self._submitted.setdefault(label, set()).add(int(entry["round"]))
-                self._wire[label, int(entry["round"])] = (int(entry["bytes"]), int(entry["values"]))
-            case "sealed":
-                self._round(entry).sealed = entry["time"]
-            case "key":
-                self._round(entry).revealed = entry["time"]
-            case "recorded" if label == self._leader:
-                row = self._round(entry)
-                row.recorded = row.recorded or entry["time"]
+        match event:
+            case events.Training():
+                row.began = row.began or time
+            case events.Trained(seconds=seconds):
+                row.trained = time
+                self._training[label, event.round] = seconds
+            case events.Submitted(bytes=size, values=values):
+                row.submitted = time
+                self._submitted.setdefault(label, set()).add(event.round)
+                self._wire[label, event.round] = (size, values)
+            case events.Sealed():
+                row.sealed = time
+            case events.Key():
+                row.revealed = time
+            case events.Recorded() if label == self._leader:
+                row.recorded = row.recorded or time
 
-    def _applied(self, label: str, entry: Entry) -> None:
-        row = self._round(entry)
+    def _applied(self, label: str, event: events.Applied, row: _Round) -> None:
         up, down = self._moved.get(label, (0, 0))
         fresh = label not in row.roots
-        row.roots[label] = str(entry["root"])
-        now_up, now_down = int(entry["bytes_up"]), int(entry["bytes_down"])
+        row.roots[label] = event.root
         if fresh:
-            row.up += now_up - up if now_up >= up else now_up
-            row.down += now_down - down if now_down >= down else now_down
-        self._moved[label] = now_up, now_down
-        row.kind = str(entry["kind"])
-        row.accepted = frozenset(entry["accepted"])
-        row.rejected = dict(entry["rejected"])
+            row.up += event.bytes_up - (up if event.bytes_up >= up else 0)
+            row.down += event.bytes_down - (down if event.bytes_down >= down else 0)
+        self._moved[label] = event.bytes_up, event.bytes_down
+        row.kind = event.kind
+        row.accepted = frozenset(event.accepted)
+        row.rejected = event.rejected
 
-    def _scored(self, entry: Entry) -> None:
-        for peer in entry["peers"]:
-            hotkey, (mu, sigma) = peer["hotkey"], peer["rating"]
-            self._scores[hotkey] = peer
-            points = self._ratings.setdefault(hotkey, [])
-            if not points or points[-1][0] < entry["round"]:
-                points.append((int(entry["round"]), float(mu), float(sigma)))
+    def _scored(self, event: events.Scored) -> None:
+        for peer in event.peers:
+            self._scores[peer.hotkey] = peer
+            points = self._ratings.setdefault(peer.hotkey, [])
+            if not points or points[-1][0] < event.round:
+                points.append((event.round, *peer.rating))
 
     def _closed(self) -> list[tuple[int, _Round]]:
         return [(r, row) for r, row in sorted(self._rounds.items()) if row.kind in ("round", "null")]
@@ -157,7 +163,7 @@ class RunHistory:
             processes=tuple(processes),
             unigram=setting.unigram,
             elapsed_s=now - setting.started,
-            note=note,
+            note=note or self._idle_now(),
         )
 
     def _phase(self, current: int) -> str:
@@ -174,7 +180,7 @@ class RunHistory:
         closed = [row for _, row in self._closed()]
         reasons = [row.rejected[member.hotkey] for row in closed if member.hotkey in row.rejected]
         score = self._scores.get(member.hotkey)
-        mu, sigma = score["rating"] if score else (None, None)
+        mu, sigma = score.rating if score else (None, None)
         return PeerRow(
             uid=self._setting.roster.members.index(member),
             hotkey=member.hotkey,
@@ -183,12 +189,12 @@ class RunHistory:
             submitted=len(self._submitted.get(member.name, ())),
             accepted=sum(member.hotkey in row.accepted for row in closed),
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
-            mu=score["mu"] if score else None,
+            mu=score.mu if score else None,
             rating_mu=mu,
             rating_sigma=sigma,
             ordinal=mu - 3 * sigma if mu is not None and sigma is not None else None,
-            peer_score=score["peer_score"] if score else None,
-            weight=score["incentive"] if score else None,
+            peer_score=score.peer_score if score else None,
+            weight=score.incentive if score else None,
         )
 
     def _row(self, number: int, row: _Round) -> RoundRow:
@@ -229,7 +235,7 @@ class RunHistory:
             bytes_up=sum(row.bytes_up for row in status.rounds),
             bytes_down=sum(row.bytes_down or 0 for row in status.rounds),
             utilisation=self._utilisation(closed),
-            events=(*self._events, *self._absences(closed)),
+            events=(*self._events, *self._absences(closed), *self._idlers().values(), *self._unreadable()),
             ratings_history={hotkey: tuple(points) for hotkey, points in self._ratings.items()},
         )
 
@@ -260,6 +266,31 @@ class RunHistory:
         for number, row in closed:
             for miner in self._setting.roster.miners:
                 sealed = miner.hotkey in row.accepted or miner.hotkey in row.rejected
-                if miner.behaviour == HONEST and not sealed:
+                told = number in self._idle.get(miner.name, ())
+                if miner.behaviour == HONEST and not sealed and not told:
                     found.append(f"{miner.name} missed the deadline of round {number}")
         return found
+
+    def _idlers(self) -> dict[str, str]:
+        """One line for each miner that had nothing to submit in some round, and says so itself."""
+        lines = {}
+        for label, idle in sorted(self._idle.items()):
+            last = idle[max(idle)]
+            why = last.problem if isinstance(last, events.Lost) else "its hotkey has no slot on the subnet"
+            count = some(len(idle), "round")
+            lines[label] = f"{label} had nothing to submit in {count}, the last of them {last.round}: {why}"
+        return lines
+
+    def _idle_now(self) -> str:
+        """The first of those lines whose miner has submitted nothing since; "" for nobody."""
+        for label, line in self._idlers().items():
+            if max(self._idle[label]) > max(self._submitted.get(label, ()), default=-1):
+                return line
+        return ""
+
+    def _unreadable(self) -> list[str]:
+        return [
+            f"{some(count, 'line')} of the journal of {label} could not be read"
+            for label, count in sorted(self._unread.items())
+            if count
+        ]

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from muster.lab.adversary import miner_class
 from muster.lab.faults import Script
@@ -25,7 +25,9 @@ from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner.miner import Miner
-from muster.node.telemetry.journal import Journal
+from muster.node.telemetry import events
+from muster.node.telemetry.facts import CLOSE
+from muster.node.telemetry.journal import Journal, Noted
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
@@ -35,6 +37,8 @@ from muster.testnet.roster import Member, Roster
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.validator import Validator
+
+E = TypeVar("E", bound=events.Event)
 
 Absence = Callable[[str, int], bool]
 """(member name, round) → whether that miner sits the round out."""
@@ -55,16 +59,16 @@ class SimulatedRun:
     spec: RunSpec
     chain: VirtualChain
     buckets: Buckets
-    journals: Mapping[str, Sequence[Mapping[str, Any]]]
+    journals: Mapping[str, Sequence[Noted]]
     participants: Mapping[str, Follower]
 
-    def events(self, name: str, kind: str) -> list[Mapping[str, Any]]:
+    def events(self, name: str, kind: type[E]) -> list[E]:
         """One participant's events of a kind."""
-        return [event for event in self.journals[name] if event["event"] == kind]
+        return [noted.event for noted in self.journals[name] if isinstance(noted.event, kind)]
 
     def roots(self, name: str) -> dict[int, str]:
         """State roots by round, as one participant has them (the closing record aside)."""
-        return {event["round"]: event["root"] for event in self.events(name, "applied") if event["kind"] != "close"}
+        return {event.round: event.root for event in self.events(name, events.Applied) if event.kind != CLOSE}
 
     @property
     def state_roots(self) -> list[str]:
@@ -84,7 +88,7 @@ class SimulatedRun:
     @property
     def losses(self) -> list[float]:
         """Held-out loss after each round, nat/token."""
-        return [event["loss"] for event in self.events("validator-0", "heldout")]
+        return [event.loss for event in self.events("validator-0", events.Heldout)]
 
 
 def _in_memory() -> Path | None:
@@ -151,7 +155,7 @@ class Simulator:
                 for name, member, make in roles:
                     tasks.create_task(self._live(name, member, make))
                 tasks.create_task(self._drive(len(roles)))
-        journals = {name: journal.events for name, journal in self._journals.items()}
+        journals = {name: journal.noted for name, journal in self._journals.items()}
         return SimulatedRun(self._spec, self._chain, self._buckets, journals, self._participants)
 
     async def _drive(self, participants: int) -> None:

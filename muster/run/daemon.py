@@ -26,6 +26,7 @@ from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner.miner import Miner
+from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
 from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
@@ -128,14 +129,14 @@ async def _take_part(
     )
     versions = await asyncio.to_thread(_versions)
     service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
-    journal.event("started", role=role.value, pid=os.getpid())
+    journal.note(events.Started(role=role.value, pid=os.getpid()))
     try:
         async with _answering(service, where, facts, context), _greeting(role, run, context):
             participant = await _participant(role, config, run, context, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
             await Session(participant, chain, context.directory).run()
-            journal.event("finished", root=participant.replica.root().hex())
+            journal.note(events.Finished(root=participant.replica.root().hex()))
     finally:
         await asyncio.to_thread(journal.close)
         await chain.close()
@@ -153,7 +154,7 @@ async def _answering(service: Service, where: Address | None, facts: Facts, cont
         yield
         return
     async with serving(service, where) as found, asyncio.TaskGroup() as tasks:
-        context.journal.event("service", address=str(found))
+        context.journal.note(events.Service(address=str(found)))
         log.info("health, status and metrics are at http://%s", found)
         beating = tasks.create_task(heartbeat(context.chain, facts))
         yield

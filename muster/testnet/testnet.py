@@ -157,9 +157,9 @@ class Testnet:
         """Read what the participants have written since the last look."""
         labels = [f"{role}-{o.name}" for o in self._roster.operators for role in ("aggregator", "validator")]
         for label in (*labels, *(miner.name for miner in self._roster.miners)):
-            entries, offset = await asyncio.to_thread(read_journal, run.journal(label), self._offsets.get(label, 0))
-            self._offsets[label] = offset
-            history.feed(label, entries)
+            look = await asyncio.to_thread(read_journal, run.journal(label), self._offsets.get(label, 0))
+            self._offsets[label] = look.offset
+            history.feed(label, look.noted, look.wrong)
 
 
 class RestartNotes:

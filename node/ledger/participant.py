@@ -12,6 +12,7 @@ from muster.node.context import Context
 from muster.node.ledger import reader
 from muster.node.ledger.reader import CatchUp, Fetched, Reader
 from muster.node.replica import Replica
+from muster.node.telemetry import events
 from muster.protocol import ledger
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
@@ -146,7 +147,7 @@ class Participant:
         """Move θ by a judged record; `fetched` is what it was judged from, None where it is the own one."""
         raise NotImplementedError
 
-    def note(self, event: str, /, **facts: Any) -> None:
+    def note(self, event: events.Event) -> None:
         """Write to the journal."""
 
 
@@ -172,7 +173,7 @@ async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replic
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))
-    context.journal.event("joined", round=tip.round, hotkey=identity.hotkey)
+    context.journal.note(events.Joined(tip.round, hotkey=identity.hotkey))
     return tip, replica
 
 
@@ -253,17 +254,17 @@ class Follower(Participant):
         await self.context.offload(lambda: self.replica.apply(applied, tip.spec))
         self._tip = applied.tip
         root = await self.context.offload(self.replica.root)
-        self.note(
-            "applied",
-            round=tip.round,
+        done = events.Applied(
+            tip.round,
             kind=applied.record.kind.name.lower(),
             root=root.hex(),
             outer_step=self.replica.outer_step,
-            accepted=[hotkey_of(entry.public) for entry in applied.record.accepted],
+            accepted=tuple(hotkey_of(entry.public) for entry in applied.record.accepted),
             rejected={hotkey_of(e.public): e.reason for e in applied.record.entries if e.reason},
             bytes_up=self.context.meter.up,
             bytes_down=self.context.meter.down,
         )
+        self.note(done)
 
     async def before_apply(self, applied: Applied) -> None:
         """Called with a verified record while the replica still holds the θ it was made from."""
@@ -271,9 +272,9 @@ class Follower(Participant):
     async def after_apply(self, applied: Applied) -> None:
         """Called when the replica has taken the step, and again where it failed."""
 
-    def note(self, event: str, /, **facts: Any) -> None:
+    def note(self, event: events.Event) -> None:
         """Write to the journal."""
-        self.context.journal.event(event, **facts)
+        self.context.journal.note(event)
 
 
 def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:

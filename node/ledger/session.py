@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
 from muster.node.ledger.reader import Fetched, Pointer, Reader
+from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
@@ -113,7 +114,7 @@ class Session:
         except LedgerError as error:
             self._refused.add(pointer.digest)
             log.error("the record of round %d is not valid and is not applied: %s", tip.round, error)
-            me.note("refused", round=tip.round, record=pointer.digest.hex(), problem=str(error))
+            me.note(events.Refused(tip.round, record=pointer.digest.hex(), problem=str(error)))
         return None
 
     async def find_seal(self) -> Seal | None:
@@ -129,7 +130,7 @@ class Session:
         if problem != self._complaint:
             self._complaint = problem
             log.warning("%s", problem)
-            self._participant.note("trouble", round=self._participant.tip.round, problem=problem)
+            self._participant.note(events.Trouble(self._participant.tip.round, problem=problem))
 
 
 class _Round:
@@ -254,24 +255,22 @@ class _Round:
 
     def _tell(self, transition: Transition) -> None:
         event = transition.event
-        facts: dict[str, Any] = {}
-        match event:
-            case Done(instruction):
-                facts = {"instruction": instruction.value}
-            case Failed(instruction, problem):
-                facts = {"instruction": instruction.value, "problem": problem}
-            case SubmissionSeen(peer) | KeySettled(peer):
-                facts = {"peers": [hotkey_of(peer)]}
-            case SealSeen(peers, block):
-                facts = {"peers": [hotkey_of(peer) for peer in sorted(peers)], "sealed_block": block}
-            case RecordSeen(digest):
-                facts = {"record": digest.hex()}
-        self._me.note(
-            "transition",
-            round=self._round,
+        told = events.Transition(
+            self._round,
             block=transition.block,
             what=type(event).__name__,
-            phase=transition.phase.value,
-            given=[instruction.value for instruction in transition.given],
-            **facts,
+            phase=transition.phase,
+            given=transition.given,
         )
+        match event:
+            case Done(instruction):
+                told = replace(told, instruction=instruction)
+            case Failed(instruction, problem):
+                told = replace(told, instruction=instruction, problem=problem)
+            case SubmissionSeen(peer) | KeySettled(peer):
+                told = replace(told, peers=(hotkey_of(peer),))
+            case SealSeen(peers, block):
+                told = replace(told, peers=tuple(hotkey_of(peer) for peer in sorted(peers)), sealed_block=block)
+            case RecordSeen(digest):
+                told = replace(told, record=digest.hex())
+        self._me.note(told)

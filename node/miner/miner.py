@@ -24,6 +24,7 @@ from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
 from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.replica import Replica
+from muster.node.telemetry import events
 from muster.protocol import paths, wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
@@ -147,19 +148,19 @@ class Miner(Follower):
             return
         signed, _ = wire.decode(made.submission, tip.run_id)
         if (self.public, signed.digest) not in seal.headers:
-            self.note("sealed_other", round=seal.round)
+            self.note(events.SealedOther(seal.round))
             return
         self.context.faults.trip("submit.before_key")
         data = wire.encode_key(self.context.identity, tip.run_id, seal.round, made.key)
         await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
-        self.note("key", round=seal.round)
+        self.note(events.Key(seal.round))
 
     async def _make(self, tip: Tip) -> Made | None:
         """The round's work in the slot of now; None where there is none to send, and the journal says why."""
         uid = await self.slot()
         if uid is None:
             log.error("round %d is sat out: this hotkey has no slot on the subnet; register it again", tip.round)
-            self.note("unregistered", round=tip.round)
+            self.note(events.Unregistered(tip.round))
             return None
         self._stop = stop = threading.Event()
         try:
@@ -167,7 +168,7 @@ class Miner(Follower):
         except RoundLost as error:
             self._over = tip
             log.error("round %d is lost: %s", tip.round, error)
-            self.note("lost", round=tip.round, problem=str(error))
+            self.note(events.Lost(tip.round, problem=str(error)))
             return None
         finally:
             stop.set()  # a thread does not end with the task that waits for it
@@ -180,7 +181,8 @@ class Miner(Follower):
             await chain.next_block(head.number)
             if self._tip is not tip:
                 return
-        self.note("submitted", round=tip.round, bytes=len(made.submission), values=tip.layout.kept(tip.spec.sparse.k))
+        kept = tip.layout.kept(tip.spec.sparse.k)
+        self.note(events.Submitted(tip.round, bytes=len(made.submission), values=kept))
 
     async def _put(self, tip: Tip, made: Made) -> bool:
         """Upload the submission; False where the store failed and it is worth trying again."""
@@ -192,7 +194,7 @@ class Miner(Follower):
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):
                 self._trouble = made.round, str(error)
-                self.note("trouble", round=made.round, problem=f"the submission is not up yet: {error}")
+                self.note(events.Trouble(made.round, problem=f"the submission is not up yet: {error}"))
             return False
         return True
 
@@ -231,11 +233,11 @@ class Miner(Follower):
         spec = tip.spec
         windows = self.assigned_windows(tip, uid)
         self._trainer.inner = spec.inner
-        self.note("training", round=tip.round)
+        self.note(events.Training(tip.round))
         result = self.inner_training(tip, windows)
         if result is None:
             return None
-        self.note("trained", round=tip.round, steps=result.steps, seconds=result.seconds, loss=result.loss)
+        self.note(events.Trained(tip.round, steps=result.steps, seconds=result.seconds, loss=result.loss))
         left, error = self.shape_delta(result, uid), self._memory.residual
         try:
             update = compress_(left, error, spec.sparse.error_decay, spec.sparse.k, tip.layout.grid).update

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+
+from muster.node.telemetry import events
+from muster.node.telemetry.events import Event, PeerRow
+from muster.node.telemetry.journal import Noted
 
 MAX_PEERS = 256
 """Peers that are shown one by one, as many as a Bittensor subnet has slots; of more, those with the best scores."""
@@ -15,7 +18,6 @@ CLOSE = "close"
 KINDS = ("round", "null", CLOSE)
 ACCEPTED, REJECTED = "accepted", "rejected"
 
-Entry = Mapping[str, Any]
 Outcome = tuple[str, str]
 """Result and reason: "" where it was accepted, else one of `protocol/reasons.py`; no record with another is applied."""
 
@@ -72,10 +74,10 @@ class Facts:
     peers: tuple[PeerFacts, ...] = ()
     lock: Lock = field(default_factory=Lock, repr=False)
 
-    def note(self, entry: Entry) -> None:
+    def note(self, noted: Noted) -> None:
         """Take in one event of the journal."""
         with self.lock:
-            self._fold(entry)
+            self._fold(noted)
 
     def saw_block(self, number: int, now: float) -> None:
         """The chain has reached a height; an older one changes nothing."""
@@ -93,71 +95,71 @@ class Facts:
         with self.lock:
             self.chain_errors += 1
 
-    def _fold(self, entry: Entry) -> None:
-        match entry["event"]:
-            case "started":
-                self.role, self.started = entry["role"], entry["time"]
-            case "joined":
-                self.hotkey, self.round, self.phase = entry["hotkey"], entry["round"], "submit"
-            case "training" | "trained" | "submitted" | "unregistered" | "lost":
-                self._mined(entry)
-            case "sealed" | "key":
+    def _fold(self, noted: Noted) -> None:
+        match noted.event:
+            case events.Started(role=role):
+                self.role, self.started = role, noted.time
+            case events.Joined(round=round_, hotkey=hotkey):
+                self.hotkey, self.round, self.phase = hotkey, round_, "submit"
+            case events.Sealed() | events.Key():
                 self.phase = "reveal"
-            case "applied":
-                self._applied(entry)
-            case "refused":
+            case events.Applied() as applied:
+                self._applied(applied, noted.time)
+            case events.Refused():
                 self.refused += 1
-            case "scored":
-                self.peers = _best(entry["peers"])
-            case "weights":
-                self.weights_round = entry["round"]
-            case "heldout":
-                self.heldout_loss = entry["loss"]
-            case "finished":
+            case events.Scored(peers=peers):
+                self.peers = _best(peers)
+            case events.Weights(round=round_):
+                self.weights_round = round_
+            case events.Heldout(loss=loss):
+                self.heldout_loss = loss
+            case events.Finished():
                 self.phase = "closed"
+            case other:
+                self._mined(other)
 
-    def _mined(self, entry: Entry) -> None:
-        match entry["event"]:
-            case "training":
+    def _mined(self, event: Event) -> None:
+        match event:
+            case events.Training():
                 self.phase, self.unregistered = "train", None
-            case "trained":
-                self.inner_loss = entry["loss"]
-                self.inner_seconds += entry["seconds"]
-            case "submitted":
+            case events.Trained(loss=loss, seconds=seconds):
+                self.inner_loss = loss
+                self.inner_seconds += seconds
+            case events.Submitted():
                 self.phase, self.lost_in_a_row = "submit", 0
                 self.submitted += 1
-            case "unregistered":
-                self.unregistered = entry["round"]
-            case "lost":
-                self.phase, self.lost_problem = "submit", entry["problem"]
+            case events.Unregistered(round=round_):
+                self.unregistered = round_
+            case events.Lost(problem=problem):
+                self.phase, self.lost_problem = "submit", problem
                 self.lost_in_a_row += 1
 
-    def _applied(self, entry: Entry) -> None:
-        if entry["kind"] != CLOSE:
-            self.round, self.phase = entry["round"] + 1, "submit"
-        self.outer_step, self.root = entry["outer_step"], entry["root"]
-        self.applied, self.applied_block = entry["time"], self.block or 0
-        self.bytes_up, self.bytes_down = entry["bytes_up"], entry["bytes_down"]
-        self.records[entry["kind"]] += 1
-        outcomes = dict.fromkeys(entry["accepted"], (ACCEPTED, ""))
-        outcomes |= {hotkey: (REJECTED, reason) for hotkey, reason in entry["rejected"].items()}
+    def _applied(self, applied: events.Applied, time: float) -> None:
+        if applied.kind != CLOSE:
+            self.round, self.phase = applied.round + 1, "submit"
+        self.outer_step, self.root = applied.outer_step, applied.root
+        self.applied, self.applied_block = time, self.block or 0
+        self.bytes_up, self.bytes_down = applied.bytes_up, applied.bytes_down
+        self.records[applied.kind] += 1
+        outcomes = dict.fromkeys(applied.accepted, (ACCEPTED, ""))
+        outcomes |= {hotkey: (REJECTED, reason) for hotkey, reason in applied.rejected.items()}
         self.submissions.update(outcomes.values())
         if self.hotkey in outcomes:
             self.own[outcomes[self.hotkey]] += 1
 
 
-def _best(rows: Iterable[Mapping[str, Any]]) -> tuple[PeerFacts, ...]:
+def _best(rows: Iterable[PeerRow]) -> tuple[PeerFacts, ...]:
     """The peers with the best scores, in uid order."""
-    best = sorted(rows, key=lambda row: (-row["peer_score"], row["uid"]))[:MAX_PEERS]
+    best = sorted(rows, key=lambda row: (-row.peer_score, row.uid))[:MAX_PEERS]
     return tuple(
         PeerFacts(
-            uid=row["uid"],
-            hotkey=row["hotkey"],
-            mu=row["mu"],
-            rating_mu=row["rating"][0],
-            rating_sigma=row["rating"][1],
-            peer_score=row["peer_score"],
-            incentive=row["incentive"],
+            uid=row.uid,
+            hotkey=row.hotkey,
+            mu=row.mu,
+            rating_mu=row.rating[0],
+            rating_sigma=row.rating[1],
+            peer_score=row.peer_score,
+            incentive=row.incentive,
         )
-        for row in sorted(best, key=lambda row: row["uid"])
+        for row in sorted(best, key=lambda row: row.uid)
     )

@@ -16,6 +16,7 @@ import pytest
 from local_chain import LocalChain, Subnet
 from runs.run_builders import template, write_template
 
+from muster.node.telemetry.events import Weights
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Snapshot
@@ -111,9 +112,8 @@ async def digests(run: RunDirectory) -> list[Anchor]:
 
 def published(run: RunDirectory) -> list[dict[int, int]]:
     """The weights that the validator says it has set, in order."""
-    entries, _ = read_journal(run.journal(f"validator-{OPERATOR.name}"))
-    found = [entry["weights"] for entry in entries if entry["event"] == "weights"]
-    return [{int(uid): weight for uid, weight in weights.items()} for weights in found]
+    told = read_journal(run.journal(f"validator-{OPERATOR.name}")).noted
+    return [dict(noted.event.weights) for noted in told if isinstance(noted.event, Weights)]
 
 
 def transcript(summary: Mapping[str, Any], run: RunDirectory, seen: Seen) -> str:

@@ -35,6 +35,7 @@ from run_builders import MAX_BYTES, Ledger
 from muster.lab.faults import Kind, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
+from muster.node.telemetry.events import Scored
 from muster.protocol import paths
 from muster.protocol.spec import RunSpec
 from muster.testnet.roster import Roster
@@ -144,7 +145,7 @@ def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
     late = cell.place.bound in (Bound.SCORE, Bound.STEER) and cell.costs(spec)
     assert steered == ([] if late else [0] * len(spec.genesis.leaders))
     for i in range(len(spec.genesis.leaders)):
-        scored = [event["round"] for event in run.events(f"validator-{i}", "scored")]
+        scored = [event.round for event in run.events(f"validator-{i}", Scored)]
         assert scored == sorted(set(scored))
         assert scored == list(range(ROUNDS)) or late
 
@@ -161,7 +162,7 @@ def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
 
 def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
     """When what happened to somebody."""
-    return [(event["time"], event["event"], event.get("round")) for event in run.journals[name]]
+    return [(noted.time, noted.event.name, getattr(noted.event, "round", None)) for noted in run.journals[name]]
 
 
 def read(run: SimulatedRun, location: str, key: str) -> bytes:

@@ -9,15 +9,15 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from run_builders import Stage, play, template, write_template
 
 from muster.node.data.dataset import TextReader
+from muster.node.telemetry.events import Applied, Event, Finished, RoundEvent, Scored, Sealed, Started, Training
 from muster.node.telemetry.journal import read_journal
 from muster.run.folder import RunDirectory
 from muster.testnet.roster import Roster
@@ -39,8 +39,6 @@ SUMMARY_KEYS = {
 PEER_KEYS = {
     "uid", "hotkey", "behaviour", "submitted", "accepted", "rejected", "mu", "rating", "peer_score", "weight",
 }  # fmt: skip
-
-Entry = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +62,23 @@ class Testnet:
         self.folder = folder
         self.ended = asyncio.ensure_future(process.communicate())
 
-    def entries(self, label: str) -> list[dict[str, Any]]:
+    def told(self, label: str) -> list[Event]:
         """All a participant has written."""
-        return read_journal(self.folder / "logs" / f"{label}.jsonl")[0]
+        return told(self.folder, label)
 
-    async def until(self, label: str, happened: Callable[[Entry], bool]) -> Entry:
-        """The first entry of a participant's journal of which that is true."""
+    async def until(self, label: str, happened: Callable[[Event], bool]) -> Event:
+        """The first event of a participant's journal of which that is true."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
-                for entry in self.entries(label):
-                    if happened(entry):
-                        return entry
+                for event in self.told(label):
+                    if happened(event):
+                        return event
                 assert not self.ended.done(), self.ended.result()[1].decode()
                 await asyncio.wait({self.ended}, timeout=LOOK_SECONDS)
 
     def pids(self, label: str) -> list[int]:
         """The processes a participant has been, the newest last."""
-        return [entry["pid"] for entry in self.entries(label) if entry["event"] == "started"]
+        return [event.pid for event in self.told(label) if isinstance(event, Started)]
 
     async def end(self) -> tuple[int, str, str]:
         """Exit status, stdout and stderr."""
@@ -109,9 +107,14 @@ async def started(preset: Path, folder: Path, rounds: int) -> AsyncIterator[Test
         await asyncio.wait({running.ended})
 
 
-def event(name: str, round_: int) -> Callable[[Entry], bool]:
-    """Whether an entry is that event of that round."""
-    return lambda entry: entry["event"] == name and entry["round"] == round_
+def told(folder: Path, label: str) -> list[Event]:
+    """All a participant of the run in that folder has written."""
+    return [noted.event for noted in read_journal(folder / "logs" / f"{label}.jsonl").noted]
+
+
+def of(kind: type[RoundEvent], round_: int) -> Callable[[Event], bool]:
+    """Whether an event is of that kind and round."""
+    return lambda event: isinstance(event, kind) and event.round == round_
 
 
 def alive(pid: int) -> bool:
@@ -150,9 +153,9 @@ def finished(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     async def live() -> tuple[int, str, str]:
         async with started(preset, folder, ROUNDS) as net:
             for label, moment in (
-                ("miner-0", event("training", 1)),
-                ("validator-operator-0", event("scored", 1)),
-                ("aggregator-operator-0", event("sealed", 2)),
+                ("miner-0", of(Training, 1)),
+                ("validator-operator-0", of(Scored, 1)),
+                ("aggregator-operator-0", of(Sealed, 2)),
             ):
                 await net.until(label, moment)
                 os.kill(net.pids(label)[-1], signal.SIGKILL)
@@ -177,9 +180,9 @@ def test_the_run_survives_a_kill_of_each(finished: tuple[Path, int, str]) -> Non
     report = (folder / "report.html").read_text()
     for label in ("miner-0", "validator-operator-0", "aggregator-operator-0"):
         assert f"{label} crashed (killed by SIGKILL), restart 1" in report
-        entries, _ = read_journal(folder / "logs" / f"{label}.jsonl")
-        assert sum(entry["event"] == "started" for entry in entries) == 2
-        assert entries[-1]["event"] == "finished"
+        events = told(folder, label)
+        assert sum(isinstance(event, Started) for event in events) == 2
+        assert isinstance(events[-1], Finished)
 
 
 def test_the_simulator_gives_the_same_roots(finished: tuple[Path, int, str]) -> None:
@@ -213,7 +216,7 @@ async def test_no_process_outlives_the_command(
 ) -> None:
     async with started(preset, tmp_path / "run", 1000) as net:
         for label in LABELS:
-            await net.until(label, lambda entry: entry["event"] == "applied" and entry["round"] >= 0)
+            await net.until(label, lambda event: isinstance(event, Applied))
         pids = [net.pids(label)[-1] for label in LABELS]
         assert all(alive(pid) for pid in pids)
         net.process.send_signal(number)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
+from noted import rounds
 from run_builders import MAX_BYTES, MakeStage, play
 
 from muster.lab.simulator import SimulatedRun
@@ -204,9 +205,9 @@ def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_ha
         return journal
 
     first = asyncio.run(live())
-    assert [event["round"] for event in first.events if event["event"] == "scored"] == [0, 1, 2]
+    assert rounds(first, "scored") == [0, 1, 2]
     standings = book.states(2)
     again = asyncio.run(live())
-    assert not [event for event in again.events if event["event"] == "scored"]
+    assert not rounds(again, "scored")
     assert book.states(2) == standings
     assert _scores(run) == published

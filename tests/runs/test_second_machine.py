@@ -24,12 +24,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import pytest
 from run_builders import template, write_template
 from s3_server import RadosGateway
 
+from muster.node.telemetry.events import Applied, Event, Started
 from muster.node.telemetry.journal import read_journal
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials
@@ -151,9 +152,17 @@ def until(true: Callable[[], bool], *machines: Machine) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def events(journal: Path) -> list[dict[str, Any]]:
-    """All that a participant has noted."""
-    return read_journal(journal)[0] if journal.exists() else []
+E = TypeVar("E", bound=Event)
+
+
+def of(kind: type[E], journal: Path) -> list[E]:
+    """All events of a kind that a participant has noted."""
+    return [noted.event for noted in read_journal(journal).noted if isinstance(noted.event, kind)]
+
+
+def accepts(hotkey: str, journal: Path) -> bool:
+    """Whether a participant has applied a record that accepts this one."""
+    return any(hotkey in event.accepted for event in of(Applied, journal))
 
 
 def write_keys(folder: Path, keys: Credentials, user: int | None) -> dict[str, str]:
@@ -214,7 +223,7 @@ def published(s3_server: RadosGateway, tmp_path: Path) -> Iterator[Published]:
             secrets = f"set -a; . {folder}/keys/{name}.env"
             first.start(f"{secrets}; exec muster {role} --run {folder} --name {name}")
         journal = folder / "logs" / "miner-0.jsonl"
-        until(lambda: any(entry["event"] == "applied" for entry in events(journal)), first)
+        until(lambda: bool(of(Applied, journal)), first)
         yield Published(first, folder, url, chain, base, buckets)
 
 
@@ -268,15 +277,15 @@ def test_a_stranger_joins_and_is_accepted(
 
     process = machine.start(command)
     journal = published.folder / "logs" / "validator-operator-0.jsonl"
-    until(lambda: any(hotkey in entry.get("accepted", ()) for entry in events(journal)), machine, published.first)
+    until(lambda: accepts(hotkey, journal), machine, published.first)
     (own,) = (config.parent / "run" / "logs").glob("*.jsonl")
-    until(lambda: any(hotkey in entry.get("accepted", ()) for entry in events(own)), machine, published.first)
+    until(lambda: accepts(hotkey, own), machine, published.first)
     assert own.stat().st_uid == key.stat().st_uid
-    (pid,) = (entry["pid"] for entry in events(own) if entry["event"] == "started")
+    (pid,) = (event.pid for event in of(Started, own))
     os.kill(pid, signal.SIGTERM)  # not the shell above it, which would not wait
     assert process.wait(COMMAND_SECONDS) == 0, machine.said()
 
-    roots = [{e["round"]: e["root"] for e in events(path) if e["event"] == "applied"} for path in (journal, own)]
+    roots = [{event.round: event.root for event in of(Applied, path)} for path in (journal, own)]
     shared = roots[0].keys() & roots[1].keys()
     assert shared
     assert all(roots[0][round_] == roots[1][round_] for round_ in shared)

@@ -24,6 +24,7 @@ import pytest
 from run_builders import template, write_template
 from s3_server import RadosGateway
 
+from muster.node.telemetry import events
 from muster.node.telemetry.journal import read_journal
 from muster.protocol.identity import SEED_BYTES
 from muster.protocol.storage import Credentials, S3Location, parse_location
@@ -111,9 +112,9 @@ def look(seen: Seen, testnet: int, kin: set[int]) -> None:
 def ask(seen: Seen, folder: Path) -> None:
     """Ask every daemon that answers all it answers, unless it was asked when its last record was applied."""
     for journal in (folder / "logs").glob("*.jsonl"):
-        entries = read_journal(journal)[0]
-        applied = sum(entry["event"] == "applied" for entry in entries)
-        for address in {entry["address"] for entry in entries if entry["event"] == "service"}:
+        found = [noted.event for noted in read_journal(journal).noted]
+        applied = sum(isinstance(event, events.Applied) for event in found)
+        for address in {event.address for event in found if isinstance(event, events.Service)}:
             for path in PATHS:
                 place = f"http://{address}/{path} of {journal.stem} after {applied}"
                 if place not in seen.answers:
@@ -168,10 +169,10 @@ def outsider(base: Path, folder: Path, name: str, location: str, keys: Credentia
 def kill_once(folder: Path, name: str) -> bool:
     """Kill a participant in the middle of its training; whether that came to pass."""
     journal = folder / "logs" / f"{name}.jsonl"
-    entries = read_journal(journal)[0] if journal.exists() else []
-    if not any(entry["event"] == "training" for entry in entries):
+    found = [noted.event for noted in read_journal(journal).noted]
+    if not any(isinstance(event, events.Training) for event in found):
         return False
-    os.kill([entry["pid"] for entry in entries if entry["event"] == "started"][-1], signal.SIGKILL)
+    os.kill([event.pid for event in found if isinstance(event, events.Started)][-1], signal.SIGKILL)
     return True
 
 
@@ -256,9 +257,9 @@ def test_things_went_wrong(scene: Scene) -> None:
     for stranger, words in (("wrong-key", "could not be written"), ("wrong-bucket", "could not be written")):
         assert words in (scene.folder / "logs" / f"{stranger}.log").read_text()
     rejected = [
-        entry["rejected"]
-        for entry in read_journal(scene.folder / "logs" / "validator-operator-0.jsonl")[0]
-        if entry["event"] == "applied" and entry["kind"] == "round"
+        noted.event.rejected
+        for noted in read_journal(scene.folder / "logs" / "validator-operator-0.jsonl").noted
+        if isinstance(noted.event, events.Applied) and noted.event.kind == "round"
     ]
     assert len(rejected) == ROUNDS
     assert all(rejected)

@@ -15,6 +15,7 @@ from muster.kernels import compress, residual
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
+from muster.node.telemetry.events import Joined, Sealed
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity
 from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
@@ -89,7 +90,7 @@ def test_a_second_operator_follows(stage: MakeStage) -> None:
     assert run.roots("aggregator-1") == run.roots("validator-1") == run.roots("aggregator-0")
     ledger = Ledger(run)
     assert {len(ledger.record(round_).scores) for round_ in range(1, 4)} == {2}
-    assert not run.events("aggregator-1", "sealed")
+    assert not run.events("aggregator-1", Sealed)
 
 
 @pytest.mark.parametrize("rule", ["mean", "sender_mean", "damped_mean"])
@@ -164,8 +165,8 @@ def test_a_late_newcomer_joins_from_a_checkpoint_and_is_accepted(stage: MakeStag
     newcomer = made.member("miner-3")
     run = play(made, ROUNDS, genesis_without(made.spec, newcomer.hotkey), arrivals={"miner-3": 3})
     ledger = Ledger(run)
-    (joined,) = run.events("miner-3", "joined")
-    assert joined["round"] == 2, "the newest checkpoint is before the record of round 2"
+    (joined,) = run.events("miner-3", Joined)
+    assert joined.round == 2, "the newest checkpoint is before the record of round 2"
     assert sorted(run.roots("miner-3")) == [2, 3, 4, 5]
     assert len(run.state_roots) == ROUNDS
     assert "miner-3" not in ledger.reasons(made.roster, 2)

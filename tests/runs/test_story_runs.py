@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from files_left_alone import picture
@@ -27,6 +26,7 @@ from muster.lab.faults import Fault, Script
 from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.directory import Directory
+from muster.node.telemetry.journal import Noted, to_json
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
 from muster.protocol.storage import Buckets
@@ -46,11 +46,11 @@ FAULTS = (
 )
 WIDTH = 120
 
-Journals = Mapping[str, Sequence[Mapping[str, Any]]]
+Journals = Mapping[str, Sequence[Noted]]
 
 
 def told_by(journals: Journals) -> list[Told]:
-    entries = (Told(entry["time"], name, entry) for name, journal in sorted(journals.items()) for entry in journal)
+    entries = (Told(noted.time, name, noted.event) for name, journal in sorted(journals.items()) for noted in journal)
     return sorted(entries, key=lambda entry: entry.time)
 
 
@@ -255,7 +255,7 @@ class TestOpenRound:
 
         clock.run(play())
         assert not script.unfired()
-        journals = {name: journal.events for name, journal in lab._journals.items()}
+        journals = {name: journal.noted for name, journal in lab._journals.items()}
         return story_of(stage, lab._chain, buckets, journals, round_)
 
     def test_before_the_seal(self, stage_of_run: Stage) -> None:
@@ -311,7 +311,7 @@ def folder(case: Case) -> Path:
     write_run(case.stage, case.run)
     logs = case.stage.run.path / "logs"
     for name, journal in case.run.journals.items():
-        (logs / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in journal))
+        (logs / f"{name}.jsonl").write_text("".join(to_json(noted) + "\n" for noted in journal))
     return case.stage.run.path
 
 

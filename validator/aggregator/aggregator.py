@@ -9,6 +9,7 @@ from muster.node.context import Context
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import BULK_DEADLINE, Fetched
 from muster.node.replica import Replica
+from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
@@ -122,7 +123,7 @@ class Aggregator(Follower):
         if block < self._failing_since + longest_round(tip.spec):
             raise error
         log.error("round %d is not mirrored: %s", tip.round, error)
-        self.note("unmirrored", round=tip.round, problem=str(error))
+        self.note(events.Unmirrored(tip.round, problem=str(error)))
 
     async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
         bucket, run_id, round_ = self.context.bucket, tip.run_id, tip.round

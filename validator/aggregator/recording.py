@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
 from muster.node.replica.checkpoint import make_checkpoint
+from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.ledger import Applied
@@ -57,8 +58,8 @@ class Recording:
             return
         if self._standing is None:
             self._standing = digest = await self._put(head)
-            counts = {} if self._made is None else {"accepted": len(self._made.applied.record.accepted)}
-            around.journal.event("recorded", round=tip.round, record=digest.hex(), **counts)
+            accepted = None if self._made is None else len(self._made.applied.record.accepted)
+            around.journal.note(events.Recorded(tip.round, record=digest.hex(), accepted=accepted))
         await around.chain.commit(around.identity, around.location, Anchor(tip.round, self._standing))
 
     async def _put(self, head: Block) -> bytes:
@@ -152,7 +153,7 @@ class Recording:
         for name, data in made.shards.items():
             await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data, deadline=BULK_DEADLINE)
         await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), made.manifest)
-        around.journal.event("checkpoint", round=tip.round, bytes=sum(map(len, made.shards.values())))
+        around.journal.note(events.Checkpoint(tip.round, bytes=sum(map(len, made.shards.values()))))
         return made.digest
 
     async def _amendments(self) -> tuple[bytes, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.node.ledger.reader import MAX_SEAL_BYTES
+from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import ObjectDamaged, WireError
 from muster.protocol.types import Block
@@ -60,9 +61,8 @@ class Sealing:
     def _stands(self, draft: _Draft) -> None:
         tip, seal = self._leading.tip, draft.seal
         self._standing = seal, draft.digest
-        self._leading.context.journal.event(
-            "sealed", round=tip.round, block=seal.block.number, submissions=len(seal.headers)
-        )
+        told = events.Sealed(tip.round, block=seal.block.number, submissions=len(seal.headers))
+        self._leading.context.journal.note(told)
 
     async def standing(self) -> tuple[Seal, bytes]:
         """The round's seal and its digest; one that an earlier life made is read back, with the heads it lists.

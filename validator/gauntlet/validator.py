@@ -16,6 +16,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
+from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
@@ -102,7 +103,7 @@ class Validator(Follower):
         if self._heldout is None:
             self._heldout = await self.context.offload(self.heldout_loss)
             if round_:
-                self.note("heldout", round=round_ - 1, loss=self._heldout)
+                self.note(events.Heldout(round_ - 1, loss=self._heldout))
         newest = await self.context.offload(self._book.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
@@ -147,7 +148,7 @@ class Validator(Follower):
 
     def _unpublished(self, round_: int, problem: str) -> None:
         log.error("the scores of round %d are not published: %s", round_, problem)
-        self.note("unpublished", round=round_, problem=problem)
+        self.note(events.Unpublished(round_, problem=problem))
 
     async def _recorded(self, round_: int) -> bool:
         """Whether the leader has anchored a record of this round or a later one."""
@@ -158,7 +159,7 @@ class Validator(Follower):
         """Measure the new θ on held-out text."""
         if not applied.tip.closed:
             self._heldout = await self.context.offload(self.heldout_loss)
-            self.note("heldout", round=applied.record.round, loss=self._heldout)
+            self.note(events.Heldout(applied.record.round, loss=self._heldout))
 
     def heldout_loss(self) -> float:
         """Loss of θ on the run's fixed sample of the held-out split, nat/token."""
@@ -245,12 +246,12 @@ class Validator(Follower):
         data = encode_scores(body, self.context.identity, self._tip.run_id)
         # What stands may have been used already; a second life, which may know less, must not replace it.
         await self.context.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
-        self.note("scored", round=round_, peers=[peer.model_dump(mode="json") for peer in peers])
+        self.note(events.Scored(round_, peers=tuple(events.PeerRow.of(peer) for peer in peers)))
         weights = chain_weights(shares, uids)
         if weights:
             try:
                 await self.context.chain.set_weights(self.context.identity, weights)
-                self.note("weights", round=round_, weights={str(uid): weight for uid, weight in weights.items()})
+                self.note(events.Weights(round_, weights=weights))
             except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder
                 log.info("weights are not set this round: %s", error)
 

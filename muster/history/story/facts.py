@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from muster.node.telemetry.events import Event, Joined, RoundEvent
+from muster.node.telemetry.words import SHORT
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import Kind, Record, Seal
 
-SHORT = 8
-"""Characters of a hotkey, or of a digest in hexadecimal, that stand for the whole where a line must be short."""
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One line of a participant's journal: when (unix seconds), whose, and the event with its facts."""
+    """One line of a participant's journal: when (unix seconds), whose, and the event."""
 
     time: float
     label: str
-    facts: Mapping[str, Any]
+    event: Event
 
     @property
-    def event(self) -> str:
-        """What happened, by its name in the journal."""
-        return str(self.facts.get("event", ""))
+    def round(self) -> int | None:
+        """The round it is of, None for an event of none."""
+        return self.event.round if isinstance(self.event, RoundEvent) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +69,9 @@ class Names:
         """The names that journals give away."""
         labels: dict[str, tuple[str, ...]] = {}
         for entry in told:
-            hotkey = entry.facts.get("hotkey")
-            if entry.event == "joined" and isinstance(hotkey, str) and entry.label not in labels.get(hotkey, ()):
-                labels[hotkey] = (*labels.get(hotkey, ()), entry.label)
+            match entry.event:
+                case Joined(hotkey=hotkey) if entry.label not in labels.get(hotkey, ()):
+                    labels[hotkey] = (*labels.get(hotkey, ()), entry.label)
         return cls(labels)
 
     def hotkey(self, hotkey: str, role: str = "") -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 
 from muster.history.story.facts import Told
+from muster.node.telemetry.events import Joined, Recorded
+from muster.node.telemetry.journal import Noted, Skipped, parse
+from muster.node.telemetry.words import some
 from muster.protocol.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 MAX_LINE = 2**22
 """Bytes of a line; the longest a daemon writes are a validator's scores, 500 bytes for each of a run's slots."""
@@ -17,7 +21,7 @@ MAX_LINE = 2**22
 def read_journals(folder: Path, round_: int) -> list[Told]:
     """Everything that the journals in a folder say of a round, of who is who, and of when the round began, by time.
 
-    Lines that are none (what a full disk left of one, longer than any we write) are passed over.
+    Lines that are none of this release's (cut by a full disk, longer than any we write, not known) are passed over.
 
     Raises:
         StorageError: a journal cannot be read.
@@ -32,20 +36,20 @@ def read_journals(folder: Path, round_: int) -> list[Told]:
 
 
 def _concerns(entry: Told, round_: int) -> bool:
-    of = entry.facts.get("round")
-    return of == round_ or entry.event == "joined" or (entry.event == "recorded" and of == round_ - 1)
+    began = isinstance(entry.event, Recorded) and entry.round == round_ - 1
+    return entry.round == round_ or began or isinstance(entry.event, Joined)
 
 
 def _entries(path: Path) -> Iterator[Told]:
     with path.open("rb") as file:
-        whole = True
+        whole, wrong = True, 0
         while line := file.readline(MAX_LINE):
             begins, whole = whole, line.endswith(b"\n")
             if not (begins and whole):
                 continue
-            try:
-                facts = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(facts, dict) and isinstance(time := facts.get("time"), int | float) and isfinite(time):
-                yield Told(float(time), path.stem, facts)
+            noted = parse(line)
+            wrong += noted is Skipped.WRONG
+            if isinstance(noted, Noted):
+                yield Told(noted.time, path.stem, noted.event)
+    if wrong:
+        log.warning("%s of %s could not be read: its facts are not those of its event", some(wrong, "line"), path)

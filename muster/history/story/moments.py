@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from muster.history.story.facts import LedgerRound, Names, Told
-from muster.history.story.sentences import blocks, sentence
+from muster.node.telemetry import events
+from muster.node.telemetry.events import Event, Transition
+from muster.node.telemetry.words import blocks
 from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger.round import Done, Failed, Instruction, RecordSeen, ScoresIn, SealSeen
 from muster.protocol.reasons import KEY_MISSING, UNAVAILABLE
 
 DOING = {
-    "train": "do its work",
-    "publish_seal": "publish the seal",
-    "publish_key": "show its key",
-    "publish_record": "publish the record",
-    "apply": "apply the record",
+    Instruction.TRAIN: "do its work",
+    Instruction.PUBLISH_SEAL: "publish the seal",
+    Instruction.PUBLISH_KEY: "show its key",
+    Instruction.PUBLISH_RECORD: "publish the record",
+    Instruction.APPLY: "apply the record",
 }
 """What each instruction says to do."""
 
-_WORK_ENDED = ("submitted", "lost", "unregistered")
+_WORK_ENDED = (events.Submitted, events.Lost, events.Unregistered)
 """Events by which a miner says itself that its work is done."""
 
 
@@ -75,88 +77,89 @@ class Moments:
         self._seen = seen
         self._names = names
         self._opened = opened
-        self._events = {(entry.label, entry.event) for entry in told if entry.facts.get("round") == self._round}
+        self._happened = {(entry.label, type(entry.event)) for entry in told if entry.round == self._round}
         self._joined: set[str] = set()
-        self._sealed_at: dict[str, Any] = {}
-        self.tries: dict[tuple[str, str], Tries] = {}
+        self._sealed_at: dict[str, int] = {}
+        self.tries: dict[tuple[str, Instruction], Tries] = {}
         self.found: list[Moment] = []
         for entry in told:
             self._take(entry)
         self.found = _together(_with_blocks(self.found, told, opened))
 
     def _take(self, entry: Told) -> None:
-        if entry.event == "joined":
+        event = entry.event
+        if isinstance(event, events.Joined):
             again = entry.label in self._joined
             self._joined.add(entry.label)
             self._forget(entry.label)
-            if entry.facts.get("round") == self._round:
+            if event.round == self._round:
                 self._add(entry, "came back after a restart" if again else "joined", failed=again)
-        elif entry.facts.get("round") != self._round:
+        elif entry.round != self._round:
             return
-        elif entry.event == "transition":
-            self._transition(entry)
-        elif not (entry.event == "training" and (entry.label, "trained") in self._events):
-            what, failed = sentence(entry.facts)
-            self._add(entry, what, failed)
+        elif isinstance(event, Transition):
+            self._transition(entry, event)
+        elif not (isinstance(event, events.Training) and self._has(entry, events.Trained)):
+            self._add(entry, event.said(), event.failed)
+
+    def _has(self, entry: Told, *kinds: type[Event]) -> bool:
+        """Whether one of these events is among what the same participant tells of the round."""
+        return any((entry.label, kind) in self._happened for kind in kinds)
 
     def _add(self, entry: Told, what: str, failed: bool = False) -> None:
-        block = _integer(entry.facts.get("block")) if entry.event == "transition" else None
+        block = entry.event.block if isinstance(entry.event, Transition) else None
         self.found.append(Moment(what, (entry.label,), entry.time - self._opened, block, failed))
 
-    def _transition(self, entry: Told) -> None:
-        facts, label = entry.facts, entry.label
-        instruction = str(facts.get("instruction", ""))
-        match facts.get("what"):
-            case "Failed" if instruction in DOING:
-                self._failed(entry, instruction, str(facts.get("problem", "")))
-            case "Done" if instruction in DOING:
+    def _transition(self, entry: Told, seen: Transition) -> None:
+        label, instruction = entry.label, seen.instruction
+        match seen.what:
+            case Failed.__name__ if instruction in DOING:
+                self._failed(entry, instruction, seen.problem or "")
+            case Done.__name__ if instruction in DOING:
                 self._done(entry, instruction)
-            case "ScoresIn" if facts.get("block") != self._sealed_at.get(label):
+            case ScoresIn.__name__ if seen.block != self._sealed_at.get(label):
                 self._add(entry, "waits for no more scores")
-            case "SealSeen":
-                self._sealed_at[label] = facts.get("block")
-                self._seal_seen(entry)
-            case "RecordSeen":
+            case SealSeen.__name__:
+                self._sealed_at[label] = seen.block
+                self._seal_seen(entry, seen)
+            case RecordSeen.__name__:
                 self._forget(label)  # the rest is pointless now
-                if (label, "applied") not in self._events:
+                if not self._has(entry, events.Applied):
                     self._add(entry, "has seen the record, and not applied it yet")
-        for given in _texts(facts.get("given")):
-            self._given(entry, given)
+        for given in seen.given:
+            self._given(entry, seen, given)
 
     def _forget(self, label: str) -> None:
         """Whatever this participant could not do is not given again: to another life of it all is given anew."""
         self.tries = {key: tries for key, tries in self.tries.items() if key[0] != label}
 
-    def _given(self, entry: Told, instruction: str) -> None:
-        block = _integer(entry.facts.get("block"))
+    def _given(self, entry: Told, seen: Transition, instruction: Instruction) -> None:
         tries = self.tries.get((entry.label, instruction))
         if tries is not None:
-            tries.again += [] if block is None else [block]
-        elif instruction == "publish_seal":
-            self._add(entry, f"seals the round now: {self._why_sealed(entry, block)}")
-        elif instruction == "publish_record":
-            self._add(entry, f"decides the round now: {self._why_decided(entry.label, block)}")
+            tries.again.append(seen.block)
+        elif instruction is Instruction.PUBLISH_SEAL:
+            self._add(entry, f"seals the round now: {self._why_sealed(seen)}")
+        elif instruction is Instruction.PUBLISH_RECORD:
+            self._add(entry, f"decides the round now: {self._why_decided(entry.label, seen.block)}")
 
-    def _why_sealed(self, entry: Told, block: int | None) -> str:
-        deadline = self._opening.deadline
+    def _why_sealed(self, seen: Transition) -> str:
         if self._seen.closing:
             return "the run ends"
-        if block is not None and block >= deadline:
-            return f"the deadline has come, block {block}"
-        last = ", ".join(self._names.hotkey(hotkey) for hotkey in _texts(entry.facts.get("peers")))
+        if seen.block >= self._opening.deadline:
+            return f"the deadline has come, block {seen.block}"
+        last = ", ".join(self._names.hotkey(hotkey) for hotkey in seen.peers)
         return "everybody expected is in" + (f", {last} last" if last else "")
 
-    def _why_decided(self, label: str, block: int | None) -> str:
+    def _why_decided(self, label: str, block: int) -> str:
         record, seal = self._seen.record, self._seen.seal
         if record is not None and any(entry.reason in (KEY_MISSING, UNAVAILABLE) for entry in record.entries):
             return "the time for keys and payloads is over"
-        if record is None and seal is not None and block is not None:
-            since = max(seal.block.number, _integer(self._sealed_at.get(label)) or 0)
+        if record is None and seal is not None:
+            since = max(seal.block.number, self._sealed_at.get(label, 0))
             ended = block >= since + self._seen.tip.spec.clock.reveal
             return "the time for keys and payloads is over" if ended else "it waits for nothing more"
         return "every submission is in, or has failed"
 
-    def _failed(self, entry: Told, instruction: str, problem: str) -> None:
+    def _failed(self, entry: Told, instruction: Instruction, problem: str) -> None:
         tries = self.tries.setdefault((entry.label, instruction), Tries())
         alike = tries.failed > 0 and problem == tries.problem
         tries.failed, tries.problem = tries.failed + 1, problem
@@ -172,38 +175,30 @@ class Moments:
         else:
             self.found[tries.place] = replace(self.found[tries.place], what=said)
 
-    def _done(self, entry: Told, instruction: str) -> None:
+    def _done(self, entry: Told, instruction: Instruction) -> None:
         tries = self.tries.pop((entry.label, instruction), None)
         if tries is not None:
             again = f", given again at block {tries.again[-1]}" if tries.again else ""
             self._add(entry, f"that was try {tries.failed + 1}{again}")
-        elif instruction == "train" and not any((entry.label, event) in self._events for event in _WORK_ENDED):
+        elif instruction is Instruction.TRAIN and not self._has(entry, *_WORK_ENDED):
             self._add(entry, "has nothing to submit")
 
-    def _seal_seen(self, entry: Told) -> None:
-        hotkey, peers = self._names.hotkey_of(entry.label), _texts(entry.facts.get("peers"))
-        if (entry.label, "sealed") in self._events:
+    def _seal_seen(self, entry: Told, seen: Transition) -> None:
+        hotkey = self._names.hotkey_of(entry.label)
+        if self._has(entry, events.Sealed):
             return
         if hotkey == hotkey_of(self._seen.tip.leader_in_turn):
-            self._add(entry, f"goes on from the seal of an earlier life, block {entry.facts.get('sealed_block')}")
-        elif hotkey not in peers and (entry.label, "submitted") in self._events:
+            self._add(entry, f"goes on from the seal of an earlier life, block {seen.sealed_block}")
+        elif hotkey not in seen.peers and self._has(entry, events.Submitted):
             self._add(entry, "sees the seal, and is not in it", failed=True)
-
-
-def _integer(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _texts(value: Any) -> list[str]:
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _with_blocks(found: Iterable[Moment], told: Sequence[Told], opened: float) -> list[Moment]:
     """Fill in blocks where the same participant was at one and the same block before and after."""
     known: dict[str, list[tuple[float, int]]] = {}
     for entry in told:
-        if entry.event == "transition" and (block := _integer(entry.facts.get("block"))) is not None:
-            known.setdefault(entry.label, []).append((entry.time - opened, block))
+        if isinstance(entry.event, Transition):
+            known.setdefault(entry.label, []).append((entry.time - opened, entry.event.block))
     return [m if m.block is not None else replace(m, block=_block_at(m, known)) for m in found]
 
 

@@ -10,11 +10,10 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from muster.history.status import printable
-from muster.history.story.facts import SHORT
 from muster.history.story.moments import Moment
 from muster.history.story.outcome import Submission
-from muster.history.story.sentences import some
 from muster.history.story.story import Story
+from muster.node.telemetry.words import SHORT, some
 
 WORD = 10
 """Columns of the words on the left of the first part."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from muster.history.story.facts import LedgerRound, Names, Told
 from muster.history.story.moments import DOING, Moment, Moments
 from muster.history.story.outcome import Missed, Submission, missed, submissions, waiting
-from muster.history.story.sentences import some
+from muster.node.telemetry.events import Applied, Recorded, Sealed, Transition
+from muster.node.telemetry.words import some
 from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger.round import SealSeen
 from muster.protocol.wire import Kind
 
 
@@ -101,32 +103,29 @@ def tell(seen: LedgerRound, told: Sequence[Told]) -> Story:
 
 def _opened(seen: LedgerRound, told: Sequence[Told]) -> float:
     """When the round opened, unix seconds: when the record before it was there, else the first thing told of it."""
-    before = [t.time for t in told if t.event == "recorded" and t.facts.get("round") == seen.tip.round - 1]
-    own = [entry.time for entry in told if entry.facts.get("round") == seen.tip.round]
+    before = [t.time for t in told if isinstance(t.event, Recorded) and t.round == seen.tip.round - 1]
+    own = [entry.time for entry in told if entry.round == seen.tip.round]
     return max(before, default=min(own, default=0.0))
 
 
 def _revealing(seen: LedgerRound, told: Sequence[Told], names: Names) -> int:
     """The block at which the leader says that its seal was public; 0 where it does not say."""
-    leader = hotkey_of(seen.tip.leader_in_turn)
-    found = (
-        entry.facts.get("block")
-        for entry in told
-        if entry.facts.get("round") == seen.tip.round
-        and entry.facts.get("what") == "SealSeen"
-        and names.hotkey_of(entry.label) == leader
-    )
-    return min((block for block in found if isinstance(block, int)), default=0)
+    leader, found = hotkey_of(seen.tip.leader_in_turn), []
+    for entry in told:
+        match entry.event:
+            case Transition(round=seen.tip.round, what=SealSeen.__name__, block=block):
+                found += [block] if names.hotkey_of(entry.label) == leader else []
+    return min(found, default=0)
 
 
 def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Moment]:
     """What the ledger shows and no journal tells."""
-    events = {entry.event for entry in told if entry.facts.get("round") == seen.tip.round}
+    events = {type(entry.event) for entry in told if entry.round == seen.tip.round}
     leader, found = (names.peer(seen.tip.leader_in_turn, "aggregator"),), []
-    if seen.seal is not None and "sealed" not in events:
+    if seen.seal is not None and Sealed not in events:
         count = some(len(seen.seal.headers), "submission")
         found.append(Moment(f"sealed {count}", leader, block=seen.seal.block.number))
-    if seen.record is not None and "recorded" not in events:
+    if seen.record is not None and Recorded not in events:
         found.append(Moment("decided the round", leader, block=seen.record.evaluate.block.number))
         if seen.anchored_at is not None:
             found.append(Moment("anchored the record", leader, block=seen.anchored_at))
@@ -154,6 +153,6 @@ def _behind(seen: LedgerRound, told: Sequence[Told]) -> list[str]:
     """Who took part in a closed round and does not say that it has applied the record."""
     if not seen.anchored:
         return []
-    own = [entry for entry in told if entry.facts.get("round") == seen.tip.round]
-    behind = sorted({entry.label for entry in own} - {entry.label for entry in own if entry.event == "applied"})
+    own = [entry for entry in told if entry.round == seen.tip.round]
+    behind = sorted({entry.label for entry in own} - {entry.label for entry in own if isinstance(entry.event, Applied)})
     return [f"{label} to apply the record" for label in behind]

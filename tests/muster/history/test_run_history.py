@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from muster.history.report import render_report
 from muster.history.run_history import RunHistory, Setting
+from muster.node.telemetry import events
+from muster.node.telemetry.journal import Noted
 from muster.testnet.roster import Roster
 
 ROSTER = Roster.of(0, miners=2, validators=1, adversaries={"silent": 1})
@@ -29,30 +32,27 @@ def history() -> RunHistory:
     )
 
 
-def applied(round_: int, kind: str = "round", root: str | None = None, **facts: Any) -> dict[str, Any]:
-    return {
-        "event": "applied",
-        "time": 110.0 + 10 * round_,
-        "round": round_,
+def applied(round_: int, kind: str = "round", **facts: Any) -> Noted:
+    usual: dict[str, Any] = {
         "kind": kind,
-        "root": root or f"{round_:064x}",
+        "root": f"{round_:064x}",
         "outer_step": round_ + 1,
-        "accepted": [ZERO, ONE],
+        "accepted": (ZERO, ONE),
         "rejected": {},
         "bytes_up": 100 * (round_ + 1),
         "bytes_down": 10 * (round_ + 1),
-    } | facts
+    }
+    return Noted(110.0 + 10 * round_, events.Applied(round_, **(usual | facts)))
 
 
-def story() -> dict[str, list[dict[str, Any]]]:
+def story() -> dict[str, list[Noted]]:
     """Three rounds; miner-1 misses round 1 and is rejected in round 2."""
-    facts: list[dict[str, Any]] = [{}, {"accepted": [ZERO]}, {"accepted": [ZERO], "rejected": {ONE: "key_missing"}}]
+    facts: list[dict[str, Any]] = [{}, {"accepted": (ZERO,)}, {"accepted": (ZERO,), "rejected": {ONE: "key_missing"}}]
     rounds = [applied(r, **facts[r]) for r in range(ROUNDS)]
-    last = rounds[-1]["root"]
-    close = applied(ROUNDS, kind="close", root=last, accepted=[])
-    end = {"event": "finished", "time": 150.0, "root": last}
-    told: dict[str, list[dict[str, Any]]] = {
-        label: [*rounds, close, end]
+    last = f"{ROUNDS - 1:064x}"
+    close = applied(ROUNDS, kind="close", root=last, accepted=())
+    told: dict[str, list[Noted]] = {
+        label: [*rounds, close, Noted(150.0, events.Finished(root=last))]
         for label in ("aggregator-operator-0", "validator-operator-0", "miner-0", "miner-1", "silent-0")
     }
     for r in range(ROUNDS):
@@ -60,26 +60,36 @@ def story() -> dict[str, list[dict[str, Any]]]:
         for miner in ("miner-0", "miner-1"):
             if (miner, r) != ("miner-1", 1):
                 told[miner] += [
-                    {"event": "training", "time": began, "round": r},
-                    {"event": "trained", "time": began + 6, "round": r, "seconds": 5.0, "steps": 2, "loss": 1.0},
-                    {"event": "submitted", "time": began + 7, "round": r, "bytes": 125, "values": 100},
+                    Noted(began, events.Training(r)),
+                    Noted(began + 6, events.Trained(r, steps=2, seconds=5.0, loss=1.0)),
+                    Noted(began + 7, events.Submitted(r, bytes=125, values=100)),
                 ]
         told["aggregator-operator-0"] += [
-            {"event": "sealed", "time": began + 8, "round": r},
-            {"event": "recorded", "time": began + 9, "round": r, "kind": "round", "accepted": 2},
+            Noted(began + 8, events.Sealed(r, block=8, submissions=2)),
+            Noted(began + 9, events.Recorded(r, record="ab", accepted=2)),
         ]
         told["validator-operator-0"] += [
-            {"event": "heldout", "time": began + 9, "round": r, "loss": 3.0 - r},
-            {"event": "scored", "time": began + 9, "round": r, "peers": [peer(ZERO, r), peer(ONE, r)]},
+            Noted(began + 9, events.Heldout(r, loss=3.0 - r)),
+            Noted(began + 9, events.Scored(r, peers=(peer(ZERO, r), peer(ONE, r)))),
         ]
     return told
 
 
-def peer(hotkey: str, round_: int) -> dict[str, Any]:
-    return {"hotkey": hotkey, "mu": 0.5, "rating": [25.0 + round_, 8.0], "peer_score": 1.0, "incentive": 0.5}
+def peer(hotkey: str, round_: int) -> events.PeerRow:
+    return events.PeerRow(
+        hotkey=hotkey,
+        uid=0,
+        assigned=None,
+        unassigned=None,
+        mu=0.5,
+        rating=(25.0 + round_, 8.0),
+        positive=True,
+        peer_score=1.0,
+        incentive=0.5,
+    )
 
 
-def told(order: list[str], rounds: dict[str, list[dict[str, Any]]]) -> RunHistory:
+def told(order: list[str], rounds: dict[str, list[Noted]]) -> RunHistory:
     made = history()
     for label in order:
         made.feed(label, rounds[label])
@@ -111,7 +121,7 @@ def test_the_order_of_reading_does_not_matter() -> None:
 
 
 def test_what_a_restarted_participant_tells_again_counts_once() -> None:
-    twice = {label: [*events, *events] for label, events in story().items()}
+    twice = {label: [*noted, *noted] for label, noted in story().items()}
     order = sorted(twice)
     assert told(order, twice).summary(160.0, ()) == told(order, story()).summary(160.0, ())
 
@@ -125,19 +135,68 @@ def test_one_honest_replica_with_another_root_is_enough(label: str) -> None:
 
 def test_a_participant_that_never_finished_is_noticed() -> None:
     rounds = story()
-    rounds["miner-0"] = [event for event in rounds["miner-0"] if event["event"] != "finished"]
+    rounds["miner-0"] = [noted for noted in rounds["miner-0"] if not isinstance(noted.event, events.Finished)]
     assert not told(sorted(rounds), rounds).summary(160.0, ()).roots_agree
 
 
 def test_the_phase_follows_the_events() -> None:
     made = history()
     seen = [made.status(101.0, ()).phase]
-    for label, event in (
-        ("miner-0", {"event": "training", "time": 100.0, "round": 0}),
-        ("miner-0", {"event": "submitted", "time": 107.0, "round": 0, "bytes": 1, "values": 1}),
-        ("aggregator-operator-0", {"event": "sealed", "time": 108.0, "round": 0}),
-        ("aggregator-operator-0", {"event": "recorded", "time": 109.0, "round": 0, "kind": "round", "accepted": 2}),
+    for label, noted in (
+        ("miner-0", Noted(100.0, events.Training(0))),
+        ("miner-0", Noted(107.0, events.Submitted(0, bytes=1, values=1))),
+        ("aggregator-operator-0", Noted(108.0, events.Sealed(0, block=8, submissions=1))),
+        ("aggregator-operator-0", Noted(109.0, events.Recorded(0, record="ab", accepted=2))),
     ):
-        made.feed(label, [event])
+        made.feed(label, [noted])
         seen.append(made.status(110.0, ()).phase)
     assert seen == ["starting", "train", "submit", "reveal", "record"]
+
+
+class TestIdlers:
+    """A miner that had nothing to submit says so itself: that is told, once, instead of a missed deadline."""
+
+    def rounds(self, *idle: events.Lost | events.Unregistered) -> dict[str, list[Noted]]:
+        rounds = story()
+        rounds["miner-1"] += [Noted(111.0, event) for event in idle]
+        return rounds
+
+    @pytest.mark.parametrize(
+        ("idle", "line"),
+        [
+            ((events.Lost(1, problem="no text"),), "1 round, the last of them 1: no text"),
+            ((events.Unregistered(1),), "1 round, the last of them 1: its hotkey has no slot on the subnet"),
+            ((events.Lost(1, problem="a"), events.Lost(0, problem="b")), "2 rounds, the last of them 1: a"),
+        ],
+    )
+    def test_the_summary_has_one_line_a_miner(
+        self, idle: tuple[events.Lost | events.Unregistered, ...], line: str
+    ) -> None:
+        rounds = self.rounds(*idle, *idle)
+        for order in (sorted(rounds), sorted(rounds, reverse=True)):
+            summary = told(order, rounds).summary(160.0, ())
+            assert summary.events == (f"miner-1 had nothing to submit in {line}",)
+
+    def test_the_report_shows_it(self) -> None:
+        rounds = self.rounds(events.Lost(1, problem="no <text>"))
+        page = render_report(told(sorted(rounds), rounds).summary(160.0, ()))
+        line = "miner-1 had nothing to submit in 1 round, the last of them 1: no &lt;text&gt;"
+        assert f"<li>{line}</li>" in page
+
+    def test_the_status_says_it_until_the_miner_submits_again(self) -> None:
+        made = history()
+        assert made.status(110.0, ()).note == ""
+        made.feed("miner-1", [Noted(100.0, events.Unregistered(0)), Noted(110.0, events.Lost(1, problem="no text"))])
+        line = "miner-1 had nothing to submit in 2 rounds, the last of them 1: no text"
+        assert made.status(110.0, ()).note == line
+        assert made.status(110.0, (), "miner-0 crashed").note == "miner-0 crashed"
+        made.feed("miner-1", [Noted(120.0, events.Submitted(2, bytes=1, values=1))])
+        assert made.status(120.0, ()).note == ""
+
+
+def test_lines_that_could_not_be_read_are_told() -> None:
+    made = history()
+    for wrong in (0, 2, 1):
+        made.feed("miner-0", [], wrong)
+    made.feed("miner-1", [])
+    assert made.summary(160.0, ()).events == ("3 lines of the journal of miner-0 could not be read",)

@@ -15,6 +15,7 @@ from muster.lab.nano import CountingMiner, compiled_loops, counted_delta, nano_t
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
+from muster.node.telemetry.events import Applied
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.layout import layout_of
 from muster.testnet.roster import Roster
@@ -73,8 +74,8 @@ def test_a_delta_is_counted_out() -> None:
 def test_everybody_is_accepted_in_every_round(honest: tuple[SimulatedRun, Script]) -> None:
     run, _ = honest
     assert len(run.state_roots) == len(set(run.state_roots)) == ROUNDS
-    for event in run.events("aggregator-0", "applied")[:ROUNDS]:
-        assert (len(event["accepted"]), event["rejected"]) == (2, {})
+    for event in run.events("aggregator-0", Applied)[:ROUNDS]:
+        assert (len(event.accepted), event.rejected) == (2, {})
 
 
 def test_time_that_passes_by_the_clock_changes_nothing(
@@ -115,6 +116,7 @@ def test_a_fault_reaches_whom_it_names(
     assert run.state_roots == honest[0].state_roots
 
     def applied(name: str) -> float:
-        return next(event["time"] for event in run.events(name, "applied") if event["round"] == 1)
+        told = run.journals[name]
+        return next(noted.time for noted in told if isinstance(noted.event, Applied) and noted.event.round == 1)
 
     assert applied("miner-1") == applied("miner-0") + 5.0

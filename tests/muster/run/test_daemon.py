@@ -18,6 +18,7 @@ from hotkey_process import line, other_process
 from muster.doctor.finding import Status
 from muster.node.ledger.session import Session
 from muster.node.lock import hotkey_folder, read_holder, role_lock
+from muster.node.telemetry.events import Event, Finished
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths
 from muster.protocol.errors import ConfigError, HotkeyInUse, LedgerError
@@ -105,9 +106,9 @@ def test_each_local_chain_is_a_ledger_and_each_real_one(run: RunDirectory, tmp_p
         ledger_name(run.file, None)
 
 
-def told(run: RunDirectory, role: Role, name: str) -> list[dict[str, Any]]:
+def told(run: RunDirectory, role: Role, name: str) -> list[Event]:
     """What a daemon has written to its journal."""
-    return read_journal(run.journal(label(role, name)))[0]
+    return [noted.event for noted in read_journal(run.journal(label(role, name))).noted]
 
 
 class TestEnds:
@@ -119,14 +120,14 @@ class TestEnds:
         for role, name in roles:
             config = NodeConfig(run=str(run.path), name=name, service="127.0.0.1:0")
             run_daemon(role, config, rounds=0 if role is Role.AGGREGATOR else None)
-            events = [entry["event"] for entry in told(run, role, name)]
+            events = [event.name for event in told(run, role, name)]
             assert [e for e in events if e in ("started", "service", "joined", "finished")] == [
                 "started", "service", "joined", "finished"
             ]  # fmt: skip
             assert (run.path / "buckets" / name / paths.hello(run.history.run_id)).exists()
         ends = [told(run, role, name)[-1] for role, name in roles]
-        assert {entry["event"] for entry in ends} == {"finished"}
-        assert len({entry["root"] for entry in ends}) == 1
+        assert len(set(ends)) == 1
+        assert isinstance(ends[0], Finished)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_stops_it_cleanly(
@@ -141,7 +142,7 @@ class TestEnds:
         monkeypatch.setattr(Session, "run", signalled)
         for _ in range(2):
             run_daemon(Role.AGGREGATOR, NodeConfig(run=str(run.path), name="operator-0", service="127.0.0.1:0"))
-        events = [entry["event"] for entry in told(run, Role.AGGREGATOR, "operator-0")]
+        events = [event.name for event in told(run, Role.AGGREGATOR, "operator-0")]
         assert events.count("started") == events.count("joined") == 2
         assert "finished" not in events
 
@@ -168,7 +169,7 @@ class TestEnds:
             taken.listen()
             with pytest.raises(ConfigError, match="the port is in use"):
                 start(run.path, service=f"127.0.0.1:{taken.getsockname()[1]}")
-        assert [entry["event"] for entry in told(run, Role.MINER, "miner-0")] == ["started"]
+        assert [event.name for event in told(run, Role.MINER, "miner-0")] == ["started"]
 
 
 class TestDoctor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 from builders import LEADER, MINERS, SEED, identity, payload_key, peers, run_spec, submission, update
@@ -18,6 +18,7 @@ from muster.node.ledger.participant import Follower, judge, possession
 from muster.node.ledger.reader import ASSIGN, EVALUATE, POSSESS, Fetched, Reader, draw, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
+from muster.node.telemetry import events
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import AnchorSeen
@@ -33,6 +34,8 @@ from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
+
+E = TypeVar("E", bound=events.Event)
 
 ME = "watcher"
 LEAD = identity(LEADER)
@@ -246,14 +249,14 @@ class Life:
         """A new session of the participant."""
         return Session(self.participant, self.chain, self.around.directory)
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """The journal's events of that name."""
-        return [event for event in self.around.journal.events if event["event"] == name]
+    def events(self, kind: type[E]) -> list[E]:
+        """The journal's events of a kind."""
+        return [noted.event for noted in self.around.journal.noted if isinstance(noted.event, kind)]
 
     @property
     def rounds(self) -> list[int]:
         """The rounds that have been applied."""
-        return [event["round"] for event in self.events("applied")]
+        return [event.round for event in self.events(events.Applied)]
 
     async def live(self, *plan: Callable[[], Awaitable[object]], blocks: int = 200) -> None:
         """Follow to the closing record; the plan's steps happen in the course of it, one a block.

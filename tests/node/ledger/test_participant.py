@@ -15,6 +15,7 @@ from muster.node.ledger.participant import BOOTSTRAP_TRIES, Errands, Participant
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import make_checkpoint
+from muster.node.telemetry import events
 from muster.protocol import paths
 from muster.protocol.errors import ChainUnreachable, LedgerError, NotRegistered, StorageError
 from muster.protocol.faults import Faults, parse_faults
@@ -173,7 +174,7 @@ async def joined(world: World, name: str = ME) -> tuple[Tip, Replica, list[str]]
         driving = tasks.create_task(drive(world))
         tip, replica = await bootstrap(world.tip.history, around)
         driving.cancel()
-    return tip, replica, [event["event"] for event in around.journal.events]
+    return tip, replica, [noted.event.name for noted in around.journal.noted]
 
 
 async def with_checkpoint(*faults: Fault, rounds: int = 4) -> World:
@@ -339,10 +340,10 @@ class TestApply:
         world, me, applied, _ = await self.late()
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
-        (told,) = me.context.journal.events
-        assert (told["event"], told["round"], told["kind"]) == ("applied", 0, "round")
-        assert told["root"] == world.replica.root().hex()
-        assert told["accepted"] == [hotkey_of(entry.public) for entry in applied.record.accepted]
+        (told,) = (noted.event for noted in me.context.journal.noted)
+        assert isinstance(told, events.Applied)
+        assert (told.round, told.kind, told.root) == (0, "round", world.replica.root().hex())
+        assert told.accepted == tuple(hotkey_of(entry.public) for entry in applied.record.accepted)
 
     async def test_what_fails_before_it_leaves_theta_where_it_was(self) -> None:
         world, me, applied, root = await self.late("apply.before:error")
@@ -350,7 +351,7 @@ class TestApply:
         for _ in range(3):
             with pytest.raises(StorageError):
                 await me.apply(applied, None)
-            assert (me.replica.root(), me.tip.round, me.context.journal.events) == (root, 0, [])
+            assert (me.replica.root(), me.tip.round, me.context.journal.noted) == (root, 0, [])
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
 
@@ -363,7 +364,7 @@ class TestApply:
         await me.apply(applied, None)
         assert (me.tip, me.replica.root()) == (world.tip, world.replica.root())
         assert me.called == ["before", "after", "after", "after"]
-        assert len(me.context.journal.events) == 1
+        assert len(me.context.journal.noted) == 1
 
     async def test_in_a_session_too(self) -> None:
         """There an instruction that failed is given again."""

@@ -12,6 +12,7 @@ from ledger_world import LEAD, ME, Life, NewestOnly, Watcher, World, Written, no
 from muster.lab import clock
 from muster.lab.faults import CHAIN_READS, Fault, Kind
 from muster.node.ledger.participant import Errands
+from muster.node.telemetry.events import Refused
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger.round import Duty, RoundState
@@ -35,7 +36,7 @@ class TestFaultsOnce:
             life = await Life.of(world)
             await life.live()
             assert world.script.unfired() == []
-            assert (life.rounds, life.events("refused"), life.agrees) == ([0, 1, 2], [], True)
+            assert (life.rounds, life.events(Refused), life.agrees) == ([0, 1, 2], [], True)
             assert world.script.asked(sort=SORTS[object_]) == (2 if object_ == "bin" else 4)
 
         clock.run(follow())
@@ -51,7 +52,7 @@ class TestFaultsOnce:
             life = await Life.of(world)
             await life.live(*[nothing] * 5, lambda: world.close(closing=True))
             assert world.script.fired[fault] == 2
-            assert (life.rounds, life.events("refused"), life.agrees) == ([0, 1, 2], [], True)
+            assert (life.rounds, life.events(Refused), life.agrees) == ([0, 1, 2], [], True)
 
         clock.run(follow())
 
@@ -76,7 +77,7 @@ class TestFaultsOnce:
 
             await life.live(nothing, nothing, restore)
             assert applied == []
-            assert (life.rounds, life.events("refused"), life.agrees) == ([0, 1], [], True)
+            assert (life.rounds, life.events(Refused), life.agrees) == ([0, 1], [], True)
 
         clock.run(follow())
 
@@ -94,7 +95,7 @@ class TestUnknown:
             await world.bucket.delete(key)
             life = await Life.of(world)
             await life.live(nothing, nothing, lambda: world.bucket.put(key, whole))
-            assert (life.rounds, life.events("refused"), life.agrees) == ([0, 1], [], True)
+            assert (life.rounds, life.events(Refused), life.agrees) == ([0, 1], [], True)
             assert world.script.asked(sort=SORTS[object_]) >= 4, "it was looked for at every block"
 
         clock.run(follow())
@@ -141,7 +142,7 @@ class TestUnknown:
 
             await life.live(*[look] * 9, end)
             assert seen == [(True, True)] * 6 + [(False, False)] * 3
-            assert (life.events("refused"), world.script.asked(sort="bundles.bin"), life.agrees) == ([], 1, True)
+            assert (life.events(Refused), world.script.asked(sort="bundles.bin"), life.agrees) == ([], 1, True)
 
         clock.run(follow())
 
@@ -184,8 +185,8 @@ class TestRefused:
 
             await life.live(nothing, count, nothing, count, mend)
             assert asked == [[1, 1, 1]] * 2, "it is not fetched again at every look"
-            assert [event["record"] for event in life.events("refused")] == [bad.digest.hex()]
-            assert "weights" in life.events("refused")[0]["problem"]
+            assert [event.record for event in life.events(Refused)] == [bad.digest.hex()]
+            assert "weights" in life.events(Refused)[0].problem
             assert (life.rounds, life.agrees) == ([0, 1], True)
 
         clock.run(follow())
@@ -207,7 +208,7 @@ class TestRefused:
                 await world.close(closing=True)
 
             await life.live(nothing, nothing, nothing, mend)
-            assert [event["record"] for event in life.events("refused")] == [bad.digest.hex()]
+            assert [event.record for event in life.events(Refused)] == [bad.digest.hex()]
             assert (life.rounds, life.agrees) == ([0, 1], True)
 
         clock.run(follow())

@@ -13,10 +13,12 @@ from ledger_world import LEAD, ME, Life, Watcher, World, Written, nothing
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
 from muster.node.ledger.session import Session
+from muster.node.telemetry import events
+from muster.node.telemetry.events import Transition
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied
-from muster.protocol.ledger.round import Duty
+from muster.protocol.ledger.round import Duty, Instruction, Phase
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.aggregator import Aggregator
 
@@ -132,12 +134,12 @@ class TestMiner:
             wait = [nothing] * 5
             await life.live(*wait, seal, *wait, record, *wait, lambda: world.close(closing=True))
             assert (me.keys, me.problems, life.agrees) == ([0], {"train": [], "key": [], "apply": []}, True)
-            story = [event for event in life.events("transition") if event["round"] == 0]
-            for what in ("train", "publish_key", "apply"):
-                failed = [event for event in story if event["what"] == "Failed" and event["instruction"] == what]
-                blocks = [event["block"] for event in failed]
+            story = [event for event in life.events(Transition) if event.round == 0]
+            for what in (Instruction.TRAIN, Instruction.PUBLISH_KEY, Instruction.APPLY):
+                failed = [event for event in story if event.what == "Failed" and event.instruction is what]
+                blocks = [event.block for event in failed]
                 assert len(blocks) == len(set(blocks)) == 3, f"{what} is given once a block"
-                assert {event["problem"] for event in failed} == {str(error)}
+                assert {event.problem for event in failed} == {str(error)}
 
         clock.run(follow())
 
@@ -177,25 +179,25 @@ class TestMiner:
                 await world.close(closing=True)
 
             await life.live(nothing, seal, nothing, record)
-            story = [event for event in life.events("transition") if event["round"] == 0]
-            told = [(event["what"], event["phase"], tuple(event["given"])) for event in story]
+            story = [event for event in life.events(Transition) if event.round == 0]
+            told = [(event.what, event.phase, event.given) for event in story]
             assert told == [
-                ("Opened", "submit", ("train",)),
-                ("Done", "submit", ()),
-                ("SealSeen", "reveal", ("publish_key",)),
-                ("Done", "reveal", ()),
-                ("RecordSeen", "apply", ("apply",)),
-                ("Done", "closed", ()),
+                ("Opened", Phase.SUBMIT, (Instruction.TRAIN,)),
+                ("Done", Phase.SUBMIT, ()),
+                ("SealSeen", Phase.REVEAL, (Instruction.PUBLISH_KEY,)),
+                ("Done", Phase.REVEAL, ()),
+                ("RecordSeen", Phase.APPLY, (Instruction.APPLY,)),
+                ("Done", Phase.CLOSED, ()),
             ]
-            assert [event.get("instruction") for event in story if event["what"] == "Done"] == [
-                "train",
-                "publish_key",
-                "apply",
+            assert [event.instruction for event in story if event.what == "Done"] == [
+                Instruction.TRAIN,
+                Instruction.PUBLISH_KEY,
+                Instruction.APPLY,
             ]
-            assert story[2]["peers"] == [identity(ME).hotkey]
-            assert story[2]["sealed_block"] == written.seal.block.number
-            assert story[4]["record"] == written.digest.hex()
-            assert [event["block"] for event in story] == sorted(event["block"] for event in story)
+            assert story[2].peers == (identity(ME).hotkey,)
+            assert story[2].sealed_block == written.seal.block.number
+            assert story[4].record == written.digest.hex()
+            assert [event.block for event in story] == sorted(event.block for event in story)
 
         clock.run(follow())
 
@@ -224,7 +226,7 @@ class TestFollower:
             await life.live(nothing, nothing, record)
             assert life.agrees
             assert world.script.asked(ME, "store.*") == 2 + 2 + 1, "two records, two seals, one bundle"
-            assert [event["what"] for event in life.events("transition")] == ["RecordSeen", "Done"] * 2
+            assert [event.what for event in life.events(Transition)] == ["RecordSeen", "Done"] * 2
 
         clock.run(follow())
 
@@ -259,8 +261,8 @@ class TestLeader:
             leader = Aggregator(world.around(LEADER), world.tip, world.replica, rounds=1)
             await leading(world, leader)
             assert world.script.asked(LEADER, "store.get", "bundles.bin") == 0
-            applied = [e for e in leader.context.journal.events if e["event"] == "applied"]
-            assert [len(event["accepted"]) for event in applied] == [2, 0]
+            applied = [n.event for n in leader.context.journal.noted if isinstance(n.event, events.Applied)]
+            assert [len(event.accepted) for event in applied] == [2, 0]
 
         clock.run(lead())
 
@@ -282,8 +284,8 @@ class TestLeader:
                 await world.submit(name)
             leader = Aggregator(world.around(LEADER), world.tip, world.replica, rounds=1)
             await leading(world, leader)
-            applied = [e for e in leader.context.journal.events if e["event"] == "applied"]
-            assert [len(event["accepted"]) for event in applied] == [2, 0]
+            applied = [n.event for n in leader.context.journal.noted if isinstance(n.event, events.Applied)]
+            assert [len(event.accepted) for event in applied] == [2, 0]
             # what happened although its answer was lost is found done, and not done again
             once = kind == "lost" and operation in ("store.put_if_absent", "chain.commit")
             assert list(world.script.fired.values()) == [1 if once else 3]

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 from builders import MODEL, SEED, beacon, block, identity, run_spec
+from noted import rounds
 
 from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
+from muster.node.telemetry.events import Joined
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
@@ -127,7 +129,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.journal = Journal(None, lambda: 0.0, self.facts.note)
-        self.journal.event("joined", round=0, hotkey=ME.hotkey)
+        self.journal.note(Joined(0, hotkey=ME.hotkey))
 
     @classmethod
     async def begin(cls, state: Path | None = None, slots: int = 4) -> World:
@@ -162,7 +164,7 @@ class World:
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""
-        return [event["round"] for event in self.journal.events if event["event"] == name]
+        return rounds(self.journal, name)
 
     def submissions(self, round_: int = 0) -> list[bytes]:
         """Everything that was ever put as a round's submission."""

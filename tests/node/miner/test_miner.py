@@ -23,6 +23,7 @@ from muster.node.miner.inner import Diverged, TrainResult
 from muster.node.miner.memory import load_memory
 from muster.node.miner.miner import Miner
 from muster.node.replica import Replica
+from muster.node.telemetry.events import Lost
 from muster.node.telemetry.health import LOST_IN_A_ROW, problems
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainUnreachable, StorageError
@@ -147,8 +148,8 @@ class TestLost:
         await miner.train()
         await miner.train()
         assert (world.events("lost"), world.events("training"), world.bucket.puts) == ([0], [0], [])
-        (lost,) = [event for event in world.journal.events if event["event"] == "lost"]
-        assert "is not finite" in lost["problem"]
+        (lost,) = [noted.event for noted in world.journal.noted if isinstance(noted.event, Lost)]
+        assert "is not finite" in lost.problem
         assert not any(tensor.any() for tensor in miner.error_feedback)
         miner.replica = Replica.genesis(SPEC, tip.run_id)
         await next_round(miner)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from muster.node.telemetry import events
+from muster.node.telemetry.events import Event, PeerRow
 from muster.node.telemetry.facts import MAX_PEERS, Facts
+from muster.node.telemetry.journal import Noted
 from muster.node.telemetry.metrics import exposition, registry_of
 from muster.protocol.reasons import REASONS
 
 ME, OTHER = "5Me", "5Other"
 
 
-def applied(round_: int, rejected: dict[str, str], kind: str = "round", **changes: Any) -> dict[str, Any]:
+def applied(round_: int, rejected: dict[str, str], kind: str = "round", accepted: tuple[str, ...] = (ME,)) -> Noted:
     """The event of an applied record that accepted this node and rejected others."""
-    return {
-        "time": 100.0 + round_,
-        "event": "applied",
-        "round": round_,
-        "kind": kind,
-        "root": f"{round_:064x}",
-        "outer_step": round_ + 1,
-        "accepted": [ME],
-        "rejected": rejected,
-        "bytes_up": 10 * round_,
-        "bytes_down": 20 * round_,
-        **changes,
-    }
+    event = events.Applied(
+        round_,
+        kind=kind,
+        root=f"{round_:064x}",
+        outer_step=round_ + 1,
+        accepted=accepted,
+        rejected=rejected,
+        bytes_up=10 * round_,
+        bytes_down=20 * round_,
+    )
+    return Noted(100.0 + round_, event)
 
 
 def samples(facts: Facts, healthy: bool = True) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -41,28 +40,28 @@ def samples(facts: Facts, healthy: bool = True) -> dict[tuple[str, tuple[str, ..
     }
 
 
-def told(*entries: dict[str, Any]) -> Facts:
+def told(*told: Noted | Event) -> Facts:
     """The facts after these events."""
     facts = Facts()
-    for entry in entries:
-        facts.note(entry)
+    for one in told:
+        facts.note(one if isinstance(one, Noted) else Noted(0.0, one))
     return facts
 
 
-JOINED = {"time": 2.0, "event": "joined", "round": 0, "hotkey": ME}
+JOINED = events.Joined(0, hotkey=ME)
 
 
 def test_a_miners_round_is_counted() -> None:
     facts = told(
-        {"time": 1.0, "event": "started", "role": "miner", "pid": 1},
+        events.Started(role="miner", pid=1),
         JOINED,
-        {"time": 3.0, "event": "training", "round": 0},
-        {"time": 4.0, "event": "trained", "round": 0, "steps": 3, "seconds": 1.5, "loss": 2.5},
-        {"time": 5.0, "event": "submitted", "round": 0, "bytes": 9, "values": 4},
-        {"time": 6.0, "event": "key", "round": 0},
+        events.Training(0),
+        events.Trained(0, steps=3, seconds=1.5, loss=2.5),
+        events.Submitted(0, bytes=9, values=4),
+        events.Key(0),
         applied(0, {OTHER: "possession"}),
-        {"time": 8.0, "event": "trained", "round": 1, "steps": 3, "seconds": 2.0, "loss": 2.25},
-        applied(1, {ME: "key_missing"}, accepted=[OTHER]),
+        events.Trained(1, steps=3, seconds=2.0, loss=2.25),
+        applied(1, {ME: "key_missing"}, accepted=(OTHER,)),
     )
     facts.saw_block(7, 50.0)
     facts.store_failed()
@@ -99,17 +98,17 @@ def test_a_miners_round_is_counted() -> None:
 @pytest.mark.parametrize(
     ("event", "phase"),
     [
-        ({"event": "training", "round": 4}, "train"),
-        ({"event": "submitted", "round": 4, "bytes": 1, "values": 1}, "submit"),
-        ({"event": "sealed", "round": 4, "block": 1, "submissions": 1}, "reveal"),
-        ({"event": "key", "round": 4}, "reveal"),
+        (events.Training(4), "train"),
+        (events.Submitted(4, bytes=1, values=1), "submit"),
+        (events.Lost(4, problem="no text"), "submit"),
+        (events.Sealed(4, block=1, submissions=1), "reveal"),
+        (events.Key(4), "reveal"),
         (applied(4, {}), "submit"),
-        ({"event": "finished", "root": ""}, "closed"),
+        (events.Finished(root=""), "closed"),
     ],
 )
-def test_the_phase_follows_the_events(event: dict[str, Any], phase: str) -> None:
-    facts = told(JOINED, {"time": 0.0, **event})
-    assert facts.phase == phase
+def test_the_phase_follows_the_events(event: Noted | Event, phase: str) -> None:
+    assert told(JOINED, event).phase == phase
 
 
 def test_the_closing_record_opens_no_round() -> None:
@@ -121,27 +120,34 @@ def test_the_closing_record_opens_no_round() -> None:
 def test_refusals_and_weights_are_told() -> None:
     found = samples(
         told(
-            {"time": 0.0, "event": "refused", "round": 1, "problem": "the root is another"},
-            {"time": 0.0, "event": "weights", "round": 1, "weights": {"1": 65535}},
-            {"time": 0.0, "event": "heldout", "round": 1, "loss": 3.5},
+            events.Refused(1, record="ab", problem="the root is another"),
+            events.Weights(1, weights={1: 65535}),
+            events.Heldout(1, loss=3.5),
         )
     )
     assert found["muster_refused_total", ()] == found["muster_weights_round", ()] == 1
     assert found["muster_heldout_loss", ()] == 3.5
 
 
-def peer(uid: int, score: float) -> dict[str, Any]:
+def peer(uid: int, score: float) -> PeerRow:
     """A row of a score file."""
-    return {"hotkey": f"5P{uid}", "uid": uid, "mu": 0.5, "rating": [25.0, 8.0], "peer_score": score, "incentive": score}
+    return PeerRow(
+        hotkey=f"5P{uid}",
+        uid=uid,
+        assigned=None,
+        unassigned=(2.0, 1.5),
+        mu=0.5,
+        rating=(25.0, 8.0),
+        positive=True,
+        peer_score=score,
+        incentive=score,
+    )
 
 
 def test_peers_are_those_of_the_newest_scores_and_not_too_many() -> None:
-    many = [peer(uid, float(uid)) for uid in range(MAX_PEERS + 10)]
-    facts = told(
-        {"time": 0.0, "event": "scored", "round": 0, "peers": many},
-    )
+    facts = told(events.Scored(0, peers=tuple(peer(uid, float(uid)) for uid in range(MAX_PEERS + 10))))
     assert [p.uid for p in facts.peers] == list(range(10, MAX_PEERS + 10)), "the worst ten are left out"
-    facts.note({"time": 0.0, "event": "scored", "round": 1, "peers": [peer(3, 0.25)]})
+    facts.note(Noted(0.0, events.Scored(1, peers=(peer(3, 0.25),))))
     found = samples(facts)
     assert {key: value for key, value in found.items() if key[0].startswith("muster_peer_")} == {
         ("muster_peer_mu", ("3",)): 0.5,

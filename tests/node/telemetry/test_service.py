@@ -16,9 +16,10 @@ import pytest
 from blockbuster import blockbuster_ctx
 from builders import beacon, run_spec
 
+from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
-from muster.node.telemetry.journal import Journal
+from muster.node.telemetry.journal import Journal, Noted
 from muster.node.telemetry.service import MAX_LINE_BYTES, About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets, WatchedStore
 from muster.protocol.chain.base import Chain
@@ -43,8 +44,8 @@ def service(tip: Tip | None, facts: Facts) -> Service:
 def live_facts(tip: Tip) -> Facts:
     """A miner that has just seen the open round's block."""
     facts = Facts()
-    facts.note({"time": 1.0, "event": "started", "role": "miner", "pid": 1})
-    facts.note({"time": 1.0, "event": "joined", "round": tip.round, "hotkey": "5Me"})
+    facts.note(Noted(1.0, events.Started(role="miner", pid=1)))
+    facts.note(Noted(1.0, events.Joined(tip.round, hotkey="5Me")))
     facts.saw_block(tip.opening.open.number, NOW)
     return facts
 
@@ -91,7 +92,7 @@ async def test_a_node_that_has_not_joined_says_so() -> None:
 
 async def test_a_loss_that_is_no_number_is_still_json(tip: Tip) -> None:
     facts = live_facts(tip)
-    facts.note({"time": 1.0, "event": "heldout", "round": 0, "loss": float("nan")})
+    facts.note(Noted(1.0, events.Heldout(0, loss=float("nan"))))
     async with asked(service(tip, facts)) as ask:
         assert json.loads((await ask("/status"))[1])["loss"] == {"inner": None, "heldout": None}
 
@@ -206,12 +207,8 @@ def test_a_round_without_a_record_is_a_problem_until_one_is_applied(tip: Tip) ->
     (problem,) = problems(facts, tip, NOW)
     assert f"round {tip.round} has brought no record" in problem
     # A node that catches up applies old records: that is progress.
-    facts.note(
-        {
-            "time": 2.0, "event": "applied", "round": 0, "kind": "round", "root": "", "outer_step": 1, "accepted": [],
-            "rejected": {}, "bytes_up": 0, "bytes_down": 0,
-        }
-    )  # fmt: skip
+    applied = events.Applied(0, kind="round", root="", outer_step=1, accepted=(), rejected={}, bytes_up=0, bytes_down=0)
+    facts.note(Noted(2.0, applied))
     assert problems(facts, tip, NOW) == []
 
 
@@ -251,8 +248,8 @@ async def test_the_heartbeat_sees_blocks_and_counts_failures() -> None:
 def test_the_journal_tells_its_listener_every_event() -> None:
     heard: list[Any] = []
     journal = Journal(None, clock=lambda: 7.0, listener=heard.append)
-    journal.event("joined", round=3)
-    assert heard == [{"time": 7.0, "event": "joined", "round": 3}] == journal.events
+    journal.note(events.Key(3))
+    assert heard == [Noted(7.0, events.Key(3))] == journal.noted
 
 
 def test_a_watched_store_forwards_every_call() -> None:

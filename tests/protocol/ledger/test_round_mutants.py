@@ -17,6 +17,7 @@ from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
+from muster.node.telemetry.events import Applied
 from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import round as machine
@@ -164,7 +165,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
 def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:
     """What is wrong with a run that ended."""
     assert len(run.state_roots) == ROUNDS
-    accepted = [len(event["accepted"]) for event in run.events(LEADER, "applied")[:ROUNDS]]
+    accepted = [len(event.accepted) for event in run.events(LEADER, Applied)[:ROUNDS]]
     if not any(accepted):
         return NOBODY
     if accepted != [2] * ROUNDS and not scenario.missing:

@@ -13,6 +13,7 @@ import torch
 from blake3 import blake3
 from builders import LEADER, MINERS, MODEL, identity
 from leader_world import MAX_BYTES, World, play
+from noted import rounds
 
 from muster.lab.faults import Fault, Script
 from muster.node.data.build import Manifest, Shard
@@ -80,7 +81,7 @@ class Life:
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""
-        return [event["round"] for event in self.journal.events if event["event"] == name]
+        return rounds(self.journal, name)
 
     async def scores(self, round_: int = 0) -> ScoresBody:
         """What it has published of a round."""

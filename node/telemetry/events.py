@@ -1,0 +1,344 @@
+"""Every event of a journal as a class, so that whoever notes one and whoever reads it are checked against each other.
+
+An event's name in the journal is its class's in small letters (`SealedOther` → "sealed_other"), its facts are its
+fields. The docstring is all that is ever said of it: what happened (up to the first colon or stop; `said` is that, or
+better words) and its facts. docs/operations.md is written from it. A new event is a class here, and where it is noted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, dataclass_transform
+
+from muster.node.telemetry.words import SHORT, size, some
+from muster.protocol.ledger.round import Instruction, Phase
+from muster.protocol.scores import PeerScores
+
+MINER, LEADER, VALIDATOR = "miner", "leader", "validator"
+
+
+class Event:
+    """Something that a participant notes of itself.
+
+    `name` is what it is called in a journal, `by` whose journal it stands in, `failed` says that something went wrong.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str] = ""
+    by: ClassVar[str] = "all"
+    failed: ClassVar[bool] = False
+
+    def said(self) -> str:
+        """What happened, in words that follow the name of whom it happened to."""
+        words = re.split("[:.]", self.__doc__ or self.name, maxsplit=1)[0]
+        return words[0].lower() + words[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEvent(Event):
+    """An event of a round; the round is its first fact."""
+
+    round: int
+
+
+EVENTS: dict[str, type[Event]] = {}
+"""Every event by its name in a journal."""
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass_transform(frozen_default=True)
+def _event(kind: type[E]) -> type[E]:
+    """Make a class an event: frozen, slotted, with its name, and known by it."""
+    made = dataclass(frozen=True, slots=True)(kind)
+    made.name = re.sub("(?<!^)(?=[A-Z])", "_", made.__name__).lower()
+    EVENTS[made.name] = made
+    return made
+
+
+@_event
+class Started(Event):
+    """Began: `role`, `pid` of the process."""
+
+    role: str
+    pid: int
+
+
+@_event
+class Service(Event):
+    """Answers over HTTP: at `address`."""
+
+    address: str
+
+
+@_event
+class Joined(RoundEvent):
+    """Joined the run: `hotkey`; the round is the first that it takes part in."""
+
+    hotkey: str
+
+
+@_event
+class Training(RoundEvent):
+    """Began to train."""
+
+    by = MINER
+
+
+@_event
+class Trained(RoundEvent):
+    """Has trained: `steps`, `seconds` of inner steps, mean `loss` (nat/token)."""
+
+    by = MINER
+    steps: int
+    seconds: float
+    loss: float
+
+    def said(self) -> str:
+        """How much, how fast, how well."""
+        return f"trained {self.steps} steps in {self.seconds:.1f} s, mean loss {self.loss:.3f} nat/token"
+
+
+@_event
+class Submitted(RoundEvent):
+    """Sent its submission: `bytes` of the object, `values` kept."""
+
+    by = MINER
+    bytes: int
+    values: int
+
+    def said(self) -> str:
+        """How large it is."""
+        return f"sent its submission, {size(self.bytes)}"
+
+
+@_event
+class Unregistered(RoundEvent):
+    """Sits the round out, because its hotkey has no slot on the subnet."""
+
+    by, failed = MINER, True
+
+
+@_event
+class Lost(RoundEvent):
+    """Has nothing to submit in this round: `problem` says why; it goes on with the next."""
+
+    by, failed = MINER, True
+    problem: str
+
+    def said(self) -> str:
+        """Why."""
+        return f"has nothing to submit in this round: {self.problem}"
+
+
+@_event
+class Key(RoundEvent):
+    """Showed its key. It had seen the seal."""
+
+    by = MINER
+
+
+@_event
+class SealedOther(RoundEvent):
+    """Keeps its key, because the seal lists another submission of its hotkey."""
+
+    by, failed = MINER, True
+
+
+@_event
+class Sealed(RoundEvent):
+    """Sealed the round: as of `block`, with so many `submissions`."""
+
+    by = LEADER
+    block: int
+    submissions: int
+
+    def said(self) -> str:
+        """How many, and when."""
+        return f"sealed {some(self.submissions, 'submission')} as of block {self.block}"
+
+
+@_event
+class Checkpoint(RoundEvent):
+    """Stored a checkpoint: `bytes` in all."""
+
+    by = LEADER
+    bytes: int
+
+    def said(self) -> str:
+        """How large it is."""
+        return f"stored a checkpoint, {size(self.bytes)}"
+
+
+@_event
+class Recorded(RoundEvent):
+    """Published the record: `record`, its digest; `accepted`, how many (not where an earlier life of it decided)."""
+
+    by = LEADER
+    record: str
+    accepted: int | None = None
+
+    def said(self) -> str:
+        """Which, and how many are in it."""
+        accepted = "" if self.accepted is None else f", {self.accepted} accepted"
+        return f"published the record {self.record[:SHORT]}{accepted}"
+
+
+@_event
+class Applied(RoundEvent):
+    """Applied a record: its `kind`, `root` and `outer_step` after it, `accepted` hotkeys, `rejected` hotkey → reason,
+    `bytes_up` and `bytes_down` so far."""
+
+    kind: str
+    root: str
+    outer_step: int
+    accepted: tuple[str, ...]
+    rejected: dict[str, str]
+    bytes_up: int
+    bytes_down: int
+
+    def said(self) -> str:
+        """What it did, and the state after it."""
+        done = {"round": "applied the record", "null": "passed the null record, θ stays", "close": "closed its ledger"}
+        return f"{done.get(self.kind, self.kind)}; state root {self.root[:SHORT]}"
+
+
+@_event
+class Refused(RoundEvent):
+    """Refused an anchored record: `record`, its digest, and `problem`, why it is not valid."""
+
+    failed = True
+    record: str
+    problem: str
+
+    def said(self) -> str:
+        """Which, and why."""
+        return f"refused the record {self.record[:SHORT]}: {self.problem}"
+
+
+@_event
+class Transition(RoundEvent):
+    """Saw something of its round: at `block`, the event `what`, the `phase` after it, instructions `given`; where it is
+    about one, `instruction`, `problem`, `record`, `peers` (hotkeys), `sealed_block`."""
+
+    block: int
+    what: str
+    phase: Phase
+    given: tuple[Instruction, ...]
+    instruction: Instruction | None = None
+    problem: str | None = None
+    record: str | None = None
+    peers: tuple[str, ...] = ()
+    sealed_block: int | None = None
+
+
+@_event
+class Trouble(RoundEvent):
+    """Could not look at chain or store: `problem`, once for as long as it is the same; the look is made again at the
+    next block."""
+
+    failed = True
+    problem: str
+
+    def said(self) -> str:
+        """What does not work."""
+        return self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """One peer in a validator's scores, as `protocol.scores.PeerScores`; losses are (before, after) in nat/token."""
+
+    hotkey: str
+    uid: int
+    assigned: tuple[float, float] | None
+    unassigned: tuple[float, float] | None
+    mu: float
+    rating: tuple[float, float]
+    positive: bool
+    peer_score: float
+    incentive: float
+
+    @classmethod
+    def of(cls, scores: PeerScores) -> PeerRow:
+        """The row of a score file."""
+        return cls(
+            hotkey=scores.hotkey,
+            uid=scores.uid,
+            assigned=scores.assigned,
+            unassigned=scores.unassigned,
+            mu=scores.mu,
+            rating=scores.rating,
+            positive=scores.positive,
+            peer_score=scores.peer_score,
+            incentive=scores.incentive,
+        )
+
+
+@_event
+class Scored(RoundEvent):
+    """Published its scores: `peers`, each with `hotkey`, `uid`, losses, μ, rating, PeerScore and incentive."""
+
+    by = VALIDATOR
+    peers: tuple[PeerRow, ...]
+
+    def said(self) -> str:
+        """Of how many."""
+        return f"published its scores of {some(len(self.peers), 'peer')}"
+
+
+@_event
+class Weights(RoundEvent):
+    """Set weights on the chain: `weights` uid → 1…65535."""
+
+    by = VALIDATOR
+    weights: dict[int, int]
+
+    def said(self) -> str:
+        """Of how many."""
+        return f"set the weights of {some(len(self.weights), 'slot')}"
+
+
+@_event
+class Unpublished(RoundEvent):
+    """Could not publish its scores: `problem`; they could not be stored while they could steer a round (nor for as long
+    as one may take), or the loss of θ is no number."""
+
+    by, failed = VALIDATOR, True
+    problem: str
+
+    def said(self) -> str:
+        """Why."""
+        return f"could not store its scores: {self.problem}"
+
+
+@_event
+class Unmirrored(RoundEvent):
+    """Could not copy another leader's record into its own bucket for as long as a round may take: `problem`."""
+
+    by, failed = LEADER, True
+    problem: str
+
+    def said(self) -> str:
+        """Why."""
+        return f"could not copy the record into its own bucket: {self.problem}"
+
+
+@_event
+class Heldout(RoundEvent):
+    """Measured the new θ: `loss` on held-out text (nat/token)."""
+
+    by = VALIDATOR
+    loss: float
+
+    def said(self) -> str:
+        """What it came to."""
+        return f"measured a held-out loss of {self.loss:.3f} nat/token"
+
+
+@_event
+class Finished(Event):
+    """Came to the end of the run: its last `root`."""
+
+    root: str

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from muster.history.status import PeerRow, ProcessRow, RatingPoint, RoundRow, RunStatus, RunSummary
+from muster.protocol.columns import row_of
+from muster.protocol.incentive.row import ScoreRow
 from muster.testnet.cast import HONEST, Cast, Member
 
 Entry = Mapping[str, Any]
@@ -65,7 +67,7 @@ class Chronicle:
         self._training: dict[tuple[str, int], float] = {}
         self._moved: dict[str, tuple[int, int]] = {}
         self._wire: dict[tuple[str, int], tuple[int, int]] = {}
-        self._scores: dict[str, Entry] = {}
+        self._scores: dict[str, ScoreRow] = {}
         self._ratings: dict[str, list[RatingPoint]] = {}
         self._events: list[str] = []
         self._finished: dict[str, str] = {}
@@ -130,12 +132,11 @@ class Chronicle:
         row.rejected = dict(entry["rejected"])
 
     def _scored(self, entry: Entry) -> None:
-        for peer in entry["peers"]:
-            hotkey, (mu, sigma) = peer["hotkey"], peer["rating"]
-            self._scores[hotkey] = peer
-            points = self._ratings.setdefault(hotkey, [])
+        for row in (row_of(ScoreRow, peer) for peer in entry["peers"]):
+            self._scores[row.hotkey] = row
+            points = self._ratings.setdefault(row.hotkey, [])
             if not points or points[-1][0] < entry["round"]:
-                points.append((int(entry["round"]), float(mu), float(sigma)))
+                points.append((int(entry["round"]), row.rating_mu, row.rating_sigma))
 
     def _closed(self) -> list[tuple[int, _Round]]:
         return [(r, row) for r, row in sorted(self._rounds.items()) if row.kind in ("round", "null")]
@@ -173,8 +174,6 @@ class Chronicle:
     def _peer(self, member: Member) -> PeerRow:
         closed = [row for _, row in self._closed()]
         reasons = [row.rejected[member.hotkey] for row in closed if member.hotkey in row.rejected]
-        score = self._scores.get(member.hotkey)
-        mu, sigma = score["rating"] if score else (None, None)
         return PeerRow(
             uid=self._setting.cast.members.index(member),
             hotkey=member.hotkey,
@@ -183,12 +182,7 @@ class Chronicle:
             submitted=len(self._submitted.get(member.name, ())),
             accepted=sum(member.hotkey in row.accepted for row in closed),
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
-            mu=score["mu"] if score else None,
-            rating_mu=mu,
-            rating_sigma=sigma,
-            ordinal=mu - 3 * sigma if mu is not None and sigma is not None else None,
-            peer_score=score["peer_score"] if score else None,
-            weight=score["incentive"] if score else None,
+            score=self._scores.get(member.hotkey),
         )
 
     def _row(self, number: int, row: _Round) -> RoundRow:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from builders import score_row
 
 from muster.history.chronicle import Chronicle, Setting
 from muster.testnet.cast import Cast
@@ -76,7 +78,7 @@ def story() -> dict[str, list[dict[str, Any]]]:
 
 
 def peer(hotkey: str, round_: int) -> dict[str, Any]:
-    return {"hotkey": hotkey, "mu": 0.5, "rating": [25.0 + round_, 8.0], "peer_score": 1.0, "incentive": 0.5}
+    return asdict(score_row("alice", hotkey=hotkey, rating_mu=25.0 + round_, rating_sigma=8.0))
 
 
 def told(order: list[str], rounds: dict[str, list[dict[str, Any]]]) -> Chronicle:
@@ -101,7 +103,8 @@ def test_the_summary_counts_what_happened() -> None:
     by_name = {row.name: row for row in summary.peers}
     assert (by_name["miner-0"].submitted, by_name["miner-0"].accepted) == (3, 3)
     assert (by_name["miner-1"].submitted, by_name["miner-1"].rejected) == (2, {"key_missing": 1})
-    assert by_name["silent-0"].mu is None
+    assert by_name["miner-1"].score == score_row("alice", hotkey=ONE, rating_mu=27.0, rating_sigma=8.0)
+    assert by_name["silent-0"].score is None
     assert summary.ratings_history[ZERO] == ((0, 25.0, 8.0), (1, 26.0, 8.0), (2, 27.0, 8.0))
 
 

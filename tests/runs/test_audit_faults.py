@@ -20,7 +20,7 @@ from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.errors import AuditError, ScoresFault, UsageError
+from muster.protocol.errors import AuditError, ScoresFault, UsageError, WireError
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor, Block
 from muster.protocol.wire import Record, encode_record, encode_scores
@@ -226,12 +226,14 @@ class TestScores:
         with pytest.raises(AuditError, match=heads):
             report.raise_fault()
 
-    def test_a_strangers_text_is_bounded_and_printable(self, case: Case) -> None:
-        key = paths.scores(case.run_id, 0)
-        other = self.published(case, 0).replace(case.hotkey.encode(), b"\\u001b[31m" + b"x" * 10_000)
-        with case.changed(key, other):
-            (fault,) = case.audit().faults
-        assert fault.problem.isprintable()
+    def test_a_strangers_text_is_bounded_and_printable(self) -> None:
+        told: list[str] = []
+        report = AuditReport("ab" * 32, 0)
+        with FaultLog(report, told.append).noting("an object", 0):
+            raise WireError("text", "\x1b[31m" + "x" * 10_000)
+        (fault,) = report.faults
+        assert told == [f"fault [ledger] {fault}"]
+        assert told[0].isprintable()
         assert len(fault.problem) <= 300
 
     def test_a_record_that_misquotes_the_file_it_names(self, case: Case) -> None:

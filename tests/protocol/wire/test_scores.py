@@ -134,7 +134,7 @@ NEVER = [
     never("field_size", "assigned_before", b"\1\1" + values("d", 2.5)),
     never("field_size", "assigned_before", b"\0\0" + values("d", 2.5)),
     never("field_size", "assigned_before", b"\1"),
-    Never("unknown_field", 22, b""),
+    Never("unknown_field", 0x4000, b""),
     Never("unknown_field", OPTIONAL - 1, b""),
 ]
 
@@ -152,7 +152,7 @@ def test_a_signed_file_that_breaks_a_rule(case: Never) -> None:
 
 
 def test_a_column_that_came_later_is_signed_and_skipped() -> None:
-    said = resigned(DATA, VALIDATOR, RUN, lambda fields: fields.update({OPTIONAL | 22: b"\0\0"}))
+    said = resigned(DATA, VALIDATOR, RUN, lambda fields: fields.update({OPTIONAL | 0x4000: b"\0\0"}))
     file, digest = decode(said)
     assert file == FILE
     assert digest != decode(DATA)[1]

@@ -36,7 +36,8 @@ VALIDATOR = identity("validator")
 UNMEASURED = dict.fromkeys(("assigned_before", "assigned_after", "unassigned_before", "unassigned_after"))
 FILE = score_file(VALIDATOR, RUN, 5, score_row("alice"), score_row("bob", positive=False, **UNMEASURED))
 DATA = encode_scores(FILE, VALIDATOR)
-TAGS = {column.name: column.about.tag for column in columns_of(ScoreRow)}
+TAGS = {c.name: c.about.tag | (OPTIONAL if c.about.later else 0) for c in columns_of(ScoreRow)}
+TODAYS = [c.name for c in columns_of(ScoreRow) if not c.about.later]
 
 
 def decode(data: bytes) -> tuple[ScoreFile, bytes]:
@@ -110,7 +111,7 @@ def never(reason: str, name: str, value: bytes | None) -> Never:
 
 
 NEVER = [
-    *(never("missing_field", column.name, None) for column in columns_of(ScoreRow)),
+    *(never("missing_field", name, None) for name in TODAYS),
     *(never("field_size", name, b"\1" * 17) for name in TAGS),
     *(never("field_size", name, b"") for name in TAGS),
     Never("missing_field", 4, None),

@@ -9,6 +9,7 @@ them, and compressed payloads, because versions of zstd differ. Those are kept a
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,9 @@ from torch import Tensor
 from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import wire
+from muster.protocol.columns import Column, Kind, columns_of
+from muster.protocol.identity import public_of
+from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger import open_bundle, prepare, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
@@ -35,10 +39,9 @@ from muster.protocol.rules.assignment import assigned, data_digest, permute, sha
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.rules.sampling import sample
 from muster.protocol.rules.selection import order, seat
-from muster.protocol.scores import PeerScores, ScoresBody, decode_scores, encode_scores
 from muster.protocol.spec import GauntletSpec
 from muster.protocol.spec.layout import parameter_shapes
-from muster.protocol.wire import Hello, ScoreRow, ScoresUsed, Seal
+from muster.protocol.wire import Hello, ScoreFile, ScoresUsed, Seal, UsedScore
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
@@ -188,7 +191,7 @@ def _outer(run: Run) -> dict[str, Any]:
 
 def _selection(run: Run) -> dict[str, Any]:
     peers = [blake3(bytes((i,))).digest() for i in range(6)]
-    rows = [ScoreRow(peer, float(i), i < 4) for i, peer in enumerate(peers)]
+    rows = [UsedScore(peer, float(i), i < 4) for i, peer in enumerate(peers)]
     scores = [
         ScoresUsed(BEACON, 3, 0, bytes(32), tuple(sorted(rows, key=lambda row: row.public))),
         ScoresUsed(KEY, 2, 0, bytes(32), tuple(sorted((replace(r, score=9.0) for r in rows), key=lambda r: r.public))),
@@ -297,21 +300,27 @@ def _object(data: bytes, head: bytes | None = None) -> dict[str, Any]:
 
 
 def _scores(run: Run, record: bytes) -> dict[str, Any]:
-    peer = PeerScores(
-        hotkey=run.miners[0].hotkey,
+    """Two rows: of one miner that was measured, and of one that failed before it ever was."""
+    good, bad = run.miners[:2]
+    shared = {"rating_mu": 25.0, "rating_sigma": 8.125}
+    measured = ScoreRow(
+        hotkey=good.hotkey,
         uid=0,
-        assigned=(2.5, 2.25),
-        unassigned=(2.5, 2.375),
+        assigned_before=2.5,
+        assigned_after=2.25,
+        unassigned_before=2.5,
+        unassigned_after=2.375,
         mu=0.05,
-        rating=(25.0, 8.125),
+        evaluated=1,
+        last_score=0.125,
         positive=True,
         peer_score=0.03125,
         incentive=1.0,
+        **shared,
     )
-    body = ScoresBody(round=0, record=record.hex(), heldout=4.5, peers=(peer,))
-    data = encode_scores(body, run.leader, run.run_id)
-    _, digest = decode_scores(data, run.run_id, run.leader.hotkey, 0)
-    return {"file": data.decode(), "digest": digest.hex()}
+    failed = ScoreRow(hotkey=bad.hotkey, uid=1, failures=1, peer_score=0.0, incentive=0.0, **shared)
+    rows = tuple(sorted((measured, failed), key=lambda row: public_of(row.hotkey)))
+    return _object(wire.encode_scores(ScoreFile(run.run_id, run.leader.public, 0, record, 4.5, rows), run.leader))
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
@@ -349,7 +358,8 @@ def to_text(vectors: Vectors) -> str:
 def quoted(page: str, vectors: Vectors) -> str:
     """The page with each block between `<!-- vectors: NAME -->` and `<!-- end -->` written from the vectors.
 
-    The table between `<!-- reasons -->` and `<!-- end -->` is that of `protocol/reasons.py`.
+    The tables between `<!-- reasons -->` or `<!-- columns -->` and `<!-- end -->` are those of `protocol/reasons.py`
+    and of `protocol/incentive/row.py`.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -357,8 +367,10 @@ def quoted(page: str, vectors: Vectors) -> str:
         return f"<!-- vectors: {match['name']} -->\n```\n{lines}\n```\n<!-- end -->"
 
     page = re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
-    table = f"<!-- reasons -->\n{_reasons()}\n<!-- end -->"
-    return re.sub(r"<!-- reasons -->.*?<!-- end -->", lambda _: table, page, flags=re.DOTALL)
+    for name, table in (("reasons", _reasons()), ("columns", _columns())):
+        written = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        page = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, written=written: written, page, flags=re.DOTALL)
+    return page
 
 
 def _reasons() -> str:
@@ -368,6 +380,31 @@ def _reasons() -> str:
         word = " †" if reason.slug in LEADERS_WORD else ""
         rows.append(f"| `{reason.slug}` | {reason.kind.value}{word} | {reason.sentence} |")
     return "\n".join(rows)
+
+
+def _columns() -> str:
+    """The table of a score row's columns."""
+    sizes = {Kind.KEY: 32, Kind.COUNT: 4, Kind.NUMBER: 8, Kind.FLAG: 1}
+    rows = ["| tag | size | column | of each row |", "|---|---|---|---|"]
+    for column in columns_of(ScoreRow):
+        size, kind = sizes[column.kind], {Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}.get(column.kind, "")
+        many = f"{size}·" if size > 1 else ""
+        long = f"n + {many}m" if column.nullable else f"{many}n"
+        tag = f"0x8000 + {column.about.tag}" if column.about.later else column.about.tag
+        told = f"{column.about.meaning}, {kind}{_range(column)}" if kind else column.about.meaning
+        rows.append(f"| {tag} | {long} | `{column.name}` | {told} |")
+    return "\n".join(rows)
+
+
+def _range(column: Column) -> str:
+    """Unit and range of a column's values."""
+    low, high = column.about.low, column.about.high
+    if column.kind is Kind.FLAG:
+        return "0 or 1"
+    unit = f", {column.about.unit}" if column.about.unit == "nat/token" else ""
+    if math.isfinite(high):
+        return f"{unit}, {low:g} to {high:g}".replace("-", "−")
+    return f"{unit}, ≥ {low:g}" if math.isfinite(low) else unit
 
 
 def _lines(section: dict[str, Any]) -> Iterator[str]:

@@ -40,7 +40,7 @@ def bundle(run_id: bytes, round_: int) -> str:
 
 def scores(run_id: bytes, round_: int) -> str:
     """A validator's signed judgement of a round."""
-    return f"{run_id.hex()}/scores/{round_:08d}.json"
+    return f"{run_id.hex()}/scores/{round_:08d}.sco"
 
 
 def amendments(run_id: bytes) -> str:

@@ -18,7 +18,8 @@ from muster.kernels import SparseUpdate, compress
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
 from muster.protocol.errors import WireError
-from muster.protocol.identity import SIGNATURE_BYTES, Identity
+from muster.protocol.identity import SIGNATURE_BYTES, Identity, public_of
+from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger import genesis_tip
 from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
 from muster.protocol.rules.admission import RoundFacts
@@ -27,7 +28,7 @@ from muster.protocol.spec import ModelSpec, RunSpec, load_template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.types import Beacon, Block
-from muster.protocol.wire import Header, Opening, Type
+from muster.protocol.wire import Header, Opening, ScoreFile, Type
 
 SEED = 7
 K = 64
@@ -232,3 +233,30 @@ def reason_of(call: Callable[[], object]) -> str:
     with pytest.raises(WireError) as caught:
         call()
     return caught.value.reason
+
+
+def score_row(name: str, **changes: Any) -> ScoreRow:
+    """What a validator says of a participant that it measured in its first round."""
+    values: dict[str, Any] = {
+        "hotkey": identity(name).hotkey,
+        "uid": 1,
+        "assigned_before": 2.5,
+        "assigned_after": 2.25,
+        "unassigned_before": 2.5,
+        "unassigned_after": 2.375,
+        "mu": 0.05,
+        "rating_mu": 26.0,
+        "rating_sigma": 8.125,
+        "evaluated": 1,
+        "last_score": 0.125,
+        "positive": True,
+        "peer_score": 0.08125,
+        "incentive": 0.5,
+    }
+    return ScoreRow(**(values | changes))
+
+
+def score_file(validator: Identity, run_id: bytes, round_: int, *rows: ScoreRow) -> ScoreFile:
+    """A validator's file about a record that nobody made, the rows in key order."""
+    ordered = tuple(sorted(rows, key=lambda row: public_of(row.hotkey)))
+    return ScoreFile(run_id, validator.public, round_, b"\xab" * 32, 2.75, ordered)

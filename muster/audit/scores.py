@@ -11,9 +11,8 @@ from muster.audit.report import FaultClass, FaultLog
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectMissing
 from muster.protocol.identity import hotkey_of
-from muster.protocol.scores import ScoresBody, decode_scores, max_scores_bytes, used
 from muster.protocol.storage import Buckets
-from muster.protocol.wire import Record
+from muster.protocol.wire import Record, ScoreFile, decode_scores, max_scores_bytes, scores_used
 
 
 class ScoreFiles:
@@ -36,12 +35,12 @@ class ScoreFiles:
         for taken in record.scores:
             hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round)
             with self._faults.noting(name, taken.round, FaultClass.SCORES, hotkey):
-                body, digest = await self._read(hotkey, taken.round)
+                file, digest = await self._read(hotkey, taken.round)
                 if digest != taken.digest:
                     raise LedgerError(f"the record of round {record.round} used other scores than these")
                 with self._faults.noting(own_name, record.round):
                     known = remembered | {row.public for row in taken.rows}
-                    if used(body, digest, hotkey, taken.stake, known) != taken:
+                    if scores_used(file, digest, taken.stake, known) != taken:
                         raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
 
     async def check_published(self, round_: int, digest: bytes) -> None:
@@ -49,13 +48,13 @@ class ScoreFiles:
         for hotkey in self._evidence.validators:
             with self._faults.noting(paths.scores(self._run_id, round_), round_, FaultClass.SCORES, hotkey):
                 try:
-                    body, _ = await self._read(hotkey, round_)
+                    file, _ = await self._read(hotkey, round_)
                 except ObjectMissing:
                     continue  # a validator may be away; only what was used has to be there
-                if body.record != digest.hex():
+                if file.record != digest:
                     raise LedgerError("it judges another record than the one anchored on chain")
 
-    async def _read(self, hotkey: str, round_: int) -> tuple[ScoresBody, bytes]:
+    async def _read(self, hotkey: str, round_: int) -> tuple[ScoreFile, bytes]:
         peer = self._evidence.peers.get(hotkey)
         if peer is None or peer.location is None:
             raise ObjectMissing("the validator has committed no bucket")

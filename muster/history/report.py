@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from muster.history.status import PHASES, PeerRow, RunSummary, printable
-from muster.history.view import MISSING, ROOT_DIGITS, clock, number, reasons
+from muster.history.view import ROOT_DIGITS, clock, reasons, score_cells
 from muster.protocol.errors import StorageError
 
 WIDTH, HEIGHT = 460, 230
@@ -233,12 +233,8 @@ def _facts(summary: RunSummary) -> str:
 
 
 def _peer_cells(peer: PeerRow) -> str:
-    rating = MISSING
-    if peer.rating_mu is not None:
-        rating = f"{number(peer.rating_mu)} ± {number(peer.rating_sigma)}"
     texts = [str(peer.uid), printable(peer.label), printable(peer.behaviour)]
-    numbers = [f"{peer.accepted}/{peer.submitted}", number(peer.mu), rating, number(peer.ordinal)]
-    numbers += [number(peer.peer_score), MISSING if peer.weight is None else f"{peer.weight:.1%}"]
+    numbers = [f"{peer.accepted}/{peer.submitted}", *score_cells(peer.score).values()]
     cells = "".join(f"<td class=text>{escape(text)}</td>" for text in texts)
     cells += f"<td class=wrap>{escape(reasons(peer.rejected.items()))}</td>"
     cells += "".join(f"<td>{escape(text)}</td>" for text in numbers)
@@ -247,7 +243,7 @@ def _peer_cells(peer: PeerRow) -> str:
 
 def _peer_table(peers: Sequence[PeerRow]) -> str:
     head = "".join(f"<th class=text>{name}</th>" for name in ("uid", "miner", "behaviour", "rejected"))
-    head += "".join(f"<th>{n}</th>" for n in ("accepted", "μ", "rating", "ordinal", "score", "weight"))
+    head += "".join(f"<th>{n}</th>" for n in ("accepted", *score_cells(None)))
     rows = "".join(_peer_cells(peer) for peer in sorted(peers, key=lambda peer: peer.uid))
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 

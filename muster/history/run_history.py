@@ -12,6 +12,7 @@ from muster.node.telemetry import events
 from muster.node.telemetry.events import RoundEvent
 from muster.node.telemetry.journal import Noted
 from muster.node.telemetry.words import some
+from muster.protocol.incentive.row import ScoreRow
 from muster.testnet.roster import HONEST, Member, Roster
 
 FP32_BYTES = 4
@@ -69,7 +70,7 @@ class RunHistory:
         self._training: dict[tuple[str, int], float] = {}
         self._moved: dict[str, tuple[int, int]] = {}
         self._wire: dict[tuple[str, int], tuple[int, int]] = {}
-        self._scores: dict[str, events.PeerRow] = {}
+        self._scores: dict[str, ScoreRow] = {}
         self._ratings: dict[str, list[RatingPoint]] = {}
         self._events: list[str] = []
         self._finished: dict[str, str] = {}
@@ -137,11 +138,11 @@ class RunHistory:
         row.rejected = event.rejected
 
     def _scored(self, event: events.Scored) -> None:
-        for peer in event.peers:
-            self._scores[peer.hotkey] = peer
-            points = self._ratings.setdefault(peer.hotkey, [])
+        for row in event.peers:
+            self._scores[row.hotkey] = row
+            points = self._ratings.setdefault(row.hotkey, [])
             if not points or points[-1][0] < event.round:
-                points.append((event.round, *peer.rating))
+                points.append((event.round, row.rating_mu, row.rating_sigma))
 
     def _closed(self) -> list[tuple[int, _Round]]:
         return [(r, row) for r, row in sorted(self._rounds.items()) if row.kind in ("round", "null")]
@@ -179,8 +180,6 @@ class RunHistory:
     def _peer(self, member: Member) -> PeerRow:
         closed = [row for _, row in self._closed()]
         reasons = [row.rejected[member.hotkey] for row in closed if member.hotkey in row.rejected]
-        score = self._scores.get(member.hotkey)
-        mu, sigma = score.rating if score else (None, None)
         return PeerRow(
             uid=self._setting.roster.members.index(member),
             hotkey=member.hotkey,
@@ -189,12 +188,7 @@ class RunHistory:
             submitted=len(self._submitted.get(member.name, ())),
             accepted=sum(member.hotkey in row.accepted for row in closed),
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
-            mu=score.mu if score else None,
-            rating_mu=mu,
-            rating_sigma=sigma,
-            ordinal=mu - 3 * sigma if mu is not None and sigma is not None else None,
-            peer_score=score.peer_score if score else None,
-            weight=score.incentive if score else None,
+            score=self._scores.get(member.hotkey),
         )
 
     def _row(self, number: int, row: _Round) -> RoundRow:

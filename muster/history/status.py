@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from muster.protocol.incentive.row import ScoreRow
 
 PHASES = ("train", "submit", "seal", "reveal", "record")
 """The phases of a round in order; the keys of `RoundRow.phases`."""
@@ -34,8 +36,7 @@ def printable(text: str) -> str:
 class PeerRow:
     """One miner. `behaviour` is "honest" or an adversary's name; `rejected` counts submissions by reason.
 
-    `mu` is the proof of computation (−1…1); `rating_mu`, `rating_sigma`, `ordinal` are the LossRating;
-    `weight` is the share of the incentive (0…1). Each is None until somebody has measured it.
+    `score` is the newest judgement of it, None until there is one.
     """
 
     uid: int
@@ -45,12 +46,7 @@ class PeerRow:
     submitted: int
     accepted: int
     rejected: Mapping[str, int]
-    mu: float | None
-    rating_mu: float | None
-    rating_sigma: float | None
-    ordinal: float | None
-    peer_score: float | None
-    weight: float | None
+    score: ScoreRow | None = None
 
     @property
     def label(self) -> str:
@@ -58,7 +54,8 @@ class PeerRow:
         return self.name or self.hotkey[:8]
 
     def to_json_object(self) -> dict[str, object]:
-        """The peer as `--json` prints it; what was never measured is null."""
+        """The peer as `--json` prints it, `score` being the whole judgement; what was never judged is null."""
+        score = self.score
         return {
             "uid": self.uid,
             "hotkey": self.hotkey,
@@ -66,14 +63,15 @@ class PeerRow:
             "submitted": self.submitted,
             "accepted": self.accepted,
             "rejected": dict(sorted(self.rejected.items())),
-            "mu": _finite(self.mu),
+            "mu": score and score.mu,
             "rating": {
-                "mu": _finite(self.rating_mu),
-                "sigma": _finite(self.rating_sigma),
-                "ordinal": _finite(self.ordinal),
+                "mu": score and score.rating_mu,
+                "sigma": score and score.rating_sigma,
+                "ordinal": score and score.rating.ordinal,
             },
-            "peer_score": _finite(self.peer_score),
-            "weight": _finite(self.weight),
+            "peer_score": score and score.peer_score,
+            "weight": score and score.incentive,
+            "score": score and asdict(score),
         }
 
 

@@ -24,11 +24,18 @@ from rich.table import Table
 from rich.text import Text
 
 from muster.history.status import PHASES, PeerRow, RoundRow, RunStatus, RunSummary, printable
+from muster.protocol.columns import Kind, columns_of
+from muster.protocol.incentive.row import ScoreRow
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 24
 WIDE = 100
 """Columns from which the peer table shows everything."""
+
+TITLED = [column for column in columns_of(ScoreRow) if column.about.title]
+NARROW_SCORES = ("μ", "ordinal", "weight")
+WIDE_SCORES = ("μ", "rating", "score", "weight")
+"""What the peer table shows of a judgement; the report shows all that has a title."""
 
 SHOWN_EVENTS = 3
 SUMMARY_EVENTS = 8
@@ -68,6 +75,21 @@ def number(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
+def score_cells(score: ScoreRow | None) -> dict[str, str]:
+    """What tables show of a judgement, by heading: the LossRating in two ways, and every column that has a title."""
+    rating = score and f"{number(score.rating_mu)} ± {number(score.rating_sigma)}"
+    cells = {"rating": rating or MISSING, "ordinal": number(score.rating.ordinal if score else None)}
+    for column in TITLED:
+        value = getattr(score, column.name) if score else None
+        if value is None:
+            cells[column.about.title] = MISSING
+        elif column.about.unit == "share":
+            cells[column.about.title] = f"{value:.1%}"
+        else:
+            cells[column.about.title] = number(value) if column.kind is Kind.NUMBER else str(value)
+    return cells
+
+
 def reasons(rejected: Iterable[tuple[str, int]]) -> str:
     """Rejections as "reason ×count", most frequent first; "" for none."""
     ordered = sorted(rejected, key=lambda item: (-item[1], item[0]))
@@ -105,17 +127,12 @@ def peer_table(peers: Sequence[PeerRow], *, wide: bool, limit: int | None = None
     table.add_column("behaviour", no_wrap=True, max_width=16)
     table.add_column("accepted", justify="right", no_wrap=True)
     table.add_column("rejected", no_wrap=True, ratio=1, overflow="ellipsis")
-    table.add_column("μ", justify="right", no_wrap=True)
-    table.add_column("rating", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("weight", justify="right", no_wrap=True)
-    ordered = sorted(peers, key=lambda peer: (-(peer.weight or 0.0), peer.uid))
+    shown = WIDE_SCORES if wide else NARROW_SCORES
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    ordered = sorted(peers, key=lambda peer: (-(peer.score.incentive if peer.score else 0.0), peer.uid))
     for peer in ordered[:limit]:
-        rating = number(peer.ordinal)
-        if wide and peer.rating_mu is not None:
-            rating = f"{number(peer.rating_mu)} ± {number(peer.rating_sigma)}"
-        score = [Text(number(peer.peer_score))] if wide else []
+        cells = score_cells(peer.score)
         honest = peer.behaviour == "honest"
         table.add_row(
             Text(str(peer.uid)),
@@ -123,10 +140,7 @@ def peer_table(peers: Sequence[PeerRow], *, wide: bool, limit: int | None = None
             Text(printable(peer.behaviour), style="" if honest else "yellow"),
             Text(f"{peer.accepted}/{peer.submitted}"),
             Text(reasons(peer.rejected.items()), style="red"),
-            Text(number(peer.mu)),
-            Text(rating),
-            *score,
-            Text(MISSING if peer.weight is None else f"{peer.weight:.1%}"),
+            *(Text(cells[name]) for name in shown),
         )
     hidden = 0 if limit is None else max(0, len(ordered) - limit)
     return Group(table, Text(f"… and {hidden} more", style="dim")) if hidden else table

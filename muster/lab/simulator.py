@@ -35,7 +35,7 @@ from muster.protocol.storage import Buckets
 from muster.protocol.storage.locations import MemoryBuckets
 from muster.testnet.roster import Member, Roster
 from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 E = TypeVar("E", bound=events.Event)
@@ -144,12 +144,12 @@ class Simulator:
         for member in self._roster.members:
             await self._chain.register(member.identity)
             await self._chain.commit(member.identity, f"mem:{member.name}")
-        with tempfile.TemporaryDirectory(prefix="muster-books-", dir=_in_memory()) as books:
+        with tempfile.TemporaryDirectory(prefix="muster-scores-", dir=_in_memory()) as folder:
             roles: list[tuple[str, Member, Make]] = []
             for i, operator in enumerate(self._roster.operators):
-                book = (self._folder or Path(books)) / f"validator-{i}.sqlite"
+                scores = (self._folder or Path(folder)) / f"validator-{i}.sqlite"
                 roles.append((f"aggregator-{i}", operator, partial(self._aggregator, rounds)))
-                roles.append((f"validator-{i}", operator, partial(self._validator, book)))
+                roles.append((f"validator-{i}", operator, partial(self._validator, scores)))
             roles += [(miner.name, miner, partial(self._miner, miner)) for miner in self._roster.miners]
             async with asyncio.TaskGroup() as tasks:
                 for name, member, make in roles:
@@ -187,9 +187,9 @@ class Simulator:
         tip, replica = await bootstrap(self._history, context)
         return Aggregator(context, tip, replica, rounds)
 
-    async def _validator(self, book: Path, context: Context) -> Validator:
+    async def _validator(self, scores: Path, context: Context) -> Validator:
         tip, replica = await bootstrap(self._history, context)
-        return Validator(context, tip, replica, self._text, Book(book))
+        return Validator(context, tip, replica, self._text, ScoreStore(scores))
 
     async def _miner(self, member: Member, context: Context) -> Miner:
         tip, replica = await bootstrap(self._history, context)

@@ -44,7 +44,7 @@ from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
 from muster.testnet.supervise import die_with_parent, supervisor_pid
 from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 log = logging.getLogger(__name__)
@@ -208,8 +208,8 @@ async def _participant(
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
-        book = await asyncio.to_thread(Book, state / "book.sqlite")
-        return Validator(context, tip, replica, text, book, await asyncio.to_thread(_spool, state, role))
+        store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
+        return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
     path = state / "memory.safetensors"
     return await asyncio.to_thread(make_miner, context, tip, replica, text, path)
 

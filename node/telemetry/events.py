@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar, dataclass_transform
 
 from muster.node.telemetry.words import SHORT, size, some
+from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger.round import Instruction, Phase
-from muster.protocol.scores import PeerScores
 
 MINER, LEADER, VALIDATOR = "miner", "leader", "validator"
 
@@ -246,42 +246,12 @@ class Trouble(RoundEvent):
         return self.problem
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRow:
-    """One peer in a validator's scores, as `protocol.scores.PeerScores`; losses are (before, after) in nat/token."""
-
-    hotkey: str
-    uid: int
-    assigned: tuple[float, float] | None
-    unassigned: tuple[float, float] | None
-    mu: float
-    rating: tuple[float, float]
-    positive: bool
-    peer_score: float
-    incentive: float
-
-    @classmethod
-    def of(cls, scores: PeerScores) -> PeerRow:
-        """The row of a score file."""
-        return cls(
-            hotkey=scores.hotkey,
-            uid=scores.uid,
-            assigned=scores.assigned,
-            unassigned=scores.unassigned,
-            mu=scores.mu,
-            rating=scores.rating,
-            positive=scores.positive,
-            peer_score=scores.peer_score,
-            incentive=scores.incentive,
-        )
-
-
 @_event
 class Scored(RoundEvent):
-    """Published its scores: `peers`, each with `hotkey`, `uid`, losses, μ, rating, PeerScore and incentive."""
+    """Published its scores: `peers`, the rows of its score file, by the names of protocol.md §4.5."""
 
     by = VALIDATOR
-    peers: tuple[PeerRow, ...]
+    peers: tuple[ScoreRow, ...]
 
     def said(self) -> str:
         """Of how many."""

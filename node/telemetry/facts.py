@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from muster.node.telemetry import events
-from muster.node.telemetry.events import Event, PeerRow
+from muster.node.telemetry.events import Event
 from muster.node.telemetry.journal import Noted
+from muster.protocol.incentive.row import ScoreRow
 
 MAX_PEERS = 256
 """Peers that are shown one by one, as many as a Bittensor subnet has slots; of more, those with the best scores."""
@@ -20,19 +21,6 @@ ACCEPTED, REJECTED = "accepted", "rejected"
 
 Outcome = tuple[str, str]
 """Result and reason: "" where it was accepted, else one of `protocol/reasons.py`; no record with another is applied."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFacts:
-    """A peer as this validator judges it."""
-
-    uid: int
-    hotkey: str
-    mu: float
-    rating_mu: float
-    rating_sigma: float
-    peer_score: float
-    incentive: float
 
 
 @dataclass(slots=True)
@@ -71,7 +59,7 @@ class Facts:
     records: Counter[str] = field(default_factory=Counter)
     submissions: Counter[Outcome] = field(default_factory=Counter)
     own: Counter[Outcome] = field(default_factory=Counter)
-    peers: tuple[PeerFacts, ...] = ()
+    peers: tuple[ScoreRow, ...] = ()
     lock: Lock = field(default_factory=Lock, repr=False)
 
     def note(self, noted: Noted) -> None:
@@ -148,18 +136,7 @@ class Facts:
             self.own[outcomes[self.hotkey]] += 1
 
 
-def _best(rows: Iterable[PeerRow]) -> tuple[PeerFacts, ...]:
+def _best(rows: Iterable[ScoreRow]) -> tuple[ScoreRow, ...]:
     """The peers with the best scores, in uid order."""
     best = sorted(rows, key=lambda row: (-row.peer_score, row.uid))[:MAX_PEERS]
-    return tuple(
-        PeerFacts(
-            uid=row.uid,
-            hotkey=row.hotkey,
-            mu=row.mu,
-            rating_mu=row.rating[0],
-            rating_sigma=row.rating[1],
-            peer_score=row.peer_score,
-            incentive=row.incentive,
-        )
-        for row in sorted(best, key=lambda row: row.uid)
-    )
+    return tuple(sorted(best, key=lambda row: row.uid))

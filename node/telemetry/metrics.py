@@ -10,6 +10,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from muster.node.telemetry.facts import ACCEPTED, KINDS, Facts
+from muster.protocol.columns import columns_of
+from muster.protocol.incentive.row import ScoreRow
+
+_MEASURES = [column for column in columns_of(ScoreRow) if column.name not in ("hotkey", "uid")]
+"""What is told of each peer: every column of a score row but the ones that say whose it is."""
 
 
 class NodeCollector(Collector):
@@ -65,17 +70,15 @@ class NodeCollector(Collector):
         yield _counter("muster_chain_errors", "Failed requests for the newest block.", (), {(): facts.chain_errors})
 
     def _peers(self) -> Iterator[Metric]:
-        families = {
-            "mu": GaugeMetricFamily("muster_peer_mu", "Proof of computation, -1 to 1.", labels=("uid",)),
-            "rating_mu": GaugeMetricFamily("muster_peer_rating_mu", "Mean of the LossRating.", labels=("uid",)),
-            "rating_sigma": GaugeMetricFamily("muster_peer_rating_sigma", "Its deviation.", labels=("uid",)),
-            "peer_score": GaugeMetricFamily("muster_peer_score", "PeerScore.", labels=("uid",)),
-            "incentive": GaugeMetricFamily("muster_peer_incentive", "Share of the pay.", labels=("uid",)),
-        }
-        for peer in self._facts.peers:
-            for name, family in families.items():
-                family.add_metric((str(peer.uid),), getattr(peer, name))
-        yield from families.values()
+        for column in _MEASURES:
+            about = column.about
+            text = f"{about.meaning[0].upper()}{about.meaning[1:]}{f' ({about.unit})' if about.unit else ''}."
+            family = GaugeMetricFamily(f"muster_peer_{column.name.removeprefix('peer_')}", text, labels=("uid",))
+            for peer in self._facts.peers:
+                value = getattr(peer, column.name)
+                if value is not None:
+                    family.add_metric((str(peer.uid),), value)
+            yield family
 
 
 def _gauge(name: str, text: str, value: float | None) -> Metric:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from muster.protocol.incentive.rating import Rating, rate
+from muster.protocol.incentive.row import PeerState
 from muster.protocol.spec import GauntletSpec
 
 FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
@@ -58,29 +59,10 @@ class NotEvaluated:
 Outcome: TypeAlias = Evaluated | Failed | Absent | NotEvaluated
 
 
-@dataclass(frozen=True, slots=True)
-class PeerState:
-    """One peer's standing after some round.
-
-    `mu` is the proof of computation in −1…1. `evaluated` counts rounds in which the peer was measured;
-    `failures` and `inactive` count failed and absent rounds since the last of those. `last_score` is the
-    LossScore on unassigned data of that round, in nat/token; `positive` says whether any was ever above 0.
-    """
-
-    hotkey: str
-    mu: float = 0.0
-    rating: Rating = field(default_factory=Rating)
-    evaluated: int = 0
-    failures: int = 0
-    inactive: int = 0
-    last_score: float | None = None
-    positive: bool = False
-
-    @property
-    def multiplier(self) -> float:
-        """What failures and absence leave of the PeerScore, 0…1; a measured round restores it to 1."""
-        failed = FAILURE_MULTIPLIERS[min(self.failures, len(FAILURE_MULTIPLIERS) - 1)]
-        return failed * INACTIVE_MULTIPLIER**self.inactive
+def multiplier(state: PeerState) -> float:
+    """What failures and absence leave of a PeerScore, 0…1; a measured round restores it to 1."""
+    failed = FAILURE_MULTIPLIERS[min(state.failures, len(FAILURE_MULTIPLIERS) - 1)]
+    return failed * INACTIVE_MULTIPLIER**state.inactive
 
 
 def judge(states: Mapping[str, PeerState], outcomes: Mapping[str, Outcome], spec: GauntletSpec) -> dict[str, PeerState]:
@@ -120,7 +102,8 @@ def _measured(state: PeerState, outcome: Evaluated, rating: Rating, decay: float
     return replace(
         state,
         mu=(1.0 - decay) * state.mu + decay * sign,
-        rating=rating,
+        rating_mu=rating.mu,
+        rating_sigma=rating.sigma,
         evaluated=state.evaluated + 1,
         failures=0,
         inactive=0,
@@ -137,4 +120,4 @@ def peer_score(state: PeerState, spec: GauntletSpec) -> float:
     """
     if state.evaluated >= spec.mu_warmup and state.mu < spec.mu_floor:
         return 0.0
-    return state.multiplier * max(state.mu, 0.0) * max(state.rating.ordinal, 0.0)
+    return multiplier(state) * max(state.mu, 0.0) * max(state.rating.ordinal, 0.0)

@@ -19,7 +19,7 @@ from muster.protocol.errors import LedgerError
 from muster.protocol.reasons import DECISIONS, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.spec import GauntletSpec, RunSpec
-from muster.protocol.wire import Kind, ScoreRow, ScoresUsed
+from muster.protocol.wire import Kind, ScoresUsed, UsedScore
 
 DEMOTION = 8
 """Records for which a payload that was not good, or not there, puts a peer behind the others of its kind."""
@@ -47,7 +47,7 @@ def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
             raise LedgerError(f"a score of {row.score} is not a PeerScore")
     agreed = {}
     for public in sorted({public for table in tables for public in table}):
-        silent = ScoreRow(public, 0.0, False)
+        silent = UsedScore(public, 0.0, False)
         rows = [(table.get(public, silent), used.stake) for table, used in zip(tables, scores, strict=True)]
         agreed[public] = _agree([(row.score, stake, row.positive) for row, stake in rows])
     return agreed

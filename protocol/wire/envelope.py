@@ -46,6 +46,7 @@ class Type(IntEnum):
     RECORD = 4
     AMENDMENT = 5
     HELLO = 6
+    SCORES = 7
 
     @property
     def tag(self) -> bytes:

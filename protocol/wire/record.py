@@ -59,7 +59,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRow:
+class UsedScore:
     """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore."""
 
     public: bytes
@@ -75,7 +75,7 @@ class ScoresUsed:
     stake: int
     round: int
     digest: bytes
-    rows: tuple[ScoreRow, ...]
+    rows: tuple[UsedScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _read_scores(cursor: Cursor) -> ScoresUsed:
     count = cursor.u32()
     if count > MAX_SEALED:
         raise WireError("too_many", f"{count} score rows")
-    rows = tuple(ScoreRow(cursor.take(PUBLIC_BYTES), cursor.f64(), _read_flag(cursor)) for _ in range(count))
+    rows = tuple(UsedScore(cursor.take(PUBLIC_BYTES), cursor.f64(), _read_flag(cursor)) for _ in range(count))
     return ScoresUsed(validator, stake, round_, digest, rows)
 
 

@@ -58,7 +58,8 @@ def test_the_page_quotes_the_file() -> None:
 
 def test_every_object_is_signed() -> None:
     """Not by trusting the maker: each object is read with the run id of the canonical spec in the file."""
-    run_id = RunSpec.from_bytes(VECTORS["spec"]["canonical"].encode()).run_id()
+    spec = RunSpec.from_bytes(VECTORS["spec"]["canonical"].encode())
+    run_id = spec.run_id()
     assert run_id.hex() == VECTORS["spec"]["run_id"]
     signed, _ = wire.decode(bytes.fromhex(VECTORS["submission"]["object"]), run_id)
     assert signed.digest.hex() == VECTORS["submission"]["digest"]
@@ -67,6 +68,7 @@ def test_every_object_is_signed() -> None:
         "record": lambda data: wire.decode_record(data, run_id, len(VECTORS["layout"]["tensors"])),
         "amendment": lambda data: wire.decode_amendment(data, run_id),
         "hello": lambda data: wire.decode_hello(data, run_id),
+        "scores": lambda data: wire.decode_scores(data, run_id, spec.genesis.leaders[0], 0),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():

@@ -181,7 +181,7 @@ INSTRUCTIONS = (
     _leader("PUBLISH_RECORD puts the bundle", "store.put", _key(0, "bin"), WRITE),
     _leader("PUBLISH_RECORD puts the record", "store.put_if_absent", _key(0, "rec"), WRITE),
     _leader("PUBLISH_RECORD anchors it", "chain.commit", "anchor/0", WRITE),
-    Place("APPLY at a validator puts scores", VALIDATOR, "store.put_if_absent", _key(0, "json"), WRITE, Bound.SCORE),
+    Place("APPLY at a validator puts scores", VALIDATOR, "store.put_if_absent", _key(0, "sco"), WRITE, Bound.SCORE),
     Place("APPLY at a validator asks whether it is late", VALIDATOR, "chain.anchors", "1", ASK, Bound.SCORE),
     Place("APPLY at a validator: who is there", VALIDATOR, "chain.snapshot", "", ASK, Bound.SCORE, from_block=RECORDED),
 )  # fmt: skip
@@ -213,7 +213,7 @@ LOOKS = (
             ),
         )
     ),
-    Place("a leader looks at scores", LEADER, "store.get", _key(0, "json"), READ, Bound.STEER),
+    Place("a leader looks at scores", LEADER, "store.get", _key(0, "sco"), READ, Bound.STEER),
     _leader("a leader waits for a block", "chain.next_block", "", ASK, from_block=SEALED),
     Place(
         "a miner looks at the seal", MINER, "store.get", _key(0, "seal"), READ, Bound.REVEAL, from_block=SEALED,

@@ -19,12 +19,11 @@ from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import genesis_tip as genesis
 from muster.protocol import paths, wire
 from muster.protocol.identity import hotkey_of
-from muster.protocol.scores import ScoresBody, decode_scores
 from muster.protocol.spec import RunSpec, Template, load_template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
-from muster.protocol.wire import Opening, Record, Seal
+from muster.protocol.wire import Opening, Record, ScoreFile, Seal
 from muster.run.folder import RunDirectory, create
 from muster.testnet.roster import Member, Roster
 
@@ -160,10 +159,10 @@ class Ledger:
         data = asyncio.run(self.leader.get(paths.seal(self.run_id, round_), max_bytes=MAX_BYTES))
         return wire.decode_seal(data, self.run_id)[0]
 
-    def scores(self, round_: int) -> ScoresBody:
+    def scores(self, round_: int) -> ScoreFile:
         """What the first validator said of a round."""
         data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_BYTES))
-        return decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
+        return wire.decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
 
     def reasons(self, roster: Roster, round_: int) -> dict[str, str]:
         """Why each sealed submission of a round was rejected ("" = accepted), by member name."""

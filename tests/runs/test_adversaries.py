@@ -82,16 +82,15 @@ def test_noise_is_of_good_form_and_sinks_below_the_honest(stage: MakeStage) -> N
     run = play(made, 6)
     ledger = Ledger(run)
     assert all(ledger.reasons(made.roster, round_)["noise-0"] == "" for round_ in range(6))
-    judged = {made.name_of(peer.hotkey): peer for peer in ledger.scores(5).peers}
+    judged = {made.name_of(peer.hotkey): peer for peer in ledger.scores(5).rows}
     noise = judged["noise-0"]
-    assert noise.unassigned is not None
-    before, after = noise.unassigned
+    assert noise.unassigned_after is not None
     for name in HONEST:
-        honest = judged[name].unassigned
-        assert honest is not None
-        assert honest[0] == before
-        assert honest[1] < after, "what a LossScore compares"
-        assert judged[name].rating[0] - 3 * judged[name].rating[1] > noise.rating[0] - 3 * noise.rating[1]
+        honest = judged[name]
+        assert honest.unassigned_after is not None
+        assert honest.unassigned_before == noise.unassigned_before
+        assert honest.unassigned_after < noise.unassigned_after, "what a LossScore compares"
+        assert honest.rating.ordinal > noise.rating.ordinal
 
 
 @dataclass

@@ -18,7 +18,7 @@ from muster.node.telemetry.journal import Journal
 from muster.protocol.types import Role
 from muster.run.daemon import label
 from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
         if role is Role.AGGREGATOR:
             return Aggregator(context, tip, replica, ROUNDS)
         if role is Role.VALIDATOR:
-            return Validator(context, tip, replica, stage.text, Book(state / "book.sqlite"))
+            return Validator(context, tip, replica, stage.text, ScoreStore(state / "scores.sqlite"))
         return Miner(context, tip, replica, stage.text, state / "memory.safetensors")
 
     participant = await asyncio.to_thread(make)

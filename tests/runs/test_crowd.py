@@ -259,8 +259,8 @@ def test_among_231_attackers_a_newcomer_is_scored_at_once_and_seated_soon(play: 
     mine = [found.get(public_of(me.hotkey)) for found in reasons]
     assert (mine[0], mine[1]) == (None, "not_selected")
     assert "" in mine[2:], "seated in its second or third round"
-    (scored,) = (peer for peer in ledger.scores(1).peers if peer.hotkey == me.hotkey)
-    assert scored.assigned is not None
+    (scored,) = (peer for peer in ledger.scores(1).rows if peer.hotkey == me.hotkey)
+    assert scored.measured
 
 
 # Who is waited for.
@@ -349,7 +349,7 @@ def test_a_validator_of_the_spec_without_permit_is_not_waited_for(play: Play) ->
 def test_scores_that_are_two_rounds_old_steer_and_cost_one_wait(play: Play) -> None:
     """The only validator's scores of two rounds are never published; seats do not go by lot meanwhile."""
     template = nano(gauntlet={"seats": 2})
-    dead = Fault("error", "store.put_if_absent", "*/scores/0000000[34].json", who="validator-0")
+    dead = Fault("error", "store.put_if_absent", "*/scores/0000000[34].sco", who="validator-0")
     plain, played = play(9, 4, template=template), play(9, 4, template=template, faults=[dead])
     assert longer(played, plain) == [5]
     assert played.scores == [[], [], [0], [1], [2], [2], [2], [5], [6]]

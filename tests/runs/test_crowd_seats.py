@@ -24,7 +24,7 @@ from muster.protocol import ledger, paths
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.wire import ScoreRow, ScoresUsed, Seal
+from muster.protocol.wire import ScoresUsed, Seal, UsedScore
 from muster.testnet.roster import Roster
 from muster.validator.aggregator.intake import BEYOND_SEATS, Intake
 
@@ -125,7 +125,7 @@ def arena(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Arena:
 def random_scores(rng: random.Random, peers: Sequence[Puppet]) -> tuple[ScoresUsed, ...]:
     """One validator's scores of most of the peers, most of whom have proven themselves."""
     rated = sorted(puppet.public for puppet in peers if rng.random() < 0.8)
-    rows = tuple(ScoreRow(public, rng.random(), rng.random() < 0.8) for public in rated)
+    rows = tuple(UsedScore(public, rng.random(), rng.random() < 0.8) for public in rated)
     return (ScoresUsed(LEADER, 1, 0, bytes(32), rows),)
 
 

@@ -119,7 +119,7 @@ def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, 
         reasons = Ledger(run).reasons(stage.roster, round_)
         assert reasons == Ledger(faultless).reasons(stage.roster, round_)
         assert sorted(reasons.values()) == ["", "not_selected"]
-        measured = {peer.hotkey for peer in Ledger(run).scores(round_).peers if peer.assigned is not None}
+        measured = {peer.hotkey for peer in Ledger(run).scores(round_).rows if peer.measured}
         seated = {miner.hotkey for miner in stage.roster.miners if reasons[miner.name] == ""}
         assert measured == (seated if round_ == LAST else {miner.hotkey for miner in stage.roster.miners})
 

@@ -127,5 +127,5 @@ def test_nobody_writes_but_on_instruction(stage: MakeStage, monkeypatch: pytest.
     )
     assert len(run.state_roots) == 4
     assert {name for name, _ in written} == set(INSTRUCTIONS), "each of them was seen to write"
-    assert {what for name, what in written if name == "apply"} >= {"json", "weights", "rec"}
+    assert {what for name, what in written if name == "apply"} >= {"sco", "weights", "rec"}
     assert {what for name, what in written if name == "publish_record"} >= {"rec", "bin", "commit", "safetensors"}

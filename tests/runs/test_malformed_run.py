@@ -136,6 +136,6 @@ def test_the_crowd_costs_no_deadline_and_earns_nothing(siege: tuple[Stage, Simul
     for round_ in range(ROUNDS):
         assert ledger.seal(round_).block.number < ledger.opening(round_).deadline
     rogues = {identity.hotkey for identity in crowd.identities}
-    judged = [peer for peer in ledger.scores(ROUNDS - 1).peers if peer.hotkey in rogues]
+    judged = [peer for peer in ledger.scores(ROUNDS - 1).rows if peer.hotkey in rogues]
     assert len(judged) == ROGUES
     assert {(peer.peer_score, peer.incentive, peer.positive) for peer in judged} == {(0.0, 0.0, False)}

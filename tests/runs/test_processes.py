@@ -38,6 +38,7 @@ SUMMARY_KEYS = {
 }  # fmt: skip
 PEER_KEYS = {
     "uid", "hotkey", "behaviour", "submitted", "accepted", "rejected", "mu", "rating", "peer_score", "weight",
+    "score",
 }  # fmt: skip
 
 

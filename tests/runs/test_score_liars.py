@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from run_builders import MAX_BYTES, Ledger, Stage, lay_out, play
@@ -15,35 +15,36 @@ from muster.lab.nano import CountingMiner, nano_template
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.errors import ScoresFault
-from muster.protocol.identity import Identity, hotkey_of
-from muster.protocol.scores import ScoresBody, encode_scores, max_scores_bytes
+from muster.protocol.identity import Identity, hotkey_of, public_of
+from muster.protocol.wire import ScoreFile, encode_scores, max_scores_bytes
 from muster.testnet.roster import Roster
 from muster.validator.gauntlet import validator
 
 ROUNDS = 5
 MINERS = 2
-FITS, FAR_TOO_MANY = 12, 500
+FITS, FAR_TOO_MANY = 12, 800
 """Invented peers that the cap of a score file leaves room for, and many times as many."""
 
-Change = Callable[[ScoresBody], dict[str, Any]]
+Change = Callable[[ScoreFile], ScoreFile]
 
 
 def invent(count: int) -> Change:
     """Rows of peers that do not exist, all of them better than any that does."""
     hotkeys = [hotkey_of(i.to_bytes(32, "big")) for i in range(1, count + 1)]
 
-    def change(body: ScoresBody) -> dict[str, Any]:
-        if not body.peers:
-            return {}
-        best = body.peers[0].model_copy(update={"peer_score": 1e6, "positive": True})
-        return {"peers": (*body.peers, *(best.model_copy(update={"hotkey": hotkey}) for hotkey in hotkeys))}
+    def change(file: ScoreFile) -> ScoreFile:
+        if not file.rows:
+            return file
+        best = replace(file.rows[0], peer_score=1e6, positive=True)
+        rows = (*file.rows, *(replace(best, hotkey=hotkey) for hotkey in hotkeys))
+        return replace(file, rows=tuple(sorted(rows, key=lambda row: public_of(row.hotkey))))
 
     return change
 
 
-def wrong_record(_: ScoresBody) -> dict[str, Any]:
+def wrong_record(file: ScoreFile) -> ScoreFile:
     """A record that nobody made."""
-    return {"record": "ab" * 32}
+    return replace(file, record=b"\xab" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def lied(nano: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], Sim
     """Plays the run with a validator that signs something else than it found."""
 
     def lie(change: Change) -> SimulatedRun:
-        def encode(body: ScoresBody, identity: Identity, run_id: bytes) -> bytes:
-            return encode_scores(body.model_copy(update=change(body)), identity, run_id)
+        def encode(file: ScoreFile, identity: Identity) -> bytes:
+            return encode_scores(change(file), identity)
 
         monkeypatch.setattr(validator, "encode_scores", encode)
         return play(nano, ROUNDS, classes=lambda _: CountingMiner)
@@ -91,7 +92,7 @@ def test_invented_peers_have_no_row_in_any_record(
     nano: Stage, honest: SimulatedRun, lied: Callable[[Change], SimulatedRun]
 ) -> None:
     run = lied(invent(FITS))
-    assert len(Ledger(run).scores(2).peers) == MINERS + FITS, "they were in the file that was used"
+    assert len(Ledger(run).scores(2).rows) == MINERS + FITS, "they were in the file that was used"
     used = [scores for round_ in range(ROUNDS) for scores in Ledger(run).record(round_).scores]
     assert {scores.round for scores in used} == {0, 1, 2}
     known = {member.identity.public for member in nano.roster.members}

@@ -31,7 +31,7 @@ from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import Kind, Record
 from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.book import Book
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 
@@ -187,13 +187,13 @@ def _scores(run: SimulatedRun) -> dict[str, bytes]:
     return {info.key: asyncio.run(store.get(info.key, max_bytes=MAX_BYTES)) for info in found}
 
 
-def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_has_published(
+def test_a_validator_that_lost_its_store_or_repeats_a_round_changes_nothing_it_has_published(
     stage: MakeStage, tmp_path: Path
 ) -> None:
-    """The last round is judged anew where the book is blank, and never twice with the same book."""
+    """The last round is judged anew where the score store is blank, and never twice with the same one."""
     made = stage(gauntlet={"lag": 2})
     run = play(made, 3)
-    published, book = _scores(run), Book(tmp_path / "book.sqlite")
+    published, store = _scores(run), ScoreStore(tmp_path / "scores.sqlite")
     operator = made.member("operator-0").identity
 
     async def live() -> Journal:
@@ -201,13 +201,13 @@ def test_a_validator_that_lost_its_book_or_repeats_a_round_changes_nothing_it_ha
         around = Context(operator, run.chain, run.buckets, "mem:operator-0", journal, in_place)
         tip = await reader.genesis_tip(made.run.history, run.chain)
         replica = Replica.genesis(made.spec, tip.run_id)
-        await Session(Validator(around, tip, replica, made.text, book), run.chain, around.directory).run()
+        await Session(Validator(around, tip, replica, made.text, store), run.chain, around.directory).run()
         return journal
 
     first = asyncio.run(live())
     assert rounds(first, "scored") == [0, 1, 2]
-    standings = book.states(2)
+    standings = store.states(2)
     again = asyncio.run(live())
     assert not rounds(again, "scored")
-    assert book.states(2) == standings
+    assert store.states(2) == standings
     assert _scores(run) == published

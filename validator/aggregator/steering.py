@@ -12,10 +12,9 @@ from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
-from muster.protocol.scores import ScoresBody, decode_scores, max_scores_bytes, used
 from muster.protocol.storage import Store
 from muster.protocol.types import Block
-from muster.protocol.wire import Record, ScoresUsed
+from muster.protocol.wire import Record, ScoreFile, ScoresUsed, decode_scores, max_scores_bytes, scores_used
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 class _Newest:
     """The newest file of a validator that has been read."""
 
-    body: ScoresBody
+    file: ScoreFile
     digest: bytes
 
 
@@ -67,7 +66,7 @@ class Steering:
         return {hotkey: store for hotkey, store in found if store is not None}
 
     def _round(self, hotkey: str) -> int:
-        return self._newest[hotkey].body.round if hotkey in self._newest else -1
+        return self._newest[hotkey].file.round if hotkey in self._newest else -1
 
     async def _read(self, tip: Tip, rounds: range, hotkey: str, store: Store) -> None:
         """Read a validator's file of the newest round and, once a round, the newest there is beyond the one known.
@@ -88,13 +87,13 @@ class Steering:
     async def _found(self, tip: Tip, hotkey: str, store: Store, round_: int) -> bool:
         try:
             data = await store.get(paths.scores(tip.run_id, round_), max_bytes=max_scores_bytes(tip.spec.data.slots))
-            body, digest = decode_scores(data, tip.run_id, hotkey, round_)
+            file, digest = decode_scores(data, tip.run_id, hotkey, round_)
         except ObjectMissing:
             return False
         except WireError as error:
             log.warning("the scores of %s for round %d cannot be used: %s", hotkey, round_, error)
             return False
-        self._newest[hotkey] = _Newest(body, digest)
+        self._newest[hotkey] = _Newest(file, digest)
         return True
 
     def used(self, tip: Tip, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
@@ -106,7 +105,7 @@ class Steering:
             for hotkey in self._stores(tip, snapshot)
             if self._round(hotkey) in tip.score_rounds
         )
-        files = (used(file.body, file.digest, peer.hotkey, peer.stake, known) for peer, file in newest)
+        files = (scores_used(found.file, found.digest, peer.stake, known) for peer, found in newest)
         return tuple(sorted(files, key=lambda scores: scores.validator))
 
     def recorded(self, tip: Tip, record: Record) -> None:

@@ -19,7 +19,7 @@ from muster.node.ledger.participant import Errands
 from muster.node.submission import Place, Submissions
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import StorageError, WireError
-from muster.protocol.incentive.score import PeerState
+from muster.protocol.incentive.row import PeerState
 from muster.protocol.spec import ClockSpec
 from muster.protocol.storage import Store
 from muster.protocol.wire import Signed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -22,16 +22,16 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.incentive.pay import chain_weights, incentives
-from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome, PeerState, judge, peer_score
+from muster.protocol.incentive.row import PeerState, ScoreRow
+from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome, judge, peer_score
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
 from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
-from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
-from muster.protocol.wire import Signed
-from muster.validator.gauntlet.book import Book
+from muster.protocol.wire import ScoreFile, Signed, encode_scores
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.screening import Screening, by_need
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class _Round:
 
 
 class Validator(Follower):
-    """A participant that scores. Its book keeps every peer's standing by hotkey."""
+    """A participant that scores. Its score store keeps every peer's standing by hotkey."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Validator(Follower):
         tip: Tip,
         replica: Replica,
         text: TextReader,
-        book: Book,
+        store: ScoreStore,
         spool: Path | None = None,
     ) -> None:
         """Large payloads wait in the folder `spool` (None: where the system keeps temporary files)."""
@@ -85,7 +85,7 @@ class Validator(Follower):
         self._spool = spool
         self._errands: Errands | None = None
         self._text = text
-        self._book = book
+        self._store = store
         self._heldout: float | None = None
         self._scoring: _Round | None = None
 
@@ -104,7 +104,7 @@ class Validator(Follower):
             self._heldout = await self.context.offload(self.heldout_loss)
             if round_:
                 self.note(events.Heldout(round_ - 1, loss=self._heldout))
-        newest = await self.context.offload(self._book.newest_round)
+        newest = await self.context.offload(self._store.newest_round)
         if applied.tip.closed or (newest is not None and newest >= round_):
             return
         if self._scoring is None or self._scoring.record != applied.digest:
@@ -112,11 +112,11 @@ class Validator(Follower):
         scoring = self._scoring
         if not scoring.published:
             await self._try_to_publish(applied, scoring)
-        await self.context.offload(lambda: self._book.commit(round_, scoring.judged.states))
+        await self.context.offload(lambda: self._store.commit(round_, scoring.judged.states))
 
     async def _measure(self, applied: Applied, newest: int | None) -> Judged:
-        """Measure and judge what can be measured of the round; `newest` is the newest one in the book."""
-        states = {} if newest is None else await self.context.offload(lambda: self._book.states(newest))
+        """Measure and judge what can be measured of the round; `newest` is the newest one in the store."""
+        states = {} if newest is None else await self.context.offload(lambda: self._store.states(newest))
         # The leader has decided already what these scores could have steered.
         late = await self._recorded(applied.record.round + self._tip.spec.gauntlet.lag)
         candidates = [] if late else await self._candidates(applied, states)
@@ -236,17 +236,16 @@ class Validator(Follower):
         uids = {peer.hotkey: peer.uid for peer in snapshot.peers}
         scores = {hotkey: peer_score(state, gauntlet) for hotkey, state in judged.states.items()}
         shares = incentives(scores, gauntlet.power)
-        peers = tuple(
-            _row(state, uids[hotkey], judged.evaluations.get(hotkey), scores[hotkey], shares[hotkey])
-            for hotkey, state in judged.states.items()
-            if hotkey in uids
+        rows = tuple(
+            _row(judged.states[hotkey], uids[hotkey], judged.evaluations.get(hotkey), scores[hotkey], shares[hotkey])
+            for hotkey in sorted(judged.states.keys() & uids.keys(), key=public_of)
         )
-        body = ScoresBody(round=round_, record=applied.digest.hex(), heldout=judged.heldout, peers=peers)
+        identity = self.context.identity
+        file = ScoreFile(self._tip.run_id, identity.public, round_, applied.digest, judged.heldout, rows)
         self.context.faults.trip("score.before_put")
-        data = encode_scores(body, self.context.identity, self._tip.run_id)
         # What stands may have been used already; a second life, which may know less, must not replace it.
-        await self.context.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), data)
-        self.note(events.Scored(round_, peers=tuple(events.PeerRow.of(peer) for peer in peers)))
+        await self.context.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), encode_scores(file, identity))
+        self.note(events.Scored(round_, peers=rows))
         weights = chain_weights(shares, uids)
         if weights:
             try:
@@ -259,7 +258,7 @@ class Validator(Follower):
 def _outcomes(
     applied: Applied, states: Mapping[str, PeerState], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, Outcome]:
-    """What the record and the measurements say of each peer; a peer known to the book but not sealed is absent."""
+    """What the record and the measurements say of each peer; a peer known to the store but not sealed is absent."""
     outcomes: dict[str, Outcome] = {hotkey: Absent() for hotkey in states}
     for entry in applied.record.entries:
         hotkey = hotkey_of(entry.public)
@@ -275,16 +274,15 @@ def _outcomes(
     return outcomes
 
 
-def _row(state: PeerState, uid: int, evaluation: Evaluation | None, score: float, incentive: float) -> PeerScores:
+def _row(state: PeerState, uid: int, evaluation: Evaluation | None, score: float, incentive: float) -> ScoreRow:
     measured = evaluation if isinstance(evaluation, Measured) else None
-    return PeerScores(
-        hotkey=state.hotkey,
+    return ScoreRow(
+        **asdict(state),
         uid=uid,
-        assigned=(measured.assigned.before, measured.assigned.after) if measured else None,
-        unassigned=(measured.unassigned.before, measured.unassigned.after) if measured else None,
-        mu=state.mu,
-        rating=(state.rating.mu, state.rating.sigma),
-        positive=state.positive,
+        assigned_before=measured.assigned.before if measured else None,
+        assigned_after=measured.assigned.after if measured else None,
+        unassigned_before=measured.unassigned.before if measured else None,
+        unassigned_after=measured.unassigned.after if measured else None,
         peer_score=score,
         incentive=incentive,
     )

@@ -15,7 +15,7 @@ from muster.protocol.errors import StorageError
 log = logging.getLogger(__name__)
 
 MAX_LINE = 2**22
-"""Bytes of a line; the longest a daemon writes are a validator's scores, 500 bytes for each of a run's slots."""
+"""Bytes of a line; the longest a daemon writes are a validator's scores, 550 bytes for each of a run's slots."""
 
 
 def read_journals(folder: Path, round_: int) -> list[Told]:

@@ -9,19 +9,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from builders import score_row
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.history.report import Frame, headline, legend, loss_figure, render_report, span, ticks, write_report
 from muster.history.status import PeerRow, RoundRow, RunSummary
+from muster.protocol.columns import columns_of
 from muster.protocol.errors import StorageError
+from muster.protocol.incentive.row import ScoreRow
 
 ROOTS = tuple(f"{i:02x}" * 32 for i in range(3))
 EVIL = "<script>alert(1)</script>\"'&\x1b"
 
+SCORE = score_row("alice", mu=0.4, rating_mu=26.0, rating_sigma=3.0, peer_score=6.0)
+
 
 def peer(uid: int, name: str) -> PeerRow:
-    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"late": 1}, 0.4, 26.0, 3.0, 17.0, 6.0, 0.5)
+    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"late": 1}, SCORE)
 
 
 def round_row(number: int) -> RoundRow:
@@ -92,10 +97,18 @@ def test_the_page_tells_the_run() -> None:
     for expected in (
         "2 miners brought held-out loss from 5.000 to 3.000 nat/byte in 3 rounds; every honest replica",
         *("1:15", "80.0%", "213×", "9.61 bits", "letter frequencies alone (3.3121)"),
-        *("miner-0", "26.00 ± 3.00", "late ×1", "50.0%", ROOTS[2], ROOTS[0][:16], "miner-1 crashed"),
+        *("miner-0", "26.00 ± 3.00", "17.00", "late ×1", "50.0%", ROOTS[2], ROOTS[0][:16], "miner-1 crashed"),
         *("muster audit '/runs/my run'", "round 1, train: 4.00 s", "round 2: 1.0 kB up"),
     ):
         assert expected in page.text, expected
+
+
+def test_every_column_with_a_title_is_in_the_table() -> None:
+    fresh = replace(SUMMARY.peers[0], score=None)
+    for peers in ((fresh,), SUMMARY.peers):
+        page = Outline(render_report(replace(SUMMARY, peers=peers)))
+        for column in columns_of(ScoreRow):
+            assert column.about.title in page.text
 
 
 def test_the_page_needs_nothing_from_outside() -> None:

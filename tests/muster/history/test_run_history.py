@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import score_row
 
 from muster.history.report import render_report
 from muster.history.run_history import RunHistory, Setting
 from muster.node.telemetry import events
 from muster.node.telemetry.journal import Noted
+from muster.protocol.incentive.row import ScoreRow
 from muster.testnet.roster import Roster
 
 ROSTER = Roster.of(0, miners=2, validators=1, adversaries={"silent": 1})
@@ -75,18 +77,8 @@ def story() -> dict[str, list[Noted]]:
     return told
 
 
-def peer(hotkey: str, round_: int) -> events.PeerRow:
-    return events.PeerRow(
-        hotkey=hotkey,
-        uid=0,
-        assigned=None,
-        unassigned=None,
-        mu=0.5,
-        rating=(25.0 + round_, 8.0),
-        positive=True,
-        peer_score=1.0,
-        incentive=0.5,
-    )
+def peer(hotkey: str, round_: int) -> ScoreRow:
+    return score_row("alice", hotkey=hotkey, rating_mu=25.0 + round_, rating_sigma=8.0)
 
 
 def told(order: list[str], rounds: dict[str, list[Noted]]) -> RunHistory:
@@ -111,7 +103,8 @@ def test_the_summary_counts_what_happened() -> None:
     by_name = {row.name: row for row in summary.peers}
     assert (by_name["miner-0"].submitted, by_name["miner-0"].accepted) == (3, 3)
     assert (by_name["miner-1"].submitted, by_name["miner-1"].rejected) == (2, {"key_missing": 1})
-    assert by_name["silent-0"].mu is None
+    assert by_name["miner-1"].score == score_row("alice", hotkey=ONE, rating_mu=27.0, rating_sigma=8.0)
+    assert by_name["silent-0"].score is None
     assert summary.ratings_history[ZERO] == ((0, 25.0, 8.0), (1, 26.0, 8.0), (2, 27.0, 8.0))
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
+from builders import score_row
 
 from muster.history.status import PeerRow, ProcessRow, RoundRow, RunStatus, RunSummary, printable
 
 ROOTS = ("aa" * 32, "bb" * 32)
+
+SCORE = score_row("alice", rating_sigma=8.0, peer_score=0.1)
 
 
 def round_row(number: int, loss: float | None = 2.5, seconds: float = 4.0) -> RoundRow:
@@ -17,8 +21,8 @@ def round_row(number: int, loss: float | None = 2.5, seconds: float = 4.0) -> Ro
 
 
 def summary(**changes: object) -> RunSummary:
-    rated = PeerRow(0, "5Fa", "m0", "honest", 2, 1, {"z": 1, "a": 2}, 0.5, 25.0, 8.0, 1.0, 0.5, 1.0)
-    fresh = PeerRow(1, "5Fb", "m1", "copier", 0, 0, {}, None, None, None, None, None, None)
+    rated = PeerRow(0, "5Fa", "m0", "honest", 2, 1, {"z": 1, "a": 2}, SCORE)
+    fresh = PeerRow(1, "5Fb", "m1", "copier", 0, 0, {})
     values: dict[str, object] = {
         "run_id": "ab" * 32,
         "preset": "tiny",
@@ -70,10 +74,11 @@ def test_json_object_is_exactly_the_contract() -> None:
                 "submitted": 2,
                 "accepted": 1,
                 "rejected": {"a": 2, "z": 1},
-                "mu": 0.5,
-                "rating": {"mu": 25.0, "sigma": 8.0, "ordinal": 1.0},
-                "peer_score": 0.5,
-                "weight": 1.0,
+                "mu": 0.05,
+                "rating": {"mu": 26.0, "sigma": 8.0, "ordinal": 2.0},
+                "peer_score": 0.1,
+                "weight": 0.5,
+                "score": asdict(SCORE),
             },
             {
                 "uid": 1,
@@ -86,6 +91,7 @@ def test_json_object_is_exactly_the_contract() -> None:
                 "rating": {"mu": None, "sigma": None, "ordinal": None},
                 "peer_score": None,
                 "weight": None,
+                "score": None,
             },
         ],
     }
@@ -124,7 +130,7 @@ def test_time_left_follows_the_usual_recent_round() -> None:
 
 
 def test_a_nameless_peer_is_called_by_its_hotkey() -> None:
-    peer = PeerRow(0, "5FabcdefghijK", "", "honest", 0, 0, {}, None, None, None, None, None, None)
+    peer = PeerRow(0, "5FabcdefghijK", "", "honest", 0, 0, {})
     assert peer.label == "5Fabcdef"
 
 

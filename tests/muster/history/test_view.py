@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from builders import score_row
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
@@ -30,8 +31,8 @@ ROOT = "3fa9c1d2" * 8
 
 
 def peer(uid: int, behaviour: str = "honest", **rejected: int) -> PeerRow:
-    weight = 0.4 / (uid + 1)
-    return PeerRow(uid, f"5F{uid}", f"miner-{uid}", behaviour, 12, 11, rejected, 0.42, 26.1, 3.1, 16.8, 6.1, weight)
+    score = score_row("alice", mu=0.42, rating_mu=26.1, rating_sigma=3.1, incentive=0.4 / (uid + 1), peer_score=6.1)
+    return PeerRow(uid, f"5F{uid}", f"miner-{uid}", behaviour, 12, 11, rejected, score)
 
 
 def round_row(number: int, loss: float = 2.5) -> RoundRow:
@@ -120,6 +121,7 @@ def test_dashboard_fits_and_tells_all(width: int) -> None:
     ):
         assert expected in text, expected
     assert ("26.10 ± 3.10" in text) == (width == 120)
+    assert ("16.80" in text) == (width == 80), "its ordinal"
 
 
 def test_dashboard_counts_the_peers_that_do_not_fit() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from builders import score_row
 from prometheus_client.parser import text_string_to_metric_families
 
 from muster.node.telemetry import events
-from muster.node.telemetry.events import Event, PeerRow
+from muster.node.telemetry.events import Event
 from muster.node.telemetry.facts import MAX_PEERS, Facts
 from muster.node.telemetry.journal import Noted
 from muster.node.telemetry.metrics import exposition, registry_of
+from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.reasons import REASONS
 
 ME, OTHER = "5Me", "5Other"
@@ -129,19 +131,9 @@ def test_refusals_and_weights_are_told() -> None:
     assert found["muster_heldout_loss", ()] == 3.5
 
 
-def peer(uid: int, score: float) -> PeerRow:
+def peer(uid: int, score: float) -> ScoreRow:
     """A row of a score file."""
-    return PeerRow(
-        hotkey=f"5P{uid}",
-        uid=uid,
-        assigned=None,
-        unassigned=(2.0, 1.5),
-        mu=0.5,
-        rating=(25.0, 8.0),
-        positive=True,
-        peer_score=score,
-        incentive=score,
-    )
+    return score_row("alice", hotkey=f"5P{uid}", uid=uid, peer_score=score, incentive=0.25, last_score=None)
 
 
 def test_peers_are_those_of_the_newest_scores_and_not_too_many() -> None:
@@ -150,9 +142,17 @@ def test_peers_are_those_of_the_newest_scores_and_not_too_many() -> None:
     facts.note(Noted(0.0, events.Scored(1, peers=(peer(3, 0.25),))))
     found = samples(facts)
     assert {key: value for key, value in found.items() if key[0].startswith("muster_peer_")} == {
-        ("muster_peer_mu", ("3",)): 0.5,
-        ("muster_peer_rating_mu", ("3",)): 25.0,
-        ("muster_peer_rating_sigma", ("3",)): 8.0,
+        ("muster_peer_assigned_before", ("3",)): 2.5,
+        ("muster_peer_assigned_after", ("3",)): 2.25,
+        ("muster_peer_unassigned_before", ("3",)): 2.5,
+        ("muster_peer_unassigned_after", ("3",)): 2.375,
+        ("muster_peer_mu", ("3",)): 0.05,
+        ("muster_peer_rating_mu", ("3",)): 26.0,
+        ("muster_peer_rating_sigma", ("3",)): 8.125,
+        ("muster_peer_evaluated", ("3",)): 1,
+        ("muster_peer_failures", ("3",)): 0,
+        ("muster_peer_inactive", ("3",)): 0,
+        ("muster_peer_positive", ("3",)): 1,
         ("muster_peer_score", ("3",)): 0.25,
         ("muster_peer_incentive", ("3",)): 0.25,
     }

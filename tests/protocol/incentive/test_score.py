@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.incentive.rating import Rating, rate
+from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.score import (
     Absent,
     Evaluated,
     Failed,
     NotEvaluated,
     Outcome,
-    PeerState,
     judge,
+    multiplier,
     peer_score,
 )
 from muster.protocol.spec import GauntletSpec
@@ -62,9 +63,9 @@ def test_a_measured_round() -> None:
     states = judge({}, {"b": Evaluated(0.3, 0.1), "a": Evaluated(0.1, 0.2), "c": Evaluated(-0.1, -0.1)}, SPEC)
     ratings = rate({}, {"a": 0.2, "b": 0.1, "c": -0.1}, 7.0, 0.1)
     assert list(states) == ["a", "b", "c"]
-    assert states["a"] == PeerState("a", -0.05, ratings["a"], 1, 0, 0, 0.2, True)
-    assert states["b"] == PeerState("b", 0.05, ratings["b"], 1, 0, 0, 0.1, True)
-    assert states["c"] == PeerState("c", 0.0, ratings["c"], 1, 0, 0, -0.1, False)
+    assert states["a"] == PeerState("a", -0.05, *astuple(ratings["a"]), 1, 0, 0, 0.2, True)
+    assert states["b"] == PeerState("b", 0.05, *astuple(ratings["b"]), 1, 0, 0, 0.1, True)
+    assert states["c"] == PeerState("c", 0.0, *astuple(ratings["c"]), 1, 0, 0, -0.1, False)
 
 
 def test_mu_approaches_one_at_the_spec_s_rate() -> None:
@@ -83,20 +84,20 @@ def test_ratings_build_on_earlier_rounds_and_only_rank_the_measured() -> None:
 
 def test_failures_cost_more_each_time_and_a_good_round_forgives() -> None:
     bad = Failed("late")
-    assert [after(*[bad] * n).multiplier for n in range(5)] == [1.0, 0.75, 0.5, 0.0, 0.0]
-    assert after(bad, bad, bad, GOOD).multiplier == 1.0
-    assert after(bad, NotEvaluated(), bad).multiplier == 0.5
+    assert [multiplier(after(*[bad] * n)) for n in range(5)] == [1.0, 0.75, 0.5, 0.0, 0.0]
+    assert multiplier(after(bad, bad, bad, GOOD)) == 1.0
+    assert multiplier(after(bad, NotEvaluated(), bad)) == 0.5
 
 
 def test_absence_costs_a_quarter_a_round_and_does_not_end_a_streak_of_failures() -> None:
-    assert after(Absent(), Absent()).multiplier == 0.75**2
-    assert after(Absent(), GOOD).multiplier == 1.0
-    assert after(Failed("late"), Absent(), Failed("late")).multiplier == 0.5 * 0.75
-    assert after(Absent(), Failed("late"), Absent()).multiplier == 0.75 * 0.75**2
+    assert multiplier(after(Absent(), Absent())) == 0.75**2
+    assert multiplier(after(Absent(), GOOD)) == 1.0
+    assert multiplier(after(Failed("late"), Absent(), Failed("late"))) == 0.5 * 0.75
+    assert multiplier(after(Absent(), Failed("late"), Absent())) == 0.75 * 0.75**2
 
 
 def test_failure_and_absence_leave_the_measurements_alone() -> None:
-    state = PeerState("p", 0.5, Rating(30.0, 4.0), 12, 0, 0, 0.01, True)
+    state = PeerState("p", 0.5, 30.0, 4.0, 12, 0, 0, 0.01, True)
     assert after(Failed("late"), start=state) == replace(state, failures=1)
     assert after(Absent(), start=state) == replace(state, inactive=1)
 
@@ -125,15 +126,15 @@ def test_loss_scores_must_be_finite(assigned: float, unassigned: float) -> None:
 
 
 def test_peer_score_is_the_product_of_its_parts() -> None:
-    state = PeerState("p", mu=0.5, rating=Rating(30.0, 4.0), evaluated=20, failures=1, inactive=1)
+    state = PeerState("p", mu=0.5, rating_mu=30.0, rating_sigma=4.0, evaluated=20, failures=1, inactive=1)
     assert peer_score(state, SPEC) == 0.75 * 0.75 * 0.5 * 18.0
     assert peer_score(replace(state, mu=-0.5, evaluated=3), SPEC) == 0.0
-    assert peer_score(replace(state, rating=Rating(10.0, 4.0)), SPEC) == 0.0
+    assert peer_score(replace(state, rating_mu=10.0, rating_sigma=4.0), SPEC) == 0.0
     assert peer_score(replace(state, failures=3), SPEC) == 0.0
 
 
 def test_the_floor_of_mu_holds_after_the_warm_up() -> None:
-    state = PeerState("p", mu=0.09, rating=Rating(30.0, 4.0), evaluated=9)
+    state = PeerState("p", mu=0.09, rating_mu=30.0, rating_sigma=4.0, evaluated=9)
     assert peer_score(state, SPEC) > 0
     assert peer_score(replace(state, evaluated=10), SPEC) == 0.0
     assert peer_score(replace(state, evaluated=10, mu=0.1), SPEC) > 0
@@ -174,7 +175,7 @@ def test_laws_of_every_history(history: list[dict[str, Outcome]]) -> None:
         for hotkey, state in states.items():
             assert state.hotkey == hotkey
             assert -1 <= state.mu <= 1
-            assert 0 <= state.multiplier <= 1
+            assert 0 <= multiplier(state) <= 1
             assert 0 <= peer_score(state, SPEC) < math.inf
 
 

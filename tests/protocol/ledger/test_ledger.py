@@ -51,10 +51,10 @@ from muster.protocol.ledger import (
 from muster.protocol.ledger.bundle import Opened, read_bundle, write_bundle
 from muster.protocol.ledger.roots import state_root
 from muster.protocol.reasons import KEY_EARLY, KEY_MISSING, NOT_SELECTED, NULL_ROUND
-from muster.protocol.wire import Kind, ScoreRow, ScoresUsed
+from muster.protocol.wire import Kind, ScoresUsed, UsedScore
 
 
-def scores(validator: Identity = LEAD, round_: int = -1, rows: tuple[ScoreRow, ...] = ()) -> ScoresUsed:
+def scores(validator: Identity = LEAD, round_: int = -1, rows: tuple[UsedScore, ...] = ()) -> ScoresUsed:
     return ScoresUsed(validator.public, 1, max(round_, 0), hash32("file"), rows)
 
 
@@ -269,7 +269,7 @@ def test_a_round_is_not_sealed_before_it_is_time() -> None:
 def test_rows_of_scores_stand_in_key_order(order: int) -> None:
     genesis = open_tip(gauntlet={"lag": 2})
     tip = replace(genesis, opening=replace(genesis.opening, round=3, base_round=3))
-    rows = tuple(ScoreRow(public, 1.0, True) for public in sorted(peers())[::order])
+    rows = tuple(UsedScore(public, 1.0, True) for public in sorted(peers())[::order])
     closed = close(tip, [], scores=(scores(LEAD, 1, rows),))
     if order == 1:
         assert closed.verify().tip.round == 4

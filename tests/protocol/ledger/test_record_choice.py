@@ -15,7 +15,7 @@ from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.ledger import SCORES_AGE, Tip
 from muster.protocol.reasons import KEY_MISSING, NOT_SELECTED, NULL_ROUND
 from muster.protocol.rules.attendance import MEMORY, Attendance
-from muster.protocol.wire import Kind, ScoreRow, ScoresUsed, Signed
+from muster.protocol.wire import Kind, ScoresUsed, Signed, UsedScore
 
 NAMES = ("alice", "bob", "carol", "dave")
 PUBLIC = [identity(name).public for name in NAMES]
@@ -101,7 +101,7 @@ def test_who_failed_in_an_earlier_record_stands_behind() -> None:
 
 
 def scores(round_: int, rows: Sequence[bytes] = ()) -> tuple[ScoresUsed, ...]:
-    made = tuple(ScoreRow(public, 1.0, True) for public in sorted(rows))
+    made = tuple(UsedScore(public, 1.0, True) for public in sorted(rows))
     return (ScoresUsed(LEAD.public, 1, round_, hash32("file"), made),)
 
 

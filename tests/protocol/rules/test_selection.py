@@ -17,7 +17,7 @@ from muster.protocol.reasons import DECISIONS, KEY_EARLY, KEY_MISSING, NOT_SELEC
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.rules.selection import DEMOTION, Standing, choose, order, seat, standings
 from muster.protocol.spec import GauntletSpec, RunSpec
-from muster.protocol.wire import Kind, ScoreRow, ScoresUsed
+from muster.protocol.wire import Kind, ScoresUsed, UsedScore
 
 BEACON = bytes(range(32))
 PEERS = [hash32("peer", i) for i in range(12)]
@@ -42,7 +42,7 @@ def spec_of(seats: int, least: int = 1, newcomer_share: float = 0.1) -> RunSpec:
 
 
 def by(validator: int, stake: int, *rows: tuple[bytes, float, bool]) -> ScoresUsed:
-    made = tuple(ScoreRow(*row) for row in sorted(rows))
+    made = tuple(UsedScore(*row) for row in sorted(rows))
     return ScoresUsed(hash32("validator", validator), stake, 0, hash32("file", validator), made)
 
 
@@ -255,7 +255,7 @@ def test_what_is_no_score_is_refused(score: float) -> None:
 
 def test_a_minority_alone_cannot_lift_a_peer() -> None:
     """A validator that says nothing of a peer says 0 with its whole stake."""
-    row = ScoreRow(hash32("peer"), 5.0, True)
+    row = UsedScore(hash32("peer"), 5.0, True)
     said = ScoresUsed(hash32("loud"), 2, 0, hash32("file"), (row,))
     silent = ScoresUsed(hash32("silent"), 3, 0, hash32("file"), ())
     assert standings([said, silent]) == {row.public: Standing(0.0, False)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from muster.protocol import wire
 from muster.protocol.types import Beacon, Block
-from muster.protocol.wire import MAX_AMENDMENTS, MAX_SEALED, Entry, Kind, Opening, Record, ScoreRow, ScoresUsed, Type
+from muster.protocol.wire import MAX_AMENDMENTS, MAX_SEALED, Entry, Kind, Opening, Record, ScoresUsed, Type, UsedScore
 from muster.protocol.wire.record import MAX_REASON
 from muster.protocol.wire.tlv import OPTIONAL, counted, u8, u32
 
@@ -34,7 +34,7 @@ RECORD = Record(
     root=hash32("root"),
     spec_digest=hash32("spec"),
     entries=(Entry(A, b"head of a", ""), Entry(B, b"head of b", "possession")),
-    scores=(ScoresUsed(LEADER.public, 10, 2, hash32("scores"), (ScoreRow(A, 0.5, True), ScoreRow(B, 0.0, False))),),
+    scores=(ScoresUsed(LEADER.public, 10, 2, hash32("scores"), (UsedScore(A, 0.5, True), UsedScore(B, 0.0, False))),),
     weights=np.array([[1.0, 0.5, 0.25]], dtype=np.float32),
     bundle=hash32("bundle"),
     bundle_bytes=1234,
@@ -54,7 +54,7 @@ u32s, u64s = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 blocks = st.builds(Block, u64s, digests)
 beacons = st.builds(Beacon, blocks, digests)
 reasons = st.sampled_from(["", "possession", "r" * MAX_REASON])
-rows = st.builds(ScoreRow, digests, st.floats(allow_nan=False), st.booleans())
+rows = st.builds(UsedScore, digests, st.floats(allow_nan=False), st.booleans())
 openings = st.builds(
     Opening,
     round=u64s,

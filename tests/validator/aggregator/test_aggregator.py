@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from builders import LEADER, MINERS, OWNER, identity
+from builders import LEADER, MINERS, OWNER, identity, score_file, score_row
 from leader_world import BLOCK, Died, Mortal, World, play
 
 from muster.lab.faults import Fault, Kind, Script
@@ -13,7 +13,6 @@ from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import NO_CHECKPOINT
-from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
 from muster.protocol.wire import Kind as RecordKind
 
 SECOND = "second"
@@ -173,25 +172,18 @@ class TestClosing:
         assert play(main(put=False)) > 50
 
 
-def score_file(world: World, round_: int, invented: int = 0) -> bytes:
+def scores_of(world: World, round_: int, invented: int = 0) -> bytes:
     """The leader's operator's scores of a round: alice 2, bob 1, and peers that nobody knows."""
     names = (*MINERS, *(f"invented {i}" for i in range(invented)))
-    peers = tuple(
-        PeerScores(
-            hotkey=identity(name).hotkey, uid=uid, assigned=(2.0, 1.0), unassigned=(2.0, 1.5), mu=0.5,
-            rating=(26.0, 1.0), positive=True, peer_score=2.0 - (name != MINERS[0]), incentive=0.0,
-        )
-        for uid, name in enumerate(names)
-    )  # fmt: skip
-    body = ScoresBody(round=round_, record="ab" * 32, heldout=4.0, peers=peers)
-    return encode_scores(body, identity(LEADER), world.run_id)
+    rows = (score_row(name, uid=uid, peer_score=2.0 - (name != MINERS[0])) for uid, name in enumerate(names))
+    return wire.encode_scores(score_file(identity(LEADER), world.run_id, round_, *rows), identity(LEADER))
 
 
 async def publish_scores(world: World, round_: int, after: int) -> None:
     """Put the scores of a round at a height."""
     while world.chain.height < after:
         await world.chain.next_block(world.chain.height)
-    await world.bucket().put(paths.scores(world.run_id, round_), score_file(world, round_))
+    await world.bucket().put(paths.scores(world.run_id, round_), scores_of(world, round_))
 
 
 class TestScores:
@@ -217,7 +209,7 @@ class TestScores:
     def test_peers_that_a_validator_invents_have_no_row(self) -> None:
         async def main() -> None:
             world = await World.begin(data={"slots": 60, "windows": 610})
-            await world.bucket().put(paths.scores(world.run_id, 0), score_file(world, 0, invented=50))
+            await world.bucket().put(paths.scores(world.run_id, 0), scores_of(world, 0, invented=50))
             await world.lead(rounds=2)
             _, second, _ = await world.followed(2)
             assert {row.public for row in second.scores[0].rows} == {identity(name).public for name in MINERS}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from builders import SEED, hash32, identity, run_spec
+from builders import MINERS, SEED, hash32, identity, run_spec, score_file, score_row
 from closed_rounds import close, open_tip, taken_in
 
 from muster.lab import clock
@@ -21,10 +21,8 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import SCORES_AGE, Tip
-from muster.protocol.scores import PeerScores, ScoresBody, encode_scores, max_scores_bytes
-from muster.protocol.storage import Store
-from muster.protocol.storage.locations import MemoryBuckets
-from muster.protocol.wire import ScoresUsed
+from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.wire import ScoresUsed, encode_scores, max_scores_bytes
 from muster.validator.aggregator.steering import Steering
 
 VALIDATORS = ("first", "second", "third")
@@ -42,24 +40,10 @@ def tip_at(round_: int) -> Tip:
     return replace(tip, history=replace(tip.history, genesis=SPEC), opening=replace(tip.opening, round=round_))
 
 
-def scores_file(validator: Identity, round_: int, *judged: Identity, run_id: bytes | None = None) -> bytes:
-    """A signed file that judges these peers, in the order given."""
-    rows = tuple(
-        PeerScores(
-            hotkey=peer.hotkey,
-            uid=uid,
-            assigned=None,
-            unassigned=None,
-            mu=0.5,
-            rating=(25.0, 8.0),
-            positive=True,
-            peer_score=1.0 + uid,
-            incentive=0.0,
-        )
-        for uid, peer in enumerate(judged)
-    )
-    body = ScoresBody(round=round_, record="ab" * 32, heldout=1.0, peers=rows)
-    return encode_scores(body, validator, run_id or open_tip().run_id)
+def scores_file(validator: Identity, round_: int, *judged: str, run_id: bytes | None = None) -> bytes:
+    """A signed file that judges these peers."""
+    rows = (score_row(name, uid=uid, peer_score=1.0 + uid) for uid, name in enumerate(judged))
+    return encode_scores(score_file(validator, run_id or open_tip().run_id, round_, *rows), validator)
 
 
 @dataclass
@@ -94,7 +78,7 @@ class World:
 
     async def publish(self, name: str, round_: int, *judged: str) -> None:
         """A validator's file of a round."""
-        data = scores_file(identity(name), round_, *(identity(peer) for peer in judged or ("alice", "bob")))
+        data = scores_file(identity(name), round_, *(judged or MINERS))
         await self.bucket(name).put(paths.scores(open_tip().run_id, round_), data)
 
     async def look(self, round_: int, errands: Errands | None = None) -> bool:
@@ -201,9 +185,7 @@ class TestWhose:
     async def test_somebody_with_stake_who_is_not_of_the_spec_does_not_count(self) -> None:
         world = await World.begin()
         await world.chain.commit(identity("alice"), "mem:alice")
-        await world.bucket("alice").put(
-            paths.scores(open_tip().run_id, 0), scores_file(identity("alice"), 0, identity("bob"))
-        )
+        await world.bucket("alice").put(paths.scores(open_tip().run_id, 0), scores_file(identity("alice"), 0, "bob"))
         await world.look(1)
         assert await world.used(1) == {}
 
@@ -213,7 +195,7 @@ class TestUnusable:
 
     @pytest.mark.parametrize("kind", ["damaged", "truncated", "missing", "error"])
     async def test_a_read_that_fails_once(self, kind: Kind) -> None:
-        world = await World.begin(Fault(kind, "store.get", "*00000008.json", owner="first", count=1))
+        world = await World.begin(Fault(kind, "store.get", "*00000008.sco", owner="first", count=1))
         for name in VALIDATORS:
             await world.publish(name, 8)
         assert not await world.look(9)
@@ -226,9 +208,9 @@ class TestUnusable:
     async def test_what_is_not_a_validators_own_file_of_the_round(self, how: str) -> None:
         world, first = await World.begin(), identity("first")
         data = {
-            "another's": scores_file(identity("second"), 0, identity("alice")),
-            "another round's": scores_file(first, 1, identity("alice")),
-            "another run's": scores_file(first, 0, identity("alice"), run_id=hash32("another")),
+            "another's": scores_file(identity("second"), 0, "alice"),
+            "another round's": scores_file(first, 1, "alice"),
+            "another run's": scores_file(first, 0, "alice", run_id=hash32("another")),
             "no file": b"{}",
             "too large": b" " * (max_scores_bytes(SPEC.data.slots) + 1),
         }[how]

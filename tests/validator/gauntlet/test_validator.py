@@ -1,4 +1,4 @@
-"""The validator: scores published once and booked once, whatever fails meanwhile, and nobody's hanging is its own."""
+"""The validator: scores published once and stored once, whatever fails meanwhile, and nobody's hanging is its own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from muster.node.telemetry.health import longest_round
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
-from muster.protocol.incentive.score import PeerState
-from muster.protocol.scores import ScoresBody, decode_scores
+from muster.protocol.incentive.row import PeerState
+from muster.protocol.wire import ScoreFile, decode_scores
 from muster.validator.gauntlet import validator as gauntlet
-from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, evaluate
+from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 ALICE, BOB = (identity(name).hotkey for name in MINERS)
@@ -39,8 +39,8 @@ def text() -> TextReader:
     return TextReader(Manifest(window=MODEL.context, train=shard, heldout=shard, files=(), unigram=1.0), train, train)
 
 
-class FailingBook(Book):
-    """A book on a disk that is full for a while; it counts what is written."""
+class FailingStore(ScoreStore):
+    """A score store on a disk that is full for a while; it counts what is written."""
 
     def __init__(self, path: Path, failures: int = 0) -> None:
         super().__init__(path)
@@ -60,7 +60,7 @@ class Life:
     """One life of the leader's operator's validator, over a run that is closed, and what it left."""
 
     world: World
-    book: FailingBook
+    store: FailingStore
     script: Script = field(default_factory=Script)
     journal: Journal = field(default_factory=lambda: Journal(None, lambda: 0.0))
     measured: list[list[str]] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Life:
 
         monkeypatch.setattr(gauntlet, "evaluate", counted)
         around = self.world.context(LEADER, self.script, self.journal)
-        made = Validator(around, self.world.tip, self.world.replica(), text(), self.book)
+        made = Validator(around, self.world.tip, self.world.replica(), text(), self.store)
         await self.world.follow(made, around)
         assert made.tip.closed
         return made
@@ -83,7 +83,7 @@ class Life:
         """The rounds of the journal's events of that name."""
         return rounds(self.journal, name)
 
-    async def scores(self, round_: int = 0) -> ScoresBody:
+    async def scores(self, round_: int = 0) -> ScoreFile:
         """What it has published of a round."""
         data = await self.world.bucket().get(paths.scores(self.world.run_id, round_), max_bytes=MAX_BYTES)
         return decode_scores(data, self.world.run_id, identity(LEADER).hotkey, round_)[0]
@@ -101,8 +101,8 @@ async def run_of(rounds: int = 1, lag: int = 3, seats: int = 20) -> World:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> FailingBook:
-    return FailingBook(tmp_path / "book.sqlite")
+def store(tmp_path: Path) -> FailingStore:
+    return FailingStore(tmp_path / "scores.sqlite")
 
 
 class TestScores:
@@ -110,73 +110,73 @@ class TestScores:
 
     @pytest.mark.parametrize("seats", [1, 20])
     def test_everybody_is_measured_with_a_seat_or_without(
-        self, seats: int, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+        self, seats: int, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            life = Life(await run_of(rounds=2, seats=seats), book)
+            life = Life(await run_of(rounds=2, seats=seats), store)
             await life.live(monkeypatch)
             for round_ in range(2):
                 record = (await life.world.followed(2))[round_]
                 assert len(record.accepted) == min(seats, 2)
-                body = await life.scores(round_)
-                rows = {row.hotkey: row for row in body.peers}
+                file = await life.scores(round_)
+                rows = {row.hotkey: row for row in file.rows}
                 assert rows.keys() == {ALICE, BOB}
-                assert all(row.assigned is not None and row.unassigned is not None for row in rows.values())
-            assert (await life.scores()).record == (await life.world.fetched()).digest.hex()
+                assert all(row.measured for row in rows.values())
+            assert (await life.scores()).record == (await life.world.fetched()).digest
             assert [sorted(names) for names in life.measured] == [sorted((ALICE, BOB))] * 2
             assert life.events("scored") == [0, 1]
             assert life.events("weights") == [0], "the second came in the same block, and the chain takes one"
-            assert book.newest_round() == 1
-            assert book.states(1)[ALICE].evaluated == 2
+            assert store.newest_round() == 1
+            assert store.states(1)[ALICE].evaluated == 2
 
         play(main())
 
     @pytest.mark.parametrize("operation", ["store.get", "store.get_range"])
     def test_a_peer_that_hangs_is_not_evaluated_and_delays_nobody(
-        self, operation: str, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+        self, operation: str, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
             world = await run_of(seats=1)
             (seated,) = (await world.followed(1))[0].accepted
             name = next(name for name in MINERS if identity(name).public != seated.public)
-            life = Life(world, book, Script([Fault("hang", operation, owner=name)]))
+            life = Life(world, store, Script([Fault("hang", operation, owner=name)]))
             before = world.chain.height
             await life.live(monkeypatch)
             assert not life.script.unfired()
             assert world.chain.height - before <= 3 + 3, "reveal blocks for it, and the run's own few"
-            rows = {row.hotkey: row for row in (await life.scores()).peers}
+            rows = {row.hotkey: row for row in (await life.scores()).rows}
             assert rows.keys() == {hotkey for hotkey in (ALICE, BOB) if hotkey != identity(name).hotkey}
-            assert identity(name).hotkey not in book.states(0), "nothing is held against it"
+            assert identity(name).hotkey not in store.states(0), "nothing is held against it"
 
         play(main())
 
     def test_a_late_validator_measures_nobody_and_says_so(
-        self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What the scores could have steered is decided: round 0's, with a lag of 1; nobody's standing changes."""
 
         async def main() -> None:
-            life = Life(await run_of(rounds=2, lag=2, seats=1), book)
+            life = Life(await run_of(rounds=2, lag=2, seats=1), store)
             await life.live(monkeypatch)
             assert life.measured == [life.measured[0]]
             assert len(life.measured[0]) == 2, "round 1: nothing of round 3 is decided"
-            assert (await life.scores(0)).peers == ()
-            assert {row.hotkey for row in (await life.scores(1)).peers} == {ALICE, BOB}
+            assert (await life.scores(0)).rows == ()
+            assert {row.hotkey for row in (await life.scores(1)).rows} == {ALICE, BOB}
             assert life.files(0) == life.files(1) == 1
             assert life.script.asked(sort="submissions.*") == 2, "key and payload of round 1's peer without a seat"
 
         play(main())
 
     def test_a_loss_that_is_no_number_is_published_by_nobody(
-        self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """θ is lost to everybody then; a validator that ends for it would only end again."""
 
         async def main() -> None:
-            life = Life(await run_of(), book)
+            life = Life(await run_of(), store)
             monkeypatch.setattr(Validator, "heldout_loss", lambda self: float("nan"))
             await life.live(monkeypatch)
-            assert (life.files(), life.events("unpublished"), book.newest_round()) == (0, [0], 0)
+            assert (life.files(), life.events("unpublished"), store.newest_round()) == (0, [0], 0)
 
         play(main())
 
@@ -197,74 +197,74 @@ class TestTwice:
         ],
         ids=lambda faults: f"{faults[0].kind} {faults[0].operation} {faults[0].count}",
     )
-    def test_scores_are_published_once_and_booked_once(
-        self, faults: list[Fault], book: FailingBook, monkeypatch: pytest.MonkeyPatch
+    def test_scores_are_published_once_and_stored_once(
+        self, faults: list[Fault], store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            life = Life(await run_of(), book, Script(faults))
+            life = Life(await run_of(), store, Script(faults))
             await life.live(monkeypatch)
             assert not life.script.unfired()
-            assert life.files() == book.commits == len(life.measured) == 1
+            assert life.files() == store.commits == len(life.measured) == 1
             assert life.events("scored") == [0]
             assert life.events("unpublished") == []
             assert life.events("weights") == ([] if faults[0].operation == "chain.set_weights" else [0])
 
         play(main())
 
-    def test_a_book_that_cannot_be_written_is_tried_again_and_nothing_else(
-        self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+    def test_a_store_that_cannot_be_written_is_tried_again_and_nothing_else(
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
-            book.failures = 3
-            life = Life(await run_of(), book)
+            store.failures = 3
+            life = Life(await run_of(), store)
             await life.live(monkeypatch)
-            assert (book.failures, book.commits, len(life.measured), life.files()) == (0, 1, 1, 1)
+            assert (store.failures, store.commits, len(life.measured), life.files()) == (0, 1, 1, 1)
             assert life.events("scored") == life.events("weights") == life.events("applied")[:1] == [0]
 
         play(main())
 
     def test_a_bucket_that_never_takes_them_costs_the_scores_and_not_the_run(
-        self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
             world = await run_of()
             life, before = (
-                Life(world, book, Script([Fault("error", "store.put_if_absent", "*/scores/*")])),
+                Life(world, store, Script([Fault("error", "store.put_if_absent", "*/scores/*")])),
                 world.chain.height,
             )
             await life.live(monkeypatch)
             assert (life.files(), life.events("unpublished"), life.events("scored")) == (0, [0], [])
-            assert len(life.measured) == book.commits == 1
+            assert len(life.measured) == store.commits == 1
             assert world.chain.height - before < longest_round(world.tip.spec) + 6, "as long as a round may take"
 
         play(main())
 
     def test_a_second_life_replaces_nothing_that_was_published(
-        self, book: FailingBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, store: FailingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With the book it does nothing at all, without it it measures anew, for itself."""
+        """With its store it does nothing at all, without it it measures anew, for itself."""
 
         async def main() -> None:
             world = await run_of()
-            await Life(world, book).live(monkeypatch)
-            second = Life(world, book)
+            await Life(world, store).live(monkeypatch)
+            second = Life(world, store)
             await second.live(monkeypatch)
             assert (second.measured, second.events("scored")) == ([], [])
-            without = Life(world, FailingBook(tmp_path / "blank.sqlite"))
+            without = Life(world, FailingStore(tmp_path / "blank.sqlite"))
             await without.live(monkeypatch)
             assert len(without.measured) == without.files() == 1
-            assert without.book.states(0) == book.states(0)
+            assert without.store.states(0) == store.states(0)
 
         play(main())
 
 
-def test_theta_is_where_it_was_while_scoring_fails(book: FailingBook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theta_is_where_it_was_while_scoring_fails(store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next attempt must measure from the θ that the submissions were made from."""
 
     async def main() -> None:
         world = await run_of()
         roots: list[bytes] = []
-        life = Life(world, book, Script([Fault("error", "store.put_if_absent", "*/scores/*", count=3)]))
+        life = Life(world, store, Script([Fault("error", "store.put_if_absent", "*/scores/*", count=3)]))
         publish = Validator._publish
 
         async def watched(self: Validator, *args: Any) -> None:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.node.telemetry import events
-from muster.node.telemetry.events import EVENTS, Event, PeerRow, RoundEvent
+from muster.node.telemetry.events import EVENTS, Event, RoundEvent
 from muster.node.telemetry.journal import Noted, Skipped, parse, to_json
+from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger.round import Instruction, Phase
-from muster.protocol.scores import PeerScores
 
 ROOT = Path(__file__).parents[3]
 KINDS = sorted(EVENTS.values(), key=lambda kind: kind.name)
@@ -43,10 +43,6 @@ YESTERDAY = {
     '{"time":1.5,"event":"transition","round":2,"block":9,"what":"Failed","phase":"reveal","given":["publish_key"],'
     '"instruction":"publish_key","problem":"no space"}': events.Transition(
         2, 9, "Failed", Phase.REVEAL, (Instruction.PUBLISH_KEY,), Instruction.PUBLISH_KEY, "no space"
-    ),
-    '{"time":1.5,"event":"scored","round":2,"peers":[{"hotkey":"5A","uid":1,"assigned":[2.0,1.5],"unassigned":null,'
-    '"mu":0.5,"rating":[25.0,8.0],"positive":true,"peer_score":0.0,"incentive":0.0}]}': events.Scored(
-        2, (PeerRow("5A", 1, (2.0, 1.5), None, 0.5, (25.0, 8.0), True, 0.0, 0.0),)
     ),
 }  # fmt: skip
 
@@ -136,7 +132,7 @@ class TestClasses:
         if issubclass(kind, RoundEvent):
             assert facts.pop(0) == "round"
         named = re.findall("`([a-z_]+)`", kind.__doc__ or "")
-        rows = [field.name for field in fields(PeerRow)] if kind is events.Scored else []
+        rows = [field.name for field in fields(ScoreRow)] if kind is events.Scored else []
         assert sorted(set(named) - set(rows)) == sorted(facts)
 
     def test_an_event_does_not_change_and_takes_no_fact_it_has_not(self) -> None:
@@ -144,14 +140,6 @@ class TestClasses:
         with pytest.raises(AttributeError):
             key.round = 2  # type: ignore[misc]
         assert not hasattr(key, "__dict__")
-
-    def test_a_row_of_a_score_file_is_taken_as_it_is(self) -> None:
-        scores = PeerScores(
-            hotkey="5A", uid=1, assigned=(2.0, 1.5), unassigned=None, mu=0.5, rating=(25.0, 8.0), positive=True,
-            peer_score=2.0, incentive=0.25,
-        )  # fmt: skip
-        row = PeerRow.of(scores)
-        assert {field.name: getattr(row, field.name) for field in fields(PeerRow)} == scores.model_dump()
 
 
 def test_every_event_is_noted_somewhere() -> None:

@@ -21,7 +21,8 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import SCORES_AGE, Tip
-from muster.protocol.storage import MemoryBuckets, Store
+from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.wire import ScoresUsed, encode_scores, max_scores_bytes
 from muster.validator.aggregator.steering import Steering
 

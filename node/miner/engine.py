@@ -113,9 +113,10 @@ class Engine(Protocol):
         """
 
     def state(self) -> Iterator[Entry]:
-        """What must outlive this process, one tensor of the layout at a time; nothing where there is nothing yet.
+        """What must outlive this process, an entry at a time; nothing where there is nothing yet.
 
-        The tensors themselves, where they are, not copied: the next `run` changes them.
+        The tensors themselves, where they are, not copied: the next `run` changes them, and asking costs nothing. They
+        are fp32; names are the layout's.
         """
 
     def load_state(self, entries: Iterable[Entry]) -> None:

@@ -233,5 +233,5 @@ class Miner(Follower):
         """Make a round's work durable: from here on it counts as sent."""
         self.context.faults.trip("submit.before_save")
         if self._path:
-            save_state(self._path, self._tip.layout, state, self._engine.state())
+            save_state(self._path, self._tip.layout, state, self._engine.state)
         self._state = state

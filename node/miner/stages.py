@@ -83,15 +83,20 @@ def assigned_windows(task: Task) -> list[int]:
     return windows_of(task.tip, task.uid)
 
 
+def job_of(task: Task, windows: list[int]) -> Job:
+    """The round's inner training on these windows; its learning rates follow the outer step, never the round."""
+    inner = task.tip.spec.inner
+    return Job(task.tip.round, task.replica.outer_step * inner.steps, inner, task.text.windows(windows))
+
+
 def train(task: Task, windows: list[int]) -> Delta | None:
     """H inner steps on the windows; None where the round was over first.
 
     Raises:
         Diverged: a number is not finite.
     """
-    inner, trip, stop = task.tip.spec.inner, task.context.faults.trip, task.stop.is_set
-    first_step = task.replica.outer_step * inner.steps
-    job = Job(task.tip.round, first_step, inner, task.text.windows(windows))
+    trip, stop = task.context.faults.trip, task.stop.is_set
+    job = job_of(task, windows)
     delta = task.engine.run(task.replica, job, on_step=lambda _step, _loss: trip("train.step"), stop=stop)
     return None if stop() else delta
 

@@ -85,40 +85,46 @@ class _Place(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Place | dict[str, str]])
 
 
-def save_state(path: Path, layout: Layout, state: MinerState, moments: Iterable[Entry]) -> None:
+def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> None:
     """Replace the file at `path`; what it says survives a power cut once this returns.
 
-    `moments` is what the engine keeps, as `Engine.state` gives it.
+    `moments` tells what the engine keeps (`Engine.state`); it is asked twice, for the sizes and for the bytes.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
     """
-    kept, about = dict(moments), {"format": FORMAT}
-    assert kept.keys() <= set(layout.names)
-    tensors: dict[str, Tensor] = {}
-    for name, error in zip(layout.names, state.error, strict=True):
-        tensors[f"{name}/{ERROR}"] = error
-        tensors |= {f"{name}/{part}": tensor for part, tensor in kept.get(name, {}).items()}
+    about = {"format": FORMAT}
     if state.made is not None:
         about["round"] = str(state.made.round)
-        tensors[f"{_MADE}/key"] = _tensor(state.made.key)
-        tensors[f"{_MADE}/submission"] = _tensor(state.made.submission)
     try:
-        _replace(path, tensors, about)
+        _replace(path, lambda: _tensors(layout, state, moments()), about)
     except OSError as problem:
         raise StorageError(
             f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
         ) from problem
 
 
-def _replace(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write a draft beside the file, an entry at a time, and put it in the file's place once it is on the disk."""
+def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Everything a file holds, by its name there and in its order."""
+    for name, error in zip(layout.names, state.error, strict=True):
+        yield f"{name}/{ERROR}", error
+    for name, entry in moments:
+        assert name in layout.names and ERROR not in entry
+        for part, tensor in entry.items():
+            yield f"{name}/{part}", tensor
+    if state.made is not None:
+        yield f"{_MADE}/key", _tensor(state.made.key)
+        yield f"{_MADE}/submission", _tensor(state.made.submission)
+
+
+def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
+    """Write a draft beside the file, a tensor at a time, and put it in the file's place once it is on the disk."""
     draft = path.with_suffix(".draft")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _SECRET_MODE)
     with os.fdopen(handle, "wb") as file:
-        file.write(_header(tensors, about))
-        for tensor in tensors.values():
+        file.write(_header(tensors(), about))
+        for _, tensor in tensors():
             file.write(tensor.detach().cpu().contiguous().reshape(-1).numpy().data)
         file.flush()
         os.fsync(file.fileno())
@@ -237,11 +243,11 @@ def _check_format(path: Path, about: Mapping[str, str]) -> None:
         )
 
 
-def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
+def _header(tensors: Iterable[tuple[str, Tensor]], about: Mapping[str, str]) -> bytes:
     """The safetensors header of tensors that follow in this order."""
     entries: dict[str, object] = {"__metadata__": about}
     offset = 0
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         end = offset + tensor.numel() * tensor.element_size()
         entries[name] = {
             "dtype": _DTYPES[tensor.dtype],

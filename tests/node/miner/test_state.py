@@ -7,6 +7,8 @@ import json
 import os
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +31,7 @@ MOMENTS: list[Entry] = [("model.norm.weight", {"exp_avg": torch.arange(3.0), "st
 
 
 def save(path: Path, state: MinerState = REMEMBERED, moments: Iterable[Entry] = MOMENTS) -> None:
-    save_state(path, layout(), state, moments)
+    save_state(path, layout(), state, lambda: moments)
 
 
 def load(path: Path) -> tuple[MinerState, list[Entry]]:
@@ -190,3 +192,15 @@ def test_a_file_of_another_release_is_named_as_that(path: Path, about: dict[str,
     with pytest.raises(ConfigError, match=named) as caught:
         load(path)
     assert "then move the file away" in str(caught.value)
+
+
+def test_neither_saving_nor_loading_takes_a_second_copy_of_the_model(tmp_path: Path) -> None:
+    """30M parameters: beyond the state itself, no more than its largest tensor, with a fifth to spare."""
+    program = (sys.executable, str(Path(__file__).with_name("state_memory.py")), str(tmp_path / "memory.safetensors"))
+    plain = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "THP_MEM_ALLOC_ENABLE": "0"}  # what is freed is gone
+    done = subprocess.run(program, check=True, env=plain, stdout=subprocess.PIPE, timeout=300)
+    took = json.loads(done.stdout)
+    assert took["parameters"] > 29e6
+    assert took["state"] > 3 * 4 * took["parameters"], "e and two moments"
+    assert took["save"] <= 1.2 * took["largest"]
+    assert took["load"] <= 1.2 * took["largest"]

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miner_world import ME, World, seal_of
+from miner_world import ME, SPEC, World, seal_of
 from torch import Tensor
 
 from muster.node.miner import Miner
+from muster.node.miner.engine import Engine
+from muster.node.miner.inner import LocalEngine
 from muster.node.miner.state import Entry, Made, load_state
 from muster.protocol import paths, wire
 from muster.protocol.faults import Faults
@@ -60,13 +62,13 @@ def around(call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
     return ticking
 
 
-async def live(world: World, clock: Clock) -> Miner:
+async def live(world: World, clock: Clock, engine: Engine | None = None) -> Miner:
     """A life through round 0: train, put, see the seal, show the key; every step to the disk and back is an instant."""
     with pytest.MonkeyPatch.context() as patched:
         for owner, name in ((os, "open"), (os, "fsync"), (Path, "replace")):
             patched.setattr(owner, name, around(getattr(owner, name), clock))
         world.bucket.watch = clock.tick
-        miner = world.miner(faults=Ticking(clock))
+        miner = world.miner(faults=Ticking(clock), engine=engine)
         await miner.train()
         assert miner.made is not None
         await miner.publish_key(seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
@@ -94,10 +96,11 @@ def state_of(path: Path, layout: Layout) -> tuple[Bits, Made | None]:
 async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
     whole, clock = await World.begin(tmp_path / "whole" / "memory.safetensors"), Clock(0)
     assert whole.state is not None
-    survivor = await live(whole, clock)
+    engine = LocalEngine(SPEC.model, SPEC.inner)
+    survivor = await live(whole, clock, engine)
     layout = survivor.tip.layout
     undisturbed, _ = state_of(whole.state, layout)
-    assert undisturbed == bits(survivor.error_feedback, survivor._engine.state())
+    assert undisturbed == bits(survivor.error_feedback, engine.state())
     assert clock.instants >= 15
     trained_again = []
     for instant in range(1, clock.instants + 1):

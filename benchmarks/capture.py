@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muster.kernels import Grid, fold
+from muster.kernels import Grid, SparseUpdate, fold
 from muster.lab.simulator import Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
-from muster.node.miner.inner import TrainResult
-from muster.node.miner.miner import Miner
+from muster.node.miner import local_miner, stages
+from muster.node.miner.engine import Delta
+from muster.node.miner.stages import Stages, Task
 from muster.protocol.spec import Template, load_template
 from muster.testnet.roster import Roster
 
@@ -71,15 +73,13 @@ def capture(name: str) -> None:
 
     wanted = set(ROUNDS[name])
 
-    class Recorder(Miner):
-        """An honest miner that leaves a copy of what it is about to compress."""
-
-        def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
-            delta, tip = super().shape_delta(result, uid), self._tip
-            if tip.round + 1 in wanted and self.context.location == f"mem:{CAPTURED}":
-                acc = fold(self.error_feedback, delta, tip.spec.sparse.error_decay)
-                np.savez(path(name, tip.round + 1), *(tensor.numpy() for tensor in acc))
-            return delta
+    def compress_recorded(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
+        """Leave a copy of what is about to be compressed."""
+        tip = task.tip
+        if tip.round + 1 in wanted and task.context.location == f"mem:{CAPTURED}":
+            acc = fold(error, delta.tensors, tip.spec.sparse.error_decay)
+            np.savez(path(name, tip.round + 1), *(tensor.numpy() for tensor in acc))
+        return stages.compress(task, delta, error)
 
     torch.set_num_threads(1)
     CACHE.mkdir(exist_ok=True)
@@ -88,7 +88,8 @@ def capture(name: str) -> None:
         manifest = build_corpus(None, Path(folder), made.data.window)
         text = TextReader.open(Path(folder), manifest.digest)
         roster = Roster.of(SEED, MINERS[name], 1, {})
-        simulator = Simulator(roster, roster.spec(made, manifest), text, classes=lambda _behaviour: Recorder)
+        recorder = partial(local_miner, stages=Stages(compress=compress_recorded))
+        simulator = Simulator(roster, roster.spec(made, manifest), text, makers=lambda _behaviour: recorder)
         asyncio.run(simulator.run(max(wanted)))
 
 

@@ -26,9 +26,9 @@ import torch
 from run_builders import lay_out, write_text
 from run_builders import template as miniature
 
-from muster.lab.nano import CountingMiner, compiled_loops, nano_template
+from muster.lab.nano import compiled_loops, counting_miner, nano_template
 from muster.lab.simulator import Simulator
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner, local_miner
 from muster.protocol.spec import Template
 from muster.testnet.roster import Roster
 
@@ -40,18 +40,18 @@ TARGET_OPERATIONS = 40_000
 """What a counted round with the compiled loops may cost: 40 ms where the smallest torch operation takes 1 µs."""
 
 
-def play(template: Template, miner: type[Miner], rounds: int) -> float:
+def play(template: Template, miner: MakeMiner, rounds: int) -> float:
     """CPU seconds of one run, laid out beforehand."""
     with tempfile.TemporaryDirectory() as folder:
         text, roster = write_text(Path(folder) / "text"), Roster.of(SEED, MINERS, 1, {})
         stage = lay_out(Path(folder) / "run", text, template, roster)
-        simulator = Simulator(roster, stage.spec, stage.text, classes=lambda _behaviour: miner)
+        simulator = Simulator(roster, stage.spec, stage.text, makers=lambda _behaviour: miner)
         began = time.process_time()
         asyncio.run(simulator.run(rounds))
         return time.process_time() - began
 
 
-def round_ms(template: Template, miner: type[Miner], rounds: int, repeats: int) -> float:
+def round_ms(template: Template, miner: MakeMiner, rounds: int, repeats: int) -> float:
     """CPU milliseconds of a round."""
     short = min(play(template, miner, SHORT) for _ in range(repeats))
     long = min(play(template, miner, SHORT + rounds) for _ in range(repeats))
@@ -77,10 +77,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: dict[str, tuple[Template, type[Miner], Callable[[], AbstractContextManager[None]]]] = {
-        "nano, counted, compiled": (nano_template(), CountingMiner, compiled_loops),
-        "nano, counted": (nano_template(), CountingMiner, nullcontext),
-        "miniature, trained": (miniature(), Miner, nullcontext),
+    rows: dict[str, tuple[Template, MakeMiner, Callable[[], AbstractContextManager[None]]]] = {
+        "nano, counted, compiled": (nano_template(), counting_miner, compiled_loops),
+        "nano, counted": (nano_template(), counting_miner, nullcontext),
+        "miniature, trained": (miniature(), local_miner, nullcontext),
     }
     operation = operation_us()
     print(f"the smallest torch operation: {operation:.2f} CPU-µs")

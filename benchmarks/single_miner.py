@@ -26,9 +26,9 @@ import torch
 from muster.lab.simulator import Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
-from muster.node.miner.inner import InnerTrainer
+from muster.node.miner.engine import Job as Training
+from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
-from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.rules.assignment import assigned
 from muster.protocol.rules.sampling import sample
@@ -78,15 +78,17 @@ def play(job: Job) -> float:
 def dense(spec: RunSpec, text: TextReader, rounds: int) -> float:
     """One worker, no protocol: the inner loop simply goes on, on the windows its miner would have had."""
     chain = ChainGenesis(seed=spec.genesis.seed)
-    trainer = InnerTrainer(spec.model, spec.inner)
-    theta = genesis_parameters(spec.model, spec.genesis.seed)
+    engine, replica = LocalEngine(spec.model, spec.inner), Replica.genesis(spec, spec.run_id())
     count = spec.inner.steps * spec.inner.batch
     for round_ in range(rounds):
         windows = assigned(chain.beacon("assign", round_), 1, spec.data, count)
-        result = trainer.train(theta, text.windows(windows), round_ * spec.inner.steps)
-        theta = [before - delta for before, delta in zip(theta, result.delta, strict=True)]
+        delta = engine.run(
+            replica, Training(round_, round_ * spec.inner.steps, spec.inner, text.windows(windows))
+        ).tensors
+        theta = [before - step for before, step in zip(replica.theta, delta, strict=True)]
+        replica = Replica(spec.model, replica.run_id, theta, round_ + 1)
     heldout = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
-    return Replica(spec.model, spec.run_id(), theta, rounds).loss(text.heldout(heldout))
+    return replica.loss(text.heldout(heldout))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muster.lab import clock
 from muster.lab.faults import Script
-from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
@@ -70,7 +70,7 @@ class NanoStage:
             self.spec,
             self.text,
             arrivals=arrivals,
-            classes=lambda _: CountingMiner,
+            makers=lambda _: counting_miner,
             script=script,
             block_seconds=BLOCK,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,8 @@ from benchmarks.convergence.stopwatch import Stopwatch
 from benchmarks.convergence.variant import Variant
 from muster.kernels import SparseUpdate, fold
 from muster.node.data.dataset import TextReader
-from muster.node.miner.inner import Diverged, InnerTrainer
+from muster.node.miner.engine import Diverged, Job
+from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
 from muster.protocol.ledger import prepare
 from muster.protocol.rules.sampling import sample
@@ -53,13 +54,13 @@ class Result:
 
 
 class Peer:
-    """An honest peer: its trainer with its moments, and its error feedback."""
+    """An honest peer: its engine with its moments, and its error feedback."""
 
     def __init__(self, index: int, uid: int, public: bytes, spec: RunSpec, variant: Variant) -> None:
         self.index = index
         self.uid = uid
         self.public = public
-        self.trainer = InnerTrainer(spec.model, spec.inner)
+        self.engine = LocalEngine(spec.model, spec.inner)
         self._variant = variant
         self._grid = layout_of(spec.model).grid
         self._error: list[Tensor] | None = None
@@ -76,7 +77,7 @@ class Peer:
         share = WORK_SHARES[self.index % len(WORK_SHARES)] if self._variant.uneven else 1.0
         return max(1, int(self._variant.steps * share))
 
-    def send(self, delta: list[Tensor], round_: int, accepted: bool) -> SparseUpdate:
+    def send(self, delta: Sequence[Tensor], round_: int, accepted: bool) -> SparseUpdate:
         """Compress, and keep what error feedback keeps, knowing whether the submission will be accepted."""
         variant = self._variant
         error = self._error or [torch.zeros_like(tensor) for tensor in delta]
@@ -122,14 +123,15 @@ class _Run:
         self._replica = Replica.genesis(spec, spec.run_id())
         self._theta = self._replica.theta
         self._outer_step = 0
+        self._inner = spec.inner
         self._sent: list[int] = []
         roster = roster_of(variant)
         workers = roster.miners[: 1 if variant.method == "single" else variant.peers]
         first = len(roster.operators)
         self._attackers = [member.identity.public for member in roster.miners[variant.peers :]]
         if variant.method in ("single", "ddp"):
-            inner = spec.inner.model_copy(update={"batch": spec.inner.batch * len(workers)})
-            self._together = InnerTrainer(spec.model, inner)
+            self._inner = spec.inner.model_copy(update={"batch": spec.inner.batch * len(workers)})
+            self._together = LocalEngine(spec.model, self._inner)
             self._uids = range(first, first + len(workers))
         else:
             self._peers = [Peer(i, first + i, m.identity.public, spec, variant) for i, m in enumerate(workers)]
@@ -164,9 +166,10 @@ class _Run:
         count = spec.inner.steps * spec.inner.batch
         return self._text.windows(windows_of(spec.genesis.seed, round_, uid, spec.data, count))
 
-    def _train(self, trainer: InnerTrainer, windows: Tensor) -> list[Tensor]:
+    def _train(self, engine: LocalEngine, windows: Tensor) -> Sequence[Tensor]:
+        job = Job(self._outer_step, self._outer_step * self._inner.steps, self._inner, windows)
         with self._stopwatch.time_training():
-            return trainer.train(self._theta, windows, self._outer_step * self._spec.inner.steps).delta
+            return engine.run(self._replica, job).tensors
 
     def _train_together(self, round_: int) -> None:
         """H steps on batches made of everybody's."""
@@ -179,13 +182,13 @@ class _Run:
         if self._variant.method == "ddp":
             self._sent.append(self._dense_bytes * inner.steps)
 
-    def _deltas(self, round_: int) -> list[tuple[Peer, list[Tensor]]]:
+    def _deltas(self, round_: int) -> list[tuple[Peer, Sequence[Tensor]]]:
         """The pseudo-gradients of all who take part."""
         deltas = []
         for peer in self._peers:
             if peer.works(round_):
                 windows = self._windows(round_, peer.uid)[: peer.inner_steps * self._spec.inner.batch]
-                deltas.append((peer, self._train(peer.trainer, windows)))
+                deltas.append((peer, self._train(peer.engine, windows)))
         return deltas
 
     def _accepted(self, round_: int, peer: Peer) -> bool:

@@ -11,8 +11,9 @@ import torch
 
 from muster.doctor.facts import BucketFacts, GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
 from muster.doctor.needs import miner_memory, step_operations
-from muster.node.miner.inner import InnerTrainer
-from muster.node.replica.genesis import genesis_parameters
+from muster.node.miner.engine import Job
+from muster.node.miner.inner import LocalEngine
+from muster.node.replica import Replica
 from muster.protocol.spec import RunSpec
 from muster.run.credentials import load_identity
 
@@ -51,12 +52,10 @@ def measure_step(spec: RunSpec, available: int) -> SpeedFacts:
     if operations > TIMED_OPERATIONS or miner_memory(spec) > available:
         return SpeedFacts(operations / _operations_a_second(), estimated=True)
     inner = spec.inner.model_copy(update={"steps": 2})
-    trainer = InnerTrainer(spec.model, inner)
+    engine, theta = LocalEngine(spec.model, inner), Replica.genesis(spec, spec.run_id())
     windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
     ends: list[float] = []
-    trainer.train(
-        genesis_parameters(spec.model, 0), windows, 0, on_step=lambda _step, _loss: ends.append(time.perf_counter())
-    )
+    engine.run(theta, Job(0, 0, inner, windows), on_step=lambda _step, _loss: ends.append(time.perf_counter()))
     return SpeedFacts(ends[1] - ends[0], estimated=False)  # the first step also warms up
 
 

@@ -1,12 +1,12 @@
-"""A run without training: the spec `nano`, and a miner whose Δ is counted out instead of learned.
+"""A run without training: the spec `nano`, and an engine whose Δ is counted out instead of learned.
 
-Everything else of such a miner is real (possession, codec, encryption, error feedback), so what a bench shows on it
+Everything else of a miner with it is real (possession, codec, encryption, error feedback), so what a bench shows on it
 holds for the daemons; only loss and pay mean nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,14 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import fast
-from muster.node.miner.inner import TrainResult
-from muster.node.miner.miner import Miner
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.miner import Miner
+from muster.node.miner.engine import Delta, Job, OnStep, ThetaView
+from muster.node.miner.stages import HONEST, Stages
+from muster.node.miner.state import Entry
+from muster.node.replica import Replica
+from muster.protocol.errors import MusterError
 from muster.protocol.ledger import Tip
 from muster.protocol.spec import Template, load_template
 from muster.protocol.spec.layout import Layout
@@ -61,11 +67,47 @@ def compiled_loops() -> Iterator[None]:
         fast.FAST_ENTRIES = before
 
 
-class CountingMiner(Miner):
-    """A miner whose inner training is a counter."""
+class CountingEngine:
+    """An `Engine` that is a counter: no step is taken, and nothing is kept from round to round."""
 
-    def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-        """Count out Δ; nothing is trained and no text is read."""
-        spec = tip.spec
-        delta = counted_delta(tip.layout, spec.genesis.seed, self.public, tip.round)
-        return TrainResult(delta, min(spec.inner.steps, len(windows) // spec.inner.batch), 0.0, 0.0)
+    def __init__(self, seed: int, public: bytes) -> None:
+        """The counter of one hotkey in runs of genesis seed `seed`."""
+        self._seed = seed
+        self._public = public
+
+    def run(
+        self,
+        theta: ThetaView,
+        job: Job,
+        on_step: OnStep | None = None,  # noqa: ARG002
+        stop: Callable[[], bool] | None = None,  # noqa: ARG002
+    ) -> Delta:
+        """Count out Δ of the job's round."""
+        delta = counted_delta(theta.layout, self._seed, self._public, job.round)
+        return Delta(tuple(delta), job.steps, 0.0, 0.0)
+
+    def state(self) -> Iterator[Entry]:
+        """Nothing."""
+        return iter(())
+
+    def load_state(self, entries: Iterable[Entry]) -> None:
+        """Take nothing.
+
+        Raises:
+            MusterError: there is something.
+        """
+        if any(True for _ in entries):
+            raise MusterError("a counter has no moments: the file is of a miner that trains; move it away")
+
+
+def counting_miner(
+    context: Context,
+    tip: Tip,
+    replica: Replica,
+    text: TextReader,
+    memory_path: Path | None,
+    stages: Stages = HONEST,
+) -> Miner:
+    """The ordinary miner with that engine."""
+    engine = CountingEngine(tip.spec.genesis.seed, context.identity.public)
+    return Miner(context, tip, replica, text, memory_path, engine, stages)

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from muster.lab.adversary import miner_class
+from muster.lab.adversary import maker_of
 from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.context import Context, in_place
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner, Miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import CLOSE
 from muster.node.telemetry.journal import Journal, Noted
@@ -43,8 +43,8 @@ E = TypeVar("E", bound=events.Event)
 Absence = Callable[[str, int], bool]
 """(member name, round) → whether that miner sits the round out."""
 
-Classes = Callable[[str], type[Miner]]
-"""Behaviour → the miner that behaves so."""
+Makers = Callable[[str], MakeMiner]
+"""Behaviour → what makes miners that behave so."""
 
 Make = Callable[[Context], Awaitable[Follower]]
 """Joins the run and gives the participant."""
@@ -107,7 +107,7 @@ class Simulator:
         absent: Absence | None = None,
         arrivals: Mapping[str, int] | None = None,
         buckets: Buckets | None = None,
-        classes: Classes = miner_class,
+        makers: Makers = maker_of,
         script: Script | None = None,
         block_seconds: float | None = None,
         folder: Path | None = None,
@@ -124,7 +124,7 @@ class Simulator:
         self._text = text
         self._absent = absent or (lambda _name, _round: False)
         self._arrivals = arrivals or {}
-        self._classes = classes
+        self._makers = makers
         self._script = script or Script()
         self._block_seconds = block_seconds
         self._folder = folder
@@ -193,7 +193,7 @@ class Simulator:
 
     async def _miner(self, member: Member, context: Context) -> Miner:
         tip, replica = await bootstrap(self._history, context)
-        make = self._classes(member.behaviour)
+        make = self._makers(member.behaviour)
         memory = self._folder / f"{member.name}.memory" if self._folder else None
         miner = make(context, tip, replica, self._text, memory)
         miner.sits_out = lambda round_: self._absent(member.name, round_)

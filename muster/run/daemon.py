@@ -25,7 +25,7 @@ from muster.node.hello import publish_hello, watch_hellos
 from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner, local_miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal
@@ -63,7 +63,9 @@ def label(role: Role, name: str) -> str:
     return name if role is Role.MINER else f"{role.value}-{name}"
 
 
-def run_daemon(role: Role, config: NodeConfig, *, make_miner: type[Miner] = Miner, rounds: int | None = None) -> None:
+def run_daemon(
+    role: Role, config: NodeConfig, *, make_miner: MakeMiner = local_miner, rounds: int | None = None
+) -> None:
     """Take part until the run closes (an aggregator closes it after `rounds`); SIGTERM and SIGINT stop cleanly.
 
     Raises:
@@ -91,7 +93,7 @@ async def _stoppable(work: Callable[[], object]) -> None:
         await task
 
 
-async def _live(role: Role, config: NodeConfig, make_miner: type[Miner], rounds: int | None) -> None:
+async def _live(role: Role, config: NodeConfig, make_miner: MakeMiner, rounds: int | None) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
     identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
     ledger = await asyncio.to_thread(run.ledger, config.chain)
@@ -109,7 +111,7 @@ async def _take_part(
     run: RunDirectory,
     identity: Identity,
     turns: Turns,
-    make_miner: type[Miner],
+    make_miner: MakeMiner,
     rounds: int | None,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
@@ -196,7 +198,7 @@ async def _participant(
     config: NodeConfig,
     run: RunDirectory,
     context: Context,
-    make_miner: type[Miner],
+    make_miner: MakeMiner,
     rounds: int | None,
 ) -> Follower:
     state = config.state or run.state(label(role, config.name))

@@ -1,0 +1,33 @@
+"""A participant that trains: its stages, the engine that trains, and what it must not forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.miner.inner import LocalEngine
+from muster.node.miner.miner import MakeMiner, Miner
+from muster.node.miner.stages import HONEST, Stages
+from muster.node.replica import Replica
+from muster.protocol.ledger import Tip
+
+
+def local_miner(
+    context: Context,
+    tip: Tip,
+    replica: Replica,
+    text: TextReader,
+    memory_path: Path | None,
+    stages: Stages = HONEST,
+) -> Miner:
+    """A miner that trains on one device, in this process.
+
+    Raises:
+        ConfigError, StorageError, MusterError: as `Miner` does of its file, or torch lacks the run's optimizer.
+    """
+    engine = LocalEngine(tip.spec.model, tip.spec.inner)
+    return Miner(context, tip, replica, text, memory_path, engine, stages)
+
+
+__all__ = ["MakeMiner", "Miner", "local_miner"]

@@ -1,49 +1,23 @@
-"""Inner training: H optimizer steps on a miner's own data, which turn θ into a pseudo-gradient.
+"""Inner training on one device, the `local` engine: H optimizer steps, which turn θ into a pseudo-gradient.
 
 The inner loop of SparseLoCo (arXiv 2508.15706 §3). Moments live from round to round; the weights do not:
-each call starts from a copy of the θ it is given, so a drifted working copy can never leak into the run.
+each run starts from a copy of the θ it is given, so a drifted working copy can never leak into the run.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from muster.node.miner.engine import Delta, Diverged, Job, OnStep, ThetaView
 from muster.node.miner.optimizers import InnerOptimizer
+from muster.node.miner.state import Entry
 from muster.node.models import model_class
-from muster.protocol.errors import RunFailed
 from muster.protocol.spec import InnerSpec, ModelSpec
-
-
-class RoundLost(RunFailed):
-    """This round's work cannot be done or shown; the miner goes on with the next round's."""
-
-    code = "run.round_lost"
-
-
-class Diverged(RoundLost):
-    """Training produced a number that is not finite. The optimizer keeps its state, as the last finite step left it."""
-
-    code = "run.diverged"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What one round of inner training made.
-
-    `delta` is Δ = θ − θ^(steps), fp32, in layout order, on θ's own devices. `steps` is how many inner steps
-    ran, `loss` the mean training loss over them in nat/token, `seconds` the time they took.
-    """
-
-    delta: list[Tensor]
-    steps: int
-    loss: float
-    seconds: float
 
 
 def learning_rate(spec: InnerSpec, inner_step: int) -> float:
@@ -61,11 +35,11 @@ def learning_rate(spec: InnerSpec, inner_step: int) -> float:
     return weight * spec.lr + (1 - weight) * spec.final_lr
 
 
-class InnerTrainer:
-    """A working model and the optimizers' moments that belong to it.
+class LocalEngine:
+    """A working model and the optimizers' moments that belong to it, on one device.
 
-    `inner` may be replaced between rounds, when an amendment changes it, but for its optimizer, whose moments are
-    no other's. Not safe to use from two threads at once.
+    An amendment may change what a job's `inner` says but for the optimizer, whose moments are no other's. Not safe to
+    use from two threads at once.
     """
 
     def __init__(
@@ -82,91 +56,53 @@ class InnerTrainer:
         Raises:
             ConfigError: the run trains with an optimizer that this torch does not have.
         """
-        self.inner = inner
         self._device = device or torch.device("cpu")
         self._clock = clock
         with self._device:
             self._model = model_class(model)(model)
         self._optimizer = InnerOptimizer(self._model, inner)
 
-    def train(
-        self,
-        theta: Sequence[Tensor],
-        windows: Tensor,
-        first_inner_step: int,
-        on_step: Callable[[int, float], None] | None = None,
-        stop: Callable[[], bool] | None = None,
-    ) -> TrainResult:
-        """Run up to H inner steps from `theta` on consecutive batches of `windows`; `theta` is left as it is.
-
-        Args:
-            theta: the replica's weights, fp32, in layout order.
-            windows: int64 (n, window + 1), one training sequence a row; n // batch steps are run, H at most.
-            first_inner_step: the run-wide number of the first step, which sets the learning rate.
-            on_step: told (run-wide inner step, its loss in nat/token) after each step.
-            stop: asked after each step whether to end the round there.
-
-        Raises:
-            ValueError: fewer windows than one batch, `theta` does not have the model's shapes, or `inner` names
-                another optimizer than at first.
-            Diverged: a gradient is not finite; the step it belongs to was not taken.
-        """
-        if self.inner.optimizer != self._optimizer.name:
-            raise ValueError(f"this trainer's optimizer is {self._optimizer.name}, not {self.inner.optimizer}")
-        batch = self.inner.batch
-        steps = min(self.inner.steps, windows.shape[0] // batch)
-        if steps == 0:
-            raise ValueError(f"one inner step takes {batch} windows, only {windows.shape[0]} were given")
-        self._restore(theta)
+    def run(
+        self, theta: ThetaView, job: Job, on_step: OnStep | None = None, stop: Callable[[], bool] | None = None
+    ) -> Delta:
+        """Run up to H inner steps from θ on consecutive batches of the job's windows; see `Engine.run`."""
+        inner, steps = job.inner, job.steps
+        if inner.optimizer != self._optimizer.name:
+            raise ValueError(f"this engine's optimizer is {self._optimizer.name}, not {inner.optimizer}")
+        parameters = list(self._model.parameters())
+        theta.copy_into(parameters)
         losses: list[float] = []
         began = self._clock()
         for h in range(steps):
-            losses.append(self._step(windows[h * batch : (h + 1) * batch], first_inner_step + h))
+            batch = job.windows[h * inner.batch : (h + 1) * inner.batch]
+            losses.append(self._step(batch, job.first_step + h, inner))
             if on_step is not None:
-                on_step(first_inner_step + h, losses[-1])
+                on_step(job.first_step + h, losses[-1])
             if stop is not None and stop():
                 break
         seconds = self._clock() - began
         self._model.zero_grad()  # their memory is Δ's now
-        delta = [
-            before - after.detach().to(before.device)
-            for before, after in zip(theta, self._model.parameters(), strict=True)
-        ]
-        return TrainResult(delta, len(losses), math.fsum(losses) / len(losses), seconds)
+        return Delta(tuple(theta.delta(parameters)), len(losses), math.fsum(losses) / len(losses), seconds)
 
-    def state(self) -> dict[str, Tensor]:
-        """The optimizers' moments, to be saved before the next step; see `InnerOptimizer.state`."""
+    def state(self) -> Iterator[Entry]:
+        """The optimizer's moments, to be saved before the next step; see `InnerOptimizer.state`."""
         return self._optimizer.state()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue with what `state()` returned, bit for bit; an empty mapping makes the moments cold.
+    def load_state(self, entries: Iterable[Entry]) -> None:
+        """Continue with what `state` gave; see `InnerOptimizer.load_state`."""
+        self._optimizer.load_state(entries)
 
-        Raises:
-            MusterError: the tensors do not belong to this model and these optimizers; nothing was changed.
-        """
-        self._optimizer.load_state(state)
-
-    def _restore(self, theta: Sequence[Tensor]) -> None:
-        """Make the working weights a copy of `theta`."""
-        parameters = list(self._model.parameters())
-        if [p.shape for p in parameters] != [t.shape for t in theta]:
-            raise ValueError("theta does not have the shapes of this model's layout")
-        with torch.no_grad():
-            for parameter, source in zip(parameters, theta, strict=True):
-                parameter.copy_(source)
-
-    def _step(self, windows: Tensor, inner_step: int) -> float:
+    def _step(self, windows: Tensor, inner_step: int, inner: InnerSpec) -> float:
         """One optimizer step on one batch; returns its loss before the step."""
         self._model.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
             loss = self._model.loss(windows.to(self._device))
         torch.autograd.backward(loss)
-        limit = self.inner.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit).item()
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), inner.clip or math.inf).item()
         if not math.isfinite(norm):
             raise Diverged(
                 f"the gradient of inner step {inner_step} is not finite (loss {loss.item()}); "
                 "check this machine's memory, then lower the inner learning rate by an amendment"
             )
-        self._optimizer.step(self.inner, learning_rate(self.inner, inner_step))
+        self._optimizer.step(inner, learning_rate(inner, inner_step))
         return loss.item()

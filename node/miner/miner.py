@@ -1,7 +1,8 @@
 """The miner: trains on its assigned windows, submits what changed most, and keeps the rest for next time.
 
-The order is what makes it safe to kill: the round's submission, its key and the error feedback after it become durable
-together, and only then is anything sent. What is sent counts as sent for error feedback, whatever becomes of it.
+What it does is in `stages`, what trains is an `Engine`; here is the order, which makes it safe to kill: the round's
+submission, its key and the error feedback after it become durable together, and only then is anything sent. What is
+sent counts as sent for error feedback, whatever becomes of it.
 """
 
 from __future__ import annotations
@@ -10,41 +11,44 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from blake3 import blake3
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower
-from muster.node.ledger.reader import BULK_DEADLINE
-from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
-from muster.node.miner.memory import Made, Memory, load_memory, save_memory
+from muster.node.miner.engine import Engine, RoundLost
+from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
+from muster.node.miner.state import Made, MinerState, load_state, save_state
 from muster.node.replica import Replica
 from muster.node.telemetry import events
-from muster.protocol import paths, wire
+from muster.protocol import wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
-from muster.protocol.rules.assignment import assigned, data_digest, share
-from muster.protocol.spec.layout import AEAD_TAG_BYTES
-from muster.protocol.wire import Header, Seal
+from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)
 
-UPLOAD_DEADLINE = BULK_DEADLINE
-"""Seconds an upload may take before it counts as failed."""
+
+class MakeMiner(Protocol):
+    """Gives a miner its engine and its stages: what daemon and simulator are told to start."""
+
+    def __call__(
+        self, context: Context, tip: Tip, replica: Replica, text: TextReader, memory_path: Path | None
+    ) -> Miner:
+        """A miner that goes on from what `memory_path` holds; None: from nothing, and nothing is kept."""
 
 
 class Miner(Follower):
     """A participant that trains. Everything it must remember is in one file (none: it lives in this process only).
 
-    Of the model's size, fp32, it holds θ, the working copy, its gradients, the optimizer's moments and e. Δ takes the
-    gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is durable, is the one copy
-    beyond what training needs. (Models too small for the compiled kernels take scratch for as long as they compress.)
+    Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
+    moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
+    durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
+    long as they compress.)
     """
 
     def __init__(
@@ -54,23 +58,27 @@ class Miner(Follower):
         replica: Replica,
         text: TextReader,
         memory_path: Path | None,
+        engine: Engine,
+        stages: Stages = HONEST,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Go on from what `memory_path` holds; `random` makes keys.
+        """Go on from what `memory_path` holds; `engine` is this miner's alone, `random` makes keys.
 
         Raises:
             ConfigError: that file is of another release or run.
-            MusterError: it is of another optimizer.
+            StorageError: it cannot be read.
+            MusterError: it is of another engine or optimizer.
         """
         super().__init__(context, tip, replica)
         self._text = text
+        self._engine = engine
+        self._stages = stages
         self._random = random
         self._path = memory_path
-        self._memory = load_memory(memory_path, tip.layout) if memory_path else Memory.blank(tip.layout)
-        self._trainer = InnerTrainer(tip.spec.model, tip.spec.inner)
-        self._trainer.load_state(self._memory.optimizer)
-        self._memory = replace(self._memory, optimizer={})  # the trainer has copies
-        self._unsaved: Memory | None = None
+        self._state = (
+            load_state(memory_path, tip.layout, engine.load_state) if memory_path else MinerState.blank(tip.layout)
+        )
+        self._unsaved: MinerState | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False
         self._stop = threading.Event()
         self._over: Tip | None = None
@@ -84,27 +92,18 @@ class Miner(Follower):
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:
         """e after the newest submission, fp32 in layout order; for reading."""
-        return self._memory.residual
+        return self._state.error
 
     @property
     def made(self) -> Made | None:
         """The open round's submission; None until it is made and durable."""
-        made = self._memory.made
+        made = self._state.made
         return made if made is not None and made.round == self._tip.round else None
 
     @property
     def awaits_seal(self) -> bool:
         """Once it is made: where the bucket took the submission and only its answer was lost, it may be sealed."""
         return self.made is not None
-
-    async def slot(self) -> int | None:
-        """The uid that this hotkey has now; None where it is not registered.
-
-        Raises:
-            ChainError: the chain does not say.
-        """
-        peer = (await self.context.chain.snapshot()).by_hotkey().get(self.context.identity.hotkey)
-        return None if peer is None else peer.uid
 
     async def train(self) -> None:
         """Make the open round's submission, unless that has been done, and put it.
@@ -115,12 +114,12 @@ class Miner(Follower):
             ChainError: the chain tells neither this hotkey's slot nor of the next block.
             StorageError: what was made cannot be stored on this machine's disk; the next call tries that again.
         """
-        tip = self._tip
-        if self.sits_out(tip.round):
+        now = self._now()
+        if self.sits_out(now.tip.round):
             return
-        made = self.made or await self._make(tip)
+        made = self.made or await self._make(now)
         if made is not None:
-            await self._send(tip, made)
+            await self._send(now, made)
 
     async def stop_training(self) -> None:
         """End the open round's training for good; once this returns nothing reads θ any more."""
@@ -138,33 +137,30 @@ class Miner(Follower):
         await self.stop_training()
 
     async def publish_key(self, seal: Seal) -> None:
-        """Show the key of the sealed submission, if it is this very one that was sealed; fit to be done twice.
+        """Show the key of the open round's submission, now that the seal is public; fit to be done twice.
 
         Raises:
             StorageError: the bucket did not take it.
         """
-        made, tip = self.made, self._tip
-        if made is None or made.round != seal.round:
-            return
-        signed, _ = wire.decode(made.submission, tip.run_id)
-        if (self.public, signed.digest) not in seal.headers:
-            self.note(events.SealedOther(seal.round))
-            return
-        self.context.faults.trip("submit.before_key")
-        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, made.key)
-        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
-        self.note(events.Key(seal.round))
+        made = self.made
+        if made is not None and made.round == seal.round:
+            await self._stages.key(self._now(), made, seal)
 
-    async def _make(self, tip: Tip) -> Made | None:
+    def _now(self) -> OpenRound:
+        return OpenRound(self.context, self._tip, self.replica)
+
+    async def _make(self, now: OpenRound) -> Made | None:
         """The round's work in the slot of now; None where there is none to send, and the journal says why."""
-        uid = await self.slot()
+        tip = now.tip
+        uid = await self._stages.slot(now)
         if uid is None:
             log.error("round %d is sat out: this hotkey has no slot on the subnet; register it again", tip.round)
             self.note(events.Unregistered(tip.round))
             return None
         self._stop = stop = threading.Event()
         try:
-            return await self.context.offload(lambda: self._work(tip, uid, stop))
+            task = Task(now.context, tip, now.replica, uid, self._text, self._engine, stop)
+            return await self.context.offload(lambda: self._work(task))
         except RoundLost as error:
             self._over = tip
             log.error("round %d is lost: %s", tip.round, error)
@@ -173,23 +169,19 @@ class Miner(Follower):
         finally:
             stop.set()  # a thread does not end with the task that waits for it
 
-    async def _send(self, tip: Tip, made: Made) -> None:
+    async def _send(self, now: OpenRound, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
         chain = self.context.chain
-        while not await self._put(tip, made):
+        while not await self._put(now, made):
             head = await chain.head()
             await chain.next_block(head.number)
-            if self._tip is not tip:
+            if self._tip is not now.tip:
                 return
-        kept = tip.layout.kept(tip.spec.sparse.k)
-        self.note(events.Submitted(tip.round, bytes=len(made.submission), values=kept))
 
-    async def _put(self, tip: Tip, made: Made) -> bool:
-        """Upload the submission; False where the store failed and it is worth trying again."""
+    async def _put(self, now: OpenRound, made: Made) -> bool:
+        """Put the submission; False where the store failed and it is worth trying again."""
         try:
-            self.context.faults.trip("submit.before_put")
-            key = paths.submission(tip.run_id, made.round)
-            await self.context.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
+            await self._stages.put(now, made)
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):
@@ -198,105 +190,49 @@ class Miner(Follower):
             return False
         return True
 
-    def _work(self, tip: Tip, uid: int, stop: threading.Event) -> Made | None:
-        """In a thread, one at a time: train, compress, remember; None where the round was over first.
+    def _work(self, task: Task) -> Made | None:
+        """In a thread, one at a time: train, compress, remember; None where there is nothing to send.
 
         A thread that outlived the task that waited for it may have made the submission by now; it is made once.
         """
+        tip = task.tip
         with self._busy:
-            if stop.is_set() or self._over is tip:
+            if task.stop.is_set() or self._over is tip:
                 return None
             if self.made is None:
                 if self._unsaved is None or self._unsaved.made is None or self._unsaved.made.round != tip.round:
-                    self._unsaved = self._train(tip, uid)
+                    self._unsaved = self._do(task)
                 if self._unsaved is None:
                     return None
                 self._remember(self._unsaved)
                 self._unsaved = None
             return self.made
 
-    def _remember(self, memory: Memory) -> None:
-        """Make a round's work durable: from here on it counts as sent."""
-        self.context.faults.trip("submit.before_save")
-        if self._path:
-            save_memory(replace(memory, optimizer=self._trainer.state()), self._path)
-        self._memory = memory
-
-    def _train(self, tip: Tip, uid: int) -> Memory | None:
-        """Inner training and compression; None where the round was over first.
+    def _do(self, task: Task) -> MinerState | None:
+        """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.
 
         The memory of Δ becomes that of the new e. The old e is only read: it counts until the new one is durable.
 
         Raises:
             RoundLost: the slot has no text, or a number is not finite.
         """
-        spec = tip.spec
-        windows = self.assigned_windows(tip, uid)
-        self._trainer.inner = spec.inner
-        self.note(events.Training(tip.round))
-        result = self.inner_training(tip, windows)
-        if result is None:
+        stages, round_ = self._stages, task.tip.round
+        windows = stages.windows(task)
+        if not windows:
             return None
-        self.note(events.Trained(tip.round, steps=result.steps, seconds=result.seconds, loss=result.loss))
-        left, error = self.shape_delta(result, uid), self._memory.residual
-        try:
-            update = compress_(left, error, spec.sparse.error_decay, spec.sparse.k, tip.layout.grid).update
-        except ValueError as problem:
-            raise RoundLost(
-                f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
-            ) from problem
+        self.note(events.Training(round_))
+        delta = stages.train(task, windows)
+        if delta is None:
+            return None
+        self.note(events.Trained(round_, steps=delta.steps, seconds=delta.seconds, loss=delta.loss))
+        update = stages.compress(task, delta, self._state.error)
         key = self._random(wire.KEY_BYTES)
-        submission = self.build(tip, uid, update, windows[: result.steps * spec.inner.batch], key)
-        return Memory(tuple(left), made=Made(tip.round, key, submission))
+        trained_on = windows[: delta.steps * task.tip.spec.inner.batch]
+        return MinerState(delta.tensors, Made(round_, key, stages.build(task, update, trained_on, key)))
 
-    def assigned_windows(self, tip: Tip, uid: int) -> list[int]:
-        """The windows of a full round's work: H batches, or as many whole ones as the slot's share holds.
-
-        Raises:
-            RoundLost: the run has no text for that slot.
-        """
-        spec = tip.spec
-        if uid >= spec.data.slots:
-            raise RoundLost(f"slot {uid} gets no text: this run assigns it to slots 0 to {spec.data.slots - 1}")
-        batches = min(spec.inner.steps, share(spec.data) // spec.inner.batch)
-        return assigned(tip.opening.assign.value, uid, spec.data, batches * spec.inner.batch)
-
-    def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-        """H inner steps on the windows; None where the round was over first.
-
-        Raises:
-            Diverged: a number is not finite.
-        """
-        faults, stop = self.context.faults, self._stop
-        result = self._trainer.train(
-            self.replica.theta,
-            self._text.windows(windows),
-            self.replica.outer_step * tip.spec.inner.steps,
-            on_step=lambda _step, _loss: faults.trip("train.step"),
-            stop=stop.is_set,
-        )
-        return None if stop.is_set() else result
-
-    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:  # noqa: ARG002
-        """The pseudo-gradient that is folded into error feedback, contiguous; its memory becomes the new e's."""
-        return result.delta
-
-    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
-        """The whole submission object."""
-        ciphertext = wire.seal(update, key, tip.run_id, tip.round, self.public)
-        header = Header(
-            run_id=tip.run_id,
-            public=self.public,
-            round=tip.round,
-            base_round=tip.opening.base_round,
-            uid=uid,
-            layout=tip.layout.digest,
-            possession=self.replica.possession(tip.opening.possess.value, self.public, tip.round),
-            data_digest=data_digest(windows),
-            windows=len(windows),
-            tokens=len(windows) * tip.spec.data.window,
-            payload_bytes=len(ciphertext) - AEAD_TAG_BYTES,
-            ciphertext_digest=blake3(ciphertext).digest(),
-            key_commitment=wire.key_commitment(key),
-        )
-        return wire.encode(header, self.context.identity, ciphertext)
+    def _remember(self, state: MinerState) -> None:
+        """Make a round's work durable: from here on it counts as sent."""
+        self.context.faults.trip("submit.before_save")
+        if self._path:
+            save_state(self._path, self._tip.layout, state, self._engine.state)
+        self._state = state

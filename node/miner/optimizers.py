@@ -7,13 +7,14 @@ gains. With many workers its pseudo-gradients keep their direction better than A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from muster.node.miner.state import Entry
 from muster.node.models import LanguageModel
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import InnerSpec
@@ -42,6 +43,14 @@ class _Trained:
     parameter: nn.Parameter
     optimizer: torch.optim.Optimizer
     moments: tuple[str, ...]
+
+    def fits(self, kept: Mapping[str, Tensor]) -> bool:
+        """Whether these are its moments, by name, shape and type."""
+        shape = self.parameter.shape
+        return kept.keys() == set(self.moments) and all(
+            tensor.dtype == torch.float32 and tensor.shape == (torch.Size() if key == _SCALAR else shape)
+            for key, tensor in kept.items()
+        )
 
 
 class InnerOptimizer:
@@ -80,44 +89,41 @@ class InnerOptimizer:
             group["weight_decay"] = inner.weight_decay
             self._muon.step()
 
-    def state(self) -> dict[str, Tensor]:
-        """The moments and step counts themselves, where they are, not copied; empty when cold.
+    def state(self) -> Iterator[Entry]:
+        """The moments of each parameter, by its name, where they are, not copied; nothing when cold.
 
-        The next step changes them: save them before it. Keys are "<parameter>/exp_avg", "<parameter>/exp_avg_sq"
-        (fp32, the parameter's shape) and "<parameter>/step" (fp32 scalar); for a parameter that Muon trains
-        "<parameter>/momentum_buffer" (fp32, its shape) alone.
+        The next step changes them: save them before it. They are "exp_avg", "exp_avg_sq" (fp32, the parameter's shape)
+        and "step" (fp32 scalar); of a parameter that Muon trains "momentum_buffer" (fp32, its shape) alone.
         """
-        return {
-            f"{name}/{key}": value.detach()
-            for name, trained in self._trained.items()
-            for key, value in trained.optimizer.state.get(trained.parameter, {}).items()
-        }
+        for name, trained in self._trained.items():
+            kept = trained.optimizer.state.get(trained.parameter, {})
+            if kept:
+                yield name, {key: value.detach() for key, value in kept.items()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue with what `state()` returned, bit for bit; an empty mapping makes the moments cold.
+    def load_state(self, entries: Iterable[Entry]) -> None:
+        """Continue with what `state` gave, bit for bit, in the very tensors; nothing makes the moments cold.
 
         Raises:
             MusterError: the tensors do not belong to this model and these optimizers; nothing was changed.
         """
-        shapes = {
-            f"{name}/{key}": torch.Size() if key == _SCALAR else trained.parameter.shape
-            for name, trained in self._trained.items()
-            for key in trained.moments
-        }
-        fits = state.keys() == shapes.keys() and all(
-            state[key].shape == shape and state[key].dtype == torch.float32 for key, shape in shapes.items()
-        )
-        if state and not fits:
-            raise MusterError(
-                "the saved optimizer state is not of this run's model and optimizer; "
-                "remove it to start with cold moments"
-            )
+        fresh: dict[str, dict[str, Tensor]] = {}
+        for name, kept in entries:
+            trained = self._trained.get(name)
+            if trained is None or not trained.fits(kept):
+                raise _foreign()
+            fresh[name] = {key: kept[key].to(trained.parameter.device) for key in trained.moments}
+        if fresh and fresh.keys() != self._trained.keys():
+            raise _foreign()
         for name, trained in self._trained.items():
             trained.optimizer.state.pop(trained.parameter, None)
-            if state:
-                trained.optimizer.state[trained.parameter] = {
-                    key: state[f"{name}/{key}"].to(trained.parameter.device, copy=True) for key in trained.moments
-                }
+            if fresh:
+                trained.optimizer.state[trained.parameter] = fresh[name]
+
+
+def _foreign() -> MusterError:
+    return MusterError(
+        "the saved optimizer state is not of this run's model and optimizer; remove it to start with cold moments"
+    )
 
 
 def _adamw(parameters: list[nn.Parameter]) -> torch.optim.AdamW:

@@ -61,6 +61,31 @@ class Replica:
             self._tiles = beacon, chosen_tiles(self._theta, self.layout, beacon)
         return proof_of(self._tiles[1], beacon, public, round_)
 
+    def copy_into(self, parameters: Sequence[Tensor]) -> None:
+        """Make `parameters`, in layout order and on any device, a copy of θ.
+
+        Raises:
+            ValueError: they do not have the layout's shapes.
+        """
+        self._check(parameters)
+        with torch.no_grad():
+            for parameter, source in zip(parameters, self._theta, strict=True):
+                parameter.copy_(source)
+
+    def delta(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Δ = fl(θ − parameters), one rounding an entry: new fp32 tensors in layout order, on θ's devices.
+
+        Raises:
+            ValueError: they do not have the layout's shapes.
+        """
+        self._check(parameters)
+        with torch.no_grad():
+            return [before - after.to(before.device) for before, after in zip(self._theta, parameters, strict=True)]
+
+    def _check(self, parameters: Sequence[Tensor]) -> None:
+        if tuple(tuple(parameter.shape) for parameter in parameters) != self.layout.shapes:
+            raise ValueError("the tensors do not have the shapes of this model's layout")
+
     def apply(self, applied: Applied, spec: RunSpec) -> None:
         """Take the outer step of a verified record; a null or closing record changes nothing."""
         if applied.record.kind is not Kind.ROUND:

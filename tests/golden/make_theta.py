@@ -27,7 +27,7 @@ from torch.nn import functional
 from muster.audit import audit_run
 from muster.history.view import make_view
 from muster.lab.adversary import ADVERSARIES
-from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
@@ -120,7 +120,7 @@ def play_nano() -> dict[str, list[str]]:
             roster = Roster.of(0, 4, 1, {})
             stage = lay_out(Path(folder) / "run", write_text(Path(folder) / "text"), nano_template(), roster)
             spec = genesis_without(stage.spec, stage.member("miner-3").hotkey) if how else stage.spec
-            found[name] = simulate(stage, ROUNDS, spec=spec, classes=lambda _: CountingMiner, **how)
+            found[name] = simulate(stage, ROUNDS, spec=spec, makers=lambda _: counting_miner, **how)
     return found
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
 from blake3 import blake3
 
 from muster import kernels
-from muster.lab.nano import CountingMiner, counted_delta
+from muster.lab.nano import counted_delta, counting_miner
 from muster.node.ledger.participant import possession as possession_by
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner, stages
+from muster.node.miner.stages import OpenRound, Stages
+from muster.node.miner.state import Made
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ObjectMissing, StorageError
@@ -208,19 +210,18 @@ def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> tuple[bytes,
     return submission, wire.encode_key(me, tip.run_id, tip.round, shown)
 
 
-def puppeteer(crowd: Crowd) -> type[Miner]:
+def puppeteer(crowd: Crowd) -> MakeMiner:
     """An honest counting miner that also writes a crowd's objects: heads before its own, for nobody waits for them."""
 
-    class Puppeteer(CountingMiner):
-        async def train(self) -> None:
-            """The crowd's heads, then its own work."""
-            await crowd.register(self.context.chain)
-            await crowd.submit(self._tip, self.context.buckets, possession_by(self._tip, self.replica))
-            await super().train()
+    async def put(now: OpenRound, made: Made) -> None:
+        """The crowd's submissions, then its own."""
+        await crowd.register(now.context.chain)
+        await crowd.submit(now.tip, now.context.buckets, possession_by(now.tip, now.replica))
+        await stages.put(now, made)
 
-        async def publish_key(self, seal: Seal) -> None:
-            """The crowd's keys, then its own."""
-            await crowd.show_keys(self._tip, self.context.buckets)
-            await super().publish_key(seal)
+    async def key(now: OpenRound, made: Made, seal: Seal) -> None:
+        """The crowd's keys, then its own."""
+        await crowd.show_keys(now.tip, now.context.buckets)
+        await stages.show_key(now, made, seal)
 
-    return Puppeteer
+    return partial(counting_miner, stages=Stages(put=put, key=key))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from malformed_payloads import CODEC_REASONS
@@ -11,7 +12,8 @@ from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.simulator import SimulatedRun
-from muster.node.miner.miner import Miner
+from muster.node.miner import local_miner
+from muster.node.miner.stages import OpenRound, Stages
 from muster.protocol import paths, wire
 from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
@@ -157,17 +159,16 @@ def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
         wire.open(signed.header, ciphertext, other, run.participants["miner-0"].tip.layout, made.spec.sparse.k)
 
 
-class Claimant(Miner):
-    """A miner that signs for slot 1, which is not its own, with that slot's windows."""
-
-    async def slot(self) -> int | None:
-        return 1
+async def anothers_slot(_now: OpenRound) -> int | None:
+    """Slot 1, which is not its own: it signs for that one, with that slot's windows."""
+    return 1
 
 
 def test_two_accepted_submissions_cannot_share_a_slot(stage: MakeStage) -> None:
     """Uid 1 is miner-0's; the other claims it, with the right windows and a good proof, and is turned away."""
     made = stage(adversaries={"noise": 1})
-    run = play(made, 3, classes=lambda behaviour: Claimant if behaviour == "noise" else Miner)
+    claimant = partial(local_miner, stages=Stages(slot=anothers_slot))
+    run = play(made, 3, makers=lambda behaviour: claimant if behaviour == "noise" else local_miner)
     for round_ in range(3):
         reasons = Ledger(run).reasons(made.roster, round_)
         assert reasons["noise-0"] == "uid_mismatch"

@@ -13,7 +13,7 @@ from run_builders import MakeStage, Stage
 from muster.node.context import Context, Offload, in_place, in_thread
 from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
-from muster.node.miner.miner import Miner
+from muster.node.miner import local_miner
 from muster.node.telemetry.journal import Journal
 from muster.protocol.types import Role
 from muster.run.daemon import label
@@ -78,7 +78,7 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
             return Aggregator(context, tip, replica, ROUNDS)
         if role is Role.VALIDATOR:
             return Validator(context, tip, replica, stage.text, ScoreStore(state / "scores.sqlite"))
-        return Miner(context, tip, replica, stage.text, state / "memory.safetensors")
+        return local_miner(context, tip, replica, stage.text, state / "memory.safetensors")
 
     participant = await asyncio.to_thread(make)
     await Session(participant, chain, context.directory).run()

@@ -15,9 +15,9 @@ from run_builders import Ledger, Stage, genesis_without, lay_out
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner
 from muster.protocol.identity import public_of
 from muster.protocol.reasons import NULL_ROUND
 from muster.protocol.spec import RunSpec, Template
@@ -120,7 +120,7 @@ class Play(Protocol):
         seed: int = 0,
         faults: Sequence[Fault] = (),
         leaders: Sequence[str] = (),
-        newcomer: type[Miner] | None = None,
+        newcomer: MakeMiner | None = None,
         **how: Any,
     ) -> Played: ...
 
@@ -141,14 +141,14 @@ def play(texts: list[Path], tmp_path: Path) -> Play:
         seed: int = 0,
         faults: Sequence[Fault] = (),
         leaders: Sequence[str] = (),
-        newcomer: type[Miner] | None = None,
+        newcomer: MakeMiner | None = None,
         **how: Any,
     ) -> Played:
         special = {MAKER: 1} | ({"newcomer": 1} if newcomer else {})
         roster = Roster.of(seed, miners - 1, validators, special)
         stage = lay_out(tmp_path / f"run-{next(count)}", texts, template or nano(), roster)
         spec = with_genesis(stage.spec, [puppet.identity.hotkey for puppet in known], leaders)
-        classes = {MAKER: puppeteer(Crowd((*known, *crowd))), "newcomer": newcomer or CountingMiner}
+        makers = {MAKER: puppeteer(Crowd((*known, *crowd))), "newcomer": newcomer or counting_miner}
         arrivals = {}
         if newcomer:
             arrivals = {"newcomer-0": 1}
@@ -157,7 +157,7 @@ def play(texts: list[Path], tmp_path: Path) -> Play:
             roster,
             spec,
             stage.text,
-            classes=lambda behaviour: classes.get(behaviour, CountingMiner),
+            makers=lambda behaviour: makers.get(behaviour, counting_miner),
             buckets=CrowdBuckets((*known, *crowd)),
             script=Script(faults),
             block_seconds=BLOCK,
@@ -253,7 +253,7 @@ def test_among_231_attackers_a_newcomer_is_scored_at_once_and_seated_soon(play: 
     """All seats are taken by others when it comes, and nobody can tell it from the attackers by their heads."""
     known = puppets(FULL.gauntlet.seats - 4, ("good", None), prefix="honest")
     crowd = puppets(231, *((content, None) for content in BAD), ("good", Trouble("payload", "hang")))
-    played = play(4, 4, crowd, known, newcomer=CountingMiner)
+    played = play(4, 4, crowd, known, newcomer=counting_miner)
     me, ledger = played.stage.member("newcomer-0"), played.ledger
     reasons = [{entry.public: entry.reason for entry in ledger.record(r).entries} for r in range(4)]
     mine = [found.get(public_of(me.hotkey)) for found in reasons]
@@ -288,7 +288,7 @@ def test_a_run_that_was_paused_seals_no_round_empty(texts: list[Path], tmp_path:
     """Everybody is stopped while round 1 is open; by the time they are back its deadline is long over."""
     roster = Roster.of(0, 3, 1, {})
     stage = lay_out(tmp_path / "run", texts, nano(), roster)
-    how: dict[str, Any] = {"classes": lambda _: CountingMiner, "block_seconds": BLOCK, "folder": tmp_path}
+    how: dict[str, Any] = {"makers": lambda _: counting_miner, "block_seconds": BLOCK, "folder": tmp_path}
     simulator = Simulator(roster, stage.spec, stage.text, **how)
     plain = clock.run(Simulator(roster, stage.spec, stage.text, **(how | {"folder": None})).run(4))
 

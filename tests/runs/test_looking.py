@@ -12,11 +12,14 @@ import pytest
 from run_builders import MakeStage, play
 
 from muster.lab import simulator
-from muster.lab.nano import CountingMiner
+from muster.lab.nano import CountingEngine
+from muster.node.context import Context
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
+from muster.node.miner import Miner
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.identity import Identity
+from muster.protocol.ledger import Tip
 from muster.protocol.storage import DEFAULT_DEADLINE, Store
 from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.storage.memory import MemoryStore
@@ -111,6 +114,13 @@ def instructed(role: type[Follower]) -> type[Follower]:
     return made
 
 
+def instructed_miner(context: Context, tip: Tip, *around: Any) -> Miner:
+    """A counting miner that writes only as instructed."""
+    made = instructed(Miner)(context, tip, *around, CountingEngine(0, context.identity.public))
+    assert isinstance(made, Miner)
+    return made
+
+
 def test_nobody_writes_but_on_instruction(stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leader, follower, validator, miners; a round with a miner away; the end."""
     monkeypatch.setattr(simulator, "VirtualChain", CheckedChain)
@@ -122,7 +132,7 @@ def test_nobody_writes_but_on_instruction(stage: MakeStage, monkeypatch: pytest.
         stage(miners=3, validators=2),
         4,
         buckets=CheckedBuckets(),
-        classes=lambda _: instructed(CountingMiner),
+        makers=lambda _: instructed_miner,
         absent=lambda name, round_: name == "miner-1" and round_ == 2,
     )
     assert len(run.state_roots) == 4

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from malformed import MAKERS, Bench, Malformed
@@ -13,7 +14,10 @@ from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.kernels import SparseUpdate, compress
 from muster.lab.simulator import SimulatedRun
-from muster.node.miner.miner import Miner
+from muster.node.ledger.participant import possession
+from muster.node.miner import MakeMiner, local_miner, stages
+from muster.node.miner.stages import OpenRound, Stages
+from muster.node.miner.state import Made
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import paths
 from muster.protocol.identity import Identity, hotkey_of
@@ -36,43 +40,40 @@ class Crowd:
     put: dict[tuple[bytes, int], Malformed] = field(default_factory=dict)
 
 
-def operator_of(crowd: Crowd) -> type[Miner]:
+def operator_of(crowd: Crowd) -> MakeMiner:
     """An honest miner whose owner registers a crowd of hotkeys beside it and lets them loose."""
 
-    class CrowdOperator(Miner):
-        async def train(self) -> None:
-            """The crowd comes first, so that the round is still open for all of it."""
-            if not crowd.uids:
-                await self._settle_in()
-            tip = self.tip
-            facts = tip.facts(
-                lambda public: self.replica.possession(tip.opening.possess.value, public, tip.round), crowd.uids
-            )
-            work, labels = _work(tip), list(MAKERS)
-            for number, identity in enumerate(crowd.identities):
-                turn = tip.round * ROGUES + number
-                bench = Bench(facts, identity, crowd.uids[identity.public], work, self.context.identity)
-                rng, label = random.Random(turn), labels[turn % len(labels)]
-                submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
-                crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
-                bucket = self.context.buckets.bucket(_location(number))
-                await bucket.put(paths.submission(tip.run_id, tip.round), submission)
-            await super().train()
+    async def put(now: OpenRound, made: Made) -> None:
+        """The crowd comes first, so that the round is still open for all of it."""
+        if not crowd.uids:
+            await _settle_in(crowd, now)
+        tip, context = now.tip, now.context
+        facts = tip.facts(possession(tip, now.replica), crowd.uids)
+        work, labels = _work(tip), list(MAKERS)
+        for number, identity in enumerate(crowd.identities):
+            turn = tip.round * ROGUES + number
+            bench = Bench(facts, identity, crowd.uids[identity.public], work, context.identity)
+            rng, label = random.Random(turn), labels[turn % len(labels)]
+            submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+            crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
+            bucket = context.buckets.bucket(_location(number))
+            await bucket.put(paths.submission(tip.run_id, tip.round), submission)
+        await stages.put(now, made)
 
-        async def _settle_in(self) -> None:
-            chain = self.context.chain
-            for number, identity in enumerate(crowd.identities):
-                crowd.uids[identity.public] = await chain.register(identity)
-                await chain.commit(identity, _location(number))
+    async def key(now: OpenRound, made: Made, seal: Seal) -> None:
+        """Whatever each has for a key object, once the seal is public."""
+        for number, identity in enumerate(crowd.identities):
+            bucket = now.context.buckets.bucket(_location(number))
+            await bucket.put(paths.key(now.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
+        await stages.show_key(now, made, seal)
 
-        async def publish_key(self, seal: Seal) -> None:
-            """Whatever each has for a key object, once the seal is public."""
-            for number, identity in enumerate(crowd.identities):
-                bucket = self.context.buckets.bucket(_location(number))
-                await bucket.put(paths.key(self.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
-            await super().publish_key(seal)
+    return partial(local_miner, stages=Stages(put=put, key=key))
 
-    return CrowdOperator
+
+async def _settle_in(crowd: Crowd, now: OpenRound) -> None:
+    for number, identity in enumerate(crowd.identities):
+        crowd.uids[identity.public] = await now.context.chain.register(identity)
+        await now.context.chain.commit(identity, _location(number))
 
 
 def _location(number: int) -> str:
@@ -96,7 +97,7 @@ def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
     )
     crowd = Crowd([Identity.derive(made.roster.seed, f"rogue-{number}") for number in range(ROGUES)])
     operator = operator_of(crowd)
-    return made, play(made, ROUNDS, classes=lambda behaviour: operator if behaviour == "noise" else Miner), crowd
+    return made, play(made, ROUNDS, makers=lambda behaviour: operator if behaviour == "noise" else local_miner), crowd
 
 
 def test_all_two_thousand_were_sealed(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
@@ -123,7 +124,7 @@ def test_each_is_rejected_for_its_reason(siege: tuple[Stage, SimulatedRun, Crowd
 def test_the_honest_do_not_notice(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
     made, run, _ = siege
     assert len(run.state_roots) == ROUNDS
-    quiet = play(made, ROUNDS, classes=lambda _behaviour: Miner)
+    quiet = play(made, ROUNDS, makers=lambda _behaviour: local_miner)
     assert quiet.state_roots == run.state_roots, "θ is what it would be without the crowd"
     for round_ in range(ROUNDS):
         accepted = {hotkey_of(entry.public) for entry in Ledger(run).record(round_).accepted}

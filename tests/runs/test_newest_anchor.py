@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from run_builders import MakeStage, Stage, play
@@ -10,14 +11,16 @@ from run_builders import MakeStage, Stage, play
 from muster.audit import Auditor, AuditReport
 from muster.lab import simulator
 from muster.lab.simulator import SimulatedRun
+from muster.node.context import Context
 from muster.node.ledger.reader import Fetched
-from muster.node.miner.miner import Miner
+from muster.node.miner import Miner
+from muster.node.miner.inner import LocalEngine
 from muster.protocol import paths
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import AuditError, RateLimited, StorageError
 from muster.protocol.identity import Identity
-from muster.protocol.ledger import Applied
+from muster.protocol.ledger import Applied, Tip
 from muster.protocol.types import Anchor
 
 ROUNDS = 6
@@ -61,9 +64,14 @@ class Laggard(Miner):
         return await super().judge(fetched)
 
 
+def laggard(context: Context, tip: Tip, *around: Any) -> Laggard:
+    """Such a miner."""
+    return Laggard(context, tip, *around, LocalEngine(tip.spec.model, tip.spec.inner))
+
+
 def run(made: Stage) -> SimulatedRun:
     """The run with one who falls behind and one who comes late."""
-    return play(made, ROUNDS, arrivals={LATE: ARRIVES}, classes=lambda _behaviour: Laggard)
+    return play(made, ROUNDS, arrivals={LATE: ARRIVES}, makers=lambda _behaviour: laggard)
 
 
 def audit(made: Stage, done: SimulatedRun) -> AuditReport:

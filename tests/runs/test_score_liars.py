@@ -11,7 +11,7 @@ import pytest
 from run_builders import MAX_BYTES, Ledger, Stage, lay_out, play
 
 from muster.audit import Auditor, FaultClass
-from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun
 from muster.protocol import paths
 from muster.protocol.errors import ScoresFault
@@ -56,7 +56,7 @@ def nano(texts: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Stage:
 @pytest.fixture(scope="module")
 def honest(nano: Stage) -> SimulatedRun:
     """The run whose validator does not lie."""
-    return play(nano, ROUNDS, classes=lambda _: CountingMiner)
+    return play(nano, ROUNDS, makers=lambda _: counting_miner)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def lied(nano: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], Sim
             return encode_scores(change(file), identity)
 
         monkeypatch.setattr(validator, "encode_scores", encode)
-        return play(nano, ROUNDS, classes=lambda _: CountingMiner)
+        return play(nano, ROUNDS, makers=lambda _: counting_miner)
 
     return lie
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from run_builders import Ledger, MakeStage, Stage, genesis_without, play
 from torch import Tensor
 
-from muster.kernels import compress, residual
+from muster.kernels import SparseUpdate, compress, residual
 from muster.lab.simulator import SimulatedRun
-from muster.node.miner.inner import TrainResult
-from muster.node.miner.miner import Miner
+from muster.node.miner import MakeMiner, Miner, local_miner, stages
+from muster.node.miner.engine import Delta
+from muster.node.miner.stages import Stages, Task
 from muster.node.telemetry.events import Joined, Sealed
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity
@@ -174,22 +176,28 @@ def test_a_late_newcomer_joins_from_a_checkpoint_and_is_accepted(stage: MakeStag
     assert newcomer.identity.public in ledger.opening(5).expected
 
 
-class Witness(Miner):
-    """An honest miner that keeps what its error feedback must be made of."""
-
-    deltas: Mapping[int, list[Tensor]]
-
-    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
-        self.deltas = {**getattr(self, "deltas", {}), self.tip.round: [delta.clone() for delta in result.delta]}
-        return result.delta
+Deltas = dict[tuple[str, int], list[Tensor]]
+"""What error feedback must be made of: Δ by hotkey and round."""
 
 
-def _left(miner: Witness, made: Stage, rounds: int) -> list[Tensor]:
+def witnessed(deltas: Deltas) -> MakeMiner:
+    """Honest miners whose Δ is written down before it is compressed."""
+
+    def compress_seen(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
+        hotkey = task.context.identity.hotkey
+        deltas[hotkey, task.tip.round] = [tensor.clone() for tensor in delta.tensors]
+        return stages.compress(task, delta, error)
+
+    return partial(local_miner, stages=Stages(compress=compress_seen))
+
+
+def _left(miner: Miner, deltas: Deltas, made: Stage, rounds: int) -> list[Tensor]:
     """e after that many rounds: e ← a − Δ̂ with a = β·e + Δ, in each of them."""
     beta, k, grid = made.spec.sparse.error_decay, made.spec.sparse.k, miner.tip.layout.grid
     left = [torch.zeros(shape) for shape in miner.tip.layout.shapes]
+    hotkey = miner.context.identity.hotkey
     for round_ in range(rounds):
-        acc = [beta * e + delta for e, delta in zip(left, miner.deltas[round_], strict=True)]
+        acc = [beta * e + delta for e, delta in zip(left, deltas[hotkey, round_], strict=True)]
         left = list(residual(acc, compress(acc, k, grid)))
     return left
 
@@ -197,7 +205,8 @@ def _left(miner: Witness, made: Stage, rounds: int) -> list[Tensor]:
 def test_more_miners_than_seats(stage: MakeStage) -> None:
     """Two seats, five miners: each round takes two and says so of the rest; what is sent is sent, taken or not."""
     made = stage(miners=5, gauntlet={"seats": 2})
-    run = play(made, 5, classes=lambda _behaviour: Witness)
+    deltas: Deltas = {}
+    run = play(made, 5, makers=lambda _behaviour: witnessed(deltas))
     ledger = Ledger(run)
     assert len(run.state_roots) == 5
     for round_ in range(5):
@@ -205,17 +214,17 @@ def test_more_miners_than_seats(stage: MakeStage) -> None:
         assert sorted(reasons.values()) == ["", "", NOT_SELECTED, NOT_SELECTED, NOT_SELECTED]
     for member in made.roster.miners:
         miner = run.participants[member.name]
-        assert isinstance(miner, Witness)
-        for ours, theirs in zip(_left(miner, made, 5), miner.error_feedback, strict=True):
+        assert isinstance(miner, Miner)
+        for ours, theirs in zip(_left(miner, deltas, made, 5), miner.error_feedback, strict=True):
             assert torch.equal(ours, theirs), member.name
 
 
 def test_the_validator_measures_those_without_a_seat_too(stage: MakeStage) -> None:
     made = stage(miners=5, gauntlet={"seats": 2})
     run = play(made, 2)
-    judged = Ledger(run).scores(0).peers
+    judged = Ledger(run).scores(0).rows
     assert len(judged) == 5
-    assert all(peer.unassigned is not None for peer in judged)
+    assert all(row.measured for row in judged)
 
 
 def _with_amendment(made: Stage, signer: Identity, path: str, value: str, round_: int) -> MemoryBuckets:

@@ -23,7 +23,7 @@ from muster.history.story.gather import read_round
 from muster.history.story.outcome import waiting
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import CountingMiner, nano_template
+from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.directory import Directory
 from muster.node.telemetry.journal import Noted, to_json
@@ -84,7 +84,7 @@ def simulator(stage: Stage, script: Script, buckets: Buckets) -> Simulator:
         stage.spec,
         stage.text,
         buckets=buckets,
-        classes=lambda _behaviour: CountingMiner,
+        makers=lambda _behaviour: counting_miner,
         script=script,
         block_seconds=1.0,
     )

@@ -1,23 +1,34 @@
-"""Miners gone bad at named seams: what a run must survive, ready to be added to any testnet or simulation."""
+"""Miners gone bad at named stages: what a run must survive, ready to be added to any testnet or simulation."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from muster.lab.adversary.miners import ADVERSARIES
-from muster.node.miner.miner import Miner
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.miner import MakeMiner, Miner, local_miner
+from muster.node.replica import Replica
+from muster.protocol.ledger import Tip
 from muster.testnet.adversaries import check_name
 from muster.testnet.roster import HONEST
 
 
-def miner_class(behaviour: str) -> type[Miner]:
-    """The miner that behaves like this.
+def maker_of(behaviour: str) -> MakeMiner:
+    """What makes miners that behave like this.
 
     Raises:
         UsageError: there is no such behaviour.
     """
     if behaviour == HONEST:
-        return Miner
+        return local_miner
     check_name(behaviour)
-    return ADVERSARIES[behaviour]
+    stages = ADVERSARIES[behaviour]
+
+    def make(context: Context, tip: Tip, replica: Replica, text: TextReader, memory_path: Path | None) -> Miner:
+        return local_miner(context, tip, replica, text, memory_path, stages())
+
+    return make
 
 
-__all__ = ["ADVERSARIES", "miner_class"]
+__all__ = ["ADVERSARIES", "maker_of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from muster.lab.adversary import ADVERSARIES, miner_class
+from muster.lab.adversary import ADVERSARIES, maker_of
 from muster.protocol.types import Role
 from muster.run.daemon import run_daemon
 from muster.run.ending import run_command
@@ -22,7 +22,7 @@ def main() -> None:
     flags = {"run": options.run, "name": options.name}
 
     def live() -> None:
-        make_miner = miner_class(options.behaviour)
+        make_miner = maker_of(options.behaviour)
         run_daemon(Role.MINER, load_config(flags, os.environ), make_miner=make_miner)
 
     run_command(live)

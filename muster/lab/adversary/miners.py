@@ -1,173 +1,173 @@
-"""One class per way of cheating; each overrides the one seam it cheats at and is an honest miner otherwise."""
+"""Every way of cheating: an honest miner's stages with the one replaced that it cheats at."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from blake3 import blake3
-from torch import Tensor
 
 from muster.kernels import SparseUpdate
-from muster.node.miner.inner import TrainResult
-from muster.node.miner.miner import Miner
+from muster.node.miner import stages
+from muster.node.miner.engine import Delta
+from muster.node.miner.stages import OpenRound, Stages, Task
+from muster.node.miner.state import Made
 from muster.protocol import paths, wire
+from muster.protocol.chain.base import Peer
 from muster.protocol.errors import ObjectMissing
 from muster.protocol.identity import public_of
-from muster.protocol.ledger import Tip
 from muster.protocol.rules.assignment import data_digest
 from muster.protocol.spec.layout import CODEC_BYTES
 from muster.protocol.wire import Seal
 
+_MAX_BYTES = 2**24
+"""As much as it reads of a neighbour's object; its runs are small."""
 
-class EarlyKey(Miner):
+
+async def _publish_key(now: OpenRound, round_: int, key: bytes) -> None:
+    """Put a signed key object of the round, whatever it opens."""
+    data = wire.encode_key(now.context.identity, now.tip.run_id, round_, key)
+    await now.context.bucket.put(paths.key(now.tip.run_id, round_), data)
+
+
+async def put_with_key(now: OpenRound, made: Made) -> None:
     """Shows the key before the seal, so that accomplices could copy: `key_early`."""
-
-    async def train(self) -> None:
-        """Submit and publish the key at once."""
-        await super().train()
-        made, tip = self.made, self._tip
-        if made is not None:
-            data = wire.encode_key(self.context.identity, tip.run_id, tip.round, made.key)
-            await self.context.bucket.put(paths.key(tip.run_id, tip.round), data)
+    await stages.put(now, made)
+    await _publish_key(now, made.round, made.key)
 
 
-class NoKey(Miner):
+async def keep_silent(now: OpenRound, made: Made, seal: Seal) -> None:
     """Never shows the key, to hold up the round: `key_missing`."""
 
-    async def publish_key(self, seal: Seal) -> None:
-        """Keep silent."""
 
-
-class WrongKey(Miner):
+async def show_wrong_key(now: OpenRound, made: Made, seal: Seal) -> None:  # noqa: ARG001
     """Publishes another key than the one committed to: `key_mismatch`."""
-
-    async def publish_key(self, seal: Seal) -> None:
-        """Sign and publish a key that opens nothing."""
-        tip = self._tip
-        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, bytes(wire.KEY_BYTES))
-        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
+    await _publish_key(now, seal.round, bytes(wire.KEY_BYTES))
 
 
-class Swapped(Miner):
-    """Puts another payload than its header commits to: `ciphertext_digest`."""
-
-    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
-        """Change the ciphertext after signing."""
-        data = super().build(tip, uid, update, windows, key)
-        return data[:-1] + bytes((data[-1] ^ 1,))
+def build_swapped(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
+    """Puts another payload than its header commits to, changed after signing: `ciphertext_digest`."""
+    data = stages.build(task, update, windows, key)
+    return data[:-1] + bytes((data[-1] ^ 1,))
 
 
-class Garbage(Miner):
-    """Encrypts noise instead of codec frames: a codec reason."""
-
-    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
-        """A payload that decrypts but does not decode."""
-        signed, _ciphertext = wire.decode(super().build(tip, uid, update, windows, key), tip.run_id)
-        noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
-        sealed = wire.encrypt(noise, key, tip.run_id, tip.round, self.public)
-        header = replace(signed.header, ciphertext_digest=blake3(sealed).digest())
-        return wire.encode(header, self.context.identity, sealed)
+def build_garbage(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
+    """Encrypts noise instead of codec frames, which decrypts but does not decode: a codec reason."""
+    identity, tip = task.context.identity, task.tip
+    signed, _ciphertext = wire.decode(stages.build(task, update, windows, key), tip.run_id)
+    noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
+    sealed = wire.encrypt(noise, key, tip.run_id, tip.round, identity.public)
+    return wire.encode(replace(signed.header, ciphertext_digest=blake3(sealed).digest()), identity, sealed)
 
 
-class Desynchronised(Miner):
-    """Holds another θ than the run's: `possession`."""
-
-    def build(self, tip: Tip, uid: int, update: SparseUpdate, windows: list[int], key: bytes) -> bytes:
-        """Prove possession of a θ that is one outer step behind."""
-        signed, ciphertext = wire.decode(super().build(tip, uid, update, windows, key), tip.run_id)
-        stale = blake3(signed.header.possession).digest()
-        return wire.encode(replace(signed.header, possession=stale), self.context.identity, ciphertext)
+def build_desynchronised(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
+    """Proves possession of another θ than the run's: `possession`."""
+    signed, ciphertext = wire.decode(stages.build(task, update, windows, key), task.tip.run_id)
+    stale = blake3(signed.header.possession).digest()
+    return wire.encode(replace(signed.header, possession=stale), task.context.identity, ciphertext)
 
 
-class Resigner(Miner):
+def train_noise(task: Task, windows: list[int]) -> Delta | None:
+    """Sends random directions of the usual size: of good form, and worth nothing."""
+    delta = stages.train(task, windows)
+    if delta is None:
+        return None
+    generator = torch.Generator().manual_seed(task.uid)
+    noise = [torch.randn(one.shape, generator=generator) * one.pow(2).mean().sqrt() for one in delta.tensors]
+    return replace(delta, tensors=tuple(noise))
+
+
+def no_windows(task: Task) -> list[int]:  # noqa: ARG001
+    """Is registered and expected, and submits nothing: costs the run one deadline, once."""
+    return []
+
+
+class Resigner:
     """Puts an earlier finisher's submission under its own signature: `payload_auth` (or `key_missing`)."""
 
-    _victim = ""
+    def __init__(self) -> None:
+        self._victim = ""
 
-    @property
-    def awaits_seal(self) -> bool:
-        """Once it has claimed somebody's work."""
-        return bool(self._victim)
+    @classmethod
+    def stages(cls) -> Stages:
+        """Those of one miner: whom it robs is remembered from `put` to `key`."""
+        one = cls()
+        return Stages(train=cls.train, put=one.put, key=one.key)
 
-    async def train(self) -> None:
-        """Wait for somebody's submission, then claim it."""
-        tip, chain = self._tip, self.context.chain
+    @staticmethod
+    def train(task: Task, windows: list[int]) -> Delta:
+        """Δ = 0: what it makes of its own is never sent."""
+        zeros = tuple(torch.zeros(shape) for shape in task.tip.layout.shapes)
+        return Delta(zeros, len(windows) // task.tip.spec.inner.batch, 0.0, 0.0)
+
+    async def put(self, now: OpenRound, made: Made) -> None:  # noqa: ARG002
+        """Wait for somebody's submission, and claim the first one found."""
+        tip, chain = now.tip, now.context.chain
         head = await chain.head()
         while head.number < tip.opening.deadline:
             for peer in (await chain.snapshot()).peers:
-                if peer.location is None or public_of(peer.hotkey) not in tip.opening.expected:
-                    continue
-                store = self.context.buckets.bucket(peer.location)
-                try:
-                    data = await store.get(paths.submission(tip.run_id, tip.round), max_bytes=2**24)
-                except ObjectMissing:
-                    continue
-                await self._claim(tip, data)
+                if peer.hotkey != now.context.identity.hotkey and public_of(peer.hotkey) in tip.opening.expected:
+                    data = await _read(now, peer, paths.submission(tip.run_id, tip.round))
+                    if data is not None:
+                        await self._claim(now, data)
+                        return
+            head = await chain.next_block(head.number)
+
+    async def _claim(self, now: OpenRound, data: bytes) -> None:
+        context, tip = now.context, now.tip
+        public = context.identity.public
+        signed, ciphertext = wire.decode(data, tip.run_id)
+        uid = await stages.slot_of(now)
+        if uid is None:
+            return
+        self._victim = signed.header.hotkey
+        own = stages.windows_of(tip, uid)
+        mine = replace(
+            signed.header,
+            public=public,
+            possession=now.replica.possession(tip.opening.possess.value, public, tip.round),
+            uid=uid,
+            data_digest=data_digest(own[: signed.header.windows]),
+        )
+        stolen = wire.encode(mine, context.identity, ciphertext)
+        await context.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
+
+    async def key(self, now: OpenRound, made: Made, seal: Seal) -> None:  # noqa: ARG002
+        """Copy the victim's key as soon as it is public."""
+        tip, chain = now.tip, now.context.chain
+        peer = (await chain.snapshot()).by_hotkey().get(self._victim)
+        if peer is None:
+            return
+        head = await chain.head()
+        for _ in range(tip.spec.clock.reveal):
+            data = await _read(now, peer, paths.key(tip.run_id, seal.round))
+            if data is not None:
+                key = wire.decode_key(data, tip.run_id, seal.round, public_of(peer.hotkey))
+                await _publish_key(now, seal.round, key)
                 return
             head = await chain.next_block(head.number)
 
-    async def _claim(self, tip: Tip, data: bytes) -> None:
-        signed, ciphertext = wire.decode(data, tip.run_id)
-        if signed.header.public == self.public:
-            return
-        uid = await self.slot()
-        assert uid is not None
-        self._victim = signed.header.hotkey
-        mine = replace(
-            signed.header,
-            public=self.public,
-            possession=self.replica.possession(tip.opening.possess.value, self.public, tip.round),
-            uid=uid,
-            data_digest=data_digest(self.assigned_windows(tip, uid)[: signed.header.windows]),
-        )
-        stolen = wire.encode(mine, self.context.identity, ciphertext)
-        await self.context.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
 
-    async def publish_key(self, seal: Seal) -> None:
-        """Copy the victim's key as soon as it is public."""
-        tip, chain = self._tip, self.context.chain
-        peer = (await chain.snapshot()).by_hotkey()[self._victim]
-        assert peer.location is not None
-        store = self.context.buckets.bucket(peer.location)
-        head = await chain.head()
-        for _ in range(tip.spec.clock.reveal):
-            try:
-                data = await store.get(paths.key(tip.run_id, seal.round), max_bytes=4096)
-            except ObjectMissing:
-                head = await chain.next_block(head.number)
-                continue
-            key = wire.decode_key(data, tip.run_id, seal.round, public_of(self._victim))
-            mine = wire.encode_key(self.context.identity, tip.run_id, seal.round, key)
-            await self.context.bucket.put(paths.key(tip.run_id, seal.round), mine)
-            return
+async def _read(now: OpenRound, peer: Peer, key: str) -> bytes | None:
+    """An object out of somebody's bucket; None where it is not there."""
+    if peer.location is None:
+        return None
+    try:
+        return await now.context.buckets.bucket(peer.location).get(key, max_bytes=_MAX_BYTES)
+    except ObjectMissing:
+        return None
 
 
-class Noise(Miner):
-    """Trains nothing and sends random directions of the usual size: of good form, and worth nothing."""
-
-    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
-        """Noise as large as the honest pseudo-gradient."""
-        generator = torch.Generator().manual_seed(uid)
-        return [torch.randn(delta.shape, generator=generator) * delta.pow(2).mean().sqrt() for delta in result.delta]
-
-
-class Silent(Miner):
-    """Is registered and expected, and submits nothing: costs the run one deadline, once."""
-
-    async def train(self) -> None:
-        """Do nothing."""
-
-
-ADVERSARIES: dict[str, type[Miner]] = {
-    "desynchronised": Desynchronised,
-    "early_key": EarlyKey,
-    "garbage": Garbage,
-    "no_key": NoKey,
-    "noise": Noise,
-    "resigner": Resigner,
-    "silent": Silent,
-    "swapped": Swapped,
-    "wrong_key": WrongKey,
+ADVERSARIES: Mapping[str, Callable[[], Stages]] = {
+    "desynchronised": lambda: Stages(build=build_desynchronised),
+    "early_key": lambda: Stages(put=put_with_key),
+    "garbage": lambda: Stages(build=build_garbage),
+    "no_key": lambda: Stages(key=keep_silent),
+    "noise": lambda: Stages(train=train_noise),
+    "resigner": Resigner.stages,
+    "silent": lambda: Stages(windows=no_windows),
+    "swapped": lambda: Stages(build=build_swapped),
+    "wrong_key": lambda: Stages(key=show_wrong_key),
 }
-"""Every adversary by the name `--adversary NAME=COUNT` takes."""
+"""The stages of every adversary by the name `--adversary NAME=COUNT` takes; each call makes one miner's."""

@@ -11,7 +11,7 @@ from blake3 import blake3
 from muster.kernels import fast
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import CountingMiner, compiled_loops, counted_delta, nano_template
+from muster.lab.nano import compiled_loops, counted_delta, counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
@@ -43,7 +43,7 @@ def play(
     spec, text = laid_out
     script = Script(faults)
     simulator = Simulator(
-        ROSTER, spec, text, classes=lambda _: CountingMiner, script=script, block_seconds=block_seconds
+        ROSTER, spec, text, makers=lambda _: counting_miner, script=script, block_seconds=block_seconds
     )
     return clock.run(simulator.run(ROUNDS)), script
 

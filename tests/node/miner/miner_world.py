@@ -14,7 +14,10 @@ from noted import rounds
 from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
-from muster.node.miner.miner import Miner
+from muster.node.miner import Miner
+from muster.node.miner.engine import Engine
+from muster.node.miner.inner import LocalEngine
+from muster.node.miner.stages import HONEST, Stages
 from muster.node.replica import Replica
 from muster.node.telemetry.events import Joined
 from muster.node.telemetry.facts import Facts
@@ -151,7 +154,8 @@ class World:
         self,
         round_: int = 0,
         *,
-        make: type[Miner] = Miner,
+        stages: Stages = HONEST,
+        engine: Engine | None = None,
         faults: Faults | None = None,
         offload: Offload = in_place,
         replica: Replica | None = None,
@@ -160,7 +164,8 @@ class World:
         tip = open_tip(round_)
         around = Context(ME, self.chain, self.buckets, "mem:alice", self.journal, offload, faults=faults or Faults())
         replica = replica or Replica.genesis(SPEC, tip.run_id)
-        return make(around, tip, replica, text(), self.state, random=counted_keys())
+        engine = engine or LocalEngine(SPEC.model, SPEC.inner)
+        return Miner(around, tip, replica, text(), self.state, engine, stages, random=counted_keys())
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from miner_world import ME, World, seal_of
+from miner_world import ME, SPEC, World, seal_of
+from torch import Tensor
 
-from muster.node.miner.memory import load_memory
-from muster.node.miner.miner import Miner
+from muster.node.miner import Miner
+from muster.node.miner.engine import Engine
+from muster.node.miner.inner import LocalEngine
+from muster.node.miner.state import Entry, Made, load_state
 from muster.protocol import paths, wire
 from muster.protocol.faults import Faults
+from muster.protocol.spec.layout import Layout
 
 
 class Killed(BaseException):
@@ -58,37 +62,45 @@ def around(call: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
     return ticking
 
 
-async def live(world: World, clock: Clock) -> Miner:
+async def live(world: World, clock: Clock, engine: Engine | None = None) -> Miner:
     """A life through round 0: train, put, see the seal, show the key; every step to the disk and back is an instant."""
     with pytest.MonkeyPatch.context() as patched:
         for owner, name in ((os, "open"), (os, "fsync"), (Path, "replace")):
             patched.setattr(owner, name, around(getattr(owner, name), clock))
         world.bucket.watch = clock.tick
-        miner = world.miner(faults=Ticking(clock))
+        miner = world.miner(faults=Ticking(clock), engine=engine)
         await miner.train()
         assert miner.made is not None
         await miner.publish_key(seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
     return miner
 
 
-def state_of(path: Path, miner: Miner) -> tuple[list[bytes], dict[str, bytes]]:
-    """e and the moments, as bytes, of a state file."""
-    memory = load_memory(path, miner.tip.layout)
+Bits = tuple[list[bytes], dict[str, bytes]]
+
+
+def bits(error: Iterable[Tensor], moments: Iterable[Entry]) -> Bits:
+    """e and the moments, as bytes."""
     return (
-        [tensor.numpy().tobytes() for tensor in memory.residual],
-        {name: tensor.numpy().tobytes() for name, tensor in memory.optimizer.items()},
+        [tensor.numpy().tobytes() for tensor in error],
+        {f"{name}/{part}": tensor.numpy().tobytes() for name, entry in moments for part, tensor in entry.items()},
     )
+
+
+def state_of(path: Path, layout: Layout) -> tuple[Bits, Made | None]:
+    """e and the moments of a state file, and the submission in it."""
+    moments: list[Entry] = []
+    state = load_state(path, layout, moments.extend)
+    return bits(state.error, moments), state.made
 
 
 async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
     whole, clock = await World.begin(tmp_path / "whole" / "memory.safetensors"), Clock(0)
     assert whole.state is not None
-    survivor = await live(whole, clock)
-    undisturbed = state_of(whole.state, survivor)
-    assert undisturbed == (
-        [tensor.numpy().tobytes() for tensor in survivor.error_feedback],
-        {name: tensor.numpy().tobytes() for name, tensor in survivor._trainer.state().items()},
-    )
+    engine = LocalEngine(SPEC.model, SPEC.inner)
+    survivor = await live(whole, clock, engine)
+    layout = survivor.tip.layout
+    undisturbed, _ = state_of(whole.state, layout)
+    assert undisturbed == bits(survivor.error_feedback, engine.state())
     assert clock.instants >= 15
     trained_again = []
     for instant in range(1, clock.instants + 1):
@@ -96,7 +108,7 @@ async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
         assert world.state is not None
         with pytest.raises(Killed):
             await live(world, Clock(instant))
-        stored = load_memory(world.state, whole.miner().tip.layout).made
+        _, stored = state_of(world.state, layout)
         assert stored is not None or not world.bucket.puts, "nothing is sent before it is durable"
         miner = await live(world, Clock(0))
         trained_again.append(len(world.events("trained")) > 1)
@@ -106,6 +118,6 @@ async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
         assert stored is None or submission == stored.submission, "what was stored is sent, not made again"
         shown = world.bucket.put_under(paths.key(miner.tip.run_id, 0))
         assert {wire.decode_key(data, miner.tip.run_id, 0, ME.public) for data in shown} == {miner.made.key}
-        assert state_of(world.state, miner) == undisturbed, "e and moments are those of one life"
+        assert state_of(world.state, layout)[0] == undisturbed, "e and moments are those of one life"
     assert True in trained_again
     assert False in trained_again

@@ -19,16 +19,16 @@ from torch import Tensor
 from muster.kernels import compress, fold, residual
 from muster.lab.nano import counted_delta
 from muster.node.context import in_thread
-from muster.node.miner.inner import Diverged, TrainResult
-from muster.node.miner.memory import load_memory
-from muster.node.miner.miner import Miner
+from muster.node.miner import Miner, stages
+from muster.node.miner.engine import Delta, Diverged
+from muster.node.miner.stages import OpenRound, Stages, Task
+from muster.node.miner.state import load_state
 from muster.node.replica import Replica
 from muster.node.telemetry.events import Lost
 from muster.node.telemetry.health import LOST_IN_A_ROW, problems
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainUnreachable, StorageError
 from muster.protocol.faults import Faults, parse_faults
-from muster.protocol.ledger import Tip
 from muster.protocol.rules.assignment import assigned, data_digest
 
 WINDOWS = SPEC.inner.steps * SPEC.inner.batch
@@ -50,16 +50,15 @@ class TestErrorFeedback:
     def test_what_is_kept_is_what_was_not_sent(self, seed: int, scales: list[float]) -> None:
         """e_{r+1} = β·e_r + Δ − Δ̂ to the bit, and Δ̂ is what the submission holds."""
 
-        class Fed(Miner):
-            def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-                return TrainResult(deltas(tip.round), 2, 0.0, 0.0)
+        def fed(task: Task, _windows: list[int]) -> Delta:
+            return Delta(tuple(deltas(task.tip.round)), 2, 0.0, 0.0)
 
         def deltas(round_: int) -> list[Tensor]:
             return [delta * scales[round_] for delta in counted_delta(open_tip(0).layout, seed, ME.public, round_)]
 
         async def live() -> None:
             world = await World.begin()
-            miner, error = world.miner(make=Fed), [torch.zeros(shape) for shape in grid.shapes]
+            miner, error = world.miner(stages=Stages(train=fed)), [torch.zeros(shape) for shape in grid.shapes]
             for round_ in range(len(scales)):
                 await miner.train()
                 acc = fold(error, deltas(round_), SPEC.sparse.error_decay)
@@ -118,12 +117,11 @@ class TestSlot:
         assert problems(world.facts, miner.tip, 0.0) == []
 
     async def test_a_slot_beyond_the_runs_text_loses_the_round_and_not_the_process(self) -> None:
-        class Beyond(Miner):
-            async def slot(self) -> int | None:
-                return SPEC.data.slots
+        async def beyond(_now: OpenRound) -> int | None:
+            return SPEC.data.slots
 
         world = await World.begin()
-        await world.miner(make=Beyond).train()
+        await world.miner(stages=Stages(slot=beyond)).train()
         assert world.events("lost") == [0]
 
     async def test_a_submission_that_is_made_is_sent_without_asking_for_the_slot(self) -> None:
@@ -157,15 +155,14 @@ class TestLost:
         assert world.events("submitted") == [1]
 
     async def test_losing_every_round_shows_in_health(self) -> None:
-        class Diverging(Miner):
-            def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-                if tip.round < LOST_IN_A_ROW:
-                    raise Diverged("the gradient of inner step 7 is not finite")
-                return super().inner_training(tip, windows)
+        def diverging(task: Task, windows: list[int]) -> Delta | None:
+            if task.tip.round < LOST_IN_A_ROW:
+                raise Diverged("the gradient of inner step 7 is not finite")
+            return stages.train(task, windows)
 
         world = await World.begin()
         world.facts.saw_block(1, 0.0)
-        miner, told = world.miner(make=Diverging), []
+        miner, told = world.miner(stages=Stages(train=diverging)), []
         for _ in range(LOST_IN_A_ROW + 1):
             await miner.train()
             told.append(problems(world.facts, miner.tip, 0.0))
@@ -174,14 +171,14 @@ class TestLost:
         assert "inner step 7 is not finite" in told[LOST_IN_A_ROW - 1][0]
 
     async def test_a_pseudo_gradient_that_is_not_finite_leaves_e_as_it_was(self) -> None:
-        class Overflowing(Miner):
-            def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
-                if self.tip.round == 1:
-                    result.delta[-1].fill_(torch.inf)
-                return result.delta
+        def overflowing(task: Task, windows: list[int]) -> Delta | None:
+            delta = stages.train(task, windows)
+            if delta is not None and task.tip.round == 1:
+                delta.tensors[-1].fill_(torch.inf)
+            return delta
 
         world = await World.begin()
-        miner = world.miner(make=Overflowing)
+        miner = world.miner(stages=Stages(train=overflowing))
         await miner.train()
         kept = bits(miner.error_feedback)
         await next_round(miner)
@@ -248,9 +245,9 @@ class TestSending:
         assert not any(tensor.any() for tensor in miner.error_feedback)
         await miner.train()
         assert (len(world.submissions()), world.events("trained")) == (1, [0])
-        stored = load_memory(tmp_path / "memory.safetensors", miner.tip.layout)
+        stored = load_state(tmp_path / "memory.safetensors", miner.tip.layout, list)
         assert stored.made == miner.made
-        assert bits(stored.residual) == bits(miner.error_feedback)
+        assert bits(stored.error) == bits(miner.error_feedback)
 
     async def test_work_that_could_not_be_stored_in_its_round_is_not_the_next_rounds(self) -> None:
         world = await World.begin()
@@ -297,43 +294,38 @@ class TestKey:
         assert world.events("sealed_other") == [0]
 
 
-class Gated(Miner):
-    """A miner that stops in the middle of its work, in its thread, until it is let through."""
-
-    gates: dict[str, tuple[threading.Event, threading.Event]]
-    """Where it stops: what it sets there, and what it waits for."""
-
-    def pass_gate(self, name: str) -> None:
-        if name in self.gates:
-            reached, opened = self.gates[name]
-            reached.set()
-            assert opened.wait(PATIENCE)
-
-    def inner_training(self, tip: Tip, windows: list[int]) -> TrainResult | None:
-        if "until stopped" not in self.gates:
-            return super().inner_training(tip, windows)
-        self.gates["until stopped"][0].set()
-        assert self._stop.wait(PATIENCE)
-        self.pass_gate("stopping")
-        return None
-
-    def shape_delta(self, result: TrainResult, uid: int) -> list[Tensor]:
-        self.pass_gate("trained")
-        return super().shape_delta(result, uid)
-
-
 PATIENCE = 20.0
 """Seconds after which a thread that is not let through fails the test."""
 
 
-async def at_gate(world: World, *names: str) -> tuple[Gated, asyncio.Task[None]]:
-    """Such a miner with these gates, and its task, which has reached the first."""
-    miner = world.miner(make=Gated, offload=in_thread)
-    assert isinstance(miner, Gated)
-    miner.gates = {name: (threading.Event(), threading.Event()) for name in names}
+class Gates(dict[str, tuple[threading.Event, threading.Event]]):
+    """Where a miner stops in the middle of its work, in its thread: what is set there, and what it waits for."""
+
+    def stop_at(self, name: str) -> None:
+        if name in self:
+            reached, opened = self[name]
+            reached.set()
+            assert opened.wait(PATIENCE)
+
+    def train(self, task: Task, windows: list[int]) -> Delta | None:
+        """The stage, which ends at the first two gates or passes the last."""
+        if "until stopped" in self:
+            self["until stopped"][0].set()
+            assert task.stop.wait(PATIENCE)
+            self.stop_at("stopping")
+            return None
+        delta = stages.train(task, windows)
+        self.stop_at("trained")
+        return delta
+
+
+async def at_gate(world: World, *names: str) -> tuple[Miner, Gates, asyncio.Task[None]]:
+    """A miner with these gates, and its task, which has reached the first."""
+    gates = Gates({name: (threading.Event(), threading.Event()) for name in names})
+    miner = world.miner(stages=Stages(train=gates.train), offload=in_thread)
     task = asyncio.create_task(miner.train())
-    assert await asyncio.to_thread(miner.gates[names[0]][0].wait, PATIENCE)
-    return miner, task
+    assert await asyncio.to_thread(gates[names[0]][0].wait, PATIENCE)
+    return miner, gates, task
 
 
 async def others_run() -> None:
@@ -347,16 +339,16 @@ class TestStopping:
 
     async def test_training_has_ended_when_theta_moves(self) -> None:
         world = await World.begin()
-        miner, task = await at_gate(world, "until stopped", "stopping")
+        miner, gates, task = await at_gate(world, "until stopped", "stopping")
         stopping = asyncio.create_task(miner.stop_training())
-        reached, opened = miner.gates["stopping"]
+        reached, opened = gates["stopping"]
         assert await asyncio.to_thread(reached.wait, PATIENCE)
         await others_run()
         assert not stopping.done(), "its thread is still at work"
         opened.set()
         await stopping
         await task
-        miner.gates = {}
+        gates.clear()
         await miner.train()
         assert (world.bucket.puts, miner.made) == ([], None), "that round is over"
         await next_round(miner)
@@ -365,25 +357,25 @@ class TestStopping:
 
     async def test_a_cancelled_task_ends_its_thread(self) -> None:
         world = await World.begin()
-        miner, task = await at_gate(world, "until stopped", "stopping")
+        miner, gates, task = await at_gate(world, "until stopped", "stopping")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        reached, opened = miner.gates["stopping"]
+        reached, opened = gates["stopping"]
         assert await asyncio.to_thread(reached.wait, PATIENCE)
         opened.set()
-        miner.gates = {}
+        gates.clear()
         await miner.train()
         assert world.events("submitted") == [0], "the round was not over: the next call trains"
 
     async def test_what_a_cancelled_tasks_thread_has_made_is_not_made_again(self) -> None:
         world = await World.begin()
-        miner, task = await at_gate(world, "trained")
+        miner, gates, task = await at_gate(world, "trained")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         again = asyncio.create_task(miner.train())
         await others_run()
-        miner.gates["trained"][1].set()
+        gates["trained"][1].set()
         await again
         assert (world.events("trained"), world.events("submitted")) == ([0], [0])

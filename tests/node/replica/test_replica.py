@@ -113,3 +113,25 @@ def test_possession_is_of_theta_as_it_is() -> None:
             for peer in (hash32("peer"), hash32("other peer")):
                 assert held.possession(beacon, peer, 3) == possession(held.theta, layout(), beacon, peer, 3)
         held.apply(applied(Kind.ROUND), run_spec())
+
+
+def test_a_working_copy_is_theta_and_its_difference_is_rounded_once() -> None:
+    held = replica()
+    before, copy = bits(held), [torch.empty(shape, requires_grad=True) for shape in layout().shapes]
+    held.copy_into(copy)
+    assert all(torch.equal(one, other) for one, other in zip(copy, theta(), strict=True))
+    with torch.no_grad():
+        for tensor in copy:
+            tensor.mul_(1 / 3)
+    exact = [(one.double() - other.detach().double()).float() for one, other in zip(theta(), copy, strict=True)]
+    delta = held.delta(copy)
+    assert all(torch.equal(one, other) for one, other in zip(delta, exact, strict=True))
+    assert not any(tensor.requires_grad for tensor in delta)
+    assert bits(held) == before
+
+
+def test_a_working_copy_of_another_model_is_refused() -> None:
+    for wrong in ([torch.zeros(2)], [torch.zeros(shape).unsqueeze(0) for shape in layout().shapes]):
+        for refused in (replica().copy_into, replica().delta):
+            with pytest.raises(ValueError, match="shapes of this model's layout"):
+                refused(wrong)

@@ -1,0 +1,189 @@
+"""One round's work of a miner, step by step: each step a function that can be called, tested and replaced alone.
+
+    slot → windows → train → compress → build        → put              → key
+           (in a thread; nothing leaves the machine)    (once durable)     (once sealed)
+
+`Miner` gives them their order and makes them safe to kill. Whoever does one of them differently, an adversary or a
+test, gives the miner a `Stages` with that one replaced. What a submission looks like on the wire is known to `build`,
+`put` and `show_key` alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+from torch import Tensor
+
+from muster.kernels import SparseUpdate, compress_
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.miner.engine import Delta, Engine, Job, RoundLost
+from muster.node.miner.state import Made
+from muster.node.replica import Replica
+from muster.node.telemetry import events
+from muster.protocol import paths, wire
+from muster.protocol.ledger import Tip
+from muster.protocol.rules.assignment import assigned, data_digest, share
+from muster.protocol.spec.layout import AEAD_TAG_BYTES
+from muster.protocol.wire import Header, Seal
+
+UPLOAD_DEADLINE = BULK_DEADLINE
+"""Seconds an upload may take before it counts as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """The open round as one miner has it: what it lives on, where the ledger stands, and θ."""
+
+    context: Context
+    tip: Tip
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Task(OpenRound):
+    """The round's work in the slot of now, with what it takes; `stop` is set when it is no longer wanted."""
+
+    uid: int
+    text: TextReader
+    engine: Engine
+    stop: threading.Event
+
+
+async def slot_of(now: OpenRound) -> int | None:
+    """The uid that this hotkey has now; None where it is not registered.
+
+    Raises:
+        ChainError: the chain does not say.
+    """
+    peer = (await now.context.chain.snapshot()).by_hotkey().get(now.context.identity.hotkey)
+    return None if peer is None else peer.uid
+
+
+def windows_of(tip: Tip, uid: int) -> list[int]:
+    """The windows of a full round's work in a slot: H batches, or as many whole ones as the slot's share holds.
+
+    Raises:
+        RoundLost: the run has no text for that slot.
+    """
+    spec = tip.spec
+    if uid >= spec.data.slots:
+        raise RoundLost(f"slot {uid} gets no text: this run assigns it to slots 0 to {spec.data.slots - 1}")
+    batches = min(spec.inner.steps, share(spec.data) // spec.inner.batch)
+    if batches == 0:
+        raise RoundLost(f"a slot's text, {share(spec.data)} windows, is less than one batch of {spec.inner.batch}")
+    return assigned(tip.opening.assign.value, uid, spec.data, batches * spec.inner.batch)
+
+
+def assigned_windows(task: Task) -> list[int]:
+    """All that the task's slot is assigned; see `windows_of`."""
+    return windows_of(task.tip, task.uid)
+
+
+def job_of(task: Task, windows: list[int]) -> Job:
+    """The round's inner training on these windows; its learning rates follow the outer step, never the round."""
+    inner = task.tip.spec.inner
+    return Job(task.tip.round, task.replica.outer_step * inner.steps, inner, task.text.windows(windows))
+
+
+def train(task: Task, windows: list[int]) -> Delta | None:
+    """H inner steps on the windows; None where the round was over first.
+
+    Raises:
+        Diverged: a number is not finite.
+    """
+    trip, stop = task.context.faults.trip, task.stop.is_set
+    job = job_of(task, windows)
+    delta = task.engine.run(task.replica, job, on_step=lambda _step, _loss: trip("train.step"), stop=stop)
+    return None if stop() else delta
+
+
+def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
+    """What is sent of Δ and e. Δ's memory holds the new e afterwards; the old e is only read.
+
+    Raises:
+        RoundLost: a number is not finite; Δ's memory is void.
+    """
+    sparse, grid = task.tip.spec.sparse, task.tip.layout.grid
+    try:
+        return compress_(delta.tensors, error, sparse.error_decay, sparse.k, grid).update
+    except ValueError as problem:
+        raise RoundLost(
+            f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
+        ) from problem
+
+
+def build(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
+    """The whole submission object: the update encrypted by `key`, under a signed header; `windows` were trained on."""
+    tip, identity = task.tip, task.context.identity
+    ciphertext = wire.seal(update, key, tip.run_id, tip.round, identity.public)
+    header = Header(
+        run_id=tip.run_id,
+        public=identity.public,
+        round=tip.round,
+        base_round=tip.opening.base_round,
+        uid=task.uid,
+        layout=tip.layout.digest,
+        possession=task.replica.possession(tip.opening.possess.value, identity.public, tip.round),
+        data_digest=data_digest(windows),
+        windows=len(windows),
+        tokens=len(windows) * tip.spec.data.window,
+        payload_bytes=len(ciphertext) - AEAD_TAG_BYTES,
+        ciphertext_digest=blake3(ciphertext).digest(),
+        key_commitment=wire.key_commitment(key),
+    )
+    return wire.encode(header, identity, ciphertext)
+
+
+async def put(now: OpenRound, made: Made) -> None:
+    """Upload the submission; fit to be done twice.
+
+    Raises:
+        StorageError: the bucket did not take it.
+    """
+    context, tip = now.context, now.tip
+    context.faults.trip("submit.before_put")
+    await context.bucket.put(paths.submission(tip.run_id, made.round), made.submission, deadline=UPLOAD_DEADLINE)
+    values = tip.layout.kept(tip.spec.sparse.k)
+    context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=values))
+
+
+async def show_key(now: OpenRound, made: Made, seal: Seal) -> None:
+    """Show the key of the sealed submission, if it is this very one that was sealed; fit to be done twice.
+
+    Raises:
+        StorageError: the bucket did not take it.
+    """
+    context, tip = now.context, now.tip
+    signed, _ = wire.decode(made.submission, tip.run_id)
+    if (context.identity.public, signed.digest) not in seal.headers:
+        context.journal.note(events.SealedOther(seal.round))
+        return
+    context.faults.trip("submit.before_key")
+    data = wire.encode_key(context.identity, tip.run_id, seal.round, made.key)
+    await context.bucket.put(paths.key(tip.run_id, seal.round), data)
+    context.journal.note(events.Key(seal.round))
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How a miner does each part of a round; the functions of this module unless others are given.
+
+    No windows mean no work this round. `train`, `compress` and `build` run in a thread, beside the event loop.
+    """
+
+    slot: Callable[[OpenRound], Awaitable[int | None]] = slot_of
+    windows: Callable[[Task], list[int]] = assigned_windows
+    train: Callable[[Task, list[int]], Delta | None] = train
+    compress: Callable[[Task, Delta, Sequence[Tensor]], SparseUpdate] = compress
+    build: Callable[[Task, SparseUpdate, Sequence[int], bytes], bytes] = build
+    put: Callable[[OpenRound, Made], Awaitable[None]] = put
+    key: Callable[[OpenRound, Made, Seal], Awaitable[None]] = show_key
+
+
+HONEST = Stages()
+"""What the protocol asks of a miner."""

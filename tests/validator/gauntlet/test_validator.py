@@ -22,7 +22,9 @@ from muster.node.telemetry.health import longest_round
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
+from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
+from muster.protocol.incentive.score import peer_score
 from muster.protocol.wire import ScoreFile, decode_scores
 from muster.validator.gauntlet import validator as gauntlet
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, evaluate
@@ -122,6 +124,10 @@ class TestScores:
                 rows = {row.hotkey: row for row in file.rows}
                 assert rows.keys() == {ALICE, BOB}
                 assert all(row.measured for row in rows.values())
+                gauntlet = life.world.tip.spec.gauntlet
+                assert all(peer_score(row, gauntlet) == row.peer_score for row in file.rows), "anybody can recompute it"
+                shares = incentives({row.hotkey: row.peer_score for row in file.rows}, gauntlet.power)
+                assert {row.hotkey: row.incentive for row in file.rows} == shares
             assert (await life.scores()).record == (await life.world.fetched()).digest
             assert [sorted(names) for names in life.measured] == [sorted((ALICE, BOB))] * 2
             assert life.events("scored") == [0, 1]

@@ -21,6 +21,7 @@ import csv
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,27 +37,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "5c6907b"
 NAMES = {
-    "muster.kernels": "kernels",
+    "muster.kernels": "muster.kernels",
     "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
-    "muster.node.context:Context": "node.participant:Surroundings",
-    "muster.node.ledger.participant:bootstrap": "node.participant:join",
-    "muster.node.ledger.reader:genesis_tip": "node.follow:genesis",
-    "muster.node.ledger.session:Session": "protocol.session:Session",
-    "muster.node.miner.miner:Miner": "node.miner.miner:Miner",
-    "muster.node.replica:Replica": "node.replica:Replica",
-    "muster.node.telemetry.journal:Journal": "node.journal:Journal",
-    "muster.protocol.chain.virtual:VirtualChain": "protocol.chain.virtual:VirtualChain",
-    "muster.protocol.paths": "protocol.paths",
-    "muster.protocol.rules.admission": "protocol.admission",
-    "muster.protocol.rules.assignment": "protocol.assignment",
-    "muster.protocol.spec.history:SpecHistory": "protocol.history:SpecHistory",
-    "muster.protocol.storage.locations:DirectoryBuckets": "protocol.storage:DirectoryBuckets",
-    "muster.protocol.storage.locations:MemoryBuckets": "protocol.storage:MemoryBuckets",
-    "muster.protocol.wire": "protocol.wire",
+    "muster.node.context:Context": "muster.node.participant:Surroundings",
+    "muster.node.ledger.participant:bootstrap": "muster.node.participant:join",
+    "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
+    "muster.node.ledger.session:Session": "muster.protocol.session:Session",
+    "muster.node.miner.miner:Miner": "muster.node.miner.miner:Miner",
+    "muster.node.replica:Replica": "muster.node.replica:Replica",
+    "muster.node.telemetry.journal:Journal": "muster.node.journal:Journal",
+    "muster.protocol.chain.virtual:VirtualChain": "muster.protocol.chain.virtual:VirtualChain",
+    "muster.protocol.paths": "muster.protocol.paths",
+    "muster.protocol.rules.admission": "muster.protocol.admission",
+    "muster.protocol.rules.assignment": "muster.protocol.assignment",
+    "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
+    "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
+    "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
+    "muster.protocol.wire": "muster.protocol.wire",
     "muster.testnet.roster:Roster": "muster.cast:Cast",
-    "muster.validator.aggregator.aggregator:Aggregator": "validator.aggregator.aggregator:Aggregator",
+    "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
 }
-"""What is called how in this build, and in the build before, whose rooms were installed by themselves."""
+"""What is called how in this build and in the build before."""
+_ROOM = re.compile(r"^muster\.(?=(kernels|protocol|node|validator)\b)")
+"""The build before had its rooms installed by themselves."""
 
 SEATS = 20
 MODEL = {
@@ -81,7 +84,7 @@ READS_TARGET = 1 / 3
 def of(where: str) -> Any:
     """A module ("module") or what is in one ("module:name"), by its name in this build, of the build that runs here."""
     if not Path("muster/protocol").exists():  # the working directory is the build's
-        where = NAMES[where]
+        where = _ROOM.sub("", NAMES[where])
     module, _, name = where.partition(":")
     return getattr(part(module), name) if name else part(module)
 

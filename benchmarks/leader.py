@@ -1,7 +1,9 @@
 """What does leading a round cost: memory for a crowd's payloads, and requests to the stores of everybody in it?
 
     python benchmarks/leader.py [--peers 150] [--csv benchmarks/leader.csv]
-                                [--before CHECKOUT]      (a checkout of commit 5c6907b, to compare with)
+                                [--before CHECKOUT]      (a checkout of commit 5c6907b, to compare with; it needs a
+                                                          folder muster-0.1.0.dist-info with a METADATA file that
+                                                          says "Name: muster" and "Version: 0.1.0")
 
 Memory: a leader with 20 seats takes in payloads of 1.5 MB, and then of 3 MB, every one of them good, from folders, by
 its own session, up to its anchored record. What counts is anonymous memory (`RssAnon`) over what the process had
@@ -34,7 +36,31 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "5c6907b"
-ROOMS = ("kernels", "protocol", "node", "validator")
+NAMES = {
+    "muster.kernels": "muster.kernels",
+    "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
+    "muster.node.context:Context": "muster.node.participant:Surroundings",
+    "muster.node.ledger.participant:bootstrap": "muster.node.participant:join",
+    "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
+    "muster.node.ledger.session:Session": "muster.protocol.session:Session",
+    "muster.node.miner.inner": "muster.node.miner.inner",
+    "muster.node.miner.miner:Miner": "muster.node.miner.miner:Miner",
+    "muster.node.replica:Replica": "muster.node.replica:Replica",
+    "muster.node.telemetry.journal:Journal": "muster.node.journal:Journal",
+    "muster.protocol.chain.virtual:VirtualChain": "muster.protocol.chain.virtual:VirtualChain",
+    "muster.protocol.paths": "muster.protocol.paths",
+    "muster.protocol.rules.admission": "muster.protocol.admission",
+    "muster.protocol.rules.assignment": "muster.protocol.assignment",
+    "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
+    "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
+    "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
+    "muster.protocol.wire": "muster.protocol.wire",
+    "muster.testnet.roster:Roster": "muster.cast:Cast",
+    "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
+}
+"""What is called how in this build and in the build before."""
+_ROOM = re.compile(r"^muster\.(?=(kernels|protocol|node|validator)\b)")
+"""The build before had its rooms installed by themselves."""
 
 SEATS = 20
 MODEL = {
@@ -56,11 +82,17 @@ READS_TARGET = 1 / 3
 """Of the reads of seals and records of the build before."""
 
 
-def room(name: str, before: str | None = None) -> Any:
-    """A module of a room; the build before installed rooms by themselves, and some modules had other names."""
-    if Path("muster/protocol").exists():  # the working directory is the build's
-        return part(name)
-    return part(re.sub(rf"^muster\.({'|'.join(ROOMS)})\b", r"\1", before or name))
+def of(where: str) -> Any:
+    """A module ("module") or what is in one ("module:name"), by its name in this build, of the build that runs here."""
+    if not Path("muster/protocol").exists():  # the working directory is the build's
+        where = _ROOM.sub("", NAMES[where])
+    module, _, name = where.partition(":")
+    return getattr(part(module), name) if name else part(module)
+
+
+def roster_of(stage: Any) -> Any:
+    """Who takes part in a run that is laid out."""
+    return stage.roster if hasattr(stage, "roster") else stage.cast
 
 
 @dataclass(frozen=True)
@@ -81,7 +113,7 @@ class Memory:
 
 def laid_out(folder: Path, peers: int, layers: int) -> Any:
     """The run in a folder, made on first use: one operator, and peers that A_0 lists."""
-    builders, roster = part("run_builders"), part("muster.testnet.roster").Roster.of(0, peers, 1, {})
+    builders, roster = part("run_builders"), of("muster.testnet.roster:Roster").of(0, peers, 1, {})
     made = builders.template(
         model=MODEL | {"layers": layers},
         gauntlet={"seats": SEATS, "score_wait": 0},
@@ -93,26 +125,24 @@ def laid_out(folder: Path, peers: int, layers: int) -> Any:
 
 async def stand(stage: Any) -> tuple[Any, Any, Any]:
     """The chain with everybody registered, the history, and the tip round 0 begins with."""
-    chain = room("muster.protocol.chain.virtual").VirtualChain(stage.roster.chain_genesis(256))
-    for member in stage.roster.members:
+    chain = of("muster.protocol.chain.virtual:VirtualChain")(roster_of(stage).chain_genesis(256))
+    for member in roster_of(stage).members:
         await chain.register(member.identity)
         await chain.commit(member.identity, f"dir:{member.name}")
-    history = room("muster.protocol.spec.history").SpecHistory.of(stage.spec)
-    reader = room("muster.node.ledger.reader", "muster.node.follow")
-    genesis = getattr(reader, "genesis_tip", None) or reader.genesis
-    return chain, history, await genesis(history, chain)
+    history = of("muster.protocol.spec.history:SpecHistory").of(stage.spec)
+    return chain, history, await of("muster.node.ledger.reader:genesis_tip")(history, chain)
 
 
 def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
-    kernels, wire, paths = room("muster.kernels"), room("muster.protocol.wire"), room("muster.protocol.paths")
-    assignment, replicas = room("muster.protocol.rules.assignment"), room("muster.node.replica")
+    kernels, wire, paths = of("muster.kernels"), of("muster.protocol.wire"), of("muster.protocol.paths")
+    assignment = of("muster.protocol.rules.assignment")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
-    spec, replica = stage.spec, replicas.Replica.genesis(stage.spec, history.run_id)
+    spec, replica = stage.spec, of("muster.node.replica:Replica").genesis(stage.spec, history.run_id)
     update = kernels.compress([tensor * 0.01 for tensor in replica.theta], spec.sparse.k, tip.layout.grid)
-    for uid, member in enumerate(stage.roster.members):
-        if member in stage.roster.operators:
+    for uid, member in enumerate(roster_of(stage).members):
+        if member in roster_of(stage).operators:
             continue
         public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
         ciphertext = wire.seal(update, key, tip.run_id, 0, public)
@@ -182,25 +212,19 @@ async def for_ever(*_: Any) -> None:
 async def lead(folder: Path, peers: int, layers: int) -> Memory:
     """One leader's round 0 over what `forge` made, from joining to having anchored its record."""
     calls: Counter[str] = Counter()
-    counted(room("muster.protocol.rules.admission"), "admit", calls)
-    counted(room("muster.protocol.wire"), "open", calls)
-    participants, storage = (
-        room("muster.node.ledger.participant", "muster.node.participant"),
-        room("muster.protocol.storage"),
-    )
-    sessions = room("muster.node.ledger.session", "muster.protocol.session")
-    aggregators, paths = room("muster.validator.aggregator.aggregator"), room("muster.protocol.paths")
+    counted(of("muster.protocol.rules.admission"), "admit", calls)
+    counted(of("muster.protocol.wire"), "open", calls)
+    paths = of("muster.protocol.paths")
     stage = laid_out(folder / "again", peers, layers)
     chain, history, _ = await stand(stage)
-    buckets = storage.DirectoryBuckets(folder / "buckets")
-    (operator,) = stage.roster.operators
-    context = participants.Context(
-        operator.identity, chain, buckets, f"dir:{operator.name}", room("muster.node.telemetry.journal").Journal(None)
-    )
-    tip, replica = await participants.join(history, context)
-    leader = aggregators.Aggregator(context, tip, replica, 1)
+    buckets = of("muster.protocol.storage.locations:DirectoryBuckets")(folder / "buckets")
+    (operator,) = roster_of(stage).operators
+    journal = of("muster.node.telemetry.journal:Journal")(None)
+    context = of("muster.node.context:Context")(operator.identity, chain, buckets, f"dir:{operator.name}", journal)
+    tip, replica = await of("muster.node.ledger.participant:bootstrap")(history, context)
+    leader = of("muster.validator.aggregator.aggregator:Aggregator")(context, tip, replica, 1)
     leader.apply = for_ever  # the step of θ comes after what is measured
-    session = sessions.Session(leader, chain, getattr(context, "directory", buckets))
+    session = of("muster.node.ledger.session:Session")(leader, chain, getattr(context, "directory", buckets))
     sealed = folder / "buckets" / operator.name / paths.seal(tip.run_id, 0)
 
     async def pass_time() -> None:
@@ -209,7 +233,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
             await asyncio.sleep(BLOCK_SECONDS)
             if not shown and sealed.exists():
                 shown = True
-                for miner in stage.roster.miners:
+                for miner in roster_of(stage).miners:
                     key = folder / "buckets" / miner.name / paths.key(tip.run_id, 0)
                     (folder / f"{miner.name}.key").rename(key)
             chain.advance()
@@ -250,7 +274,7 @@ class CountingBuckets:
     """Everybody's buckets, counted."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        self._behind = room("muster.protocol.storage").MemoryBuckets()
+        self._behind = of("muster.protocol.storage.locations:MemoryBuckets")()
         self._counts = counts
 
     def bucket(self, location: str) -> Any:
@@ -264,28 +288,31 @@ class CountingBuckets:
 
 def requests(folder: Path) -> dict[str, int]:
     """Requests of a whole run, by operation and kind."""
-    builders, roster = part("run_builders"), part("muster.testnet.roster").Roster.of(0, MINERS, 1, {})
+    builders, roster = part("run_builders"), of("muster.testnet.roster:Roster").of(0, MINERS, 1, {})
     made = builders.template(clock={"deadline": 2 * TRAINING, "min_blocks": 1})
     stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, roster)
-    miners, counts = room("muster.node.miner.miner"), Counter[str]()
+    counts = Counter[str]()
 
-    class Slow(miners.Miner):  # type: ignore[misc]  # whichever build's
+    class Slow(of("muster.node.miner.miner:Miner")):  # type: ignore[misc]  # whichever build's
         async def train(self) -> None:
             """Training that lasts so many blocks."""
-            head = await self.context.chain.head()
+            chain = (self.context if hasattr(self, "context") else self.surroundings).chain
+            head = await chain.head()
             for _ in range(TRAINING):
-                head = await self.context.chain.next_block(head.number)
+                head = await chain.next_block(head.number)
             await super().train()
 
     def slow(context: Any, tip: Any, *around: Any) -> Any:
         """Such a miner, with the engine that this build gives to miners."""
-        return Slow(context, tip, *around, room("muster.node.miner.inner").LocalEngine(tip.spec.model, tip.spec.inner))
+        engine = of("muster.node.miner.inner").LocalEngine(tip.spec.model, tip.spec.inner)
+        return Slow(context, tip, *around, engine)
 
-    engines = hasattr(miners, "MakeMiner")  # the build before had a miner that trains by itself
+    engines = hasattr(
+        of("muster.node.miner.inner"), "LocalEngine"
+    )  # the build before had a miner that trains by itself
     choice = {"makers": lambda _: slow} if engines else {"classes": lambda _: Slow}
-
-    simulator = room("muster.lab.simulator", "muster.simulator").Simulator(
-        stage.roster, stage.spec, stage.text, buckets=CountingBuckets(counts), **choice
+    simulator = of("muster.lab.simulator:Simulator")(
+        roster_of(stage), stage.spec, stage.text, buckets=CountingBuckets(counts), **choice
     )
     run = asyncio.run(simulator.run(ROUNDS))
     assert len(run.state_roots) == ROUNDS

@@ -221,7 +221,7 @@ def _objects(run: Run) -> Vectors:
     seal = Seal(run.run_id, run.leader.public, 0, run.tip.parent, 0, run.chain.block(5), listed, ())
     seal_data = wire.encode_seal(seal, run.leader)
     sealed = wire.decode_seal(seal_data, run.run_id)
-    amendment = wire.encode_amendment(run.owner, run.run_id, 4, "outer.alpha", "[[0,1],[50,0.8]]")
+    amendment = wire.encode_amendment(run.owner, run.run_id, 1, 4, "outer.alpha", "[[0,1],[50,0.8]]")
     decision = Decision(
         seal=seal,
         seal_digest=sealed[1],

@@ -75,7 +75,15 @@ class Testnet:
         ground = await make_ground(options.store, options.chain, self._cast, os.environ)
         forget_administrator()
         run = await asyncio.to_thread(
-            create, options.directory, template, self._cast, None, BLOCK_SECONDS, ground.file, ground.block
+            create,
+            options.directory,
+            template,
+            self._cast,
+            None,
+            BLOCK_SECONDS,
+            ground.file,
+            ground.block,
+            ground.origin,
         )
         await asyncio.to_thread(ground.write_keys, run.keys)
         await self._register(run, ground)

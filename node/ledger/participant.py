@@ -156,12 +156,13 @@ async def join(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
     What fails for a reason that may pass is tried again at the next blocks.
 
     Raises:
+        ConfigError: the chain is not the run's.
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity, directory = context.chain, context.identity, context.directory
+    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
     await _patiently(chain, partial(chain.register, identity))
     await _patiently(chain, partial(commit_location, context))
-    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
     way = CatchUp(start)
 
     async def newest_checkpoint() -> tuple[Tip, Replica | None]:

@@ -89,7 +89,13 @@ async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
 
 
 async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
-    """The tip every run begins with."""
+    """The tip every run begins with.
+
+    Raises:
+        ConfigError: the chain is not the run's: whatever it says would be of another ledger.
+        ChainError: it does not say.
+    """
+    history.genesis.genesis.chain.check(await chain.origin())
     block = history.genesis.genesis.block
     return ledger.genesis_tip(history, await draw(chain, ASSIGN, 0, block), await draw(chain, POSSESS, 0, block))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import paths
-from muster.protocol.errors import ChainUnreachable, LedgerError, NotRegistered, StorageError
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.errors import ChainUnreachable, ConfigError, LedgerError, NotRegistered, StorageError
 from muster.protocol.faults import Faults, parse_faults
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
@@ -200,6 +203,16 @@ class TestJoin:
             assert told == ["joined"]
             peer = (await world.chain.snapshot()).by_hotkey()[identity("newcomer").hotkey]
             assert peer.location == "mem:newcomer"
+
+        clock.run(come())
+
+    def test_on_another_chain_than_the_runs_it_writes_nothing(self) -> None:
+        async def come() -> None:
+            world = await World.begin()
+            stranger = VirtualChain(ChainGenesis(seed=world.tip.history.genesis.genesis.seed + 1))
+            with pytest.raises(ConfigError, match="and the run stands on the local chain whose block 0 is"):
+                await join(world.tip.history, replace(world.around("newcomer"), chain=stranger))
+            assert (await stranger.snapshot()).peers == ()
 
         clock.run(come())
 

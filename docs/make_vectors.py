@@ -26,7 +26,7 @@ from torch import Tensor
 from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import wire
-from muster.protocol.ledger import open_bundle, prepare, verify
+from muster.protocol.ledger import open_bundle, prepare, tip_info, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
 from muster.protocol.reasons import KEY_MISSING, LEADERS_WORD, REASONS
@@ -315,7 +315,9 @@ def _scores(run: Run, record: bytes) -> dict[str, Any]:
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
-    made = make_checkpoint(run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0))
+    made = make_checkpoint(
+        run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0), tip_info(run.tip)
+    )
     ((name, data),) = made.shards.items()
     header = int.from_bytes(data[:8], "little")
     return {

@@ -169,7 +169,7 @@ async def join(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
         store = await directory.store_of(hotkey_of(start.leader_in_turn))
         return (start, None) if store is None else await way.go(Reader(chain, directory), store)
 
-    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.tip)
+    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import rfc8785
 from blake3 import blake3
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from muster.protocol.errors import ConfigError, ProtocolMismatch
 from muster.protocol.types import Origin
 
-PROTOCOL = 2
+PROTOCOL: Final = 2
 """What docs/protocol.md describes. Specs of protocol 1 did not say a number."""
 
 HEX32 = r"[0-9a-f]{64}"

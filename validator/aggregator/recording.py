@@ -146,7 +146,13 @@ class Recording:
             return ledger.NO_CHECKPOINT
         made = await around.offload(
             lambda: make_checkpoint(
-                replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root()
+                replica.theta,
+                tip.layout,
+                tip.run_id,
+                tip.round,
+                replica.outer_step,
+                replica.root(),
+                ledger.tip_info(tip),
             )
         )
         for name, data in made.shards.items():
@@ -168,7 +174,8 @@ class Recording:
                 continue
             if number > len(tip.history.adopted):
                 waiting.append((number, info.key, data))
-        history, found = tip.history, []
+        history = tip.history
+        found: list[bytes] = []
         for _, key, data in sorted(waiting):
             if len(found) == wire.MAX_AMENDMENTS:
                 break

@@ -17,7 +17,8 @@ import rfc8785
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from muster.protocol.errors import ConfigError, ProtocolMismatch
+from muster.protocol.errors import ConfigError, IdentityError, ProtocolMismatch
+from muster.protocol.identity import public_of
 from muster.protocol.types import Origin
 
 PROTOCOL: Final = 2
@@ -233,6 +234,18 @@ class GenesisSpec(_Section):
     miners: tuple[str, ...]
     leaders: Annotated[tuple[str, ...], Field(min_length=1)]
     owner: str
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Self:
+        for listed in (self.miners, self.leaders, (self.owner,)):
+            if len(set(listed)) != len(listed):
+                raise ValueError("miners and leaders name each hotkey once")
+            for hotkey in listed:
+                try:
+                    public_of(hotkey)
+                except IdentityError as error:
+                    raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="before")
     @classmethod

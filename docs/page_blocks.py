@@ -1,0 +1,53 @@
+"""The generated blocks of docs/protocol.md: vectors, the table of reasons, the table of what makes a spec valid."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import spec_table
+from vector_files import Section, place_of
+
+from muster.protocol.reasons import LEADERS_WORD, REASONS
+
+PAGE = Path(__file__).with_name("protocol.md")
+
+SHOWN = 200
+"""Characters of a value that the page quotes; a longer one stands in its file only."""
+
+
+def quoted(page: str, sections: dict[str, Section]) -> str:
+    """The page with each block between `<!-- … -->` and `<!-- end -->` written again."""
+
+    def vectors(match: re.Match[str]) -> str:
+        file = f"tests/vectors/{place_of(match['name']).name}"
+        lines = "\n".join((f"# {file}", *_lines(sections[match["name"]])))
+        return f"<!-- vectors: {match['name']} -->\n```\n{lines}\n```\n<!-- end -->"
+
+    page = re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", vectors, page, flags=re.DOTALL)
+    for name, table in (("reasons", _reasons()), ("spec fields", spec_table.table())):
+        page = _replaced(page, name, table)
+    return page
+
+
+def _replaced(page: str, name: str, table: str) -> str:
+    block = f"<!-- {name} -->\n{table}\n<!-- end -->"
+    return re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)
+
+
+def _reasons() -> str:
+    """The table of reasons."""
+    rows = ["| reason | class | what is wrong |", "|---|---|---|"]
+    for reason in REASONS.values():
+        word = " †" if reason.slug in LEADERS_WORD else ""
+        rows.append(f"| `{reason.slug}` | {reason.kind.value}{word} | {reason.sentence} |")
+    return "\n".join(rows)
+
+
+def _lines(section: dict[str, Any]) -> Iterator[str]:
+    for name, value in section.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"{name} = {text if len(text) <= SHOWN else f'{text[:64]}… ({len(text)} characters)'}"

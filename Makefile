@@ -78,7 +78,7 @@ results: $(VENV)/.draws  ## Play what is missing of the convergence study (an ho
 results-quick: $(VENV)/.runs  ## Its main effects in three minutes; fails where one points the wrong way
 	$(STUDY) quick
 
-vectors: $(VENV)/.tests  ## Write the test vectors and the table of events of docs/ again from the code
+vectors: $(VENV)/.tests  ## Write tests/vectors and the generated blocks of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py
 	$(BIN)/python docs/make_events.py
 

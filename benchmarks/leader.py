@@ -307,9 +307,7 @@ def requests(folder: Path) -> dict[str, int]:
         engine = of("muster.node.miner.inner").LocalEngine(tip.spec.model, tip.spec.inner)
         return Slow(context, tip, *around, engine)
 
-    engines = hasattr(
-        of("muster.node.miner.inner"), "LocalEngine"
-    )  # the build before had a miner that trains by itself
+    engines = hasattr(of("muster.node.miner.inner"), "LocalEngine")  # before, a miner trained by itself
     choice = {"makers": lambda _: slow} if engines else {"classes": lambda _: Slow}
     simulator = of("muster.lab.simulator:Simulator")(
         roster_of(stage), stage.spec, stage.text, buckets=CountingBuckets(counts), **choice

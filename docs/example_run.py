@@ -23,7 +23,7 @@ from muster.protocol.identity import verify as is_signature
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
 from muster.protocol.rules.assignment import assigned, data_digest
-from muster.protocol.spec import RunSpec
+from muster.protocol.spec import ChainSpec, RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.types import Beacon
@@ -90,6 +90,7 @@ def run_spec(root: bytes, leader: Identity, owner: Identity, miners: Sequence[Id
     document["data"]["manifest"] = "ab" * 32
     document["genesis"] = {
         "seed": SEED,
+        "chain": ChainSpec.of(ChainGenesis(seed=SEED).origin).model_dump(mode="json"),
         "block": 0,
         "root": root.hex(),
         "miners": [miner.hotkey for miner in miners],

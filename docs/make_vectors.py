@@ -1,39 +1,40 @@
-"""Writes docs/vectors.json and quotes it in docs/protocol.md, so that the page can never say what the code does not.
+"""Writes tests/vectors/ and quotes them in docs/protocol.md, so that the page can never say what the code does not.
 
     .venv/bin/python docs/make_vectors.py
 
-Everything is a function of `example_run`, but for what the file pins: signatures, because sr25519 randomises
-them, and compressed payloads, because versions of zstd differ. Those are kept as long as they are right.
+Everything is a function of `example_run`, but for what is pinned: signatures, because sr25519 randomises them, and
+compressed payloads, because versions of zstd differ. Those are kept as long as they are right.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page_blocks
+import refused
 import torch
+import vector_files
 import zstandard
 from blake3 import blake3
 from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
+from vector_files import Document
 
 from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
 from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import wire
-from muster.protocol.columns import Column, Kind, columns_of
+from muster.protocol.chain.commitments import CHEAP_LOCATION, Commitment, CommitSpace, blocks_a_write
+from muster.protocol.chain.commitments import encode as encode_commitment
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import ScoreRow
-from muster.protocol.ledger import open_bundle, prepare, verify
+from muster.protocol.ledger import open_bundle, prepare, tip_info, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
-from muster.protocol.reasons import KEY_MISSING, LEADERS_WORD, REASONS
+from muster.protocol.reasons import KEY_MISSING
 from muster.protocol.rules.admission import admit
 from muster.protocol.rules.assignment import assigned, data_digest, permute, share, unassigned
 from muster.protocol.rules.attendance import Attendance
@@ -41,20 +42,14 @@ from muster.protocol.rules.sampling import sample
 from muster.protocol.rules.selection import order, seat
 from muster.protocol.spec import GauntletSpec
 from muster.protocol.spec.layout import parameter_shapes
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Hello, ScoreFile, ScoresUsed, Seal, UsedScore
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
 
-DOCS = Path(__file__).parent
-VECTORS = DOCS / "vectors.json"
-PAGE = DOCS / "protocol.md"
-
 DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
-SHOWN = 200
-"""Characters of a value that the page quotes; a longer one stands in the file only."""
-
 ACCEPTED_BEFORE, FAILED_BEFORE = (0, 4), (3, 5)
 """What the record before says of the selection vector's peers: whose work was good, whose payload was not."""
 
@@ -71,34 +66,48 @@ def tensors_digest(tensors: list[Tensor]) -> str:
     return blake3(b"".join(np.asarray(t, dtype="<f4").tobytes() for t in tensors)).hexdigest()
 
 
-def make_vectors(known: dict[str, str]) -> Vectors:
-    """All vectors, with the pinned bytes that are known."""
+def make_all(known: dict[str, str]) -> tuple[Vectors, dict[str, Document], dict[str, str]]:
+    """The sections that the page quotes, all files by name, and the pinned bytes they were made with."""
     run = Run(Pins(known))
+    sections: Vectors = json.loads(json.dumps(make_vectors(run)))
+    files = vector_files.documents(sections) | refused.documents(run)
+    return sections, json.loads(json.dumps(files)), run.pins.used
+
+
+def make_vectors(run: Run) -> Vectors:
+    """What an implementation must come to, by section."""
     vectors: Vectors = {
         "identity": {"seed": SEED, "name": "alice", "public": run.miners[0].public.hex(), "ss58": run.miners[0].hotkey},
         "spec": {"canonical": run.spec.canonical().decode(), "run_id": run.run_id.hex()},
-        "layout": {"tensors": parameter_shapes(run.spec.model), "digest": run.layout.digest.hex()},
-        "grid": _grid(),
-        "sampling": {
-            "beacon": BEACON.hex(),
-            "label": "assigned",
-            "of_1000": sample(BEACON, b"assigned", 1000, 8),
-            "of_2^64": sample(BEACON, b"assigned", 2**64, 2),
+        "layout": {
+            "model": run.spec.model.model_dump(mode="json"),
+            "tensors": parameter_shapes(run.spec.model),
+            "digest": run.layout.digest.hex(),
         },
+        "grid": _grid(),
+        "sampling": _sampling(1000, 8),
+        "sampling_large": _sampling(2**64, 2),
         "local_chain": {
             "seed": SEED,
             "hash_of_block_5": run.chain.block(5).hash.hex(),
             "beacon_assign_0": run.chain.beacon("assign", 0).hex(),
             "beacon_evaluate_3": run.chain.beacon("evaluate", 3).hex(),
         },
+        "commitment": _commitment(),
         "assignment": _assignment(run),
         "genesis": {
+            "seed": SEED,
             "first_4_of_embedding": f32(run.theta[0].reshape(-1)[:4]),
             "first_4_of_down_proj": f32(run.theta[DOWN_PROJ].reshape(-1)[:4]),
             "theta_digest": tensors_digest(run.theta),
             "genesis_root": run.spec.genesis.root,
         },
         "roots": {
+            "run_id": run.run_id.hex(),
+            "outer_step": 0,
+            "beacon": run.tip.opening.possess.value.hex(),
+            "hotkey": run.miners[0].public.hex(),
+            "round": 0,
             "state_root_of_theta_0": state_root(run.theta, run.layout, run.run_id, 0).hex(),
             "possession_of_alice_in_round_0": run.proof(run.miners[0].public).hex(),
         },
@@ -109,9 +118,26 @@ def make_vectors(known: dict[str, str]) -> Vectors:
     }
     vectors |= _objects(run)
     vectors["checkpoint"] = _checkpoint(run)
-    vectors["pinned"] = dict(sorted(run.pins.used.items()))
-    result: Vectors = json.loads(json.dumps(vectors))
-    return result
+    return vectors
+
+
+def _sampling(population: int, count: int) -> dict[str, Any]:
+    drawn = sample(BEACON, b"assigned", population, count)
+    return {"beacon": BEACON.hex(), "label": "assigned", "population": population, "count": count, "sample": drawn}
+
+
+def _commitment() -> dict[str, Any]:
+    location, anchor = "https://alice.example/muster", Anchor(258, BEACON)
+    plain, sealed = (encode_commitment(Commitment(location, each)) for each in (anchor, replace(anchor, seal=KEY)))
+    return {
+        "location": location,
+        "round": anchor.round,
+        "digest": BEACON.hex(),
+        "seal": KEY.hex(),
+        "fields": [field.hex() for field in plain],
+        "fields_with_the_seal": [field.hex() for field in sealed],
+        "blocks_a_write_of_59_bytes_at_3100_in_360": blocks_a_write(CHEAP_LOCATION, CommitSpace(3100, 360)),
+    }
 
 
 def _grid() -> dict[str, Any]:
@@ -129,10 +155,14 @@ def _assignment(run: Run) -> dict[str, Any]:
     windows = assigned(BEACON, 2, run.spec.data, 6)
     return {
         "beacon": BEACON.hex(),
+        "windows": run.spec.data.windows,
+        "slots": run.spec.data.slots,
+        "slot": 2,
+        "count": 6,
         "permute_10": [permute(BEACON, i, 10) for i in range(10)],
         "permute_10^9": [permute(BEACON, i, 10**9) for i in range(3)],
         "share": share(run.spec.data),
-        "slot_2_first_6": windows,
+        "of_the_slot": windows,
         "unassigned_first_3": unassigned(BEACON, run.spec.data, range(3)),
         "data_digest": data_digest(windows).hex(),
     }
@@ -158,6 +188,8 @@ def _codec(run: Run) -> dict[str, Any]:
     content = zstandard.ZstdDecompressor().decompress(payload[4:codes])
     scales = 2 * run.layout.grid.tiles
     return {
+        "shapes": run.layout.shapes,
+        "k": update.k,
         "accumulator_digest": tensors_digest(accumulator(run.layout.shapes, 0)),
         "kept": run.layout.kept(update.k),
         "first_8_indices": update.indices[:8].tolist(),
@@ -224,7 +256,7 @@ def _objects(run: Run) -> Vectors:
     seal = Seal(run.run_id, run.leader.public, 0, run.tip.parent, 0, run.chain.block(5), listed, ())
     seal_data = wire.encode_seal(seal, run.leader)
     sealed = wire.decode_seal(seal_data, run.run_id)
-    amendment = wire.encode_amendment(run.owner, run.run_id, 4, "outer.alpha", "[[0,1],[50,0.8]]")
+    amendment = wire.encode_amendment(run.owner, run.run_id, 1, 4, "outer.alpha", "[[0,1],[50,0.8]]")
     decision = Decision(
         seal=seal,
         seal_digest=sealed[1],
@@ -324,7 +356,9 @@ def _scores(run: Run, record: bytes) -> dict[str, Any]:
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
-    made = make_checkpoint(run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0))
+    made = make_checkpoint(
+        run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0), tip_info(run.tip)
+    )
     ((name, data),) = made.shards.items()
     header = int.from_bytes(data[:8], "little")
     return {
@@ -336,88 +370,13 @@ def _checkpoint(run: Run) -> dict[str, Any]:
     }
 
 
-def pinned() -> dict[str, str]:
-    """What the file pins, nothing where there is no file."""
-    if not VECTORS.exists():
-        return {}
-    known: dict[str, str] = json.loads(VECTORS.read_text(encoding="utf-8"))["pinned"]
-    return known
-
-
-def to_text(vectors: Vectors) -> str:
-    """The text of vectors.json: JSON with one value a line."""
-    sections = [
-        f" {json.dumps(name)}: {{\n"
-        + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in section.items())
-        + "\n }"
-        for name, section in vectors.items()
-    ]
-    return "{\n" + ",\n".join(sections) + "\n}\n"
-
-
-def quoted(page: str, vectors: Vectors) -> str:
-    """The page with each block between `<!-- vectors: NAME -->` and `<!-- end -->` written from the vectors.
-
-    The tables between `<!-- reasons -->` or `<!-- columns -->` and `<!-- end -->` are those of `protocol/reasons.py`
-    and of `protocol/incentive/row.py`.
-    """
-
-    def block(match: re.Match[str]) -> str:
-        lines = "\n".join(_lines(vectors[match["name"]]))
-        return f"<!-- vectors: {match['name']} -->\n```\n{lines}\n```\n<!-- end -->"
-
-    page = re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
-    for name, table in (("reasons", _reasons()), ("columns", _columns())):
-        written = f"<!-- {name} -->\n{table}\n<!-- end -->"
-        page = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, written=written: written, page, flags=re.DOTALL)
-    return page
-
-
-def _reasons() -> str:
-    """The table of reasons."""
-    rows = ["| reason | class | what is wrong |", "|---|---|---|"]
-    for reason in REASONS.values():
-        word = " †" if reason.slug in LEADERS_WORD else ""
-        rows.append(f"| `{reason.slug}` | {reason.kind.value}{word} | {reason.sentence} |")
-    return "\n".join(rows)
-
-
-def _columns() -> str:
-    """The table of a score row's columns."""
-    sizes = {Kind.KEY: 32, Kind.COUNT: 4, Kind.NUMBER: 8, Kind.FLAG: 1}
-    rows = ["| tag | size | column | of each row |", "|---|---|---|---|"]
-    for column in columns_of(ScoreRow):
-        size, kind = sizes[column.kind], {Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}.get(column.kind, "")
-        many = f"{size}·" if size > 1 else ""
-        long = f"n + {many}m" if column.nullable else f"{many}n"
-        tag = f"0x8000 + {column.about.tag}" if column.about.later else column.about.tag
-        told = f"{column.about.meaning}, {kind}{_range(column)}" if kind else column.about.meaning
-        rows.append(f"| {tag} | {long} | `{column.name}` | {told} |")
-    return "\n".join(rows)
-
-
-def _range(column: Column) -> str:
-    """Unit and range of a column's values."""
-    low, high = column.about.low, column.about.high
-    if column.kind is Kind.FLAG:
-        return "0 or 1"
-    unit = f", {column.about.unit}" if column.about.unit == "nat/token" else ""
-    if math.isfinite(high):
-        return f"{unit}, {low:g} to {high:g}".replace("-", "−")
-    return f"{unit}, ≥ {low:g}" if math.isfinite(low) else unit
-
-
-def _lines(section: dict[str, Any]) -> Iterator[str]:
-    for name, value in section.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        yield f"{name} = {text if len(text) <= SHOWN else f'{text[:64]}… ({len(text)} characters)'}"
-
-
 def main() -> None:
-    """Write both files."""
-    vectors = make_vectors(pinned())
-    VECTORS.write_text(to_text(vectors), encoding="utf-8")
-    PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), vectors), encoding="utf-8")
+    """Write the files and the page."""
+    sections, files, used = make_all(vector_files.read_pinned())
+    vector_files.write(files, used)
+    page_blocks.PAGE.write_text(
+        page_blocks.quoted(page_blocks.PAGE.read_text(encoding="utf-8"), sections), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

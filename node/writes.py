@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from muster.node.turns import Lane, Turn, Turns
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import RateLimited
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,6 +73,10 @@ class QueuedWrites(Chain):
         self._turns = turns
         self._show_seconds = show_seconds
 
+    async def origin(self) -> Origin:
+        """Which chain it is."""
+        return await self._chain.origin()
+
     async def head(self) -> Block:
         """The newest block."""
         return await self._chain.head()
@@ -95,6 +100,10 @@ class QueuedWrites(Chain):
     async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
         """The anchors for `round_` or later."""
         return await self._chain.anchors(round_)
+
+    async def commit_space(self) -> CommitSpace | None:
+        """How much the hotkey may commit."""
+        return await self._chain.commit_space()
 
     async def register(self, identity: Identity) -> int:
         """Register a hotkey; returns its uid.

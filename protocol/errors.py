@@ -3,7 +3,8 @@
     MusterError            1  something went wrong that is not any of the below
     ├── UsageError         2  a flag or an argument does not make sense
     ├── ConfigError        3  a preset, a TOML file or a run spec is not valid
-    │   └── HotkeyInUse       another process of this machine has the hotkey's role
+    │   ├── HotkeyInUse       another process of this machine has the hotkey's role
+    │   └── ProtocolMismatch  the run speaks another protocol than this release
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
     │   ├── ObjectTooLarge    an object exceeds the cap its reader set
@@ -59,6 +60,12 @@ class HotkeyInUse(ConfigError):
     """Another process of this machine has this hotkey's role in this run."""
 
     code = "config.hotkey_in_use"
+
+
+class ProtocolMismatch(ConfigError):
+    """The run speaks another protocol than this release."""
+
+    code = "config.protocol"
 
 
 class StorageError(MusterError):

@@ -17,6 +17,9 @@ PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
 SEED_BYTES = 32
 
+_WRAP = (b"<Bytes>", b"</Bytes>")
+"""What wallets put around a message that a person signs."""
+
 
 class Identity:
     """A hotkey that can sign. The secret never leaves this object."""
@@ -99,10 +102,18 @@ def derive_seed(seed: int, name: str) -> bytes:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` over `message` was made by the owner of `public`; false for anything malformed."""
+    """Whether `signature` over `message` itself was made by the owner of `public`; false for anything malformed.
+
+    The library also takes a signature over `<Bytes>message</Bytes>`, the form in which wallets sign for people. Two
+    forms would split implementations, so what also verifies as a signature over the wrapped message is refused: a
+    signature over the message itself never does.
+    """
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
-    return bool(bittensor_core.verify(message, signature, hotkey_of(public)))
+    hotkey = hotkey_of(public)
+    if not bittensor_core.verify(message, signature, hotkey):
+        return False
+    return not bittensor_core.verify(_WRAP[0] + message + _WRAP[1], signature, hotkey)
 
 
 def hotkey_of(public: bytes) -> str:

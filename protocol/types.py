@@ -29,11 +29,30 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Which chain, and which subnet on it: what no other chain and no later subnet of the same number has.
+
+    `kind` is whose rules it follows ("local" or "bittensor"), `genesis` the hash of its block 0 (32 bytes),
+    `registered` the block in which subnet `netuid` was registered: a number is given again when a subnet is dissolved.
+    A local chain has one subnet, 0, from block 0 on.
+    """
+
+    kind: str
+    genesis: bytes
+    netuid: int = 0
+    registered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Anchor:
-    """A claim that `digest` (32 bytes) is the record of `round`."""
+    """A claim that `digest` (32 bytes) is the record of `round`.
+
+    `seal` may name the seal of the round after it (32 bytes): an anchored seal has a block of its own.
+    """
 
     round: int
     digest: bytes
+    seal: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

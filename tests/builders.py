@@ -17,6 +17,7 @@ from torch import Tensor
 from muster.kernels import SparseUpdate, compress
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
+from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import WireError
 from muster.protocol.identity import SIGNATURE_BYTES, Identity, public_of
 from muster.protocol.incentive.row import ScoreRow
@@ -24,7 +25,7 @@ from muster.protocol.ledger import genesis_tip
 from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.assignment import assigned, data_digest
-from muster.protocol.spec import ModelSpec, RunSpec, load_template
+from muster.protocol.spec import ChainSpec, ModelSpec, RunSpec, load_template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.types import Beacon, Block
@@ -96,6 +97,7 @@ def run_spec(**sections: Mapping[str, Any]) -> RunSpec:
     }
     document["genesis"] = {
         "seed": SEED,
+        "chain": ChainSpec.of(ChainGenesis(seed=SEED).origin).model_dump(),
         "root": state_root(theta(), layout(), GENESIS_RUN, 0).hex(),
         "miners": tuple(identity(name).hotkey for name in MINERS),
         "leaders": (identity(LEADER).hotkey,),

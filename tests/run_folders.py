@@ -12,14 +12,18 @@ from pathlib import Path
 import tomli_w
 
 from muster.protocol.spec import load_template
-from muster.run.specs import new_spec
+from muster.protocol.types import Origin
+from muster.run.specs import Standing, new_spec
 from muster.testnet.roster import Roster
 
 ROSTER = Roster.of(0, 2, 1, {})
 
 
-def make_spec(base: Path, seed: int = 0) -> Path:
-    """A folder as `muster spec new` makes it: a model of a few thousand parameters and eight files of text."""
+def make_spec(base: Path, seed: int = 0, netuid: int | None = None) -> Path:
+    """A folder as `muster spec new` makes it: a model of a few thousand parameters and eight files of text.
+
+    It is for that subnet, or for the local chain of its seed.
+    """
     base.mkdir(parents=True, exist_ok=True)
     document = load_template("tiny").model_dump(mode="json")
     document["model"] |= {"hidden": 8, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 8, "ffn": 8}
@@ -30,7 +34,8 @@ def make_spec(base: Path, seed: int = 0) -> Path:
         texts[-1].write_bytes(bytes(range(32, 127)) * 100)
     leaders = tuple(member.hotkey for member in ROSTER.operators)
     miners = tuple(member.hotkey for member in ROSTER.miners)
-    new_spec(str(base / "small.toml"), base / "spec", leaders[0], leaders, miners, texts, seed, 0)
+    standing = None if netuid is None else Standing(Origin("bittensor", bytes(32), netuid, 100), 0, None)
+    new_spec(str(base / "small.toml"), base / "spec", leaders[0], leaders, miners, texts, seed, 0, standing)
     return base / "spec"
 
 

@@ -166,12 +166,13 @@ class Replay:
             tip.round,
             replica.outer_step,
             replica.root(),
+            ledger.tip_info(tip),
         )
         for name, data in {paths.MANIFEST: made.manifest, **made.shards}.items():
             key = paths.checkpoint(tip.run_id, tip.round, name)
             with self._faults.noting(key, tip.round):
                 if await self._evidence.store.get(key, max_bytes=len(data)) != data:
-                    raise LedgerError("its bytes are not those of θ at this round")
+                    raise LedgerError("its bytes are not those of θ and the tip at this round")
         with self._faults.noting(paths.record(tip.run_id, tip.round), tip.round):
             if made.digest != record.checkpoint:
                 raise LedgerError("it pins another checkpoint than that of its θ")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from muster.run.specs import describe, new_spec
+from muster.cli.run import FINNEY
+from muster.run.publish import run_file
+from muster.run.specs import describe, find_standing, new_spec
 
 
 def show(
@@ -28,7 +31,19 @@ def new(
         typer.Option(help="A text file; repeat for more. [default: Python's standard library]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the genesis weights.")] = 0,
-    block: Annotated[int, typer.Option(min=0, help="Chain block at which round 0 opens.")] = 0,
+    chain: Annotated[
+        str | None,
+        typer.Option(help="bittensor, or sqlite:FILE. [default: bittensor with --netuid, else a new local one]"),
+    ] = None,
+    netuid: Annotated[int | None, typer.Option(min=0, help="The run's subnet on Bittensor.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="wss://… of a Bittensor node; repeat for more. [default: the public one]")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(min=0, help="Chain block at which round 0 opens. [default: the newest]")
+    ] = None,
 ) -> None:
-    """Fill genesis and data into a template: from then on it is one particular run."""
-    typer.echo(new_spec(preset, out, owner, tuple(leader), tuple(miner or ()), text, seed, block))
+    """Fill genesis, chain and data into a template: from then on it is one particular run."""
+    file = run_file(str(out), chain, netuid, tuple(endpoint or (FINNEY,)))
+    standing = None if file is None else asyncio.run(find_standing(file))
+    typer.echo(new_spec(preset, out, owner, tuple(leader), tuple(miner or ()), text, seed, block, standing))

@@ -18,8 +18,9 @@ from muster.doctor.facts import (
 )
 from muster.doctor.finding import MACHINE_STATUS, Finding
 from muster.doctor.needs import Needs
+from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
 from muster.protocol.errors import ChainError, ConfigError, StorageError
-from muster.protocol.spec import RunSpec
+from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec
 from muster.protocol.storage.s3_location import is_network_location, parse_location
 from muster.protocol.types import Role
 
@@ -152,8 +153,13 @@ def judge_bandwidth(facts: TransferFacts, needed: Needs, spec: RunSpec, block_se
     return Finding.ok(name, f"{text}; a round leaves {_time(between)} for it")
 
 
-def judge_chain(facts: ChainFacts) -> Finding:
-    """How the chain keeps time; a client does not answer at all where its endpoint is stale or makes no blocks."""
+def judge_chain(facts: ChainFacts, run: ChainSpec) -> Finding:
+    """Whether the chain is the run's; a client does not answer at all where its endpoint is stale or has no blocks."""
+    try:
+        run.check(facts.origin)
+    except ConfigError as error:
+        fix = "name an endpoint (or the file) of the run's own chain with the setting chain"
+        return Finding.fail("chain", f"{facts.chain} is another chain than the run's: {error}", fix, error.exit_status)
     return Finding.ok(
         "chain", f"{facts.chain} is at block {facts.height}, the newest; a block lasts {_time(facts.block_seconds)}"
     )
@@ -202,6 +208,23 @@ def judge_location(facts: MemberFacts, configured: str, readable: str) -> Findin
     return Finding.ok(name, f"the chain sends others to {shown_location(committed)}, as it is set, and it can be read")
 
 
+def judge_anchors(location: str, space: CommitSpace, clock: ClockSpec) -> Finding:
+    """Whether the chain takes a leader's anchors as fast as its shortest rounds follow each other."""
+    name, size = "anchors", len(location.encode())
+    try:
+        blocks = blocks_a_write(size, space)
+    except ChainError as error:
+        return Finding.fail(name, str(error), "use a shorter location", error.exit_status)
+    text = (
+        f"with a location of {size} bytes this chain takes an anchor every {_blocks(blocks)} ({space.bytes} bytes in "
+        f"{_blocks(space.blocks)}); the shortest round lasts {_blocks(clock.shortest)}"
+    )
+    if blocks > clock.shortest:
+        fix = f"use a location of at most {CHEAP_LOCATION} bytes: a shorter host, bucket or prefix, or a public bucket"
+        return Finding.fail(name, text, fix, ChainError.exit_status)
+    return Finding.ok(name, text)
+
+
 def judge_run(facts: RunFacts) -> Finding:
     """What is at RUN; that it is a run, whole and understood, is known once there are facts."""
     text = f"{facts.run} is run {facts.run_id[:16]}…, {facts.preset} with {facts.parameters:,} parameters"
@@ -246,6 +269,10 @@ def shown_location(location: str) -> str:
         return parse_location(location).shown
     except StorageError:
         return "a location that is not valid"
+
+
+def _blocks(count: int) -> str:
+    return "block" if count == 1 else f"{count} blocks"
 
 
 def _size(count: int) -> str:

@@ -94,6 +94,7 @@ class Examination:
             Check("chain", self._chain, chain),
             Check("registration", self._registration, chain),
             Check("location", self._location, location),
+            Check("anchors", self._anchors, chain),
             Check("leader", self._leader, "ask the run's operators whether their bucket can be read"),
             Check("run", self._run, "correct the setting run: the RUN_URL as the run's publisher gives it"),
             Check("text", self._text, "get the run's own text again from its publisher"),
@@ -155,7 +156,8 @@ class Examination:
         return checks.judge_bandwidth(took, needed, setup.spec, await setup.block_seconds())
 
     async def _chain(self) -> Finding:
-        return checks.judge_chain(await self._setup.chain_facts())
+        facts = await self._setup.chain_facts()
+        return checks.judge_chain(facts, self._setup.spec.genesis.chain)
 
     async def _registration(self) -> Finding:
         setup = self._setup
@@ -170,6 +172,15 @@ class Examination:
         elif member.location == setup.location and setup.public is not None:
             readable = await network.try_reading(setup.public, paths.hello(setup.run_id))
         return checks.judge_location(member, setup.location, readable)
+
+    async def _anchors(self) -> Finding:
+        setup = self._setup
+        if setup.role is not Role.AGGREGATOR:
+            raise Skip(f"a {setup.role.value} anchors nothing")
+        space = await setup.commit_space()
+        if space is None:
+            raise Skip("this chain takes any number of commitments")
+        return checks.judge_anchors(setup.location, space, setup.spec.clock)
 
     async def _leader(self) -> Finding:
         setup = self._setup

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from muster.protocol.types import Origin
+
 
 @dataclass(frozen=True, slots=True)
 class SoftwareFacts:
@@ -81,11 +83,12 @@ class TransferFacts:
 
 @dataclass(frozen=True, slots=True)
 class ChainFacts:
-    """The newest block of a chain that makes them, and seconds a block lasts."""
+    """The newest block of a chain that makes them, seconds a block lasts, and which chain it is."""
 
     chain: str
     height: int
     block_seconds: float
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)

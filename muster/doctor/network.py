@@ -106,6 +106,7 @@ async def watch_chain(chain: Chain, name: str, clock: Clock) -> ChainFacts:
     """
     try:
         async with asyncio.timeout(CHAIN_SECONDS):
+            origin = await chain.origin()
             first = await chain.next_block((await chain.head()).number)
             began, block = clock.elapsed(), first
             while block.number < first.number + BLOCKS_TIMED:
@@ -113,7 +114,7 @@ async def watch_chain(chain: Chain, name: str, clock: Clock) -> ChainFacts:
             passed = clock.elapsed() - began
     except TimeoutError as error:
         raise ChainError(f"{name} made no new block that can be seen here for {CHAIN_SECONDS:.0f} s") from error
-    return ChainFacts(name, block.number, passed / (block.number - first.number))
+    return ChainFacts(name, block.number, passed / (block.number - first.number), origin)
 
 
 async def find_member(chain: Chain, hotkey: str, *, registers_itself: bool) -> MemberFacts:

@@ -17,6 +17,7 @@ from muster.doctor.network import Clock, find_member, watch_chain
 from muster.node.data.build import MANIFEST
 from muster.node.lock import find_holder, hotkey_folder, role_lock
 from muster.protocol.chain.base import Chain, Snapshot
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, Store, is_network_location
@@ -148,6 +149,11 @@ class Setup:
         """Everybody registered now."""
         await self._need_chain()
         return await self._chain.snapshot()
+
+    async def commit_space(self) -> CommitSpace | None:
+        """How much a hotkey may commit on the chain."""
+        await self._need_chain()
+        return await self._chain.commit_space()
 
     async def member(self) -> MemberFacts:
         """What the chain says of the own hotkey."""

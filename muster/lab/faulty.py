@@ -14,10 +14,11 @@ from blake3 import blake3
 
 from muster.lab.faults import Fault, Request, Script
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 Height = Callable[[], int]
 """The height of the true chain now."""
@@ -198,6 +199,11 @@ class FaultyChain(Chain):
         await call.begin(None)
         return call
 
+    async def origin(self) -> Origin:
+        """Look, by script."""
+        await self._call("origin")
+        return await self._chain.origin()
+
     async def head(self) -> Block:
         """Look, by script."""
         await self._call("head")
@@ -227,6 +233,11 @@ class FaultyChain(Chain):
         """Look, by script."""
         await self._call("anchors", str(round_))
         return await self._chain.anchors(round_)
+
+    async def commit_space(self) -> CommitSpace | None:
+        """Look, by script."""
+        await self._call("commit_space")
+        return await self._chain.commit_space()
 
     async def register(self, identity: Identity) -> int:
         """Write, by script."""

@@ -21,6 +21,7 @@ from muster.protocol.storage import AllowList, Buckets, Credentials, Store, pars
 from muster.protocol.storage.directory import DirectoryStore
 from muster.protocol.storage.locations import DirectoryBuckets
 from muster.protocol.storage.network import NetworkBuckets
+from muster.protocol.types import Origin
 from muster.run.file import BITTENSOR, FOLDERS, NETWORK, SQLITE, RunFile
 
 
@@ -50,8 +51,10 @@ def create_local_chain(path: Path, genesis: ChainGenesis, block_seconds: float) 
     SqliteChain.create(path, genesis, block_seconds=block_seconds)
 
 
-async def create_subnet(endpoint: str, hotkeys: Sequence[str], stakes: Mapping[str, int]) -> tuple[int, int]:
-    """Make a subnet on a development chain, with all hotkeys registered and staked; its netuid, and a block it is in.
+async def create_subnet(endpoint: str, hotkeys: Sequence[str], stakes: Mapping[str, int]) -> tuple[int, int, Origin]:
+    """Make a subnet on a development chain, with all hotkeys registered and staked.
+
+    Its netuid, a block it is in, and what a run's spec says of it.
 
     Raises:
         ChainError: the chain refused or cannot be reached.
@@ -59,7 +62,7 @@ async def create_subnet(endpoint: str, hotkeys: Sequence[str], stakes: Mapping[s
     netuid = await bittensor.set_up_subnet(endpoint, hotkeys, stakes)
     client = bittensor.BittensorChain((endpoint,), netuid)
     try:
-        return netuid, (await client.head()).number
+        return netuid, (await client.head()).number, await client.origin()
     finally:
         await client.close()
 

@@ -21,7 +21,14 @@ from blake3 import blake3
 
 from muster.node.data.build import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest, Shard
 from muster.node.hello import VERSION
-from muster.protocol.errors import ConfigError, DataError, ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.errors import (
+    ConfigError,
+    DataError,
+    ObjectMissing,
+    ObjectTooLarge,
+    ProtocolMismatch,
+    StorageError,
+)
 from muster.protocol.spec import HEX32, RunSpec
 from muster.protocol.storage import Store, is_network_location, parse_location
 from muster.run.backends import open_location
@@ -140,14 +147,17 @@ async def _fetch(url: RunUrl, allow: str) -> tuple[RunFile, bytes]:
             raise ConfigError(f"{url.shown} holds run {file.run_id}, not the run {url.pin} that the URL names")
         spec = await _part(store, url, file.spec, MAX_SPEC_BYTES)
     try:
-        run_id = RunSpec.from_bytes(spec).run_id().hex()
+        read = RunSpec.from_bytes(spec)
+    except ProtocolMismatch as error:
+        raise ProtocolMismatch(f"{url.shown}: {error}") from error
     except ConfigError as error:
         raise ConfigError(
             f"{url.shown}/{file.spec} is not a spec that this release (muster {VERSION}) understands; look for a "
             f"newer one ({error})"
         ) from error
-    if run_id != file.run_id:
+    if read.run_id().hex() != file.run_id:
         raise ConfigError(f"{url.shown}/{file.spec} is the spec of another run than its {RUN_FILE} names")
+    file.check_chain(read.genesis.chain)
     return file, spec
 
 

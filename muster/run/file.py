@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from muster.protocol.errors import ConfigError
-from muster.protocol.spec import HEX32, first_problem
+from muster.protocol.spec import HEX32, ChainSpec, first_problem
 
 RUN_FILE = "run.toml"
 SPEC_FILE = "spec.json"
@@ -19,6 +19,8 @@ FOLDERS = "dir:"
 NETWORK = "network"
 SQLITE = "sqlite:"
 BITTENSOR = "bittensor"
+LOCAL = "local"
+"""The kind of chain that a `sqlite:` file holds, as specs call it."""
 
 NO_RUN = "0" * 64
 """Stands in a run file whose run id is not known yet."""
@@ -54,6 +56,17 @@ class RunFile(BaseModel):
         if named != ((True, True) if self.chain == BITTENSOR else (False, False)):
             raise ValueError("netuid and endpoints go with chain = 'bittensor', and only with it")
         return self
+
+    def check_chain(self, chain: ChainSpec) -> None:
+        """Refuse a spec that stands on another kind of chain or another subnet than this file leads to.
+
+        Raises:
+            ConfigError: it does.
+        """
+        kind = BITTENSOR if self.chain == BITTENSOR else LOCAL
+        if (chain.kind, chain.netuid) != (kind, self.netuid or 0):
+            where = f"subnet {self.netuid} of Bittensor" if self.chain == BITTENSOR else "a local chain"
+            raise ConfigError(f"{RUN_FILE} leads to {where}, but its spec is for {chain}; publish the run anew")
 
     def to_bytes(self) -> bytes:
         """The text of the file; what is not set is left out."""

@@ -11,6 +11,7 @@ from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import AllowList, Buckets, Credentials
+from muster.protocol.types import Origin
 from muster.run.backends import create_local_chain, ledger_name, open_buckets, open_chain
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
 from muster.testnet.roster import Roster
@@ -58,6 +59,7 @@ class RunDirectory:
         history = SpecHistory.of(spec)
         if history.run_id.hex() != file.run_id:
             raise ConfigError(f"{path / file.spec} is the spec of another run than {path / RUN_FILE} names")
+        file.check_chain(spec.genesis.chain)
         return cls(path, file, history)
 
     @property
@@ -142,10 +144,12 @@ def create(
     block_seconds: float,
     parts: RunFile | None = None,
     block: int = 0,
+    origin: Origin | None = None,
 ) -> RunDirectory:
     """Lay out a new run: text, spec, keys, and the parts that are local.
 
-    `parts` is the run file without its run id (None: everything is local), `block` where on its chain round 0 opens.
+    `parts` is the run file without its run id (None: everything is local). Round 0 opens at `block` of the chain
+    `origin`, None for the local one.
 
     Raises:
         StorageError: the folder cannot be written or holds something already.
@@ -160,7 +164,7 @@ def create(
         for folder in ("logs", "state", *([] if file.store == NETWORK else ["buckets"])):
             (path / folder).mkdir()
         manifest = build_corpus(files, path / "data", template.data.window)
-        spec = roster.spec(template, manifest, block)
+        spec = roster.spec(template, manifest, block, origin)
         (path / "spec.json").write_bytes(spec.canonical())
         for member in roster.members:
             key = path / "keys" / f"{member.name}.key"

@@ -13,7 +13,7 @@ from muster.node.data.build import MANIFEST, SHARDS
 from muster.node.data.dataset import TextReader
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import ConfigError, ObjectMissing, UsageError
-from muster.protocol.spec import RunSpec, first_problem
+from muster.protocol.spec import ChainSpec, RunSpec, first_problem
 from muster.protocol.storage import Store
 from muster.run.backends import create_local_chain, open_folder, open_location
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials
@@ -73,6 +73,7 @@ async def publish_run(spec_folder: Path, store: str, file: RunFile | None, envir
     text = spec_folder / DATA_FOLDER
     await asyncio.to_thread(TextReader.open, text, spec.data.manifest)
     made = (file or RunFile(run_id=NO_RUN)).model_copy(update={"run_id": spec.run_id().hex()})
+    _check_chain(made, spec.genesis.chain)
     async with _open(store, environment) as target:
         await _check_free(target, store, made.run_id)
         for shard in SHARDS.values():
@@ -83,6 +84,16 @@ async def publish_run(spec_folder: Path, store: str, file: RunFile | None, envir
             await asyncio.to_thread(_make_chain, Path(store) / made.chain.removeprefix(SQLITE), spec)
         await target.put(RUN_FILE, made.to_bytes(), deadline=SMALL_DEADLINE)
     return _published(store, made.run_id)
+
+
+def _check_chain(made: RunFile, chain: ChainSpec) -> None:
+    """A run id is of one chain, so a spec that was made for another one cannot be published on this one."""
+    try:
+        made.check_chain(chain)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the spec is for {chain}; publish it there (--netuid), or make it anew with `muster spec new --netuid`"
+        ) from error
 
 
 def _published(store: str, run_id: str) -> str:

@@ -5,20 +5,64 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muster.node.data.build import build_corpus
-from muster.protocol.errors import StorageError
+from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
+from muster.protocol.chain.rules import ChainGenesis
+from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.identity import public_of
-from muster.protocol.spec import RunSpec, Template, load_template
+from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec, Template, load_template
 from muster.protocol.spec.layout import layout_of
+from muster.protocol.types import Origin
+from muster.run.backends import open_chain
 from muster.run.fetch import is_url, open_run
-from muster.run.file import RUN_FILE
+from muster.run.file import RUN_FILE, RunFile
 from muster.run.folder import RunDirectory
 from muster.testnet.roster import fill_template
 
 DENSE_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The chain a new run is for: which it is, its newest block, and what it takes of a leader's anchors."""
+
+    origin: Origin
+    block: int
+    space: CommitSpace | None
+
+
+async def find_standing(file: RunFile) -> Standing:
+    """Ask the chain that a run file leads to.
+
+    Raises:
+        ChainError, ConfigError: it cannot be opened, or does not answer.
+    """
+    chain = open_chain(file, Path.cwd(), read_only=True)
+    try:
+        return Standing(await chain.origin(), (await chain.head()).number, await chain.commit_space())
+    finally:
+        await chain.close()
+
+
+def check_pace(clock: ClockSpec, space: CommitSpace | None) -> None:
+    """Refuse rounds that may follow each other faster than any leader could anchor their records.
+
+    Raises:
+        ConfigError: they may.
+    """
+    if space is None:
+        return
+    least = blocks_a_write(CHEAP_LOCATION, space)
+    if clock.shortest < least:
+        raise ConfigError(
+            f"a round may last {clock.shortest} blocks, but this chain takes a leader's anchor every {least} blocks "
+            f"({space.bytes} bytes in {space.blocks} blocks, locations of up to {CHEAP_LOCATION} bytes); set "
+            f"clock.min_blocks to at least {least - 1} in a template of your own"
+        )
 
 
 def new_spec(
@@ -29,9 +73,13 @@ def new_spec(
     miners: tuple[str, ...],
     text: Sequence[Path] | None,
     seed: int,
-    block: int,
+    block: int | None = None,
+    standing: Standing | None = None,
 ) -> str:
     """Write OUT/spec.json and OUT/data; returns a sentence with the run id.
+
+    The run is for the chain `standing` (None: the local one of this seed, which publishing makes), and its round 0
+    opens at `block` of it (None: at the newest).
 
     Raises:
         ConfigError, DataError, IdentityError, StorageError: something does not fit or cannot be written.
@@ -39,12 +87,23 @@ def new_spec(
     for hotkey in (owner, *leaders, *miners):
         public_of(hotkey)
     template = load_template(preset)
+    standing = standing or Standing(ChainGenesis(seed=seed).origin, 0, None)
+    check_pace(template.clock, standing.space)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise StorageError(f"{out} is not empty; name another directory or remove it")
         manifest = build_corpus(text, out / "data", template.data.window)
-        spec = fill_template(template, manifest, seed=seed, block=block, miners=miners, leaders=leaders, owner=owner)
+        spec = fill_template(
+            template,
+            manifest,
+            seed=seed,
+            chain=ChainSpec.of(standing.origin),
+            block=standing.block if block is None else block,
+            miners=miners,
+            leaders=leaders,
+            owner=owner,
+        )
         (out / "spec.json").write_bytes(spec.canonical())
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from muster.protocol.errors import ConfigError, StorageError, UsageError
 from muster.protocol.storage import Credentials, S3Location, admin, parse_location
+from muster.protocol.types import Origin
 from muster.run.backends import create_subnet
 from muster.run.credentials import ACCESS_KEY, ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, SECRET_KEY, load_credentials
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RunFile
@@ -37,13 +38,14 @@ _TOKEN_BYTES = 4
 class Provision:
     """A run file without its run id, where everybody's bucket is, and what writes it (nothing for a folder).
 
-    `block` is where on its chain the run's round 0 opens.
+    `block` is where on its chain the run's round 0 opens, `origin` which chain that is (None: the local one).
     """
 
     file: RunFile
     block: int
     locations: Mapping[str, str]
     writers: Mapping[str, Credentials] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def environment(self, name: str, keys: Path) -> dict[str, str]:
         """What a participant's process must be told: its location, and the files in `keys` that write there."""
@@ -101,9 +103,9 @@ async def provision(store: str, chain: str, roster: Roster, environment: Mapping
     if chain == SQLITE:
         return made
     stakes = {operator.hotkey: STAKE for operator in roster.operators}
-    netuid, block = await create_subnet(chain, [member.hotkey for member in roster.members], stakes)
+    netuid, block, origin = await create_subnet(chain, [member.hotkey for member in roster.members], stakes)
     part = {"chain": BITTENSOR, "netuid": netuid, "endpoints": (chain,)}
-    return replace(made, file=made.file.model_copy(update=part), block=block)
+    return replace(made, file=made.file.model_copy(update=part), block=block, origin=origin)
 
 
 async def _make_buckets(store: str, roster: Roster, environment: Mapping[str, str]) -> Provision:

@@ -10,7 +10,8 @@ from muster.node.replica import genesis_root
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import UsageError
 from muster.protocol.identity import Identity, derive_seed
-from muster.protocol.spec import GenesisSpec, RunSpec, Template
+from muster.protocol.spec import ChainSpec, GenesisSpec, RunSpec, Template
+from muster.protocol.types import Origin
 
 HONEST = "honest"
 OPERATOR_STAKE = 1_000_000_000
@@ -89,8 +90,10 @@ class Roster:
                 f"{len(self.members)} participants do not fit the {template.data.slots} slots of preset {template.name}"
             )
 
-    def spec(self, template: Template, manifest: Manifest, block: int = 0) -> RunSpec:
-        """The run spec: the template with this roster, its seed and this text filled in; round 0 opens at `block`.
+    def spec(self, template: Template, manifest: Manifest, block: int = 0, origin: Origin | None = None) -> RunSpec:
+        """The run spec: the template with this roster, its seed and this text filled in.
+
+        Round 0 opens at `block` of the chain `origin`, None for the local chain of this seed.
 
         Raises:
             UsageError: more participants than the run has data slots for.
@@ -100,6 +103,7 @@ class Roster:
             template,
             manifest,
             seed=self.seed,
+            chain=ChainSpec.of(origin or ChainGenesis(seed=self.seed).origin),
             block=block,
             miners=tuple(miner.hotkey for miner in self.miners),
             leaders=tuple(operator.hotkey for operator in self.operators),
@@ -112,6 +116,7 @@ def fill_template(
     manifest: Manifest,
     *,
     seed: int,
+    chain: ChainSpec,
     block: int,
     miners: tuple[str, ...],
     leaders: tuple[str, ...],
@@ -127,6 +132,7 @@ def fill_template(
     )
     genesis = GenesisSpec(
         seed=seed,
+        chain=chain,
         block=block,
         root=genesis_root(template.model, seed).hex(),
         miners=miners,

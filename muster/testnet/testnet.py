@@ -75,7 +75,15 @@ class Testnet:
         provided = await provision(options.store, options.chain, self._roster, os.environ)
         forget_administrator()
         run = await asyncio.to_thread(
-            create, options.directory, template, self._roster, None, BLOCK_SECONDS, provided.file, provided.block
+            create,
+            options.directory,
+            template,
+            self._roster,
+            None,
+            BLOCK_SECONDS,
+            provided.file,
+            provided.block,
+            provided.origin,
         )
         await asyncio.to_thread(provided.write_keys, run.keys)
         await self._register(run, provided)

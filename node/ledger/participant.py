@@ -157,19 +157,20 @@ async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replic
     What fails for a reason that may pass is tried again at the next blocks.
 
     Raises:
+        ConfigError: the chain is not the run's.
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity, directory = context.chain, context.identity, context.directory
+    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
     await _patiently(chain, partial(chain.register, identity))
     await _patiently(chain, partial(commit_location, context))
-    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))
     way = CatchUp(start)
 
     async def newest_checkpoint() -> tuple[Tip, Replica | None]:
         store = await directory.store_of(hotkey_of(start.leader_in_turn))
         return (start, None) if store is None else await way.go(Reader(chain, directory), store)
 
-    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.tip)
+    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from muster.node.directory import Directory
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import MAX_MANIFEST_BYTES, read_manifest, read_shards
+from muster.node.replica.checkpoint import read_manifest, read_shards
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
@@ -28,6 +28,7 @@ from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
+from muster.protocol.wire.manifest import MAX_MANIFEST_BYTES, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,13 @@ async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
 
 
 async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
-    """The tip every run begins with."""
+    """The tip every run begins with.
+
+    Raises:
+        ConfigError: the chain is not the run's: whatever it says would be of another ledger.
+        ChainError: it does not say.
+    """
+    history.genesis.genesis.chain.check(await chain.origin())
     block = history.genesis.genesis.block
     return ledger.genesis_tip(history, await draw(chain, ASSIGN, 0, block), await draw(chain, POSSESS, 0, block))
 
@@ -122,6 +129,16 @@ class Reader:
             if at.round == tip.round:
                 found.setdefault(at.digest, Pointer(at.digest, leader, store))
         return list(found.values())
+
+    async def newest_anchor(self, tip: Tip) -> Anchor | None:
+        """The anchor of the tip's leader for the latest round that the chain shows; None before the first.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        leader = hotkey_of(tip.leader_in_turn)
+        shown = [seen.anchor for seen in await self._chain.anchors(0) if seen.hotkey == leader]
+        return max(shown, key=lambda anchor: anchor.round, default=None)
 
     async def _traced(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:
         """Read records back from an anchor towards the open round's, as far as one look goes."""
@@ -292,57 +309,77 @@ def _misread(data: bytes, kind: wire.Type, digest: bytes, error: WireError) -> M
 
 @dataclass(slots=True)
 class CatchUp:
-    """How far a newcomer has read the records of a bucket; a read that fails is made again, and none before it.
+    """How far a newcomer has read back from the leader's newest anchor; a read that fails is made again, none before.
 
-    Records before the newest checkpoint are only checked as a chain; their authority is the anchored record that
-    follows the checkpoint and that the session verifies in full.
+    The newest record that pins a checkpoint is where it begins: the checkpoint's manifest holds the tip. The record's
+    authority is the chain's: it is anchored, or one that is leads back to it; the session verifies it in full.
+    `reached` is the last record that was read.
     """
 
     start: Tip
-    tip: Tip = field(init=False)
-    _pinned: tuple[Tip, Record] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        """The way begins at `start`."""
-        self.tip = self.start
+    reached: Record | None = field(init=False, default=None)
+    _at: Anchor | None = field(init=False, default=None)
+    _pinned: Record | None = field(init=False, default=None)
 
     async def go(self, reader: Reader, store: Store) -> tuple[Tip, Replica | None]:
-        """The newest checkpoint that a bucket's records pin, as (tip, replica); `(start, None)` where there is none.
+        """The newest checkpoint that the chain proves, as (tip, replica); `(start, None)` where there is none.
 
         Raises:
-            LedgerError: a record does not continue the ledger, or a pinned checkpoint is not what it must be.
-            StorageError: something is damaged or cannot be read.
+            LedgerError: a record or the pinned checkpoint is not what it must be.
+            ChainError, StorageError: what there is cannot be looked at now, is damaged or cannot be read.
         """
-        while not self.tip.closed:
-            try:
-                record, digest = await reader.newest(store, self.tip, self.tip.round)
-            except ObjectMissing:
-                break
-            after = ledger.advance(self.tip, record, digest)
-            if record.checkpoint != ledger.NO_CHECKPOINT:
-                self._pinned = self.tip, record
-            self.tip = after
-        if self._pinned is None:
-            return self.start, None
-        at, record = self._pinned
-        return at, await load_checkpoint(store, at, record)
+        start = self.start
+        self._at = self._at or await reader.newest_anchor(start)
+        while self._pinned is None:
+            if self._at is None:
+                return start, None
+            record = await self._read(reader, store, self._at)
+            self._pinned = record if record.checkpoint != ledger.NO_CHECKPOINT else None
+            self._at = Anchor(record.round - 1, record.parent) if record.round else None
+        record, before = self._pinned, None
+        if self._at is not None:
+            if self.reached is record:
+                await self._read(reader, store, self._at)
+            assert self.reached is not None
+            before = self.reached, record.parent
+        manifest = await read_pinned(store, start, record)
+        tip = ledger.resume(start, manifest, before)
+        ledger.check_link(tip, record, None)
+        return tip, await load_checkpoint(store, tip, record, manifest)
+
+    async def _read(self, reader: Reader, store: Store, at: Anchor) -> Record:
+        with about(paths.record(self.start.run_id, at.round)):
+            self.reached, _ = await reader.record(store, self.start, at.round, at.digest)
+        return self.reached
 
 
-async def load_checkpoint(store: Store, tip: Tip, record: Record) -> Replica:
-    """θ before a record that pins a checkpoint.
+async def read_pinned(store: Store, tip: Tip, record: Record) -> Manifest:
+    """The manifest of the checkpoint that a record pins; any tip of the run says what model it is of.
 
     Raises:
-        LedgerError: the checkpoint is not the pinned one, or its θ does not have the record's root.
+        LedgerError: it is not one of this run.
+        StorageError: it is missing, damaged or cannot be read.
+    """
+    key = paths.checkpoint(tip.run_id, record.round, paths.MANIFEST)
+    with about(key):
+        data = await store.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        return read_manifest(data, record.checkpoint, tip.run_id, tip.layout)
+
+
+async def load_checkpoint(store: Store, tip: Tip, record: Record, manifest: Manifest | None = None) -> Replica:
+    """θ before a record that pins a checkpoint; `tip` is the one it was made at, `manifest` the checkpoint's if read.
+
+    Raises:
+        LedgerError: the checkpoint is not the pinned one, is of another tip, or its θ does not have the record's root.
         StorageError: it cannot be read.
     """
-
-    def key(name: str) -> str:
-        return paths.checkpoint(tip.run_id, tip.round, name)
-
-    data = await store.get(key(paths.MANIFEST), max_bytes=MAX_MANIFEST_BYTES)
-    manifest = read_manifest(data, record.checkpoint, tip.run_id, tip.layout)
+    manifest = manifest or await read_pinned(store, tip, record)
+    if (manifest.round, manifest.outer_step, manifest.tip) != (tip.round, tip.outer_step, ledger.tip_info(tip)):
+        raise LedgerError(f"the checkpoint of round {tip.round} is of another tip than the ledger's")
     shards: Mapping[str, bytes] = {
-        shard.name: await store.get(key(shard.name), max_bytes=shard.bytes, deadline=BULK_DEADLINE)
+        shard.name: await store.get(
+            paths.checkpoint(tip.run_id, tip.round, shard.name), max_bytes=shard.bytes, deadline=BULK_DEADLINE
+        )
         for shard in manifest.shards
     }
     theta = read_shards(manifest, lambda shard: shards[shard.name], tip.layout)

@@ -9,53 +9,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import rfc8785
 import safetensors
 import torch
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from muster.protocol.errors import LedgerError, ObjectDamaged
-from muster.protocol.spec import HEX32, Natural
 from muster.protocol.spec.layout import Layout
+from muster.protocol.wire.manifest import Manifest, ShardInfo, TipInfo, decode_manifest, manifest_digest
 
 SHARD_BYTES = 2**30
 """A shard is closed once it holds this much: small enough to fetch again, large enough to stream."""
 
-MAX_MANIFEST_BYTES = 2**20
 _ALIGN = 8
 """safetensors asks for headers padded with spaces to a multiple of 8."""
-
-Hex32 = Annotated[str, Field(pattern=f"^{HEX32}$")]
-
-
-class ShardInfo(BaseModel):
-    """One file of a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    name: str
-    bytes: Natural
-    blake3: Hex32
-
-
-class Manifest(BaseModel):
-    """What a checkpoint holds: θ before the record of `round`, after `outer_step` outer steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    run: Hex32
-    round: Natural
-    outer_step: Natural
-    root: Hex32
-    layout: Hex32
-    shards: tuple[ShardInfo, ...]
-
-    def encode(self) -> bytes:
-        """RFC 8785 JSON."""
-        return rfc8785.dumps(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +42,10 @@ class Checkpoint:
         return manifest_digest(self.manifest)
 
 
-def manifest_digest(manifest: bytes) -> bytes:
-    """BLAKE3 of a manifest's bytes."""
-    return blake3(b"muster/checkpoint/v1" + manifest).digest()
-
-
 def make_checkpoint(
-    theta: Sequence[Tensor], layout: Layout, run_id: bytes, round_: int, outer_step: int, root: bytes
+    theta: Sequence[Tensor], layout: Layout, run_id: bytes, round_: int, outer_step: int, root: bytes, tip: TipInfo
 ) -> Checkpoint:
-    """All files of the checkpoint of θ."""
+    """All files of the checkpoint of θ; `tip` is what the manifest says of the ledger there."""
     groups = _shards(layout)
     names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     shards = {name: _safetensors(theta, layout, group) for name, group in zip(names, groups, strict=True)}
@@ -92,6 +58,7 @@ def make_checkpoint(
         shards=tuple(
             ShardInfo(name=name, bytes=len(data), blake3=blake3(data).hexdigest()) for name, data in shards.items()
         ),
+        tip=tip,
     )
     return Checkpoint(shards, manifest.encode())
 
@@ -133,12 +100,7 @@ def read_manifest(data: bytes, digest: bytes, run_id: bytes, layout: Layout) -> 
         ObjectDamaged: its digest is another.
         LedgerError: another run or layout, not canonical, or sizes that θ cannot have.
     """
-    if manifest_digest(data) != digest:
-        raise ObjectDamaged("the checkpoint's manifest is not the one the record pins")
-    try:
-        manifest = Manifest.model_validate_json(data)
-    except ValidationError as error:
-        raise LedgerError("the checkpoint's manifest is not readable") from error
+    manifest = decode_manifest(data, digest)
     if manifest.run != run_id.hex() or manifest.layout != layout.digest.hex():
         raise LedgerError("the checkpoint is of another run or model")
     groups = _shards(layout)

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class Snapshot:
 
 class Chain(ABC):
     """A client of one chain and one subnet on it."""
+
+    @abstractmethod
+    async def origin(self) -> Origin:
+        """Which chain and subnet this is.
+
+        Raises:
+            ChainError: it does not say, or has no such subnet.
+        """
 
     @abstractmethod
     async def head(self) -> Block:
@@ -114,6 +123,14 @@ class Chain(ABC):
         A local chain shows its whole history. Bittensor shows each hotkey's newest anchor only; what lies between
         it and `round_` is proven by the records' parents (`muster.protocol.ledger.lineage`).
         """
+
+    async def commit_space(self) -> CommitSpace | None:
+        """How much one hotkey may commit, None where that is not limited (a local chain).
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        return None
 
     @abstractmethod
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:

@@ -1,10 +1,11 @@
 """What a hotkey commits on Bittensor: where its bucket is, and after that the newest anchor it made.
 
     field 0   the location, UTF-8
-    field 1   absent, or 0x01 ‖ round (8 bytes, LE) ‖ digest (32 bytes)
+    field 1   absent, or 0x02 ‖ round (8 bytes, LE) ‖ digest of its record (32) [‖ digest of a seal (32)]
 
-A hotkey has one commitment per subnet and each write replaces it whole, so both are always written together. Fields
-come from strangers: whatever does not fit reads as nothing.
+A hotkey has one commitment per subnet and each write replaces it whole, so both are always written together, and so
+many bytes may be written in so many blocks: `blocks_a_write` says how often that lets a leader anchor. Fields come from
+strangers: whatever does not fit reads as nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ MAX_RAW = 128
 MAX_FIELDS = 3
 """Fields of a commitment on Bittensor."""
 
-ANCHOR_VERSION = b"\x01"
+ANCHOR_VERSION = b"\x02"
+"""Of the protocol whose records it names: an anchor that a hotkey made in a run of an earlier one reads as nothing."""
+
 ROUND_BYTES = 8
 DIGEST_BYTES = 32
 ANCHOR_BYTES = len(ANCHOR_VERSION) + ROUND_BYTES + DIGEST_BYTES
 
 MIN_SPACE = 100
 """Bytes that the chain counts for a commitment at least."""
+
+CHEAP_LOCATION = MIN_SPACE - ANCHOR_BYTES
+"""The longest location, 59 bytes, that with an anchor costs no more than the least a commitment can cost."""
 
 _RAW = re.compile(r"Raw\d{1,3}|BigRaw")
 
@@ -42,6 +48,32 @@ class Commitment:
 
     location: str | None = None
     anchor: Anchor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSpace:
+    """What a chain takes of one hotkey's commitments: so many bytes in each so many blocks (its tempo)."""
+
+    bytes: int
+    blocks: int
+
+
+def blocks_a_write(location: int, space: CommitSpace, *, seal: bool = False) -> int:
+    """The fewest blocks between two anchors of a leader who goes on for ever.
+
+    Args:
+        location: bytes of the location that is written with each anchor.
+        space: what the chain takes.
+        seal: whether the anchor names a seal too.
+
+    Raises:
+        ChainError: not even one such commitment fits.
+    """
+    size = max(MIN_SPACE, location + ANCHOR_BYTES + (DIGEST_BYTES if seal else 0))
+    writes = space.bytes // size
+    if not writes:
+        raise ChainError(f"a commitment of {size} bytes is more than the {space.bytes} this chain takes")
+    return -(-space.blocks // writes)
 
 
 def encode(commitment: Commitment) -> tuple[bytes, ...]:
@@ -60,10 +92,11 @@ def encode(commitment: Commitment) -> tuple[bytes, ...]:
         raise ChainError(f"the committed location has {len(location)} bytes, over {MAX_LOCATION}; use a shorter prefix")
     if commitment.anchor is None:
         return (location,)
-    round_, digest = commitment.anchor.round, commitment.anchor.digest
-    if not 0 <= round_ < 2 ** (8 * ROUND_BYTES) or len(digest) != DIGEST_BYTES:
-        raise ChainError(f"an anchor is a round from 0 to 2^64 - 1 and a {DIGEST_BYTES}-byte digest")
-    return location, ANCHOR_VERSION + round_.to_bytes(ROUND_BYTES, "little") + digest
+    round_, digest, seal = commitment.anchor.round, commitment.anchor.digest, commitment.anchor.seal
+    sizes = {len(part) for part in (digest, seal) if part is not None}
+    if not 0 <= round_ < 2 ** (8 * ROUND_BYTES) or sizes != {DIGEST_BYTES}:
+        raise ChainError(f"an anchor is a round from 0 to 2^64 - 1 and one or two {DIGEST_BYTES}-byte digests")
+    return location, ANCHOR_VERSION + round_.to_bytes(ROUND_BYTES, "little") + digest + (seal or b"")
 
 
 def decode(fields: Sequence[bytes]) -> Commitment:
@@ -88,9 +121,10 @@ def _location(data: bytes) -> str | None:
 
 
 def _anchor(data: bytes) -> Anchor | None:
-    if len(data) != ANCHOR_BYTES or data[:1] != ANCHOR_VERSION:
+    if len(data) not in (ANCHOR_BYTES, ANCHOR_BYTES + DIGEST_BYTES) or data[:1] != ANCHOR_VERSION:
         return None
-    return Anchor(int.from_bytes(data[1 : 1 + ROUND_BYTES], "little"), data[1 + ROUND_BYTES :])
+    round_, digests = int.from_bytes(data[1 : 1 + ROUND_BYTES], "little"), data[1 + ROUND_BYTES :]
+    return Anchor(round_, digests[:DIGEST_BYTES], digests[DIGEST_BYTES:] or None)
 
 
 def to_info(fields: Sequence[bytes]) -> dict[str, list[list[dict[str, str]]]]:

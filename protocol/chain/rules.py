@@ -21,12 +21,15 @@ from muster.protocol.chain import emission
 from muster.protocol.chain.base import AnchorSeen, Peer, Snapshot
 from muster.protocol.errors import ChainError, IdentityError
 from muster.protocol.identity import Identity, hotkey_of, public_of, verify
-from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Block
+from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Block, Origin
 
 MAX_INTEGER = 2**53 - 1
 """Largest integer of a call or a genesis: beyond it canonical JSON is not defined (RFC 8785 §3.2.2.3)."""
 
 DIGEST_BYTES = 32
+
+LOCAL = "local"
+"""The kind of every chain with these rules, whatever keeps it: the same run on a file and in memory is the same run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class ChainGenesis:
                 public_of(hotkey)
             except IdentityError as error:
                 raise ChainError(f"a stake is named for {hotkey!r}, which is not a hotkey address") from error
+
+    @property
+    def origin(self) -> Origin:
+        """Which chain this is."""
+        return Origin(LOCAL, self.block(0).hash)
 
     def block(self, number: int) -> Block:
         """The block at a height ≥ 0: hash = BLAKE3("muster/block/v1" ‖ seed ‖ number), both 8 bytes LE."""
@@ -296,9 +304,11 @@ def _check_location(location: str) -> None:
 
 
 def _anchor_json(anchor: Anchor) -> dict[str, str | int]:
-    if not 0 <= anchor.round <= MAX_INTEGER or len(anchor.digest) != DIGEST_BYTES:
-        raise ChainError(f"an anchor is a round from 0 to {MAX_INTEGER} and a {DIGEST_BYTES}-byte digest")
-    return {"round": anchor.round, "digest": anchor.digest.hex()}
+    sizes = {len(part) for part in (anchor.digest, anchor.seal) if part is not None}
+    if not 0 <= anchor.round <= MAX_INTEGER or sizes != {DIGEST_BYTES}:
+        raise ChainError(f"an anchor is a round from 0 to {MAX_INTEGER} and one or two {DIGEST_BYTES}-byte digests")
+    seal = {} if anchor.seal is None else {"seal": anchor.seal.hex()}
+    return {"round": anchor.round, "digest": anchor.digest.hex(), **seal}
 
 
 def _replace_member(state: ChainState, member: Member) -> ChainState:

@@ -25,12 +25,12 @@ from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 APPLICATION_ID = 0x4D555354
 """Marks the file as ours in SQLite's own header field ("MUST")."""
 
-VERSION = 1
+VERSION = 2
 """Layout of the tables (SQLite's `user_version`)."""
 
 BUSY_SECONDS = 30.0
@@ -60,7 +60,7 @@ CREATE TABLE weights (
 CREATE TABLE nonces (hotkey TEXT PRIMARY KEY, nonce INTEGER NOT NULL) STRICT;
 CREATE TABLE anchors (
     block INTEGER NOT NULL, idx INTEGER NOT NULL, hotkey TEXT NOT NULL, round INTEGER NOT NULL,
-    digest BLOB NOT NULL CHECK (length(digest) = 32), PRIMARY KEY (block, idx)
+    digest BLOB NOT NULL CHECK (length(digest) = 32), seal BLOB CHECK (length(seal) = 32), PRIMARY KEY (block, idx)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX anchors_by_round ON anchors (round, block, idx);
 """
@@ -139,6 +139,10 @@ class SqliteChain(Chain):
         with _reported(path), closing(_connect(path)) as connection:
             _initialise(connection, genesis, started)
         return cls(path, clock=clock, sleep=sleep)
+
+    async def origin(self) -> Origin:
+        """The file's chain."""
+        return await self._run(lambda _, genesis: genesis.origin)
 
     async def head(self) -> Block:
         """The newest block, by the wall clock."""
@@ -323,7 +327,10 @@ def read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
         raise ChainError(f"{path} is not a chain file")
     (version,) = _one(connection, "PRAGMA user_version")
     if version != VERSION:
-        raise ChainError(f"the chain file {path} has version {version}, and this Muster reads {VERSION}")
+        raise ChainError(
+            f"the chain file {path} has version {version}, and this Muster reads {VERSION}: use the release it was "
+            "made with, or begin the run anew"
+        )
     seed, *rest = _one(
         connection,
         "SELECT seed, slots, tempo, immunity, max_validators, weights_rate_limit, epoch_emission FROM genesis",
@@ -357,9 +364,9 @@ def _read_state(connection: sqlite3.Connection) -> ChainState:
 
 def _read_anchors(connection: sqlite3.Connection, round_: int) -> tuple[AnchorSeen, ...]:
     rows = connection.execute(
-        "SELECT hotkey, round, digest, block, idx FROM anchors WHERE round >= ? ORDER BY block, idx", (round_,)
+        "SELECT hotkey, round, digest, seal, block, idx FROM anchors WHERE round >= ? ORDER BY block, idx", (round_,)
     )
-    return tuple(AnchorSeen(hotkey, Anchor(of, digest), block, index) for hotkey, of, digest, block, index in rows)
+    return tuple(AnchorSeen(hotkey, Anchor(*anchor), block, index) for hotkey, *anchor, block, index in rows)
 
 
 def _write_state(connection: sqlite3.Connection, before: ChainState, after: ChainState) -> None:
@@ -382,6 +389,6 @@ def _write_state(connection: sqlite3.Connection, before: ChainState, after: Chai
 
 def _append_anchor(connection: sqlite3.Connection, seen: AnchorSeen) -> None:
     connection.execute(
-        "INSERT INTO anchors (block, idx, hotkey, round, digest) VALUES (?, ?, ?, ?, ?)",
-        (seen.block, seen.index, seen.hotkey, seen.anchor.round, seen.anchor.digest),
+        "INSERT INTO anchors (block, idx, hotkey, round, digest, seal) VALUES (?, ?, ?, ?, ?, ?)",
+        (seen.block, seen.index, seen.hotkey, seen.anchor.round, seen.anchor.digest, seen.anchor.seal),
     )

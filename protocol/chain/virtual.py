@@ -17,7 +17,7 @@ from muster.protocol.chain import rules
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Register, SetWeights
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +55,10 @@ class VirtualChain(Chain):
     def height(self) -> int:
         """The number of the block the clock stands at."""
         return self._state.height
+
+    async def origin(self) -> Origin:
+        """This chain."""
+        return self.genesis.origin
 
     async def head(self) -> Block:
         """The block the clock stands at."""

@@ -22,6 +22,7 @@ from muster.protocol.ledger.judge import (
     spec_digest,
     verify,
 )
+from muster.protocol.ledger.resume import resume, tip_info
 
 __all__ = [
     "NO_CHECKPOINT",
@@ -42,6 +43,8 @@ __all__ = [
     "next_opening",
     "open_bundle",
     "prepare",
+    "resume",
     "spec_digest",
+    "tip_info",
     "verify",
 ]

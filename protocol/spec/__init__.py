@@ -2,6 +2,8 @@
 
 from muster.protocol.spec.sections import (
     HEX32,
+    PROTOCOL,
+    ChainSpec,
     ClockSpec,
     DataSpec,
     GauntletSpec,
@@ -23,6 +25,8 @@ from muster.protocol.spec.sections import (
 
 __all__ = [
     "HEX32",
+    "PROTOCOL",
+    "ChainSpec",
     "ClockSpec",
     "DataSpec",
     "GauntletSpec",

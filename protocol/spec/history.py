@@ -1,18 +1,23 @@
-"""`spec.at(round)`: the genesis spec with every amendment that has taken effect by then."""
+"""`spec.at(round)`: the genesis spec with every amendment that has taken effect by then.
+
+All code asks for the spec of a round, many times in each, and it changes a few times in a run: so each spec is made
+once, when the amendment that makes it is adopted, and asking is a look into a short table.
+"""
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
 import rfc8785
 from pydantic import ValidationError
 
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import public_of
 from muster.protocol.spec import RunSpec, first_problem
-from muster.protocol.wire import Amendment
+from muster.protocol.wire import Amendment, decode_amendment
 
 AMENDABLE = frozenset(
     {
@@ -21,49 +26,80 @@ AMENDABLE = frozenset(
         "outer.alpha", "outer.scale_cap",
         "gauntlet.seats", "gauntlet.eval_windows", "gauntlet.score_wait",
         "clock.min_blocks", "clock.deadline", "clock.reveal", "clock.min_submissions", "clock.checkpoint_every",
+        "genesis.leaders", "genesis.chain",
     }
 )  # fmt: skip
 """What may change while a run lives: nothing that would change the meaning of θ or of past records."""
 
+NOT_YET = frozenset({"genesis.leaders", "genesis.chain"})
+"""Of these, what this release cannot follow: who closes rounds, and the chain's successor. It refuses them, and a
+record that holds one, rather than go on with the leaders or the chain that everybody else has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An amendment that stands in the record of round `recorded_in`, and its bytes as they stand there."""
+
+    amendment: Amendment
+    recorded_in: int
+    data: bytes
+
 
 @dataclass(frozen=True, slots=True)
 class SpecHistory:
-    """A run's spec over time. Immutable: adopting an amendment gives a new history."""
+    """A run's spec over time. Immutable: adopting an amendment gives a new history.
+
+    `specs[i]` is in force from round `starts[i]` on, until the next begins; `adopted` is in the order of the records,
+    which is that of the amendments' numbers, from 1.
+    """
 
     genesis: RunSpec
     run_id: bytes
-    amendments: tuple[Amendment, ...] = ()
+    adopted: tuple[Adopted, ...]
+    starts: tuple[int, ...]
+    specs: tuple[RunSpec, ...]
 
     @classmethod
     def of(cls, genesis: RunSpec) -> SpecHistory:
         """The history a run begins with."""
-        return cls(genesis, genesis.run_id())
+        return cls(genesis, genesis.run_id(), (), (0,), (genesis,))
 
     def at(self, round_: int) -> RunSpec:
         """The spec in force in a round."""
-        spec = self.genesis
-        for amendment in self.amendments:
-            if amendment.round <= round_:
-                spec = _amended(spec, amendment)
-        return spec
+        return self.specs[max(bisect_right(self.starts, round_) - 1, 0)]
 
-    def adopt(self, amendment: Amendment, recorded_in: int) -> SpecHistory:
-        """The history with one more amendment, which stands in the record of round `recorded_in`.
+    def adopt(self, data: bytes, recorded_in: int) -> SpecHistory:
+        """The history with one more amendment, a signed object that stands in the record of round `recorded_in`.
 
         Raises:
-            LedgerError: not the owner's, a field that may not change, too soon, or the result is not a valid spec.
+            LedgerError: not readable, not the owner's, not the next number, a field that may not change, too soon, or
+                the result is not a valid spec.
         """
+        try:
+            amendment = decode_amendment(data, self.run_id)
+        except WireError as error:
+            raise LedgerError(f"an amendment is not readable: {error}") from error
+        self._check(amendment, recorded_in)
+        table = dict(zip(self.starts, self.specs, strict=True))
+        table.setdefault(amendment.round, self.at(amendment.round))
+        # What was recorded before may take effect after this one. This one counts on top of it, being recorded later.
+        table |= {start: _amended(spec, amendment) for start, spec in table.items() if start >= amendment.round}
+        starts = tuple(sorted(table))
+        adopted = (*self.adopted, Adopted(amendment, recorded_in, data))
+        return SpecHistory(self.genesis, self.run_id, adopted, starts, tuple(table[start] for start in starts))
+
+    def _check(self, amendment: Amendment, recorded_in: int) -> None:
+        due = len(self.adopted) + 1
         if amendment.signer != public_of(self.genesis.genesis.owner):
             raise LedgerError("an amendment must be signed by the run's owner")
+        if amendment.number != due:
+            raise LedgerError(f"amendment {amendment.number} where number {due} is due: each is recorded once")
         if amendment.path not in AMENDABLE:
             raise LedgerError(f"{amendment.path} cannot be amended")
+        if amendment.path in NOT_YET:
+            raise LedgerError(f"an amendment of {amendment.path} needs a newer release of Muster than this one")
         if amendment.round < recorded_in + self.at(recorded_in).clock.amend_delay:
             raise LedgerError(f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round})")
-        grown = SpecHistory(self.genesis, self.run_id, (*self.amendments, amendment))
-        # An amendment recorded before may take effect after this one, and the two may not go together.
-        for round_ in sorted({known.round for known in grown.amendments if known.round >= amendment.round}):
-            grown.at(round_)
-        return grown
 
 
 def _amended(spec: RunSpec, amendment: Amendment) -> RunSpec:

@@ -61,5 +61,5 @@ def layout_of(model: ModelSpec) -> Layout:
         names=tuple(name for name, _ in tensors),
         shapes=shapes,
         grid=Grid(shapes),
-        digest=blake3(b"muster/layout/v1" + table).digest(),
+        digest=blake3(b"muster/layout/v2" + table).digest(),
     )

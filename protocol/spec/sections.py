@@ -1,7 +1,7 @@
 """RunSpec: everything the participants of one run must agree on, and the digest of it that names the run.
 
 A template (`presets/*.toml`) becomes a spec when genesis and the data manifest are filled in. Its canonical bytes
-are RFC 8785 JSON; the run id is BLAKE3("muster/spec/v1" ‖ canonical bytes) of the *genesis* spec and never changes.
+are RFC 8785 JSON; the run id is BLAKE3("muster/spec/v2" ‖ canonical bytes) of the *genesis* spec and never changes.
 Later changes of a few fields arrive as owner-signed amendments inside records: `SpecHistory.at(round)` is what all
 code asks.
 """
@@ -11,14 +11,19 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import rfc8785
 from blake3 import blake3
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from muster.protocol.errors import ConfigError
+from muster.protocol.errors import ConfigError, IdentityError, ProtocolMismatch
+from muster.protocol.identity import public_of
 from muster.protocol.spec.families import FAMILIES, known_family
+from muster.protocol.types import Origin
+
+PROTOCOL: Final = 2
+"""What docs/protocol.md describes. Specs of protocol 1 did not say a number."""
 
 HEX32 = r"[0-9a-f]{64}"
 Positive = Annotated[int, Field(gt=0, lt=2**53)]
@@ -153,6 +158,11 @@ class ClockSpec(_Section):
     checkpoint_every: Positive
     amend_delay: Positive
 
+    @property
+    def shortest(self) -> int:
+        """The fewest blocks of a round: sealed when it may be, recorded in the block after."""
+        return self.min_blocks + 1
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_blocks > self.deadline:
@@ -173,15 +183,67 @@ class DataSpec(_Section):
     manifest: Annotated[str, Field(pattern=f"^({HEX32})?$")] = ""
 
 
+class ChainSpec(_Section):
+    """Which chain and subnet the run stands on (`Origin`): who follows another one follows another run."""
+
+    kind: Literal["local", "bittensor"]
+    genesis: Annotated[str, Field(pattern=f"^{HEX32}$")]
+    netuid: Annotated[int, Field(ge=0, lt=2**16)]
+    registered: Natural
+
+    @classmethod
+    def of(cls, origin: Origin) -> ChainSpec:
+        """The chain that says this of itself."""
+        return cls.model_validate(
+            {
+                "kind": origin.kind,
+                "genesis": origin.genesis.hex(),
+                "netuid": origin.netuid,
+                "registered": origin.registered,
+            }
+        )
+
+    def check(self, origin: Origin) -> None:
+        """Refuse a chain that is not this one.
+
+        Raises:
+            ConfigError: the sentence names both.
+        """
+        found = ChainSpec.of(origin)
+        if found != self:
+            raise ConfigError(
+                f"the chain that answers is {found}, and the run stands on {self}; name an endpoint (or the file) of "
+                "the run's own chain"
+            )
+
+    def __str__(self) -> str:
+        subnet = f"subnet {self.netuid}, registered in block {self.registered}, of " if self.kind != "local" else ""
+        return f"{subnet}the {self.kind} chain whose block 0 is {self.genesis[:16]}…"
+
+
 class GenesisSpec(_Section):
-    """How the run begins: initial weights, the block round 0 opens at, A_0, the aggregators in turn, the owner."""
+    """How the run begins: initial weights, the chain and its block round 0 opens at, A_0, the aggregators in turn (who
+    also are the run's validators), the owner."""
 
     seed: Natural
+    chain: ChainSpec
     block: Natural = 0
     root: Annotated[str, Field(pattern=f"^{HEX32}$")]
     miners: tuple[str, ...]
     leaders: Annotated[tuple[str, ...], Field(min_length=1)]
     owner: str
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Self:
+        for listed in (self.miners, self.leaders, (self.owner,)):
+            if len(set(listed)) != len(listed):
+                raise ValueError("miners and leaders name each hotkey once")
+            for hotkey in listed:
+                try:
+                    public_of(hotkey)
+                except IdentityError as error:
+                    raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -222,6 +284,7 @@ class Template(_Section):
 class RunSpec(Template):
     """The whole agreement of one run."""
 
+    protocol: Literal[2] = PROTOCOL
     genesis: GenesisSpec
 
     def canonical(self) -> bytes:
@@ -230,15 +293,17 @@ class RunSpec(Template):
 
     def run_id(self) -> bytes:
         """32 bytes that name the run this (genesis) spec begins."""
-        return blake3(b"muster/spec/v1" + self.canonical()).digest()
+        return blake3(b"muster/spec/v2" + self.canonical()).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunSpec:
         """Parse canonical bytes.
 
         Raises:
+            ProtocolMismatch: a spec of another protocol than this release's.
             ConfigError: not JSON, not a spec, or not in canonical form.
         """
+        _check_protocol(data)
         try:
             spec = cls.model_validate_json(data)
         except ValidationError as error:
@@ -246,6 +311,31 @@ class RunSpec(Template):
         if spec.canonical() != data:
             raise ConfigError("the run spec is not in canonical form (RFC 8785), so its run id is ambiguous")
         return spec
+
+
+class _Versioned(BaseModel):
+    """What is read of a spec before anything else of it is looked at."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    genesis: dict[str, Any]
+    protocol: int = 1
+
+
+def _check_protocol(data: bytes) -> None:
+    """Refuse a spec of another protocol in a sentence of its own, rather than by the first field that differs."""
+    try:
+        found = _Versioned.model_validate_json(data).protocol
+    except ValidationError:
+        return  # no spec at all, which its own reader says better
+    if found < PROTOCOL:
+        raise ProtocolMismatch(
+            f"this run speaks protocol {found} and this release {PROTOCOL}: take part with the release of Muster that "
+            "it was made with, or begin it anew with `muster spec new`"
+        )
+    if found > PROTOCOL:
+        raise ProtocolMismatch(
+            f"this run speaks protocol {found} and this release {PROTOCOL}: look for a newer release of Muster"
+        )
 
 
 def first_problem(error: ValidationError) -> str:

@@ -101,7 +101,7 @@ def context(s3_server: RadosGateway, tmp_path: Path) -> Context:
     with Shell(tmp_path / "publisher", publisher.environment) as shell:
         shell.run(
             f"muster spec new {tmp_path}/miniature.toml {tmp_path}/spec --owner {operator.hotkey} "
-            f"--leader {operator.hotkey} {files}"
+            f"--leader {operator.hotkey} --chain sqlite:{chain} {files}"
         )
         store = shlex.quote(f"{publisher.location}/runs/first")
         url = shell.run(f"muster run publish {tmp_path}/spec --store {store} --chain sqlite:{chain}").splitlines()[-1]

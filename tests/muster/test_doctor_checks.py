@@ -28,12 +28,14 @@ from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
 from muster.doctor.needs import Needs, needs
 from muster.doctor.report import conclusion, json_object, line
 from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainError, ConfigError, StorageError
-from muster.protocol.spec import load_template, preset_names
+from muster.protocol.spec import ChainSpec, load_template, preset_names
 from muster.protocol.spec.layout import layout_of
-from muster.protocol.types import Role
+from muster.protocol.types import Origin, Role
 
 GIB = 1 << 30
+ORIGIN = Origin("bittensor", bytes(32), 3, 500)
 LOCATION = "s3://reader:secret-of-reader@example.org/bucket"
 SPEC = run_spec(clock={"min_blocks": 100, "deadline": 150})
 """At 12 s a block a round of 1,800 s, 600 s of them for transfers."""
@@ -184,10 +186,34 @@ class TestChain:
     """Its time, registration and the committed location."""
 
     def test_a_chain_tells_its_time(self) -> None:
-        finding = checks.judge_chain(ChainFacts("subnet 3", 1000, 12.0))
+        finding = checks.judge_chain(ChainFacts("subnet 3", 1000, 12.0, ORIGIN), ChainSpec.of(ORIGIN))
         assert finding.status is Status.OK
         assert "block 1000" in finding.text
         assert "12 s" in finding.text
+
+    def test_another_chain_than_the_runs(self) -> None:
+        """For one, a subnet that was dissolved and whose number somebody else has now."""
+        other = ChainFacts("subnet 3", 1000, 12.0, replace(ORIGIN, registered=501))
+        finding = checks.judge_chain(other, ChainSpec.of(ORIGIN))
+        assert finding.status is Status.FAIL
+        assert "registered in block 501" in finding.text
+        assert "registered in block 500" in finding.text
+        assert finding.exit_status == ConfigError.exit_status
+
+    @pytest.mark.parametrize(
+        ("length", "shortest", "status"),
+        [(59, 12, Status.OK), (59, 11, Status.FAIL), (60, 12, Status.OK), (140, 21, Status.FAIL), (140, 22, Status.OK)],
+    )
+    def test_a_leaders_anchors_fit_the_chain(self, length: int, shortest: int, status: Status) -> None:
+        clock = SPEC.clock.model_copy(update={"min_blocks": shortest - 1})
+        finding = checks.judge_anchors("x" * length, CommitSpace(3100, 360), clock)
+        assert finding.status is status
+        assert f"the shortest round lasts {shortest} blocks" in finding.text
+        assert status is Status.OK or "at most 59 bytes" in finding.fix
+
+    def test_a_location_that_no_epoch_has_room_for(self) -> None:
+        finding = checks.judge_anchors("x" * 300, CommitSpace(200, 360), SPEC.clock)
+        assert (finding.status, finding.exit_status) == (Status.FAIL, ChainError.exit_status)
 
     def test_an_unregistered_hotkey(self) -> None:
         finding = checks.judge_registration(replace(MEMBER, uid=None), Role.MINER, (), 3)

@@ -22,7 +22,7 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Anchor, Block, Origin
 
 BLOCK = Block(0, bytes(32))
 COMMITS = 50
@@ -58,6 +58,9 @@ class Client(Chain):
     def __init__(self, ground: Ground, behind: int = 0) -> None:
         self.ground = ground
         self.behind = behind
+
+    async def origin(self) -> Origin:
+        return Origin("local", bytes(32))
 
     async def head(self) -> Block:
         return Block(max(0, self.ground.height - self.behind), bytes(32))

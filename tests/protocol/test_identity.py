@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import bittensor as bt
+import bittensor_core
 import pytest
 
 from muster.protocol.errors import IdentityError
@@ -26,6 +27,39 @@ def test_a_wallets_hotkey_signs(wallet: Path) -> None:
     identity = Identity.from_wallet(wallet)
     assert identity.hotkey == json.loads(wallet.read_text())["ss58Address"]
     assert verify(identity.public, MESSAGE, identity.sign(MESSAGE))
+
+
+def wrapped(message: bytes) -> bytes:
+    """As a wallet signs what a person types."""
+    return b"<Bytes>" + message + b"</Bytes>"
+
+
+@pytest.mark.parametrize("message", [MESSAGE, b"", wrapped(MESSAGE), wrapped(wrapped(b""))])
+def test_a_signature_is_over_the_message_itself_and_nothing_around_it(message: bytes) -> None:
+    """The library below takes a wrapped message too: then one signature would serve two messages."""
+    identity = Identity(bytes(range(32)))
+    once, twice = wrapped(message), wrapped(wrapped(message))
+    assert bittensor_core.verify(message, identity.sign(once), identity.hotkey), "or this test tests nothing"
+    forms = (message, once, twice)
+    for signed in forms:
+        signature = identity.sign(signed)
+        assert [verify(identity.public, form, signature) for form in forms] == [form == signed for form in forms]
+
+
+def test_a_signature_in_another_encoding_is_none() -> None:
+    """Without schnorrkel's mark, or with a scalar that is not reduced: other bytes must not say the same."""
+    identity = Identity(bytes(range(32)))
+    signature = identity.sign(MESSAGE)
+    scalar = int.from_bytes(signature[32:], "little") & (2**255 - 1)
+    unreduced = (scalar + 2**252 + 27742317777372353535851937790883648493) | 1 << 255
+    others = [
+        signature[:63] + bytes((signature[63] & 0x7F,)),
+        signature[:32] + unreduced.to_bytes(32, "little"),
+        signature + b"\0",
+        signature[:-1],
+    ]
+    assert verify(identity.public, MESSAGE, signature)
+    assert not any(verify(identity.public, MESSAGE, other) for other in others)
 
 
 def test_a_wallets_seed_is_a_seed_file_too(wallet: Path, tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "check": (("bucket", "check", "{place}"), "FAIL"),
     "create": (("bucket", "create", "--endpoint", "{endpoint}", "--name", "secrets-other"), "error[storage]"),
     "rotate": (("bucket", "rotate", "{place}"), "error[storage]"),
-    "publish": (("run", "publish", "{folder}", "--store", "{place}/runs", "--netuid", "1"), "error[storage]"),
+    "publish": (("run", "publish", "{folder}", "--store", "{place}/runs", "--chain", "sqlite:none"), "error[storage]"),
     "testnet": (("testnet", "--store", "s3://{address}", "--dir", "{empty}"), "error[storage]"),
     "doctor": (
         ("doctor", "--run", "{folder}", "--name", "wrong-key", "--key-file", "{key}", "--location", "{place}"), "FAIL"

@@ -230,7 +230,7 @@ def test_the_validator_measures_those_without_a_seat_too(stage: MakeStage) -> No
 def _with_amendment(made: Stage, signer: Identity, path: str, value: str, round_: int) -> MemoryBuckets:
     """Buckets where an amendment already waits for the leader."""
     buckets, run_id = MemoryBuckets(), made.run.history.run_id
-    data = wire.encode_amendment(signer, run_id, round_, path, value)
+    data = wire.encode_amendment(signer, run_id, 1, round_, path, value)
     asyncio.run(buckets.bucket("mem:operator-0").put(paths.amendments(run_id) + "one", data))
     return buckets
 

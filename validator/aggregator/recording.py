@@ -147,7 +147,13 @@ class Recording:
             return ledger.NO_CHECKPOINT
         made = await around.offload(
             lambda: make_checkpoint(
-                replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root()
+                replica.theta,
+                tip.layout,
+                tip.run_id,
+                tip.round,
+                replica.outer_step,
+                replica.root(),
+                ledger.tip_info(tip),
             )
         )
         for name, data in made.shards.items():
@@ -157,20 +163,27 @@ class Recording:
         return made.digest
 
     async def _amendments(self) -> tuple[bytes, ...]:
-        """Amendments waiting in the bucket that are valid now and not yet adopted, as many as a record holds."""
+        """Amendments waiting in the bucket that are valid now, in the order of their numbers; a record's fill."""
         tip, bucket = self._leading.tip, self._leading.context.bucket
-        found: list[bytes] = []
-        known = set(tip.history.amendments)
+        waiting: list[tuple[int, str, bytes]] = []
         for info in await bucket.list(paths.amendments(tip.run_id)):
+            try:
+                data = await bucket.get(info.key, max_bytes=MAX_AMENDMENT_BYTES)
+                number = wire.decode_amendment(data, tip.run_id).number
+            except (ObjectTooLarge, WireError) as error:
+                log.warning("the amendment %s is not taken up: %s", info.key, error)
+                continue
+            if number > len(tip.history.adopted):
+                waiting.append((number, info.key, data))
+        history = tip.history
+        found: list[bytes] = []
+        for _, key, data in sorted(waiting):
             if len(found) == wire.MAX_AMENDMENTS:
                 break
             try:
-                data = await bucket.get(info.key, max_bytes=MAX_AMENDMENT_BYTES)
-                if wire.decode_amendment(data, tip.run_id) in known:
-                    continue
-                ledger.adopt_amendments(tip.history, [*found, data], tip.round)
-            except (LedgerError, ObjectTooLarge, WireError) as error:
-                log.warning("the amendment %s is not taken up: %s", info.key, error)
+                history = history.adopt(data, tip.round)
+            except LedgerError as error:
+                log.warning("the amendment %s is not taken up: %s", key, error)
                 continue
             found.append(data)
         return tuple(found)

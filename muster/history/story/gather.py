@@ -17,7 +17,6 @@ from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
-from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
 from muster.run.fetch import open_run
 
@@ -101,7 +100,8 @@ class _Look:
         record, digest = found or (None, b"")
         seal = await self._seal(record)
         there, silent = (frozenset[bytes](), frozenset[bytes]()) if proven else await self._there(seal)
-        at = [seen.block for seen in self._anchors if seen.anchor == Anchor(self._tip.round, digest)]
+        named = (self._tip.round, digest)
+        at = [seen.block for seen in self._anchors if (seen.anchor.round, seen.anchor.digest) == named]
         return LedgerRound(
             tip=self._tip,
             block=head.number,

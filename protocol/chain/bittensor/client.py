@@ -23,10 +23,13 @@ from muster.protocol.chain.bittensor.reading import Metagraph
 from muster.protocol.chain.bittensor.runtime import Runtime
 from muster.protocol.chain.bittensor.signing import HotkeySigner, submit
 from muster.protocol.chain.bittensor.weights import WeightFacts, due
-from muster.protocol.chain.commitments import Commitment
+from muster.protocol.chain.commitments import Commitment, CommitSpace
 from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
 from muster.protocol.identity import Identity
-from muster.protocol.types import WEIGHT_MAX, Anchor, Block
+from muster.protocol.types import WEIGHT_MAX, Anchor, Block, Origin
+
+BITTENSOR = "bittensor"
+"""The kind of chain."""
 
 MAX_ROUND = 2**64 - 1
 HASH_BYTES = 32
@@ -73,6 +76,18 @@ class BittensorChain(Chain):
         self._reading = asyncio.Lock()
         self._hashes: OrderedDict[int, bytes] = OrderedDict()
         self._spent: list[tuple[int, int]] = []
+
+    async def origin(self) -> Origin:
+        """The chain by the hash of its block 0, the subnet by its number and the block it was registered in."""
+
+        async def read(runtime: Runtime) -> Origin:
+            at = await runtime.final_hash()
+            if not await runtime.query("SubtensorModule", "NetworksAdded", [self.netuid], block_hash=at):
+                raise ChainError(f"this chain has no subnet {self.netuid}; check netuid and endpoints")
+            registered = await runtime.query("SubtensorModule", "NetworkRegisteredAt", [self.netuid], block_hash=at)
+            return Origin(BITTENSOR, _bytes32(await runtime.block_hash(0)), self.netuid, int(registered or 0))
+
+        return await self._endpoints.ask(read)
 
     async def head(self) -> Block:
         """The newest final block."""
@@ -154,8 +169,7 @@ class BittensorChain(Chain):
 
         Counted is what this process committed; the chain refuses by itself what others with this hotkey used up.
         """
-        limit = int(await runtime.query("Commitments", "MaxSpace", [], block_hash=at) or 0)
-        tempo = int(await runtime.query("SubtensorModule", "Tempo", [self.netuid], block_hash=at) or 0)
+        limit, tempo = await self._space(runtime, at)
         self._spent = [(block, size) for block, size in self._spent if block > number - tempo]
         spent = sum(size for _, size in self._spent)
         if limit and needed > limit:
@@ -167,6 +181,21 @@ class BittensorChain(Chain):
                 f"{spent} of the {limit} bytes that may be committed in {tempo} blocks are used, and this needs "
                 f"{needed}; it can be committed in block {self._spent[0][0] + tempo}, or use a shorter location"
             )
+
+    async def _space(self, runtime: Runtime, at: str) -> tuple[int, int]:
+        """Bytes that a hotkey may commit in an epoch (0: any number), and the blocks of one."""
+        limit = await runtime.query("Commitments", "MaxSpace", [], block_hash=at)
+        tempo = await runtime.query("SubtensorModule", "Tempo", [self.netuid], block_hash=at)
+        return int(limit or 0), int(tempo or 0)
+
+    async def commit_space(self) -> CommitSpace | None:
+        """What the subnet takes of a hotkey in an epoch."""
+
+        async def read(runtime: Runtime) -> tuple[int, int]:
+            return await self._space(runtime, await runtime.final_hash())
+
+        limit, tempo = await self._endpoints.ask(read)
+        return CommitSpace(limit, tempo) if limit and tempo else None
 
     async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
         """Everybody's newest anchor that is for `round_` or later, in chain order."""

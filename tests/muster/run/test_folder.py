@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from files_left_alone import picture
 from run_folders import ROSTER, make_spec, served
 
 from muster.node.data.dataset import TextReader
-from muster.protocol.errors import ChainError, ConfigError, DataError, NotPermitted, StorageError
+from muster.protocol.errors import ChainError, ConfigError, DataError, NotPermitted, ProtocolMismatch, StorageError
 from muster.protocol.storage.network import NetworkBuckets
 from muster.run.fetch import RunUrl, default_home, fetch_text, open_run
 from muster.run.file import MAX_RUN_FILE_BYTES, RunFile
@@ -26,7 +27,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import asyncio
 
     base = tmp_path_factory.mktemp("published")
-    return Path(asyncio.run(publish_run(make_spec(base), str(base / "out"), ELSEWHERE, {})))
+    return Path(asyncio.run(publish_run(make_spec(base, netuid=3), str(base / "out"), ELSEWHERE, {})))
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ async def test_a_run_whose_site_is_down_goes_on_from_the_copy(
 
 async def test_a_copy_is_not_overwritten_by_another_run(site: tuple[Path, str], tmp_path: Path) -> None:
     _, url = site
-    other = await publish_run(make_spec(tmp_path / "other", seed=1), str(tmp_path / "site2"), ELSEWHERE, {})
+    other = await publish_run(make_spec(tmp_path / "other", seed=1, netuid=3), str(tmp_path / "site2"), ELSEWHERE, {})
     await open_run(url, tmp_path / "home")
     with served(Path(other)) as another, pytest.raises(ConfigError, match="holds another run"):
         await open_run(another, tmp_path / "home")
@@ -264,6 +265,28 @@ async def test_who_names_no_bucket_of_his_own_only_reads(tmp_path: Path) -> None
     assert picture(run.path) == before
     await run.buckets("dir:miner-0").bucket("dir:miner-0").put("a", b"x")
     assert "buckets/miner-0/a" in picture(run.path)
+
+
+async def test_a_run_of_an_earlier_protocol_is_refused_in_one_sentence(site: tuple[Path, str], tmp_path: Path) -> None:
+    """From a folder and from a URL, whatever else has changed since."""
+    folder, url = site
+    document = json.loads((folder / "spec.json").read_bytes())
+    del document["protocol"], document["genesis"]["chain"]
+    (folder / "spec.json").write_text(json.dumps(document))
+    for run in (str(folder), url):
+        with pytest.raises(ProtocolMismatch, match="with the release of Muster that it was made with") as refused:
+            await open_run(run, tmp_path / "home")
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "home").exists()
+
+
+async def test_a_run_file_that_leads_to_another_subnet_than_the_specs(site: tuple[Path, str], tmp_path: Path) -> None:
+    folder, url = site
+    file = RunFile.from_bytes((folder / "run.toml").read_bytes(), "")
+    (folder / "run.toml").write_bytes(file.model_copy(update={"netuid": 4}).to_bytes())
+    for run in (str(folder), url):
+        with pytest.raises(ConfigError, match="leads to subnet 4 of Bittensor, but its spec is for subnet 3"):
+            await open_run(run, tmp_path / "home")
 
 
 async def test_a_chain_setting_of_another_kind(tmp_path: Path) -> None:

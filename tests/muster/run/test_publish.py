@@ -26,9 +26,15 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def subnet_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for subnet 3."""
+    return make_spec(tmp_path_factory.mktemp("subnet"), netuid=3)
+
+
+@pytest.fixture(scope="module")
 def other_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one."""
-    return make_spec(tmp_path_factory.mktemp("other"), seed=1)
+    return make_spec(tmp_path_factory.mktemp("other"), seed=1, netuid=3)
 
 
 def environment(pair: tuple[str, str]) -> dict[str, str]:
@@ -56,16 +62,28 @@ async def test_publishing_again_changes_nothing(spec: Path, other_spec: Path, tm
     before = contents(place)
     await publish_run(spec, str(place), None, {})
     with pytest.raises(ConfigError, match="another run already"):
-        await publish_run(other_spec, str(place), None, {})
+        await publish_run(make_spec(tmp_path, seed=1), str(place), None, {})
     assert contents(place) == before
 
 
-async def test_a_run_on_the_network(s3_server: RadosGateway, spec: Path, other_spec: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made_for", "netuid"), [(None, 3), (3, None), (3, 4)])
+async def test_a_spec_is_published_on_its_own_chain_only(
+    tmp_path: Path, made_for: int | None, netuid: int | None
+) -> None:
+    file = run_file(str(tmp_path / "run"), None, netuid, ENDPOINTS)
+    with pytest.raises(ConfigError, match=r"the spec is for .*; publish it there .* or make it anew"):
+        await publish_run(make_spec(tmp_path, netuid=made_for), str(tmp_path / "run"), file, {})
+    assert not (tmp_path / "run").exists()
+
+
+async def test_a_run_on_the_network(
+    s3_server: RadosGateway, subnet_spec: Path, other_spec: Path, tmp_path: Path
+) -> None:
     pair = s3_server.user("publisher")
     s3_server.client("publisher").create_bucket(Bucket="published")
     place = f"s3://{pair[0]}:{pair[1]}@{urlsplit(s3_server.endpoint).netloc}/published/run"
     file = run_file(place, None, 3, ENDPOINTS)
-    url = await publish_run(spec, place, file, environment(pair))
+    url = await publish_run(subnet_spec, place, file, environment(pair))
     assert url == f"{place}#{(await open_run(url, tmp_path / 'home')).file.run_id}"
     run = await open_run(url, tmp_path / "home")
     assert (run.file.store, run.file.chain, run.file.netuid, run.file.endpoints) == ("network", BITTENSOR, 3, ENDPOINTS)
@@ -75,12 +93,12 @@ async def test_a_run_on_the_network(s3_server: RadosGateway, spec: Path, other_s
     assert pair[1] not in str(refused.value)
 
 
-async def test_run_toml_is_the_last_to_appear(s3_server: RadosGateway, spec: Path) -> None:
+async def test_run_toml_is_the_last_to_appear(s3_server: RadosGateway, subnet_spec: Path) -> None:
     pair = s3_server.user("orderly")
     client = s3_server.client("orderly")
     client.create_bucket(Bucket="orderly")
     place = f"s3://{urlsplit(s3_server.endpoint).netloc}/orderly/run"
-    await publish_run(spec, place, run_file(place, None, 3, ENDPOINTS), environment(pair))
+    await publish_run(subnet_spec, place, run_file(place, None, 3, ENDPOINTS), environment(pair))
     written = client.list_objects_v2(Bucket="orderly")["Contents"]
     newest = sorted(written, key=lambda found: found["LastModified"])
     keys = [found["Key"].removeprefix("run/") for found in newest]
@@ -99,18 +117,18 @@ async def test_run_toml_is_the_last_to_appear(s3_server: RadosGateway, spec: Pat
         ),
     ],
 )
-async def test_publishing_on_the_network_needs_a_key(spec: Path, given: dict[str, str], words: str) -> None:
+async def test_publishing_on_the_network_needs_a_key(subnet_spec: Path, given: dict[str, str], words: str) -> None:
     place = "s3://127.0.0.1:1/bucket"
     with pytest.raises(ConfigError, match=words) as refused:
-        await publish_run(spec, place, run_file(place, None, 3, ENDPOINTS), given)
+        await publish_run(subnet_spec, place, run_file(place, None, 3, ENDPOINTS), given)
     assert "hush" not in str(refused.value)
 
 
-async def test_a_wrong_key_is_refused_without_being_shown(s3_server: RadosGateway, spec: Path) -> None:
+async def test_a_wrong_key_is_refused_without_being_shown(s3_server: RadosGateway, subnet_spec: Path) -> None:
     place = f"s3://{urlsplit(s3_server.endpoint).netloc}/published/run"
     pair = (s3_server.user("publisher")[0], "not-the-secret")
     with pytest.raises(StorageError) as refused:
-        await publish_run(spec, place, run_file(place, None, 3, ENDPOINTS), environment(pair))
+        await publish_run(subnet_spec, place, run_file(place, None, 3, ENDPOINTS), environment(pair))
     assert "not-the-secret" not in str(refused.value)
 
 

@@ -8,19 +8,22 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import rfc8785
 import safetensors.torch
 import torch
 from builders import hash32, layout, theta
 
 from muster.node.replica import checkpoint
-from muster.node.replica.checkpoint import Checkpoint, make_checkpoint, manifest_digest, read_manifest, read_shards
+from muster.node.replica.checkpoint import Checkpoint, make_checkpoint, read_manifest, read_shards
 from muster.protocol.errors import LedgerError, ObjectDamaged
+from muster.protocol.wire.manifest import TipInfo, manifest_digest
 
 RUN, ROOT = hash32("run"), hash32("root")
+TIP = TipInfo(amendments=(), leaders=("5Leader",), proofs=(), past="r", peers={hash32("peer").hex(): "g"})
 
 
 def made(round_: int = 4) -> Checkpoint:
-    return make_checkpoint(theta(), layout(), RUN, round_, 3, ROOT)
+    return make_checkpoint(theta(), layout(), RUN, round_, 3, ROOT, TIP)
 
 
 def loaded(found: Checkpoint) -> list[torch.Tensor]:
@@ -35,7 +38,7 @@ def test_round_trip_to_the_bit() -> None:
 
 
 def test_bytes_are_a_function_of_theta_and_round() -> None:
-    copy = make_checkpoint([t.clone() for t in theta()], layout(), RUN, 4, 3, ROOT)
+    copy = make_checkpoint([t.clone() for t in theta()], layout(), RUN, 4, 3, ROOT, TIP)
     assert (copy.shards, copy.manifest) == (made().shards, made().manifest)
     assert made(5).manifest != made(4).manifest
     assert made(5).shards == made(4).shards
@@ -92,14 +95,21 @@ def test_a_changed_manifest_is_refused() -> None:
     ],
 )
 def test_a_pinned_manifest_of_something_else_is_refused(field: str, value: object, problem: str) -> None:
-    data = json.dumps(json.loads(made().manifest) | {field: value}).encode()
+    data = rfc8785.dumps(json.loads(made().manifest) | {field: value})
     with pytest.raises(LedgerError, match=problem):
+        read_manifest(data, manifest_digest(data), RUN, layout())
+
+
+def test_a_pinned_manifest_in_another_spelling_is_refused() -> None:
+    """An auditor that makes it again must come to the same bytes."""
+    data = json.dumps(json.loads(made().manifest), sort_keys=True).encode()
+    with pytest.raises(LedgerError, match="canonical"):
         read_manifest(data, manifest_digest(data), RUN, layout())
 
 
 def test_sizes_are_judged_before_anything_is_fetched() -> None:
     document = json.loads(made().manifest)
     document["shards"][0]["bytes"] = 10**12
-    data = json.dumps(document).encode()
+    data = rfc8785.dumps(document)
     with pytest.raises(LedgerError, match="sizes this model cannot have"):
         read_manifest(data, manifest_digest(data), RUN, layout())

@@ -15,7 +15,7 @@ from muster.protocol.chain.sqlite import Clock, SqliteChain
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
-from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor
+from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Origin
 
 ALICE, BOB, CAROL, DAVE, ERIN = (Identity.derive(1, name) for name in ("a", "b", "c", "d", "e"))
 STAKES = {ALICE.hotkey: 60, BOB.hotkey: 40}
@@ -178,6 +178,7 @@ class TestChain:
             ("\ud800", None, "not valid Unicode"),
             ("x", Anchor(0, b"short"), "32-byte digest"),
             ("x", Anchor(-1, bytes(32)), "32-byte digest"),
+            ("x", Anchor(0, bytes(32), bytes(31)), "32-byte digest"),
         ],
     )
     async def test_a_bad_commitment_changes_nothing(
@@ -193,6 +194,17 @@ class TestChain:
             await world.chain.commit(CAROL, "x")
         with pytest.raises(ChainError, match="not registered"):
             await world.chain.set_weights(ALICE, {})
+
+    async def test_it_says_which_chain_it_is(self, world: World) -> None:
+        assert await world.chain.origin() == Origin("local", (await world.chain.block(0)).hash, 0, 0)
+        assert await world.chain.commit_space() is None
+
+    async def test_an_anchor_may_name_a_seal_too(self, world: World) -> None:
+        await world.chain.register(BOB)
+        made = [Anchor(1, bytes([1]) * 32, bytes([2]) * 32), Anchor(2, bytes([3]) * 32)]
+        for anchor in made:
+            await world.chain.commit(BOB, "b", anchor)
+        assert [seen.anchor for seen in await world.chain.anchors(0)] == made
 
     async def test_anchors_of_a_round_and_later_ones_are_shown_in_chain_order(self, world: World) -> None:
         await register_all(world.chain, ALICE, BOB)
@@ -334,7 +346,7 @@ class TestSqlite:
     @pytest.mark.parametrize(
         ("damage", "says"),
         [
-            ("PRAGMA user_version = 2", "has version 2"),
+            ("PRAGMA user_version = 1", "has version 1"),
             ("DELETE FROM genesis", "damaged"),
             ("UPDATE genesis SET tempo = 0", "tempo must be"),
             ("UPDATE members SET uid = 5", "damaged"),

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from muster.protocol.chain.commitments import (
     ANCHOR_BYTES,
+    CHEAP_LOCATION,
     MAX_FIELDS,
     MAX_RAW,
     MIN_SPACE,
     Commitment,
+    CommitSpace,
+    blocks_a_write,
     decode,
     encode,
     from_info,
@@ -30,7 +33,8 @@ LEGACY = "a1" * 16 + "K" * 32 + "s" * 64
 locations = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=MAX_LOCATION).filter(
     lambda text: len(text) != len(LEGACY)
 )
-anchors = st.builds(Anchor, st.integers(0, 2**64 - 1), st.binary(min_size=32, max_size=32))
+digests = st.binary(min_size=32, max_size=32)
+anchors = st.builds(Anchor, st.integers(0, 2**64 - 1), digests, st.none() | digests)
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.integers() | st.text() | st.binary() | st.from_regex(r"0x[0-9a-f]*", fullmatch=True),
     lambda inner: (
@@ -54,16 +58,54 @@ def test_location_and_anchor_read_back_as_the_chain_shows_them(location: str, an
 def test_the_chains_limits_are_kept(location: str, anchor: Anchor) -> None:
     fields = encode(Commitment(location, anchor))
     assert len(fields) == 2 <= MAX_FIELDS
-    assert len(fields[1]) == ANCHOR_BYTES == 41
+    assert len(fields[1]) == (ANCHOR_BYTES if anchor.seal is None else ANCHOR_BYTES + 32) <= MAX_RAW
+    assert ANCHOR_BYTES == 41
     (named,) = to_info(fields)["fields"]
     sizes = [(next(iter(field)), len(data)) for field, data in zip(named, fields, strict=True)]
     assert all(name == (f"Raw{size}" if size <= MAX_RAW else "BigRaw") for name, size in sizes)
-    assert space(fields) == max(MIN_SPACE, len(location) + ANCHOR_BYTES)
+    assert space(fields) == max(MIN_SPACE, len(location) + len(fields[1]))
 
 
 def test_the_bytes_of_an_anchor() -> None:
     _, field = encode(Commitment("x", Anchor(258, bytes(range(32)))))
-    assert field.hex() == "010201000000000000" + bytes(range(32)).hex()
+    assert field.hex() == "020201000000000000" + bytes(range(32)).hex()
+    _, field = encode(Commitment("x", Anchor(258, bytes(range(32)), bytes(32))))
+    assert field.hex() == "020201000000000000" + bytes(range(32)).hex() + "00" * 32
+
+
+SUBNET = CommitSpace(3100, 360)
+"""Bittensor's, with the epochs that subnets have."""
+
+
+@pytest.mark.parametrize(
+    ("location", "seal", "blocks"), [(1, False, 12), (59, False, 12), (60, False, 12), (128, False, 20), (59, True, 16)]
+)
+def test_how_often_a_leader_may_anchor(location: int, seal: bool, blocks: int) -> None:
+    assert blocks_a_write(location, SUBNET, seal=seal) == blocks
+
+
+def test_up_to_59_bytes_a_location_costs_nothing() -> None:
+    """One write a round then carries rounds of 2.3 minutes on: 31 writes of 100 bytes in 360 blocks of 12 seconds."""
+    assert CHEAP_LOCATION == 59
+    assert space(encode(Commitment("x" * 59, Anchor(1, bytes(32))))) == MIN_SPACE
+    assert space(encode(Commitment("x" * 60, Anchor(1, bytes(32))))) == MIN_SPACE + 1
+
+
+@given(st.integers(1, MAX_LOCATION), st.integers(MIN_SPACE, 10_000), st.integers(1, 1000), st.booleans())
+def test_writes_so_far_apart_never_take_more_than_the_chain_gives(
+    location: int, limit: int, tempo: int, seal: bool
+) -> None:
+    size = space(encode(Commitment("x" * location, Anchor(1, bytes(32), bytes(32) if seal else None))))
+    if size > limit:
+        with pytest.raises(ChainError, match=f"a commitment of {size} bytes is more than the {limit}"):
+            blocks_a_write(location, CommitSpace(limit, tempo), seal=seal)
+        return
+    apart = blocks_a_write(location, CommitSpace(limit, tempo), seal=seal)
+    assert apart >= 1
+    for first in range(apart):
+        assert len(range(first, tempo, apart)) * size <= limit, "in no epoch, wherever the writes begin"
+    closer = apart - 1
+    assert closer == 0 or len(range(0, tempo, closer)) * size > limit, "and no closer would do"
 
 
 @given(values)
@@ -81,9 +123,12 @@ def test_whatever_a_stranger_commits_reads_as_something(info: Any) -> None:
         (b"\xff\xfe",),
         (b"a\nb",),
         (b"x" * (MAX_LOCATION + 1),),
-        (b"", b"\x02" + bytes(40)),
-        (b"", b"\x01" + bytes(39)),
-        (b"", b"\x01" + bytes(41)),
+        (b"", b"\x01" + bytes(40)),
+        (b"", b"\x03" + bytes(40)),
+        (b"", b"\x02" + bytes(39)),
+        (b"", b"\x02" + bytes(41)),
+        (b"", b"\x02" + bytes(71)),
+        (b"", b"\x02" + bytes(73)),
     ],
 )
 def test_what_does_not_fit_is_absent(fields: tuple[bytes, ...]) -> None:
@@ -107,6 +152,8 @@ def test_the_form_of_existing_subnets_is_a_bucket_that_can_be_opened() -> None:
         (Commitment("x", Anchor(-1, bytes(32))), "an anchor is"),
         (Commitment("x", Anchor(2**64, bytes(32))), "an anchor is"),
         (Commitment("x", Anchor(0, bytes(31))), "an anchor is"),
+        (Commitment("x", Anchor(0, bytes(32), bytes(31))), "an anchor is"),
+        (Commitment("x", Anchor(0, bytes(32), b"")), "an anchor is"),
     ],
 )
 def test_what_cannot_be_committed_is_refused(commitment: Commitment, says: str) -> None:

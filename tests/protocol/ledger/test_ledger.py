@@ -289,7 +289,7 @@ def test_closing_record() -> None:
 
 def test_an_amendment_reaches_the_next_opening() -> None:
     tip = open_tip(clock={"amend_delay": 1})
-    wish = wire.encode_amendment(identity(OWNER), tip.run_id, 1, "clock.deadline", "77")
+    wish = wire.encode_amendment(identity(OWNER), tip.run_id, 1, 1, "clock.deadline", "77")
     applied = close(tip, [], amendments=(wish,)).verify()
     assert applied.tip.spec.clock.deadline == 77
     assert applied.tip.opening.deadline == applied.tip.opening.open.number + 77

@@ -8,16 +8,16 @@ import pytest
 from builders import OWNER, hash32, identity, run_spec
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.ledger import adopt_amendments
-from muster.protocol.spec.history import AMENDABLE, SpecHistory
-from muster.protocol.wire import Amendment, encode_amendment
+from muster.protocol.spec import RunSpec, history
+from muster.protocol.spec.history import AMENDABLE, NOT_YET, SpecHistory
+from muster.protocol.wire import encode_amendment
 
 DELAY = run_spec().clock.amend_delay
 HISTORY = SpecHistory.of(run_spec())
 
 
-def amendment(round_: int = 10, path: str = "sparse.k", value: str = "32", by: str = OWNER) -> Amendment:
-    return Amendment(round_, path, value, identity(by).public)
+def amendment(round_: int = 10, path: str = "sparse.k", value: str = "32", by: str = OWNER, number: int = 1) -> bytes:
+    return encode_amendment(identity(by), HISTORY.run_id, number, round_, path, value)
 
 
 def test_nothing_amended_is_genesis_for_ever() -> None:
@@ -26,15 +26,54 @@ def test_nothing_amended_is_genesis_for_ever() -> None:
 
 
 def test_takes_effect_at_its_round_and_not_before() -> None:
-    history = HISTORY.adopt(amendment(10), recorded_in=3)
-    assert [history.at(round_).sparse.k for round_ in (0, 9, 10, 11, 10**9)] == [64, 64, 32, 32, 32]
+    changed = HISTORY.adopt(amendment(10), recorded_in=3)
+    assert [changed.at(round_).sparse.k for round_ in (0, 9, 10, 11, 10**9)] == [64, 64, 32, 32, 32]
     assert HISTORY.at(10).sparse.k == 64
-    assert history.run_id == HISTORY.run_id != history.at(10).run_id()
+    assert changed.run_id == HISTORY.run_id != changed.at(10).run_id()
 
 
 def test_of_two_the_one_recorded_later_wins() -> None:
-    history = HISTORY.adopt(amendment(10, value="32"), 3).adopt(amendment(10, value="16"), 4)
-    assert history.at(10).sparse.k == 16
+    changed = HISTORY.adopt(amendment(10, value="32"), 3).adopt(amendment(10, value="16", number=2), 4)
+    assert changed.at(10).sparse.k == 16
+
+
+def test_one_recorded_later_for_an_earlier_round_counts_from_there_on() -> None:
+    """Applied in the order of the records, whatever rounds they name."""
+    changed = HISTORY.adopt(amendment(20, value="32"), 3)
+    changed = changed.adopt(amendment(10, "clock.deadline", "77", number=2), 4)
+    changed = changed.adopt(amendment(12, value="16", number=3), 4)
+    found = [(changed.at(round_).sparse.k, changed.at(round_).clock.deadline) for round_ in (9, 10, 11, 12, 20, 99)]
+    assert found == [(64, 10), (64, 77), (64, 77), (16, 77), (16, 77), (16, 77)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 2**64 - 1])
+def test_after_the_first_amendment_comes_the_second(number: int) -> None:
+    once = HISTORY.adopt(amendment(), 3)
+    with pytest.raises(LedgerError, match=f"amendment {number} where number 2 is due"):
+        once.adopt(amendment(number=number), 3)
+
+
+def test_an_amendment_that_is_recorded_again_does_not_undo_a_later_one() -> None:
+    first, second = amendment(10, value="32"), amendment(11, value="16", number=2)
+    both = HISTORY.adopt(first, 3).adopt(second, 4)
+    with pytest.raises(LedgerError, match="each is recorded once"):
+        both.adopt(first, 5)
+    assert both.at(11).sparse.k == 16
+
+
+def test_asking_for_a_spec_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets the very object that was made when its amendment was adopted, one for each amendment."""
+    made: list[str] = []
+    amended = history._amended
+    monkeypatch.setattr(history, "_amended", lambda spec, by: made.append(by.value) or amended(spec, by))
+    grown = HISTORY
+    for i in range(50):
+        grown = grown.adopt(amendment(10 + i, "clock.deadline", str(100 + i), number=1 + i), 3)
+    assert len(made) == 50
+    monkeypatch.setattr(RunSpec, "model_validate_json", None)
+    asked = {id(grown.at(round_)) for _ in range(26) for round_ in range(100)}
+    assert len(asked) == 51
+    assert len(made) == 50
 
 
 @pytest.mark.parametrize(
@@ -58,17 +97,27 @@ def test_only_the_owner_amends() -> None:
 
 def every_path() -> list[str]:
     document = run_spec().model_dump()
-    return [f"{section}.{key}" for section, fields in document.items() if section != "name" for key in fields]
+    return [f"{section}.{key}" for section, fields in document.items() if isinstance(fields, dict) for key in fields]
 
 
 def test_the_whitelist_is_of_real_fields() -> None:
     assert set(every_path()) >= AMENDABLE
 
 
-@pytest.mark.parametrize("path", sorted({*every_path(), "name", "", "genesis", "outer.alpha.0"} - AMENDABLE))
+@pytest.mark.parametrize(
+    "path", sorted({*every_path(), "name", "protocol", "", "genesis", "outer.alpha.0"} - AMENDABLE)
+)
 def test_no_other_field_can_be_amended(path: str) -> None:
     with pytest.raises(LedgerError, match="cannot be amended"):
         HISTORY.adopt(amendment(path=path), 3)
+
+
+@pytest.mark.parametrize("path", sorted(NOT_YET))
+def test_what_this_release_cannot_follow_is_refused_in_words_of_its_own(path: str) -> None:
+    section, key = path.split(".")
+    value = run_spec().model_dump_json(include={section: {key}})
+    with pytest.raises(LedgerError, match=f"an amendment of {path} needs a newer release"):
+        HISTORY.adopt(amendment(path=path, value=value), 3)
 
 
 def test_delay() -> None:
@@ -100,16 +149,16 @@ def test_a_value_that_makes_no_spec_is_refused(value: str, message: str) -> None
 
 def test_an_amendment_that_breaks_a_later_one_is_refused() -> None:
     """Each is fine alone and when it takes effect; together they would leave round 20 without a spec."""
-    history = HISTORY.adopt(amendment(20, "clock.deadline", "5"), 3)
+    changed = HISTORY.adopt(amendment(20, "clock.deadline", "5"), 3)
     with pytest.raises(LedgerError, match="min_blocks must not exceed deadline"):
-        history.adopt(amendment(10, "clock.min_blocks", "8"), 4)
+        changed.adopt(amendment(10, "clock.min_blocks", "8", number=2), 4)
 
 
-def test_adopted_from_signed_bytes() -> None:
-    run_id = HISTORY.run_id
-    good = encode_amendment(identity(OWNER), run_id, 10, "sparse.k", "32")
-    assert adopt_amendments(HISTORY, [good], 3).at(10).sparse.k == 32
-    foreign = encode_amendment(identity(OWNER), hash32("another run"), 10, "sparse.k", "32")
+def test_only_signed_bytes_of_this_run_are_adopted() -> None:
+    good = amendment()
+    adopted = HISTORY.adopt(good, 3).adopted
+    assert [(each.data, each.recorded_in, each.amendment.value) for each in adopted] == [(good, 3, "32")]
+    foreign = encode_amendment(identity(OWNER), hash32("another run"), 1, 10, "sparse.k", "32")
     for data in (foreign, good[:-1], b"", good[:-1] + bytes([good[-1] ^ 1])):
         with pytest.raises(LedgerError, match="an amendment is not readable"):
-            adopt_amendments(HISTORY, [data], 3)
+            HISTORY.adopt(data, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import rfc8785
 from blake3 import blake3
 from builders import identity, run_spec
 
-from muster.protocol.errors import ConfigError
-from muster.protocol.spec import OuterSpec, RunSpec, load_template, preset_names
+from muster.protocol.errors import ConfigError, ProtocolMismatch
+from muster.protocol.spec import ChainSpec, OuterSpec, RunSpec, load_template, preset_names
 from muster.protocol.spec.layout import layout_of
+from muster.protocol.types import Origin
 
 PARAMETERS = {
     "tiny": 329_376,
@@ -59,7 +61,7 @@ def test_canonical_round_trip() -> None:
     data = spec.canonical()
     assert data == rfc8785.dumps(json.loads(data))
     assert RunSpec.from_bytes(data) == spec
-    assert spec.run_id() == blake3(b"muster/spec/v1" + data).digest()
+    assert spec.run_id() == blake3(b"muster/spec/v2" + data).digest()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,32 @@ def test_what_is_no_spec_is_refused(data: bytes) -> None:
         RunSpec.from_bytes(data)
 
 
+def of_protocol(number: int | None) -> bytes:
+    document = json.loads(run_spec().canonical())
+    del document["protocol"], document["genesis"]["chain"]
+    return rfc8785.dumps(document if number is None else document | {"protocol": number})
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(None, "with the release of Muster that it was made with"), (3, "look for a newer release")]
+)
+def test_a_spec_of_another_protocol_is_refused_in_a_sentence_of_its_own(number: int | None, advice: str) -> None:
+    with pytest.raises(ProtocolMismatch, match=f"speaks protocol {number or 1} and this release 2: .*{advice}"):
+        RunSpec.from_bytes(of_protocol(number))
+
+
+CHAIN = Origin("bittensor", bytes(range(32)), 7, 1000)
+
+
+def test_a_spec_knows_its_chain_from_every_other() -> None:
+    spec = ChainSpec.of(CHAIN)
+    spec.check(CHAIN)
+    others = {"kind": "local", "genesis": bytes(32), "netuid": 8, "registered": 1001}
+    for name, value in others.items():
+        with pytest.raises(ConfigError, match="the run stands on subnet 7, registered in block 1000, of the bittensor"):
+            spec.check(replace(CHAIN, **{name: value}))
+
+
 def leaves(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(section, key) for section, fields in document.items() if isinstance(fields, dict) for key in fields]
 
@@ -99,6 +127,8 @@ def other(value: Any) -> Any:
             return value / 2
         case str():
             return "cd" * 32 if len(value) == 64 else identity("somebody").hotkey
+        case {"registered": block}:
+            return value | {"registered": block + 1}
         case [[first, alpha]]:
             return [[first, alpha / 2]]
         case list():

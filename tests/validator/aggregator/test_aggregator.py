@@ -229,15 +229,17 @@ class TestScores:
 class TestAmendments:
     """What waits in the leader's bucket."""
 
-    async def put(self, world: World, name: str, signer: str, value: int, path: str = "clock.deadline") -> None:
-        made = wire.encode_amendment(identity(signer), world.run_id, 4, path, str(value))
+    async def put(self, world: World, name: str, signer: str, value: int, number: int = 1) -> None:
+        made = wire.encode_amendment(identity(signer), world.run_id, number, 4, "clock.deadline", str(value))
         await world.bucket().put(paths.amendments(world.run_id) + name, made)
 
     def test_the_owners_are_taken_up_once_and_others_never(self) -> None:
         async def main() -> None:
             world = await World.begin()
             await self.put(world, "a", OWNER, 77)
-            await self.put(world, "b", MINERS[0], 78)
+            await self.put(world, "again", OWNER, 76)
+            await self.put(world, "0", MINERS[0], 78)
+            await self.put(world, "early", OWNER, 79, number=3)
             await world.bucket().put(paths.amendments(world.run_id) + "c", b"rubbish")
             await world.lead(rounds=5)
             records = await world.followed(5)
@@ -253,8 +255,8 @@ class TestAmendments:
             world = await World.begin()
             prefix = paths.amendments(world.run_id)
             await world.bucket().put(prefix + "0", bytes(10_000))
-            for i in range(wire.MAX_AMENDMENTS + 3):
-                await self.put(world, f"a{i:02d}", OWNER, 40 + i)
+            for i in reversed(range(wire.MAX_AMENDMENTS + 3)):
+                await self.put(world, f"a{99 - i}", OWNER, 40 + i, number=1 + i)
             await world.lead(rounds=3)
             records = await world.followed(3)
             assert [len(record.amendments) for record in records] == [wire.MAX_AMENDMENTS, 3, 0, 0]

@@ -59,7 +59,7 @@ def test_the_next_round_follows_from_it() -> None:
 
 def test_an_amendment_is_in_force_in_the_opening() -> None:
     tip = open_tip(clock={"amend_delay": 1})
-    wish = wire.encode_amendment(identity(OWNER), tip.run_id, 1, "clock.deadline", "77")
+    wish = wire.encode_amendment(identity(OWNER), tip.run_id, 1, 1, "clock.deadline", "77")
     record = compose(tip, decision(tip, amendments=(wish,)), HEADS, WORK)
     assert record.amendments == (wish,)
     assert record.opening is not None

@@ -1,0 +1,90 @@
+"""From a tip to what a checkpoint's manifest says of it, and back: how a newcomer stands where the run stands.
+
+Nothing here is believed because a manifest says it: its digest is pinned by the record after it, the opening is that of
+the record before it, and both must be what the rules make of the tip.
+"""
+
+from __future__ import annotations
+
+from muster.protocol.errors import LedgerError
+from muster.protocol.ledger.judge import Tip, next_opening
+from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
+from muster.protocol.spec.history import SpecHistory
+from muster.protocol.wire import Kind, Record
+from muster.protocol.wire.manifest import AmendmentInfo, Manifest, TipInfo
+
+ROUND, NULL = "r", "n"
+GOOD, FAILED, OTHER, ABSENT = "g", "f", "a", "-"
+
+
+def tip_info(tip: Tip) -> TipInfo:
+    """What a manifest says of a tip."""
+    peers = sorted(tip.remembered)
+    return TipInfo(
+        amendments=tuple(AmendmentInfo(round=each.recorded_in, object=each.data.hex()) for each in tip.history.adopted),
+        leaders=tip.spec.genesis.leaders,
+        proofs=(),
+        past="".join(NULL if seen.null else ROUND for seen in tip.past),
+        peers={peer.hex(): "".join(_mark(peer, seen) for seen in tip.past) for peer in peers},
+    )
+
+
+def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) -> Tip:
+    """The tip of a checkpoint; `start` is the run's first, `before` the record before the checkpoint and its digest.
+
+    Raises:
+        LedgerError: the manifest's tip is not one that the record before it can lead to.
+    """
+    if before is None:
+        if manifest.round or manifest.outer_step or manifest.tip != tip_info(start):
+            raise LedgerError("the checkpoint's tip is not the one the run begins with")
+        return start
+    record, digest = before
+    opening, step = record.opening, record.outer_step + (record.kind is Kind.ROUND)
+    if opening is None or (record.round + 1, step) != (manifest.round, manifest.outer_step):
+        raise LedgerError("the checkpoint is not of the round after the record before it")
+    history, past = _history(start, manifest), past_of(manifest.tip)
+    if not past or past[-1] != attendance(record):
+        raise LedgerError("the checkpoint's tip remembers another record than the one before it")
+    if opening != next_opening(history, manifest.round, past, opening.assign, opening.possess):
+        raise LedgerError("the checkpoint's tip is not one that the record before it opens the round for")
+    tip = Tip(history, start.layout, opening, digest, step, past)
+    if manifest.tip.leaders != tip.spec.genesis.leaders or manifest.tip.proofs:
+        raise LedgerError("the checkpoint's tip has leaders or proofs that nothing before it gives")
+    return tip
+
+
+def _mark(peer: bytes, seen: Attendance) -> str:
+    if peer not in seen.present:
+        return ABSENT
+    return GOOD if peer in seen.accepted else FAILED if peer in seen.failed else OTHER
+
+
+def _history(start: Tip, manifest: Manifest) -> SpecHistory:
+    history, last = start.history, 0
+    for info in manifest.tip.amendments:
+        if not last <= info.round < manifest.round:
+            raise LedgerError("the checkpoint's amendments are not in the order of the records before it")
+        history, last = history.adopt(bytes.fromhex(info.object), info.round), info.round
+    return history
+
+
+def past_of(info: TipInfo) -> tuple[Attendance, ...]:
+    """What the records remembered say of who was there, as the manifest has it.
+
+    Raises:
+        LedgerError: more of them than a tip remembers, or a peer without a letter for each.
+    """
+    peers = {bytes.fromhex(peer): marks for peer, marks in info.peers.items()}
+    if len(info.past) > MEMORY or any(
+        len(marks) != len(info.past) or set(marks) == {ABSENT} for marks in peers.values()
+    ):
+        raise LedgerError("the checkpoint's tip does not say of each peer it names who was there when")
+
+    def those(i: int, marks: str) -> frozenset[bytes]:
+        return frozenset(peer for peer, marked in peers.items() if marked[i] in marks)
+
+    return tuple(
+        Attendance(those(i, GOOD), those(i, GOOD + FAILED + OTHER), those(i, FAILED), null=kind == NULL)
+        for i, kind in enumerate(info.past)
+    )

@@ -1,0 +1,101 @@
+"""A checkpoint's manifest: θ's files by size and digest, and the tip, so that a newcomer reads nothing before it.
+
+JSON (RFC 8785) beside the safetensors files, as people know them from elsewhere. It is not signed: the record that
+follows from the same θ pins its digest.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import rfc8785
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from muster.protocol.errors import LedgerError, ObjectDamaged
+from muster.protocol.spec import HEX32, Natural
+from muster.protocol.wire.amendment import MAX_PATH, MAX_VALUE
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+"""Cap of a manifest: about 90 bytes for everybody who had an entry in the records that a tip remembers."""
+
+_MAX_OBJECT = 1024 + MAX_PATH + MAX_VALUE
+"""Bytes of an amendment at most, its frame included."""
+
+Hex32 = Annotated[str, Field(pattern=f"^{HEX32}$")]
+_Object = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * _MAX_OBJECT)]
+_Marks = Annotated[str, Field(pattern="^[-agf]*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ShardInfo(_Part):
+    """One file of a checkpoint."""
+
+    name: str
+    bytes: Natural
+    blake3: Hex32
+
+
+class AmendmentInfo(_Part):
+    """An adopted amendment: the round of the record it stands in, and its bytes as they stand there (hexadecimal)."""
+
+    round: Natural
+    object: _Object
+
+
+class TipInfo(_Part):
+    """What of a tip no single record says; the rest is in the record before the checkpoint.
+
+    `amendments` are all that were recorded, in order; `leaders` the list in force; `proofs` those that count. `past`
+    has a letter for each record remembered, oldest first: `r` or, for a null record, `n`. `peers` has a letter for each
+    of these for everybody (public key, hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the
+    payload's class, `a` another entry, `-` none.
+    """
+
+    amendments: tuple[AmendmentInfo, ...]
+    leaders: tuple[str, ...]
+    proofs: tuple[str, ...]
+    past: Annotated[str, Field(pattern="^[rn]*$")]
+    peers: dict[Hex32, _Marks]
+
+
+class Manifest(_Part):
+    """What a checkpoint holds: θ before the record of `round`, after `outer_step` outer steps, and the tip there."""
+
+    run: Hex32
+    round: Natural
+    outer_step: Natural
+    root: Hex32
+    layout: Hex32
+    shards: tuple[ShardInfo, ...]
+    tip: TipInfo
+
+    def encode(self) -> bytes:
+        """RFC 8785 JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+
+def manifest_digest(data: bytes) -> bytes:
+    """What a record pins: BLAKE3 of a manifest's bytes."""
+    return blake3(b"muster/checkpoint/v2" + data).digest()
+
+
+def decode_manifest(data: bytes, digest: bytes) -> Manifest:
+    """Parse a manifest whose digest a record pins.
+
+    Raises:
+        ObjectDamaged: its digest is another.
+        LedgerError: it is none, or not in canonical form.
+    """
+    if manifest_digest(data) != digest:
+        raise ObjectDamaged("the checkpoint's manifest is not the one the record pins")
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise LedgerError("the checkpoint's manifest is not readable") from error
+    if manifest.encode() != data:
+        raise LedgerError("the checkpoint's manifest is not in canonical form")
+    return manifest

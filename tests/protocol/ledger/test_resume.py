@@ -1,0 +1,147 @@
+"""A checkpoint's manifest brings a newcomer to the very tip that everybody else has, or is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import rfc8785
+from builders import MINERS, OWNER, hash32, identity
+from closed_rounds import close, open_tip, taken_in
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muster.protocol import wire
+from muster.protocol.errors import LedgerError, ObjectDamaged
+from muster.protocol.ledger import Tip, advance, resume, tip_info
+from muster.protocol.ledger.resume import past_of
+from muster.protocol.rules.attendance import MEMORY, Attendance
+from muster.protocol.wire import Record
+from muster.protocol.wire.manifest import Manifest, TipInfo, decode_manifest, manifest_digest
+
+PEERS = [hash32("peer", i) for i in range(5)]
+Step = tuple[Tip, Record, bytes]
+
+
+def manifest(tip: Tip, **changes: Any) -> Manifest:
+    """Of a checkpoint at this tip; θ's files are not what is asked here. `changes` are to what it says of the tip."""
+    info = TipInfo.model_validate(tip_info(tip).model_dump() | changes)
+    fields = {"run": tip.run_id, "root": hash32("root"), "layout": tip.layout.digest}
+    named = {name: value.hex() for name, value in fields.items()}
+    return Manifest(**named, round=tip.round, outer_step=tip.outer_step, shards=(), tip=info)
+
+
+def ledger() -> tuple[Tip, list[Step]]:
+    """A run of a round with work in it, of null rounds, and of two amendments: each tip with the record before it."""
+    start = tip = open_tip(clock={"amend_delay": 1})
+    steps: list[Step] = []
+    wishes = {
+        1: wire.encode_amendment(identity(OWNER), start.run_id, 1, 3, "clock.deadline", "12"),
+        2: wire.encode_amendment(identity(OWNER), start.run_id, 2, 4, "sparse.k", "32"),
+    }
+    for round_ in range(20):
+        taken = [taken_in(tip, name, uid) for uid, name in enumerate(MINERS)] if round_ == 0 else []
+        record = close(tip, taken, amendments=(wishes[round_],) if round_ in wishes else ()).record
+        digest = hash32("record", round_)
+        tip = advance(tip, record, digest)
+        steps.append((tip, record, digest))
+    return start, steps
+
+
+START, STEPS = ledger()
+
+
+@pytest.mark.parametrize("at", range(20))
+def test_whoever_resumes_stands_where_those_stand_who_were_there(at: int) -> None:
+    tip, record, digest = STEPS[at]
+    read = Manifest.model_validate_json(manifest(tip).encode())
+    assert resume(START, read, (record, digest)) == tip
+
+
+def test_the_run_may_begin_with_a_checkpoint() -> None:
+    assert resume(START, manifest(START), None) == START
+    with pytest.raises(LedgerError, match="not the one the run begins with"):
+        resume(START, manifest(START, peers={}, past=""), None)
+
+
+def changed(**fields: Any) -> Manifest:
+    """Of the checkpoint after the second amendment, with something else."""
+    return manifest(STEPS[5][0], **fields)
+
+
+TRUE = tip_info(STEPS[5][0])
+FIRST, SECOND = (info.model_dump() for info in TRUE.amendments)
+OTHER = wire.encode_amendment(identity(OWNER), START.run_id, 2, 4, "sparse.k", "16").hex()
+LIES: dict[str, tuple[Manifest, str]] = {
+    "an amendment left out": (changed(amendments=TRUE.amendments[:1]), "opens the round for"),
+    "all amendments left out": (changed(amendments=()), "opens the round for"),
+    "another amendment": (
+        changed(amendments=(FIRST, SECOND | {"object": OTHER})),
+        "opens the round for",
+    ),
+    "an amendment twice": (changed(amendments=(*TRUE.amendments, TRUE.amendments[1])), "recorded once"),
+    "amendments in another order": (changed(amendments=TRUE.amendments[::-1]), "number 1 is due"),
+    "an amendment of an earlier record": (changed(amendments=(FIRST, SECOND | {"round": 0})), "order of the records"),
+    "an amendment of the open round": (changed(amendments=(FIRST, SECOND | {"round": 6})), "order of the records"),
+    "other leaders": (changed(leaders=(identity("bob").hotkey,)), "leaders or proofs"),
+    "a proof": (changed(proofs=("00",)), "leaders or proofs"),
+    "nobody remembered": (changed(past="", peers={}), "remembers another record"),
+    "another past": (changed(past="r" * len(TRUE.past)), "remembers another record"),
+    "everybody always good": (
+        changed(peers=dict.fromkeys(TRUE.peers, "g" * len(TRUE.past))),
+        "remembers another",
+    ),
+    "letters missing": (changed(peers=dict.fromkeys(TRUE.peers, "g")), "who was there when"),
+    "a peer without an entry": (changed(peers={hash32("x").hex(): "-" * len(TRUE.past)}), "who was there when"),
+    "more records than a tip remembers": (changed(past="n" * 17, peers={}), "who was there when"),
+    "another round": (manifest(STEPS[6][0]), "round after the record before"),
+    "another outer step": (manifest(replace(STEPS[5][0], outer_step=2)), "round after the record before"),
+}
+
+
+@pytest.mark.parametrize("what", LIES)
+def test_a_tip_that_the_record_before_does_not_lead_to_is_refused(what: str) -> None:
+    """Whoever pins a manifest may have written anything into it."""
+    lie, says = LIES[what]
+    _, record, digest = STEPS[5]
+    with pytest.raises(LedgerError, match=says):
+        resume(START, lie, (record, digest))
+
+
+def attendances(max_size: int) -> st.SearchStrategy[tuple[Attendance, ...]]:
+    def of(marks: list[str], null: bool) -> Attendance:
+        def those(letters: str) -> frozenset[bytes]:
+            return frozenset(peer for peer, mark in zip(PEERS, marks, strict=True) if mark in letters)
+
+        return Attendance(those("g"), those("gfa"), those("f"), null)
+
+    one = st.builds(of, st.lists(st.sampled_from("gfa-"), min_size=len(PEERS), max_size=len(PEERS)), st.booleans())
+    return st.lists(one, max_size=max_size).map(tuple)
+
+
+@given(attendances(MEMORY))
+def test_every_past_reads_back(past: tuple[Attendance, ...]) -> None:
+    info = tip_info(replace(START, past=past))
+    assert past_of(TipInfo.model_validate_json(info.model_dump_json())) == past
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peers": {"xyz": "g"}},
+        {"peers": {hash32("x").hex(): "q"}},
+        {"past": "x"},
+        {"amendments": [{"round": 1, "object": "0"}]},
+        {"amendments": [{"round": 1, "object": "00" * 6000}]},
+    ],
+)
+def test_what_no_manifest_can_say_is_not_read(change: dict[str, Any]) -> None:
+    document = json.loads(manifest(START).encode())
+    document["tip"] |= change
+    data = rfc8785.dumps(document)
+    with pytest.raises(LedgerError, match="not readable"):
+        decode_manifest(data, manifest_digest(data))
+    with pytest.raises(ObjectDamaged):
+        decode_manifest(data, manifest_digest(data + b" "))

@@ -7,8 +7,9 @@ The key of a request to the chain, which a fault's pattern is matched with, is: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 
 from blake3 import blake3
 
@@ -17,11 +18,13 @@ from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
-from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ForwardingBuckets, ForwardingStore, ObjectInfo, Store
 from muster.protocol.types import Anchor, Block, Origin
 
 Height = Callable[[], int]
 """The height of the true chain now."""
+
+T = TypeVar("T")
 
 CHAIN = "chain"
 """What stands for the owner where a chain is asked."""
@@ -82,11 +85,11 @@ class _Call:
         return self._failure(f"{self._request.operation} {self._request.key}: {how} (scripted)")
 
 
-class FaultyStore(Store):
+class FaultyStore(ForwardingStore):
     """One participant's view of one bucket."""
 
     def __init__(self, store: Store, script: Script, height: Height, who: str, owner: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._script = script
         self._height = height
         self._who = who
@@ -96,19 +99,20 @@ class FaultyStore(Store):
         request = Request(self._who, self._owner, f"store.{operation}", key, start)
         return _Call(self._script, self._height, request, StorageError)
 
-    async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
-        """Store, by script."""
-        call = self._call("put", key)
-        await self._store.put(key, data, deadline=await call.begin(deadline))
-        call.wrote()
-
-    async def put_if_absent(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> bool:
-        """Store, by script."""
-        call = self._call("put_if_absent", key)
-        stored = await self._store.put_if_absent(key, data, deadline=await call.begin(deadline))
-        if stored:
-            call.wrote()
-        return stored
+    async def _forward(self, operation: str, key: str, deadline: float, call: Callable[[float], Awaitable[T]]) -> T:
+        """Make the call by script; an answer that says nothing, as that nothing is there, has no fault to show."""
+        request = self._call(operation, key)
+        answer = await call(await request.begin(deadline))
+        match answer:
+            case None if operation != "head":
+                request.wrote()
+            case True:
+                request.wrote()
+            case ObjectInfo() if request.answered():
+                return cast(T, None)
+            case [_, *_] if request.answered():
+                return cast(T, [])
+        return answer
 
     async def get(self, key: str, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
         """Read, by script."""
@@ -134,54 +138,15 @@ class FaultyStore(Store):
         await asyncio.to_thread(target.write_bytes, arrived)
         return blake3(arrived).digest()
 
-    async def upload(self, key: str, source: Path, *, deadline: float = DEFAULT_DEADLINE) -> None:
-        """Store, by script."""
-        call = self._call("upload", key)
-        await self._store.upload(key, source, deadline=await call.begin(deadline))
-        call.wrote()
 
-    async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
-        """Look, by script."""
-        call = self._call("head", key)
-        found = await self._store.head(key, deadline=await call.begin(deadline))
-        return None if found is None or call.answered() else found
-
-    async def list(
-        self, prefix: str = "", *, limit: int = 10_000, deadline: float = DEFAULT_DEADLINE
-    ) -> list[ObjectInfo]:
-        """Look, by script."""
-        call = self._call("list", prefix)
-        found = await self._store.list(prefix, limit=limit, deadline=await call.begin(deadline))
-        return [] if found and call.answered() else found
-
-    async def delete(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> None:
-        """Remove, by script."""
-        call = self._call("delete", key)
-        await self._store.delete(key, deadline=await call.begin(deadline))
-        call.wrote()
-
-    async def close(self) -> None:
-        """Close what is behind."""
-        await self._store.close()
-
-
-class FaultyBuckets(Buckets):
+class FaultyBuckets(ForwardingBuckets):
     """One participant's view of all buckets; the owner of `mem:NAME` and `dir:NAME` is NAME."""
 
     def __init__(self, buckets: Buckets, script: Script, height: Height, who: str) -> None:
-        super().__init__()
-        self._behind = buckets
-        self._script = script
-        self._height = height
-        self._who = who
+        def front(location: str, store: Store) -> Store:
+            return FaultyStore(store, script, height, who, location.partition(":")[2])
 
-    def _make(self, location: str) -> Store:
-        owner = location.partition(":")[2]
-        return FaultyStore(self._behind.bucket(location), self._script, self._height, self._who, owner)
-
-    async def close(self) -> None:
-        """Close what is behind."""
-        await self._behind.close()
+        super().__init__(buckets, front)
 
 
 class FaultyChain(Chain):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from muster.protocol.storage.addresses import AllowList
 from muster.protocol.storage.base import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store, check_key
+from muster.protocol.storage.forwarding import ForwardingBuckets, ForwardingStore
 from muster.protocol.storage.metered import Meter, MeteredBuckets, MeteredStore
 from muster.protocol.storage.s3_location import (
     Credentials,
@@ -22,6 +23,8 @@ __all__ = [
     "AllowList",
     "Buckets",
     "Credentials",
+    "ForwardingBuckets",
+    "ForwardingStore",
     "Meter",
     "MeteredBuckets",
     "MeteredStore",

@@ -21,7 +21,7 @@ from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
 from muster.node.telemetry.journal import Journal, Noted
 from muster.node.telemetry.service import MAX_LINE_BYTES, About, Address, Service, heartbeat, parse_address, serving
-from muster.node.telemetry.watched import WatchedBuckets, WatchedStore
+from muster.node.telemetry.watched import WatchedBuckets
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ConfigError, ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.ledger import Tip, genesis_tip
@@ -250,11 +250,6 @@ def test_the_journal_tells_its_listener_every_event() -> None:
     journal = Journal(None, clock=lambda: 7.0, listener=heard.append)
     journal.note(events.Key(3))
     assert heard == [Noted(7.0, events.Key(3))] == journal.noted
-
-
-def test_a_watched_store_forwards_every_call() -> None:
-    """One that is not forwarded would be the base class's, and neither watched nor the backend's own."""
-    assert {name for name in vars(Store) if not name.startswith("_")} <= set(vars(WatchedStore))
 
 
 class _Broken(MemoryBuckets):

@@ -83,7 +83,8 @@ def dense(spec: RunSpec, text: TextReader, rounds: int) -> float:
     count = spec.inner.steps * spec.inner.batch
     for round_ in range(rounds):
         windows = assigned(chain.beacon("assign", round_), 1, spec.data, count)
-        result = trainer.train(theta, text.windows(windows), round_ * spec.inner.steps)
+        replica = Replica(spec.model, spec.run_id(), theta, round_)
+        result = trainer.train(replica, text.windows(windows), round_ * spec.inner.steps)
         theta = [before - delta for before, delta in zip(theta, result.delta, strict=True)]
     heldout = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
     return Replica(spec.model, spec.run_id(), theta, rounds).loss(text.heldout(heldout))

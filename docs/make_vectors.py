@@ -23,8 +23,9 @@ from blake3 import blake3
 from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
 
-from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
-from muster.node.replica.checkpoint import make_checkpoint
+from muster.kernels import SCALES, Codec, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
+from muster.node.replica import Replica
+from muster.node.replica.checkpoint import manifest_digest
 from muster.protocol import wire
 from muster.protocol.ledger import open_bundle, prepare, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
@@ -118,7 +119,7 @@ def _grid() -> dict[str, Any]:
         "tensor_tiles": grid.tensor_tiles,
         "kept_at_64_of_last_8_tiles": grid.kept(64)[-8:].tolist(),
         "frames": grid.frames,
-        "max_encoded_bytes_at_64": max_encoded_bytes(grid, 64),
+        "max_encoded_bytes_at_64": max_encoded_bytes(Codec(grid, 64)),
     }
 
 
@@ -156,7 +157,7 @@ def _codec(run: Run) -> dict[str, Any]:
     scales = 2 * run.layout.grid.tiles
     return {
         "accumulator_digest": tensors_digest(accumulator(run.layout.shapes, 0)),
-        "kept": run.layout.kept(update.k),
+        "kept": update.codec.count,
         "first_8_indices": update.indices[:8].tolist(),
         "first_8_codes": update.codes[:8].tolist(),
         "indices_digest": blake3(update.indices.numpy().astype("<i2").tobytes()).hexdigest(),
@@ -315,15 +316,17 @@ def _scores(run: Run, record: bytes) -> dict[str, Any]:
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
-    made = make_checkpoint(run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0))
-    ((name, data),) = made.shards.items()
+    replica = Replica(run.spec.model, run.run_id, run.theta, 0)
+    (shard,) = replica.shards()
+    data = replica.shard(shard)
+    manifest = replica.manifest(4, [shard.info(data)])
     header = int.from_bytes(data[:8], "little")
     return {
-        "shard": name,
+        "shard": shard.name,
         "shard_header": data[8 : 8 + header].decode(),
         "shard_digest": blake3(data).hexdigest(),
-        "manifest": made.manifest.decode(),
-        "manifest_digest": made.digest.hex(),
+        "manifest": manifest.decode(),
+        "manifest_digest": manifest_digest(manifest).hex(),
     }
 
 

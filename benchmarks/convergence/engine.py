@@ -24,6 +24,7 @@ from muster.kernels import SparseUpdate, fold
 from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import Diverged, InnerTrainer
 from muster.node.replica import Replica
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.ledger import prepare
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import RunSpec, Template
@@ -119,8 +120,9 @@ class _Run:
         self._spec = spec
         self._text = text
         self._stopwatch = stopwatch
-        self._replica = Replica.genesis(spec, spec.run_id())
-        self._theta = self._replica.theta
+        # The study steps θ by rules of its own, so it keeps the tensors that the replica computes with.
+        self._theta = genesis_parameters(spec.model, spec.genesis.seed)
+        self._replica = Replica(spec.model, spec.run_id(), self._theta, 0)
         self._outer_step = 0
         self._sent: list[int] = []
         cast = cast_of(variant)
@@ -166,7 +168,7 @@ class _Run:
 
     def _train(self, trainer: InnerTrainer, windows: Tensor) -> list[Tensor]:
         with self._stopwatch.time_training():
-            return trainer.train(self._theta, windows, self._outer_step * self._spec.inner.steps).delta
+            return trainer.train(self._replica, windows, self._outer_step * self._spec.inner.steps).delta
 
     def _train_together(self, round_: int) -> None:
         """H steps on batches made of everybody's."""

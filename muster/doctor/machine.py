@@ -12,7 +12,7 @@ import torch
 from muster.doctor.facts import BucketFacts, GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
 from muster.doctor.needs import miner_memory, step_operations
 from muster.node.miner.inner import InnerTrainer
-from muster.node.replica.genesis import genesis_parameters
+from muster.node.replica import Replica
 from muster.protocol.spec import RunSpec
 from muster.run.credentials import load_identity
 
@@ -54,9 +54,8 @@ def measure_step(spec: RunSpec, available: int) -> SpeedFacts:
     trainer = InnerTrainer(spec.model, inner)
     windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
     ends: list[float] = []
-    trainer.train(
-        genesis_parameters(spec.model, 0), windows, 0, on_step=lambda _step, _loss: ends.append(time.perf_counter())
-    )
+    theta = Replica.genesis(spec, spec.run_id())
+    trainer.train(theta, windows, 0, on_step=lambda _step, _loss: ends.append(time.perf_counter()))
     return SpeedFacts(ends[1] - ends[0], estimated=False)  # the first step also warms up
 
 

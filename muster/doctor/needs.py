@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from muster.node.replica import EVAL_BATCH
 from muster.protocol.spec import Template
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.run.daemon import Role
 
 FLOAT_BYTES = 4
@@ -50,7 +50,7 @@ class Needs:
 def needs(spec: Template, role: Role, *, local_bucket: bool, text_bytes: int) -> Needs:
     """What `role` needs in a run; `text_bytes` of text still have to be fetched."""
     layout = layout_of(spec.model)
-    payload = layout.max_payload_bytes(spec.sparse.k)
+    payload = max_payload_bytes(codec_of(spec))
     bundle = payload * spec.gauntlet.seats
     kept_rounds = 2 * spec.clock.checkpoint_every
     checkpoint = FLOAT_BYTES * layout.parameters
@@ -58,7 +58,7 @@ def needs(spec: Template, role: Role, *, local_bucket: bool, text_bytes: int) ->
         memory = miner_memory(spec)
         state, written = 2 * _MEMORY_FILE_BYTES * layout.parameters, payload * kept_rounds
     else:
-        decoded = layout.kept(spec.sparse.k) * spec.gauntlet.seats * _DECODED_BYTES
+        decoded = codec_of(spec).count * spec.gauntlet.seats * _DECODED_BYTES
         tokens = EVAL_BATCH * spec.data.window
         forward = FLOAT_BYTES * tokens * (_layer_floats(spec) + 4 * spec.model.vocab)
         memory = PROCESS_BYTES + _FOLLOWER_BYTES * layout.parameters + bundle + decoded

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,16 @@ class Diverged(RoundLost):
     """Training produced a number that is not finite. The optimizer keeps its state, as the last finite step left it."""
 
     code = "run.diverged"
+
+
+class Theta(Protocol):
+    """What training needs of a replica."""
+
+    def copy_into(self, parameters: Iterable[Tensor]) -> None:
+        """Make the parameters a copy of θ; ValueError where they do not have its shapes."""
+
+    def delta(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """θ − the parameters, fp32, in layout order, as new tensors on θ's device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,7 @@ class InnerTrainer:
 
     def train(
         self,
-        theta: Sequence[Tensor],
+        theta: Theta,
         windows: Tensor,
         first_inner_step: int,
         on_step: Callable[[int, float], None] | None = None,
@@ -100,7 +111,7 @@ class InnerTrainer:
         """Run up to H inner steps from `theta` on consecutive batches of `windows`; `theta` is left as it is.
 
         Args:
-            theta: the replica's weights, fp32, in layout order.
+            theta: the replica.
             windows: int64 (n, window + 1), one training sequence a row; n // batch steps are run, H at most.
             first_inner_step: the run-wide number of the first step, which sets the learning rate.
             on_step: told (run-wide inner step, its loss in nat/token) after each step.
@@ -117,7 +128,7 @@ class InnerTrainer:
         steps = min(self.inner.steps, windows.shape[0] // batch)
         if steps == 0:
             raise ValueError(f"one inner step takes {batch} windows, only {windows.shape[0]} were given")
-        self._restore(theta)
+        theta.copy_into(self._model.parameters())
         losses: list[float] = []
         began = self._clock()
         for h in range(steps):
@@ -128,10 +139,7 @@ class InnerTrainer:
                 break
         seconds = self._clock() - began
         self._model.zero_grad()  # their memory is Δ's now
-        delta = [
-            before - after.detach().to(before.device)
-            for before, after in zip(theta, self._model.parameters(), strict=True)
-        ]
+        delta = theta.delta(self._model.parameters())
         return TrainResult(delta, len(losses), math.fsum(losses) / len(losses), seconds)
 
     def state(self) -> dict[str, Tensor]:
@@ -145,15 +153,6 @@ class InnerTrainer:
             MusterError: the tensors do not belong to this model and these optimizers; nothing was changed.
         """
         self._optimizer.load_state(state)
-
-    def _restore(self, theta: Sequence[Tensor]) -> None:
-        """Make the working weights a copy of `theta`."""
-        parameters = list(self._model.parameters())
-        if [p.shape for p in parameters] != [t.shape for t in theta]:
-            raise ValueError("theta does not have the shapes of this model's layout")
-        with torch.no_grad():
-            for parameter, source in zip(parameters, theta, strict=True):
-                parameter.copy_(source)
 
     def _step(self, windows: Tensor, inner_step: int) -> float:
         """One optimizer step on one batch; returns its loss before the step."""

@@ -180,7 +180,7 @@ class Miner(Follower):
             await chain.next_block(head.number)
             if self._tip is not tip:
                 return
-        self.note("submitted", round=tip.round, bytes=len(made.submission), values=tip.layout.kept(tip.spec.sparse.k))
+        self.note("submitted", round=tip.round, bytes=len(made.submission), values=tip.codec.count)
 
     async def _put(self, tip: Tip, made: Made) -> bool:
         """Upload the submission; False where the store failed and it is worth trying again."""
@@ -238,7 +238,7 @@ class Miner(Follower):
         self.note("trained", round=tip.round, steps=result.steps, seconds=result.seconds, loss=result.loss)
         left, error = self.shape_delta(result, uid), self._memory.residual
         try:
-            update = compress_(left, error, spec.sparse.error_decay, spec.sparse.k, tip.layout.grid).update
+            update = compress_(left, error, spec.sparse.error_decay, tip.codec)
         except ValueError as problem:
             raise RoundLost(
                 f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
@@ -267,7 +267,7 @@ class Miner(Follower):
         """
         faults, stop = self.context.faults, self._stop
         result = self._trainer.train(
-            self.replica.theta,
+            self.replica,
             self._text.windows(windows),
             self.replica.outer_step * tip.spec.inner.steps,
             on_step=lambda _step, _loss: faults.trip("train.step"),

@@ -16,6 +16,7 @@ import pytest
 from muster.kernels import encode
 from muster.protocol import wire
 from muster.protocol.spec import RunSpec
+from muster.protocol.spec.layout import codec_of, max_payload_bytes
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "vectors.json").read_text(encoding="utf-8")
@@ -91,4 +92,4 @@ def test_payloads_are_pinned_for_decoding_only() -> None:
     """Another version of zstd may encode otherwise; then the objects in the file must not change."""
     run = maker().Run(maker().Pins(VECTORS["pinned"]))
     assert run.payload(0).hex() == VECTORS["codec"]["payload_to_decode"]
-    assert len(encode(run.updates[0])) <= run.layout.max_payload_bytes(run.spec.sparse.k)
+    assert len(encode(run.updates[0])) <= max_payload_bytes(codec_of(run.spec))

@@ -11,7 +11,7 @@ import torch
 from run_builders import Ledger, MakeStage, Stage, genesis_without, play
 from torch import Tensor
 
-from muster.kernels import compress, residual
+from muster.kernels import Codec, compress, residual
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
@@ -189,7 +189,7 @@ def _left(miner: Witness, made: Stage, rounds: int) -> list[Tensor]:
     left = [torch.zeros(shape) for shape in miner.tip.layout.shapes]
     for round_ in range(rounds):
         acc = [beta * e + delta for e, delta in zip(left, miner.deltas[round_], strict=True)]
-        left = list(residual(acc, compress(acc, k, grid)))
+        left = list(residual(acc, compress(acc, Codec(grid, k))))
     return left
 
 

@@ -28,6 +28,7 @@ from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
 from muster.protocol.scores import PeerScores, ScoresBody, encode_scores
+from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.book import Book
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
@@ -197,7 +198,7 @@ class Validator(Follower):
             Submissions(tip, context.offload, self._spool),
             context.directory.stores(snapshot),
             self._errands,
-            tip.layout.max_payload_bytes(tip.spec.sparse.k),
+            max_payload_bytes(tip.codec),
         )
         last = tip.round + tip.spec.gauntlet.lag - 1
         return await screening.run(ranked, context.chain, tip.spec.clock, lambda: self._recorded(last))

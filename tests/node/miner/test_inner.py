@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from muster.node.miner.inner import Diverged, InnerTrainer, learning_rate
 from muster.node.models.llama import Llama
+from muster.node.replica import Replica
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.errors import ConfigError, MusterError
 from muster.protocol.spec import InnerSpec, ModelSpec
@@ -89,6 +90,11 @@ def theta() -> list[torch.Tensor]:
 def windows_of(seed: int, count: int = 8) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 16, (count, 9), generator=generator)
+
+
+def held(theta: list[torch.Tensor], model: ModelSpec = MODEL) -> Replica:
+    """What training begins from."""
+    return Replica(model, bytes(32), theta, 0)
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -176,7 +182,7 @@ def test_delta_is_that_of_plain_adamw(theta: list[torch.Tensor], clip: float) ->
     spec = inner_of(clip=clip)
     expected, losses, moments = plain(theta, windows_of(1), spec)
     trainer = InnerTrainer(MODEL, spec)
-    result = trainer.train(theta, windows_of(1), 0)
+    result = trainer.train(held(theta), windows_of(1), 0)
     for ours, theirs in zip(result.delta, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-3)
     for ours, theirs in zip(first_moments(trainer), moments, strict=True):
@@ -193,7 +199,7 @@ def test_delta_is_that_of_plain_muon(inner: InnerSpec, tied: bool) -> None:
     theta = genesis_parameters(model, 0)
     expected, losses, moments = plain(theta, windows_of(1), inner, model)
     trainer = InnerTrainer(model, inner)
-    result = trainer.train(theta, windows_of(1), 0)
+    result = trainer.train(held(theta, model), windows_of(1), 0)
     for ours, theirs in zip(result.delta, expected, strict=True):
         assert (ours - theirs).norm() < 0.1 * theirs.norm()
     for ours, theirs in zip(first_moments(trainer), moments, strict=True):
@@ -205,22 +211,22 @@ def test_delta_is_that_of_plain_muon(inner: InnerSpec, tied: bool) -> None:
 def test_a_step_of_muon_is_as_large_as_one_of_adamw(inner: InnerSpec, theta: list[torch.Tensor]) -> None:
     """Its root mean square is 0.2 of the rate, within the 30 % that five Newton–Schulz steps leave."""
     flat = inner.model_copy(update={"steps": 1, "warmup": 0, "lr": 0.001, "weight_decay": 0.0})
-    result = InnerTrainer(MODEL, flat).train(theta, windows_of(1), 0)
+    result = InnerTrainer(MODEL, flat).train(held(theta), windows_of(1), 0)
     sizes = [delta.square().mean().sqrt().item() for delta in result.delta if delta.shape == (16, 16)]
     assert len(sizes) == 2 * MODEL.layers
     assert all(size == pytest.approx(0.2 * flat.lr, rel=0.3) for size in sizes)
 
 
 def test_clip_zero_means_no_clipping(theta: list[torch.Tensor], inner: InnerSpec) -> None:
-    free = InnerTrainer(MODEL, changed(inner, clip=0.0)).train(theta, windows_of(1), 0)
-    loose = InnerTrainer(MODEL, changed(inner, clip=1e9)).train(theta, windows_of(1), 0)
+    free = InnerTrainer(MODEL, changed(inner, clip=0.0)).train(held(theta), windows_of(1), 0)
+    loose = InnerTrainer(MODEL, changed(inner, clip=1e9)).train(held(theta), windows_of(1), 0)
     assert same(free.delta, loose.delta)
 
 
 def test_matrices_decay_and_gains_do_not(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     """By rate times decay of θ a step, whatever the optimizer adds to it."""
     specs = [changed(inner, steps=1, warmup=0, weight_decay=decay) for decay in (0.5, 0.0)]
-    with_it, without = (InnerTrainer(MODEL, spec).train(theta, windows_of(1), 0).delta for spec in specs)
+    with_it, without = (InnerTrainer(MODEL, spec).train(held(theta), windows_of(1), 0).delta for spec in specs)
     for before, one, other in zip(theta, with_it, without, strict=True):
         share = 0.5 * inner.lr if before.ndim > 1 else 0.0
         torch.testing.assert_close(one - other, share * before, atol=1e-6, rtol=1e-3)
@@ -231,7 +237,7 @@ def test_theta_is_untouched_and_training_learns(theta: list[torch.Tensor], inner
     spec = changed(inner, steps=30, total=60)
     windows = windows_of(1, 2).repeat(30, 1)
     losses: list[float] = []
-    result = InnerTrainer(MODEL, spec).train(theta, windows, 0, on_step=lambda _, loss: losses.append(loss))
+    result = InnerTrainer(MODEL, spec).train(held(theta), windows, 0, on_step=lambda _, loss: losses.append(loss))
     assert same(theta, before)
     assert losses[-1] < 0.7 * losses[0]
     assert result.loss == pytest.approx(sum(losses) / 30)
@@ -240,26 +246,26 @@ def test_theta_is_untouched_and_training_learns(theta: list[torch.Tensor], inner
 
 
 def test_same_inputs_same_bits(theta: list[torch.Tensor], inner: InnerSpec) -> None:
-    one, other = (InnerTrainer(MODEL, inner).train(theta, windows_of(1), 0) for _ in range(2))
+    one, other = (InnerTrainer(MODEL, inner).train(held(theta), windows_of(1), 0) for _ in range(2))
     assert same(one.delta, other.delta)
     assert one.loss == other.loss
 
 
 def test_each_round_starts_from_the_theta_it_is_given(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
-    first = trainer.train(theta, windows_of(1), 0)
+    first = trainer.train(held(theta), windows_of(1), 0)
     trainer.load_state({})
-    assert same(trainer.train(theta, windows_of(1), 0).delta, first.delta)
+    assert same(trainer.train(held(theta), windows_of(1), 0).delta, first.delta)
 
 
 def test_a_restart_continues_bit_for_bit(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     lasting = InnerTrainer(MODEL, inner)
-    lasting.train(theta, windows_of(1), 0)
+    lasting.train(held(theta), windows_of(1), 0)
     saved = safetensors.torch.save(lasting.state())
     restarted = InnerTrainer(MODEL, inner)
     restarted.load_state(safetensors.torch.load(saved))
     cold = InnerTrainer(MODEL, inner)
-    results = [t.train(theta, windows_of(2), inner.steps) for t in (lasting, restarted, cold)]
+    results = [t.train(held(theta), windows_of(2), inner.steps) for t in (lasting, restarted, cold)]
     assert same(results[0].delta, results[1].delta)
     assert not same(results[0].delta, results[2].delta)
     assert safetensors.torch.save(lasting.state()) == safetensors.torch.save(restarted.state())
@@ -268,19 +274,19 @@ def test_a_restart_continues_bit_for_bit(theta: list[torch.Tensor], inner: Inner
 def test_state_is_not_copied_to_be_saved_and_is_to_be_loaded(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
     assert trainer.state() == {}
-    trainer.train(theta, windows_of(1), 0)
+    trainer.train(held(theta), windows_of(1), 0)
     state = trainer.state()
     assert {k: v.data_ptr() for k, v in trainer.state().items()} == {k: v.data_ptr() for k, v in state.items()}
     kept = {key: value.clone() for key, value in state.items()}
     other = InnerTrainer(MODEL, inner)
     other.load_state(state)
-    other.train(theta, windows_of(2), 4)
+    other.train(held(theta), windows_of(2), 4)
     assert all(torch.equal(state[key], kept[key]) for key in kept)
 
 
 def test_a_foreign_state_is_refused_whole(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
-    trainer.train(theta, windows_of(1), 0)
+    trainer.train(held(theta), windows_of(1), 0)
     state = trainer.state()
     for key in ("model.norm.weight/exp_avg", next(name for name in state if "down_proj" in name)):
         without = {name: value for name, value in state.items() if name != key}
@@ -301,19 +307,19 @@ def test_one_optimizers_moments_are_no_others(theta: list[torch.Tensor], inner: 
     specs = [inner, changed(inner, optimizer="adamw")]
     one, other = (InnerTrainer(MODEL, spec) for spec in specs)
     for trainer in (one, other):
-        trainer.train(theta, windows_of(1), 0)
+        trainer.train(held(theta), windows_of(1), 0)
     for trainer, foreign in ((one, other), (other, one)):
         with pytest.raises(MusterError, match="not of this run's model and optimizer"):
             trainer.load_state(foreign.state())
     one.inner = specs[1]
     with pytest.raises(ValueError, match="optimizer is muon, not adamw"):
-        one.train(theta, windows_of(1), 0)
+        one.train(held(theta), windows_of(1), 0)
 
 
 @pytest.mark.parametrize("optimizer", [MUON])
 def test_muon_keeps_one_moment_of_the_matrices_inside_the_blocks(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
-    trainer.train(theta, windows_of(1), 0)
+    trainer.train(held(theta), windows_of(1), 0)
     kept: dict[str, set[str]] = {}
     for key, value in trainer.state().items():
         name, _, moment = key.partition("/")
@@ -333,9 +339,9 @@ def test_a_torch_without_muon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stop_ends_after_the_current_step(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     answers = iter([False, True])
-    stopped = InnerTrainer(MODEL, inner).train(theta, windows_of(1), 0, stop=lambda: next(answers))
+    stopped = InnerTrainer(MODEL, inner).train(held(theta), windows_of(1), 0, stop=lambda: next(answers))
     assert stopped.steps == 2
-    prefix = InnerTrainer(MODEL, inner).train(theta, windows_of(1)[:4], 0)
+    prefix = InnerTrainer(MODEL, inner).train(held(theta), windows_of(1)[:4], 0)
     assert prefix.steps == 2
     assert same(stopped.delta, prefix.delta)
 
@@ -344,7 +350,7 @@ def test_steps_are_reported_by_their_number_in_the_run(theta: list[torch.Tensor]
     ticks = itertools.count(0.0, 2.5)
     seen: list[int] = []
     trainer = InnerTrainer(MODEL, inner, clock=lambda: next(ticks))
-    result = trainer.train(theta, windows_of(1), 40, on_step=lambda step, _: seen.append(step))
+    result = trainer.train(held(theta), windows_of(1), 40, on_step=lambda step, _: seen.append(step))
     assert seen == [40, 41, 42, 43]
     assert result.seconds == 2.5
 
@@ -352,29 +358,29 @@ def test_steps_are_reported_by_their_number_in_the_run(theta: list[torch.Tensor]
 def test_an_amended_spec_takes_effect(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
     trainer.inner = changed(inner, steps=3, lr=0.02, weight_decay=0.0, beta1=0.8, beta2=0.9, eps=1e-6)
-    amended = trainer.train(theta, windows_of(1), 0)
-    born = InnerTrainer(MODEL, trainer.inner).train(theta, windows_of(1), 0)
+    amended = trainer.train(held(theta), windows_of(1), 0)
+    born = InnerTrainer(MODEL, trainer.inner).train(held(theta), windows_of(1), 0)
     assert amended.steps == 3
     assert same(amended.delta, born.delta)
 
 
 def test_a_gradient_that_is_not_finite_loses_the_round_only(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
-    trainer.train(theta, windows_of(1), 0)
+    trainer.train(held(theta), windows_of(1), 0)
     state = trainer.state()
     broken = [t.clone() for t in theta]
     broken[0][0, 0] = math.inf
     with pytest.raises(Diverged, match="inner step 4 is not finite"):
-        trainer.train(broken, torch.zeros_like(windows_of(1)), 4)
+        trainer.train(held(broken), torch.zeros_like(windows_of(1)), 4)
     assert all(torch.equal(value, state[name]) for name, value in trainer.state().items())
-    assert trainer.train(theta, windows_of(2), 4).steps == 4
+    assert trainer.train(held(theta), windows_of(2), 4).steps == 4
 
 
 def test_wrong_inputs_are_refused(theta: list[torch.Tensor], inner: InnerSpec) -> None:
     trainer = InnerTrainer(MODEL, inner)
     with pytest.raises(ValueError, match="takes 2 windows"):
-        trainer.train(theta, windows_of(1)[:1], 0)
-    with pytest.raises(ValueError, match="shapes"):
-        trainer.train(theta[:-1], windows_of(1), 0)
-    with pytest.raises(ValueError, match="shapes"):
-        trainer.train([t.unsqueeze(0) for t in theta], windows_of(1), 0)
+        trainer.train(held(theta), windows_of(1)[:1], 0)
+    for changes in ({"vocab": 2 * MODEL.vocab}, {"layers": MODEL.layers + 1}):
+        other = MODEL.model_copy(update=changes)
+        with pytest.raises(ValueError, match="shapes"):
+            trainer.train(held(genesis_parameters(other, 0), other), windows_of(1), 0)

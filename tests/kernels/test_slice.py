@@ -11,7 +11,8 @@ import torch
 from fast_inputs import KINDS, awkward_list, same_lists
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_inputs import KEPT, SHAPES, tensors, update
+from kernel_inputs import KEPT, tensors, update
+from slices import sliced
 
 from muster.kernels import (
     Codec,
@@ -39,34 +40,7 @@ from muster.kernels import (
 )
 
 F = np.float32
-RANKS = st.sampled_from([1, 2, 3, 5])
 RULES = st.sampled_from(get_args(Rule))
-TALL = st.lists(
-    st.one_of(
-        st.just(()),
-        st.tuples(st.integers(0, 20_000)),
-        st.tuples(st.integers(0, 400), st.integers(0, 90)),
-        st.tuples(st.integers(1, 200), st.integers(1, 5), st.integers(1, 5)),
-    ),
-    max_size=4,
-)
-"""Shapes of several bands, whole and short ones, so that slices end in the middle of tensors."""
-MODELS = st.one_of(SHAPES, TALL)
-
-
-@st.composite
-def sliced(draw: st.DrawFn) -> list[Slice]:
-    """A model on several slices: as ranks would hold it, or cut at any bands, some holding nothing."""
-    grid, ranks = Grid(draw(MODELS)), draw(RANKS)
-    if draw(st.booleans()):
-        return [Slice.of_rank(grid, rank, ranks) for rank in range(ranks)]
-    bands: list[list[tuple[int, int]]] = [[] for _ in range(ranks)]
-    for i in range(len(grid.shapes)):
-        most = len(grid.bands(i))
-        cuts = [0, *sorted(draw(st.lists(st.integers(0, most), min_size=ranks - 1, max_size=ranks - 1))), most]
-        for n, held in enumerate(draw(st.permutations(range(ranks)))):
-            bands[held].append((cuts[n], cuts[n + 1]))
-    return [Slice(grid, tuple(each)) for each in bands]
 
 
 def sent(grid: Grid, k: int, kind: str, count: int) -> list[SparseUpdate]:

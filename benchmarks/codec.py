@@ -32,6 +32,7 @@ from quantiser_study import reference
 from torch import Tensor
 
 from muster.kernels import (
+    Codec,
     Grid,
     SparseUpdate,
     aggregate_,
@@ -40,7 +41,7 @@ from muster.kernels import (
     decode,
     encode,
     perturb_,
-    restore_,
+    undo_,
 )
 
 K = 64
@@ -131,7 +132,7 @@ def measure(entries: int, times: int) -> list[Row]:
     shapes = model_shapes(entries)
     grid, size = Grid(shapes), sum(Grid(shapes).numel)
     theta, delta = values(shapes, 1), values(shapes, 2)
-    updates = [compress(delta, K, grid)]  # loads the compiled loops
+    updates = [compress(delta, Codec(grid, K))]  # loads the compiled loops
     rows: list[Row] = []
 
     def row(operation: str, work: Callable[[], object]) -> None:
@@ -140,15 +141,15 @@ def measure(entries: int, times: int) -> list[Row]:
         ours, memcpy = (statistics.median(side) for side in zip(*pairs, strict=True))
         rows.append(Row(operation, size, ours, memcpy, memory))
 
-    row("compress", lambda: compress_(delta, theta, DECAY, K, grid))
+    row("compress", lambda: compress_(delta, theta, DECAY, Codec(grid, K)))
     data = encode(updates[0])
     row("encode", lambda: encode(updates[0]))
-    row("decode", lambda: decode(data, grid, K))
+    row("decode", lambda: decode(data, Codec(grid, K)))
     # From what the last one left, where the entries it sent are small, so that all list different ones.
-    updates += [compress_(delta, delta, 0.0, K, grid).update for _ in range(SENDERS - 1)]
+    updates += [compress_(delta, delta, 0.0, Codec(grid, K)) for _ in range(SENDERS - 1)]
     weights = np.full((SENDERS, len(shapes)), 0.9, np.float32)
     row("aggregate of 20", lambda: aggregate_(theta, updates, weights, 1.0, "sender_mean"))
-    row("apply and restore", lambda: restore_(theta, perturb_(theta, updates[0], 0.2)))
+    row("apply and restore", lambda: undo_(theta, updates[:1], perturb_(theta, updates[0], 0.2)))
     return rows
 
 
@@ -167,7 +168,7 @@ def against_naive(entries: int) -> dict[str, list[tuple[float, float]]]:
     theirs: list[list[naive.NaiveUpdate]] = []
     for n in range(SENDERS):
         acc = values(shapes, 3 + n)
-        ours.append(compress(acc, K, grid))
+        ours.append(compress(acc, Codec(grid, K)))
         theirs.append([naive.compress(part, part, 0.0, kept(part))[0] for part in acc])
     weights = np.full((SENDERS, len(shapes)), 0.9, np.float32)
 
@@ -181,7 +182,7 @@ def against_naive(entries: int) -> dict[str, list[tuple[float, float]]]:
             error[i] = naive.compress(error[i], part, DECAY, kept(part))[1]
 
     pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "compress": (naive_compress, lambda: compress_(delta, error, DECAY, K, grid)),
+        "compress": (naive_compress, lambda: compress_(delta, error, DECAY, Codec(grid, K))),
         "aggregate of 20": (naive_aggregate, lambda: aggregate_(delta, ours, weights, 1.0, "sender_mean")),
     }
     times: dict[str, list[tuple[float, float]]] = {}
@@ -219,7 +220,7 @@ def print_bits() -> int:
     acc, grid = load("11m", 3)
     missed = 0
     for k, target in BITS_TARGETS.items():
-        update = compress(acc, k, grid)
+        update = compress(acc, Codec(grid, k))
         size = len(encode(update))
         bits = 8 * size / len(update.indices)
         missed += bits > target
@@ -232,7 +233,7 @@ def print_errors() -> int:
     missed = 0
     for round_ in ERROR_ROUNDS:
         acc, grid = load("tiny", round_)
-        update = compress(acc, K, grid)
+        update = compress(acc, Codec(grid, K))
         ours = theirs = 0.0
         for i, tensor in enumerate(acc):
             kept = tensor.flatten()[update.positions(i)].double().numpy()

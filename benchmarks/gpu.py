@@ -22,17 +22,18 @@ from codec import DECAY, PAIRS, SENDERS, K, copy, model_shapes, seconds, values
 from torch import Tensor
 
 from muster.kernels import (
+    Codec,
     Grid,
     Rule,
     SparseUpdate,
     aggregate_,
+    backend,
     capped,
     compress_,
     cuda,
-    fast,
     perturb_,
-    restore_,
     scale_caps,
+    undo_,
 )
 
 CHECKED = 12_000_000
@@ -47,20 +48,23 @@ def everything(shapes: list[tuple[int, ...]], device: torch.device) -> dict[str,
     error = [tensor.to(device) for tensor in values(shapes, 0)]
     for n in range(1, 4):
         delta = [tensor.to(device) for tensor in values(shapes, n)]
-        sent = compress_(delta, error, DECAY, K, grid)
-        updates.append(sent.update)
-        made[f"update {n}"] = [sent.update.indices, sent.update.codes, sent.update.scales, sent.values.cpu()]
+        sent = compress_(delta, error, DECAY, Codec(grid, K))
+        updates.append(sent)
+        made[f"update {n}"] = [sent.indices, sent.codes, sent.scales]
         made[f"residual {n}"] = [tensor.cpu() for tensor in delta]
     caps = scale_caps(updates, 0.9)
     updates = [capped(update, caps) for update in updates]
     weights = np.linspace(-0.3, 1.0, len(updates) * len(shapes), dtype=np.float32).reshape(len(updates), len(shapes))
     theta = [tensor.to(device) for tensor in values(shapes, 9)]
     for rule in RULES:
-        aggregate_(theta, updates, weights, 0.65, rule)
-        made[rule] = [tensor.cpu() for tensor in theta]
+        undo = aggregate_(theta, updates, weights, 0.65, rule)
+        made[rule] = [*(tensor.cpu() for tensor in theta), undo.values.cpu()]
+        stepped = [tensor.clone() for tensor in theta]
+        undo_(stepped, updates, undo)
+        made[f"{rule} undone"] = [tensor.cpu() for tensor in stepped]
     saved = perturb_(theta, updates[0], 0.2)
     made["perturbed"] = [tensor.cpu() for tensor in theta]
-    restore_(theta, saved)
+    undo_(theta, updates[:1], saved)
     made["restored"] = [tensor.cpu() for tensor in theta]
     return made
 
@@ -68,7 +72,7 @@ def everything(shapes: list[tuple[int, ...]], device: torch.device) -> dict[str,
 def differences(shapes: list[tuple[int, ...]], device: torch.device) -> list[str]:
     """What has other bits on a device than by the reference."""
     ours = everything(shapes, device)
-    with patch.object(fast, "FAST_ENTRIES", sys.maxsize), patch.object(cuda, "suits", lambda _tensors: False):
+    with patch.object(backend, "choose", lambda *_of: reference):
         reference = everything(shapes, torch.device("cpu"))
     return [
         name
@@ -87,7 +91,7 @@ def speeds(entries: int, device: torch.device) -> None:
     shapes = model_shapes(entries)
     grid, size = Grid(shapes), sum(Grid(shapes).numel)
     theta, delta = ([tensor.to(device) for tensor in values(shapes, seed)] for seed in (1, 2))
-    updates = [compress_(delta, theta, 0.0, K, grid).update for _ in range(SENDERS)]
+    updates = [compress_(delta, theta, 0.0, Codec(grid, K)) for _ in range(SENDERS)]
     weights = np.full((SENDERS, len(shapes)), 0.9, np.float32)
     print(
         f"{size / 1e6:.0f} million parameters: GB/s of the model, share of a copy's, bytes taken on top of the model's"
@@ -109,10 +113,10 @@ def speeds(entries: int, device: torch.device) -> None:
         ours, copied = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"{operation:20} {4e-9 * size / ours:8.1f} {copied / ours:7.1%} {taken:7.1%}")
 
-    row("compress", lambda: compress_(delta, theta, DECAY, K, grid))
+    row("compress", lambda: compress_(delta, theta, DECAY, Codec(grid, K)))
     for rule in RULES:
         row(f"{rule} of {SENDERS}", lambda rule=rule: aggregate_(theta, updates, weights, 1.0, rule))
-    row("perturb and restore", lambda: restore_(theta, perturb_(theta, updates[0], 0.2)))
+    row("perturb and restore", lambda: undo_(theta, updates[:1], perturb_(theta, updates[0], 0.2)))
 
 
 def main() -> int:
@@ -124,7 +128,7 @@ def main() -> int:
         print("There is no GPU here, so there is nothing to check or to time.")
         return 0
     device = torch.device("cuda", torch.cuda.current_device())
-    if not cuda.suits([torch.zeros(1, device=device)]):
+    if not cuda.suits():
         print("The GPU programs need an NVIDIA GPU and Triton 3.6 or later; without them the reference runs.")
         return 1
     shapes = [*model_shapes(CHECKED), (1000, 77), (5000,), (), (3, 5, 4)]

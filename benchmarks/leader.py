@@ -45,6 +45,7 @@ NAMES = {
     "muster.node.ledger.session:Session": "muster.protocol.session:Session",
     "muster.node.miner.inner": "muster.node.miner.inner",
     "muster.node.miner.miner:Miner": "muster.node.miner.miner:Miner",
+    "muster.node.replica.genesis": "muster.node.genesis",
     "muster.node.replica:Replica": "muster.node.replica:Replica",
     "muster.node.telemetry.journal:Journal": "muster.node.journal:Journal",
     "muster.protocol.chain.virtual:VirtualChain": "muster.protocol.chain.virtual:VirtualChain",
@@ -136,11 +137,13 @@ async def stand(stage: Any) -> tuple[Any, Any, Any]:
 def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
     kernels, wire, paths = of("muster.kernels"), of("muster.protocol.wire"), of("muster.protocol.paths")
-    assignment = of("muster.protocol.rules.assignment")
+    assignment, genesis = of("muster.protocol.rules.assignment"), of("muster.node.replica.genesis")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, of("muster.node.replica:Replica").genesis(stage.spec, history.run_id)
-    update = kernels.compress([tensor * 0.01 for tensor in replica.theta], spec.sparse.k, tip.layout.grid)
+    small = [tensor * 0.01 for tensor in genesis.genesis_parameters(spec.model, spec.genesis.seed)]
+    how = (tip.codec,) if hasattr(tip, "codec") else (spec.sparse.k, tip.layout.grid)
+    update = kernels.compress(small, *how)
     for uid, member in enumerate(roster_of(stage).members):
         if member in roster_of(stage).operators:
             continue

@@ -22,7 +22,7 @@ import torch
 from capture import ROUNDS, load
 from numpy.typing import NDArray
 
-from muster.kernels import SparseUpdate, compress, dequantise, encode, quantise, scale_values
+from muster.kernels import Codec, SparseUpdate, compress, dequantise, encode, quantise, scale_values
 
 Floats = NDArray[np.float64]
 Quantiser = Callable[[Floats], Floats]
@@ -246,7 +246,7 @@ def main() -> int:
         for round_ in rounds:
             acc, grid = load(model, round_)
             for k in KEPT:
-                update = compress(acc, k, grid)
+                update = compress(acc, Codec(grid, k))
                 found = {name: round(value, 6) for name, value in (errors(acc, update) | bits(update)).items()}
                 rows.append({"model": model, "round": round_, "k": k, **found})
     if options.csv:

@@ -29,6 +29,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.miner.engine import Job as Training
 from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.rules.assignment import assigned
 from muster.protocol.rules.sampling import sample
@@ -78,17 +79,17 @@ def play(job: Job) -> float:
 def dense(spec: RunSpec, text: TextReader, rounds: int) -> float:
     """One worker, no protocol: the inner loop simply goes on, on the windows its miner would have had."""
     chain = ChainGenesis(seed=spec.genesis.seed)
-    engine, replica = LocalEngine(spec.model, spec.inner), Replica.genesis(spec, spec.run_id())
+    engine, theta = LocalEngine(spec.model, spec.inner), genesis_parameters(spec.model, spec.genesis.seed)
     count = spec.inner.steps * spec.inner.batch
     for round_ in range(rounds):
         windows = assigned(chain.beacon("assign", round_), 1, spec.data, count)
+        replica = Replica(spec.model, spec.run_id(), theta, round_)
         delta = engine.run(
             replica, Training(round_, round_ * spec.inner.steps, spec.inner, text.windows(windows))
         ).tensors
-        theta = [before - step for before, step in zip(replica.theta, delta, strict=True)]
-        replica = Replica(spec.model, replica.run_id, theta, round_ + 1)
+        theta = [before - step for before, step in zip(theta, delta, strict=True)]
     heldout = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
-    return replica.loss(text.heldout(heldout))
+    return Replica(spec.model, spec.run_id(), theta, rounds).loss(text.heldout(heldout))
 
 
 def main() -> int:

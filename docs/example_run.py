@@ -25,7 +25,7 @@ from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import ChainSpec, RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, codec_of, layout_of
 from muster.protocol.types import Beacon
 from muster.protocol.wire import Header
 
@@ -128,9 +128,7 @@ class Run:
         self.tip: Tip = genesis_tip(
             SpecHistory.of(self.spec), self.beacon("assign", 0, 0), self.beacon("possess", 0, 0)
         )
-        self.updates = [
-            compress(accumulator(self.layout.shapes, salt), self.spec.sparse.k, self.layout.grid) for salt in range(3)
-        ]
+        self.updates = [compress(accumulator(self.layout.shapes, salt), codec_of(self.spec)) for salt in range(3)]
 
     def beacon(self, purpose: str, round_: int, block: int) -> Beacon:
         """A beacon of a local chain, with the block it is drawn at."""
@@ -146,7 +144,7 @@ class Run:
 
         def serves(known: bytes) -> bool:
             try:
-                return decode(known, update.grid, update.k).identical(update)
+                return decode(known, update.codec).identical(update)
             except FrameError:
                 return False
 

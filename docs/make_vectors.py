@@ -24,8 +24,8 @@ from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from torch import Tensor
 from vector_files import Document
 
-from muster.kernels import SCALES, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
-from muster.node.replica.checkpoint import make_checkpoint
+from muster.kernels import SCALES, Codec, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
+from muster.node.replica import Replica
 from muster.protocol import wire
 from muster.protocol.chain.commitments import CHEAP_LOCATION, Commitment, CommitSpace, blocks_a_write
 from muster.protocol.chain.commitments import encode as encode_commitment
@@ -44,6 +44,7 @@ from muster.protocol.spec import GauntletSpec
 from muster.protocol.spec.layout import parameter_shapes
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Hello, ScoreFile, ScoresUsed, Seal, UsedScore
+from muster.protocol.wire.manifest import manifest_digest
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
@@ -147,7 +148,7 @@ def _grid() -> dict[str, Any]:
         "tensor_tiles": grid.tensor_tiles,
         "kept_at_64_of_last_8_tiles": grid.kept(64)[-8:].tolist(),
         "frames": grid.frames,
-        "max_encoded_bytes_at_64": max_encoded_bytes(grid, 64),
+        "max_encoded_bytes_at_64": max_encoded_bytes(Codec(grid, 64)),
     }
 
 
@@ -191,7 +192,7 @@ def _codec(run: Run) -> dict[str, Any]:
         "shapes": run.layout.shapes,
         "k": update.k,
         "accumulator_digest": tensors_digest(accumulator(run.layout.shapes, 0)),
-        "kept": run.layout.kept(update.k),
+        "kept": update.codec.count,
         "first_8_indices": update.indices[:8].tolist(),
         "first_8_codes": update.codes[:8].tolist(),
         "indices_digest": blake3(update.indices.numpy().astype("<i2").tobytes()).hexdigest(),
@@ -356,17 +357,17 @@ def _scores(run: Run, record: bytes) -> dict[str, Any]:
 
 
 def _checkpoint(run: Run) -> dict[str, Any]:
-    made = make_checkpoint(
-        run.theta, run.layout, run.run_id, 4, 0, state_root(run.theta, run.layout, run.run_id, 0), tip_info(run.tip)
-    )
-    ((name, data),) = made.shards.items()
+    replica = Replica(run.spec.model, run.run_id, run.theta, 0)
+    (shard,) = replica.shards()
+    data = replica.shard(shard)
+    manifest = replica.manifest(4, tip_info(run.tip), [shard.info(data)])
     header = int.from_bytes(data[:8], "little")
     return {
-        "shard": name,
+        "shard": shard.name,
         "shard_header": data[8 : 8 + header].decode(),
         "shard_digest": blake3(data).hexdigest(),
-        "manifest": made.manifest.decode(),
-        "manifest_digest": made.digest.hex(),
+        "manifest": manifest.decode(),
+        "manifest_digest": manifest_digest(manifest).hex(),
     }
 
 

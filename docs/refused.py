@@ -13,7 +13,7 @@ import zstandard
 from example_run import Run
 from vector_files import Document
 
-from muster.kernels import FrameError, Grid, decode
+from muster.kernels import Codec, FrameError, Grid, decode
 from muster.protocol.errors import ConfigError
 from muster.protocol.identity import verify
 from muster.protocol.spec import ChainSpec, RunSpec
@@ -50,7 +50,7 @@ def is_refused(rule: str, given: dict[str, Any]) -> str | None:
 def codec_reason(payload: bytes, shapes: list[list[int]], k: int) -> str | None:
     """Why a payload without its version byte is refused, None where it is not."""
     try:
-        decode(payload, Grid([tuple(shape) for shape in shapes]), k)
+        decode(payload, Codec(Grid([tuple(shape) for shape in shapes]), k))
     except FrameError as error:
         return error.reason
     return None
@@ -102,7 +102,7 @@ def _payloads(run: Run) -> dict[str, Document]:
     assert len(grid.frames) == 1
     end = LENGTH_BYTES + int.from_bytes(good[:LENGTH_BYTES], "little")
     content, codes = zstandard.ZstdDecompressor().decompress(good[LENGTH_BYTES:end]), good[end:]
-    scales, entries = 2 * grid.tiles, run.layout.kept(k)
+    scales, entries = 2 * grid.tiles, Codec(grid, k).count
 
     def framed(content: bytes, codes: bytes = codes, **how: Any) -> bytes:
         body = zstandard.ZstdCompressor(level=1, **how).compress(content)

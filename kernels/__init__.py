@@ -1,8 +1,8 @@
 """Tensor maths that every participant must compute to the same bits, without I/O.
 
-What is here is the reference: plain torch and numpy. `muster.kernels.fast` and `muster.kernels.cuda` are right when
-they equal it bit for bit, and take over, behind the same functions, where a model is large enough to gain or is on a
-GPU.
+`muster.kernels.reference` says what is right, in plain torch. `muster.kernels.fast` and `muster.kernels.cuda` equal it
+bit for bit, and take over, behind the same functions, where a model is large enough to gain or is on a GPU
+(`muster.kernels.backend`). A `Slice` makes all of it work on a range of bands, where no machine holds the whole model.
 
 A second implementation, or a tool beside this one, may rely on what is listed here: it keeps its name and its bits for
 as long as the protocol has its version, raises ValueError where arguments do not fit together and FrameError where
@@ -10,6 +10,10 @@ bytes are no frames. Everything else that can be imported may change in any rele
 
     Grid, TILE, TILE_ROWS, FRAME_TILES
         how tensors fall into tiles, bands and frames
+    Codec, VERSIONS
+        what a submission may say of a grid's tensors, and how it is written
+    Slice, cover, join
+        the bands of the tensors that are held here, and updates cut for them and put together again
     SparseUpdate
         what a submission says: positions, codes and scales of each tensor
     fold, compress, compress_, residual
@@ -20,52 +24,69 @@ bytes are no frames. Everything else that can be imported may change in any rele
         an update as bytes
     norm, clip_weights, scale_caps, capped
         what an update may weigh
-    aggregate_, perturb_, Rule
-        θ moved by a round's updates, or by one of them for as long as it is measured
+    norm_part, norm_of, weights_of, scale_peaks, caps_of
+        the same where each holds a slice: what each gives, and what it comes to
+    aggregate_, perturb_, undo_, Undo, Rule
+        θ moved by a round's updates, or by one of them for as long as it is measured, and put back to the bit
 """
 
+from muster.kernels.clip import (
+    capped,
+    caps_of,
+    clip_weights,
+    norm,
+    norm_of,
+    norm_part,
+    scale_caps,
+    scale_peaks,
+    weights_of,
+)
+from muster.kernels.codec import VERSIONS, Codec
 from muster.kernels.compress import compress, compress_, fold, residual
 from muster.kernels.frames import FrameError, decode, encode, max_encoded_bytes
 from muster.kernels.grid import FRAME_TILES, TILE, TILE_ROWS, Grid
-from muster.kernels.outer import (
-    Rule,
-    aggregate_,
-    capped,
-    clip_weights,
-    norm,
-    perturb_,
-    restore_,
-    scale_caps,
-)
 from muster.kernels.quantiser import SCALES, choose_scales, dequantise, quantise, scale_values
-from muster.kernels.update import Saved, SparseUpdate
+from muster.kernels.slice import Slice, cover, join
+from muster.kernels.step import Rule, aggregate_, perturb_, undo_
+from muster.kernels.undo import Undo
+from muster.kernels.update import SparseUpdate
 
 __all__ = [
     "FRAME_TILES",
     "SCALES",
     "TILE",
     "TILE_ROWS",
+    "VERSIONS",
+    "Codec",
     "FrameError",
     "Grid",
     "Rule",
-    "Saved",
+    "Slice",
     "SparseUpdate",
+    "Undo",
     "aggregate_",
     "capped",
+    "caps_of",
     "choose_scales",
     "clip_weights",
     "compress",
     "compress_",
+    "cover",
     "decode",
     "dequantise",
     "encode",
     "fold",
+    "join",
     "max_encoded_bytes",
     "norm",
+    "norm_of",
+    "norm_part",
     "perturb_",
     "quantise",
     "residual",
-    "restore_",
     "scale_caps",
+    "scale_peaks",
     "scale_values",
+    "undo_",
+    "weights_of",
 ]

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 import zstandard
 
-from muster.kernels.grid import Grid
+from muster.kernels.codec import Codec
 from muster.kernels.update import SparseUpdate
 
 _Bytes = npt.NDArray[np.uint8]
@@ -80,23 +80,20 @@ def _compress_bound(size: int) -> int:
     return size + (size >> 8) + small
 
 
-def _frame_sizes(grid: Grid, k: int, start: int, stop: int) -> tuple[_Ints, _Ints]:
+def _frame_sizes(codec: Codec, start: int, stop: int) -> tuple[_Ints, _Ints]:
     """Entries and kept entries of the frame's tiles."""
-    starts = grid.entry_starts(k)
-    return grid.tile_sizes[start:stop].astype(np.int64), np.diff(starts[start : stop + 1])
+    starts = codec.grid.entry_starts(codec.k)
+    return codec.grid.tile_sizes[start:stop].astype(np.int64), np.diff(starts[start : stop + 1])
 
 
-def max_encoded_bytes(grid: Grid, k: int) -> int:
-    """The most bytes `encode` makes of any update of this grid and k; a longer payload is not an honest one.
+def max_encoded_bytes(codec: Codec) -> int:
+    """The most bytes `encode` makes of any update of this codec; a longer payload is not an honest one.
 
     Per frame: 4 + the zstd bound of its scale bytes and most gap bytes + its code bytes.
-
-    Raises:
-        ValueError: k is not in 1..4096.
     """
     total = 0
-    for start, stop in grid.frames:
-        sizes, counts = _frame_sizes(grid, k, start, stop)
+    for start, stop in codec.grid.frames:
+        sizes, counts = _frame_sizes(codec, start, stop)
         squeezed = _compress_bound(_SCALES * (stop - start) + _gap_bound(sizes, counts))
         total += _LENGTH_BYTES + squeezed + _code_bytes(int(counts.sum()))
     return total
@@ -127,23 +124,22 @@ def encode(update: SparseUpdate) -> bytes:
     return b"".join(parts)
 
 
-def decode(data: bytes | memoryview, grid: Grid, k: int) -> SparseUpdate:
+def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:
     """The update that `data` encodes. No byte of it is trusted; sizes are checked before memory is taken.
 
-    Takes the memory of the update, which the grid alone decides, and a few frames' beside it.
+    Takes the memory of the update, which the codec alone decides, and a few frames' beside it.
 
     Raises:
-        FrameError: not a payload of this grid and k, with the reason.
-        ValueError: k is not in 1..4096.
+        FrameError: not a payload of this codec, with the reason.
     """
-    starts = grid.entry_starts(k)
-    if len(data) > max_encoded_bytes(grid, k):
+    grid, starts = codec.grid, codec.grid.entry_starts(codec.k)
+    if len(data) > max_encoded_bytes(codec):
         raise FrameError("frame_length", f"{len(data)} bytes are more than any update of this grid has")
     indices, codes = np.empty(starts[-1], np.int16), np.empty(starts[-1], np.uint8)
     scales = np.empty((len(starts) - 1, _SCALES), np.uint8)
     view, at = memoryview(data), 0
     for start, stop in grid.frames:
-        sizes, counts = _frame_sizes(grid, k, start, stop)
+        sizes, counts = _frame_sizes(codec, start, stop)
         here, entries = slice(int(starts[start]), int(starts[stop])), int(starts[stop] - starts[start])
         fixed = _SCALES * (stop - start)
         content, at = _take_squeezed(view, at, fixed + entries, fixed + _gap_bound(sizes, counts))
@@ -155,8 +151,7 @@ def decode(data: bytes | memoryview, grid: Grid, k: int) -> SparseUpdate:
     if at != len(data):
         raise FrameError("frame_trailing", f"{len(data) - at} bytes follow the last frame")
     return SparseUpdate(
-        grid=grid,
-        k=k,
+        codec=codec,
         indices=torch.from_numpy(indices),
         codes=torch.from_numpy(codes),
         scales=torch.from_numpy(scales),

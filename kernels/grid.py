@@ -148,6 +148,14 @@ class Grid:
         rows = (cut.band(band) for band in range(cut.bands))
         return [(first * cut.cols, last * cut.cols) for first, last in rows]
 
+    def across(self, i: int) -> int:
+        """Tiles in each band of tensor i."""
+        return self._cuts[i].across
+
+    def band_rows(self, i: int) -> int:
+        """What a whole band of tensor i spans of its first dimension: 64 rows of a matrix, 4096 entries of a vector."""
+        return self._cuts[i].tile_rows
+
     def matrix(self, i: int) -> tuple[int, int, int, int]:
         """Tensor i as loops over tiles read it: rows and columns, then rows and columns of a whole tile.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from muster.kernels.codec import Codec
 from muster.kernels.grid import Grid
 from muster.kernels.quantiser import dequantise, scale_values
 
@@ -16,10 +18,8 @@ class SparseUpdate:
     """k entries of each tile, as positions, 2-bit codes and two scale bytes a tile; CPU tensors.
 
     Attributes:
-        grid: the tile grid of the tensors.
-        k: entries kept of a whole tile; a clipped tile keeps grid.kept(k).
-        indices: int16 (N,), strictly increasing inside each tile, tiles in grid order; N is the sum of
-        kept(k).
+        codec: the tile grid of the tensors and the entries kept of a whole tile.
+        indices: int16 (N,), strictly increasing inside each tile, tiles in grid order; N is codec.count.
         codes: uint8 (N,), 0 to 3 (see `muster.kernels.quantiser`).
         scales: uint8 (tiles, 2), the scale bytes, low then high.
         scale_limit: per tensor, the largest scale value in force (fp32); None for no limit. It is never sent.
@@ -28,15 +28,14 @@ class SparseUpdate:
         ValueError: a tensor's dtype or size is not the one above.
     """
 
-    grid: Grid
-    k: int
+    codec: Codec
     indices: Tensor
     codes: Tensor
     scales: Tensor
     scale_limit: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        count = int(self.grid.entry_starts(self.k)[-1])
+        count = self.codec.count
         for name, tensor, dtype, shape in (
             ("indices", self.indices, torch.int16, (count,)),
             ("codes", self.codes, torch.uint8, (count,)),
@@ -47,6 +46,16 @@ class SparseUpdate:
                 raise ValueError(f"{name} must be {dtype} {shape}, not {found}")
         if self.scale_limit is not None and len(self.scale_limit) != len(self.grid.shapes):
             raise ValueError(f"scale_limit must have one value a tensor, {len(self.grid.shapes)} in all")
+
+    @property
+    def grid(self) -> Grid:
+        """The tile grid of the tensors."""
+        return self.codec.grid
+
+    @property
+    def k(self) -> int:
+        """Entries kept of a whole tile; a clipped tile keeps grid.kept(k)."""
+        return self.codec.k
 
     def tensor_scales(self, i: int) -> Tensor:
         """The two scales of tensor i's tiles after the limit, fp32 (tiles_i, 2)."""
@@ -78,21 +87,23 @@ class SparseUpdate:
         return tensors
 
     def identical(self, other: SparseUpdate) -> bool:
-        """Whether both have the same grid, k, entries, codes, scale bytes and limits."""
+        """Whether both have the same codec, entries, codes, scale bytes and limits."""
         return (
-            (self.grid, self.k, self.scale_limit) == (other.grid, other.k, other.scale_limit)
+            (self.codec, self.scale_limit) == (other.codec, other.scale_limit)
             and torch.equal(self.indices, other.indices)
             and torch.equal(self.codes, other.codes)
             and torch.equal(self.scales, other.scales)
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Saved:
-    """What was at an update's entries before it was taken off: fp32 (N,), in the update's order; for `restore_`.
+def common_grid(updates: Sequence[SparseUpdate]) -> Grid:
+    """The grid that all updates have.
 
-    `values` may be on the device of what it was taken from.
+    Raises:
+        ValueError: they are of different grids, or there are none.
     """
-
-    update: SparseUpdate
-    values: Tensor
+    if not updates:
+        raise ValueError("there must be at least one update")
+    if any(update.grid != updates[0].grid for update in updates):
+        raise ValueError("the updates are of different grids")
+    return updates[0].grid

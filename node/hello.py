@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 from collections.abc import Iterable
 
+from muster.kernels import VERSIONS
 from muster.node.context import Context
 from muster.node.directory import Directory
 from muster.protocol import paths, wire
@@ -20,7 +21,6 @@ from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Store
 from muster.protocol.wire import Hello
 from muster.protocol.wire.envelope import FORMAT
-from muster.protocol.wire.submission import CODEC
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def make_hello(run_id: bytes, public: bytes, round_: int, roles: Iterable[str]) 
         round=round_,
         software=f"muster {VERSION}",
         formats=(FORMAT,),
-        codecs=tuple(CODEC),
+        codecs=VERSIONS,
         runs=(run_id,),
         prefixes=wire.PREFIXES,
         roles=tuple(sorted(roles)),

@@ -69,7 +69,7 @@ class Submissions:
 
     def __init__(self, tip: Tip, offload: Offload, spool: Path | None = None) -> None:
         self._run_id, self._round = tip.run_id, tip.round
-        self._layout, self._k = tip.layout, tip.spec.sparse.k
+        self._codec = tip.codec
         self._offload = offload
         self._spool = spool
         self._opening = asyncio.Lock()
@@ -165,7 +165,7 @@ class Submissions:
             raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
 
     def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
-        update = wire.open(signed.header, ciphertext, key, self._layout, self._k)
+        update = wire.open(signed.header, ciphertext, key, self._codec)
         return update if small else self._on_disk(update)
 
     def _on_disk(self, update: SparseUpdate) -> SparseUpdate:

@@ -14,7 +14,10 @@ import pytest
 from blake3 import blake3
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, compress
+from muster.kernels import Codec, SparseUpdate, compress
+from muster.node.context import in_place
+from muster.node.replica import Replica
+from muster.node.replica.checkpoint import SHARD_BYTES
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -30,6 +33,7 @@ from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout, layout_of
 from muster.protocol.types import Beacon, Block
 from muster.protocol.wire import Header, Opening, ScoreFile, Type
+from muster.protocol.wire.manifest import TipInfo
 
 SEED = 7
 K = 64
@@ -153,10 +157,29 @@ def genesis_facts(spec: RunSpec) -> RoundFacts:
     return tip.facts(possession_of(tip.opening), peers())
 
 
+TIP_INFO = TipInfo(amendments=(), leaders=("5Leader",), proofs=(), past="r", peers={"00" * 32: "g"})
+
+
+def checkpoint_of(
+    replica: Replica, round_: int, shard_bytes: int = SHARD_BYTES, tip: TipInfo = TIP_INFO
+) -> tuple[dict[str, bytes], bytes]:
+    """The files of θ's checkpoint before the record of a round, the manifest among them, and what the record pins."""
+    files: dict[str, bytes] = {}
+
+    async def put(name: str, data: bytes) -> None:
+        files[name] = data
+
+    writing = replica.save(round_, tip, put, in_place, shard_bytes)
+    with pytest.raises(StopIteration) as ended:  # nothing in it waits
+        writing.send(None)
+    digest, _ = ended.value.value
+    return files, digest
+
+
 @cache
 def update(salt: int = 1) -> SparseUpdate:
     """An update of the small model, different for each salt, with the scales of genesis weights."""
-    return compress(genesis_parameters(MODEL, 1000 + salt), K, layout().grid)
+    return compress(genesis_parameters(MODEL, 1000 + salt), Codec(layout().grid, K))
 
 
 def payload_key(salt: int = 1) -> bytes:

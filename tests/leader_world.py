@@ -213,7 +213,7 @@ class World:
         tip, replica, records = self.tip, self.replica(), []
         while not tip.closed:
             applied = judge(await self.fetched(tip), tip, replica)
-            replica.apply(applied, tip.spec)
+            replica.step(applied, tip.spec)
             records.append(applied.record)
             tip = applied.tip
         assert len(records) == rounds + 1

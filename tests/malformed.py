@@ -23,6 +23,7 @@ from muster.protocol import wire
 from muster.protocol.identity import SIGNATURE_BYTES, Identity
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts
 from muster.protocol.rules.assignment import assigned, data_digest
+from muster.protocol.spec.layout import codec_of, max_payload_bytes
 from muster.protocol.wire import PREFIX_BYTES, Type
 
 OBJECT_SIZE = "object_size"
@@ -232,7 +233,7 @@ def _other_slot(bench: Bench, rng: random.Random, key: bytes) -> Case:
 
 
 def _payload_too_long(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    most = bench.facts.layout.max_payload_bytes(bench.facts.spec.sparse.k)
+    most = max_payload_bytes(codec_of(bench.facts.spec))
     ciphertext = rng.randbytes(most + 1 + rng.randrange(8))
     return bench.submission(key, ciphertext), bench.key(key), {"payload_size"}
 

@@ -65,12 +65,8 @@ def test_a_promised_name_is_there_and_says_what_it_is(module: str, name: str) ->
         assert inspect.getdoc(found), "what is promised is documented"
 
 
-INTERNAL = {"Saved", "restore_"}
-"""What `muster.kernels` exports for the other rooms, and does not promise."""
-
-
 def test_what_the_kernels_export_is_promised() -> None:
-    assert {name for _, name in KERNELS} == set(muster.kernels.__all__) - INTERNAL
+    assert {name for _, name in KERNELS} == set(muster.kernels.__all__)
 
 
 @pytest.mark.parametrize(("where", "arguments"), ARGUMENTS.items())

@@ -25,6 +25,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.miner.engine import Diverged, Job
 from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
+from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.ledger import prepare
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import RunSpec, Template
@@ -120,8 +121,9 @@ class _Run:
         self._spec = spec
         self._text = text
         self._stopwatch = stopwatch
-        self._replica = Replica.genesis(spec, spec.run_id())
-        self._theta = self._replica.theta
+        # The study steps θ by rules of its own, so it keeps the tensors that the replica computes with.
+        self._theta = genesis_parameters(spec.model, spec.genesis.seed)
+        self._replica = Replica(spec.model, spec.run_id(), self._theta, 0)
         self._outer_step = 0
         self._inner = spec.inner
         self._sent: list[int] = []

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from benchmarks.convergence.variant import Values
 from muster import kernels
-from muster.kernels import Grid, Rule, SparseUpdate, quantise
-from muster.kernels.fast import compress as fast_compress
-from muster.kernels.fast import outer as fast_outer
-from muster.kernels.outer import divisors
+from muster.kernels import Codec, Grid, Rule, SparseUpdate, quantise
+from muster.kernels.fast import operations as fast
+from muster.kernels.step import divisors
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, CODEC_BYTES
 
 _LEVELS = 127
@@ -48,7 +47,7 @@ class PreciseUpdate(SparseUpdate):
 
 def largest(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
     """`muster.kernels.compress`, for a model of any size."""
-    return fast_compress.compress(acc, k, grid)
+    return fast.compress(acc, Codec(grid, k))
 
 
 def random_entries(acc: Sequence[Tensor], k: int, grid: Grid, noise: torch.Generator) -> SparseUpdate:
@@ -78,7 +77,7 @@ def with_values(update: SparseUpdate, acc: Sequence[Tensor], values: Values) -> 
         peaks = np.maximum.reduceat(exact.abs().numpy(), starts[:-1])
         steps = torch.from_numpy(np.repeat(peaks / np.float32(_LEVELS), np.diff(starts)))
         exact = torch.where(steps > 0, (exact / steps).round() * steps, 0.0)
-    return PreciseUpdate(update.grid, update.k, update.indices, update.codes, update.scales, precise=exact)
+    return PreciseUpdate(update.codec, update.indices, update.codes, update.scales, precise=exact)
 
 
 def subtracted(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
@@ -86,7 +85,7 @@ def subtracted(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     if isinstance(update, PreciseUpdate):
         return kernels.residual(acc, update)
     left = [tensor.clone() for tensor in acc]
-    fast_compress.subtract_(left, update, 1.0, save=False)
+    fast.subtract_(left, update, 1.0, save=False)
     return left
 
 
@@ -101,7 +100,7 @@ def aggregate_(
     if any(isinstance(update, PreciseUpdate) for update in updates):
         kernels.aggregate_(theta, updates, weights, alpha, rule)
     else:
-        fast_outer.aggregate_(theta, updates, weights, alpha, divisors(rule, len(updates)))
+        fast.step_(theta, updates, weights, alpha, divisors(rule, len(updates)))
 
 
 def payload_bytes(update: SparseUpdate, values: Values) -> int:

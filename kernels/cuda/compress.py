@@ -8,43 +8,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from muster.kernels.cuda.programs import OPTIONS, compress_tiles, put_tiles, subtract_tiles
+from muster.kernels.codec import Codec
+from muster.kernels.cuda.programs import OPTIONS, compress_tiles, subtract_tiles
 from muster.kernels.cuda.tables import bound_table, number, on_device_of, parts, scale_table, starts, widest
-from muster.kernels.grid import Grid
 from muster.kernels.update import SparseUpdate
 
 
-def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
-    """What `muster.kernels.compress` makes; `acc` only read, contiguous.
+def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
+    """What `muster.kernels.compress` makes; `acc` only read.
 
     Raises:
         ValueError: a value is not finite.
     """
-    return _compress(None, acc, 0.0, k, grid)[0]
+    return _compress(None, acc, 0.0, codec)
 
 
-def compress_(
-    delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid
-) -> tuple[SparseUpdate, Tensor]:
-    """What `muster.kernels.compress_` makes, and the kept entries of a, which stay on the GPU; both lists contiguous.
+def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
+    """What `muster.kernels.compress_` makes.
 
     Raises:
         ValueError: a value is not finite; `delta` is void then.
     """
-    return _compress(error, delta, decay, k, grid)
+    return _compress(error, delta, decay, codec)
 
 
-def _compress(
-    error: Sequence[Tensor] | None, delta: Sequence[Tensor], decay: float, k: int, grid: Grid
-) -> tuple[SparseUpdate, Tensor]:
-    device, begins = delta[0].device, grid.entry_starts(k)
-    count = int(begins[-1])
-    indices = torch.empty(count, dtype=torch.int16, device=device)
-    codes = torch.empty(count, dtype=torch.uint8, device=device)
+def _compress(error: Sequence[Tensor] | None, delta: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
+    grid, device = codec.grid, delta[0].device
+    indices = torch.empty(codec.count, dtype=torch.int16, device=device)
+    codes = torch.empty(codec.count, dtype=torch.uint8, device=device)
     scales = torch.empty((grid.tiles, 2), dtype=torch.uint8, device=device)
-    kept = torch.empty(0 if error is None else count, device=device)
     bad = torch.zeros(len(delta), dtype=torch.int32, device=device)
-    beta, begin = number(decay, device), starts(grid, k, device)
+    beta, begin = number(decay, device), starts(grid, codec.k, device)
     with on_device_of(delta[0]):
         for part in parts(grid):
             i = part.tensor
@@ -61,7 +55,6 @@ def _compress(
                 indices,
                 codes,
                 scales,
-                kept,
                 bad[i:],
                 TILE_COLS=part.tile_cols,
                 IN_PLACE=error is not None,
@@ -70,7 +63,7 @@ def _compress(
             )
     for i in bad.nonzero().flatten().tolist():
         raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
-    return SparseUpdate(grid=grid, k=k, indices=indices.cpu(), codes=codes.cpu(), scales=scales.cpu()), kept
+    return SparseUpdate(codec=codec, indices=indices.cpu(), codes=codes.cpu(), scales=scales.cpu())
 
 
 def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
@@ -101,26 +94,6 @@ def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save
                 **OPTIONS,
             )
     return saved
-
-
-def put_(theta: Sequence[Tensor], update: SparseUpdate, values: Tensor) -> None:
-    """theta := values at the update's entries, in place, contiguous; `values` fp32 (N,) in the update's order."""
-    device = theta[0].device
-    begin, indices, source = starts(update.grid, update.k, device), update.indices.to(device), values.to(device)
-    with on_device_of(theta[0]):
-        for part in parts(update.grid):
-            put_tiles[(part.tiles,)](
-                theta[part.tensor].detach(),
-                part.rows,
-                part.cols,
-                part.first,
-                begin,
-                indices,
-                source,
-                TILE_COLS=part.tile_cols,
-                KEPT=widest(update.k),
-                **OPTIONS,
-            )
 
 
 def limit(update: SparseUpdate, i: int) -> float:

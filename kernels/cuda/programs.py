@@ -165,16 +165,14 @@ def compress_tiles(
     indices: tl.tensor,
     codes: tl.tensor,
     scales: tl.tensor,
-    kept: tl.tensor,
     bad: tl.tensor,
     TILE_COLS: tl.constexpr,
     IN_PLACE: tl.constexpr,
 ) -> None:
     """Compress one tile of one tensor, of grid tile `first_tile` and those after it, per instance.
 
-    IN_PLACE: delta := a − Δ̂ of a = beta · error + delta, and kept := a's entries that Δ̂ has. Otherwise a is delta, and
-    nothing but (indices, codes, scales) is written. `beta` is fp32 (1,). bad := 1, and delta is void, where a value is
-    not finite.
+    IN_PLACE: delta := a − Δ̂ of a = beta · error + delta. Otherwise a is delta, and nothing but (indices, codes, scales)
+    is written. `beta` is fp32 (1,). bad := 1, and delta is void, where a value is not finite.
     """
     tile = tl.program_id(0)
     begin, height, width = _tile(tile, rows, cols, TILE_COLS)
@@ -207,11 +205,10 @@ def compress_tiles(
     tl.store(scales + 2 * (first_tile + tile), low_byte.to(tl.uint8))
     tl.store(scales + 2 * (first_tile + tile) + 1, high_byte.to(tl.uint8))
     if IN_PLACE:
-        tl.store(kept + slot, value, mask=chosen)
         tl.store(delta + where, tl.where(chosen, value - _signed(code, low, high), value), mask=there)
 
 
-@program("rows", "tiles", "first_tile", "updates", "entries")
+@program("rows", "tiles", "first_tile", "updates", "entries", "room")
 def step_tiles(
     theta: tl.tensor,
     rows: tl.tensor,
@@ -231,15 +228,19 @@ def step_tiles(
     table: tl.tensor,
     total: tl.tensor,
     listed: tl.tensor,
+    saved: tl.tensor,
+    room: tl.tensor,
+    counts: tl.tensor,
     TILE_COLS: tl.constexpr,
     KEPT: tl.constexpr,
 ) -> None:
-    """The outer step of one tensor of so many tiles, shared between instances; see `muster.kernels.outer.aggregate_`.
+    """The outer step of one tensor of so many tiles, shared between instances; see `muster.kernels.step.aggregate_`.
 
     (indices, codes) are (updates, entries), scales (updates, tiles, 2), of this tensor alone; limits and weights fp32
     (updates,), alpha fp32 (1,), divisors fp32 (updates + 1,), by number of senders. `total` and `listed`, fp32
     (instances, TILE), are all 0 before and after: sums and numbers of senders, in the cache of the GPU. A tile has
-    KEPT entries at most.
+    KEPT entries at most. saved (tiles, room) gets the old bits of what is touched, ascending, and counts int32, of
+    the whole grid, how many each tile has.
     """
     total += tl.program_id(0) * TILE
     listed += tl.program_id(0) * TILE
@@ -268,6 +269,9 @@ def step_tiles(
         step = tl.load(total + index, mask=touched, other=0.0)
         step = tl.div_rn(step, tl.load(divisors + senders.to(tl.int32), mask=touched, other=1.0))
         old = tl.load(theta + where, mask=touched, other=0.0)
+        one = touched.to(tl.int32)
+        tl.store(saved + tl.cast(tile, tl.int64) * room + tl.cumsum(one, 0) - one, old, mask=touched)
+        tl.store(counts + first_tile + tile, tl.sum(one, 0))
         tl.store(theta + where, old - tl.load(alpha) * step, mask=touched)
         tl.debug_barrier()
         tl.store(total + index, tl.zeros((TILE,), tl.float32), mask=touched)
@@ -345,3 +349,52 @@ def put_tiles(
     """theta := values at an update's entries of one tile."""
     at, where, mine = _entries(tl.program_id(0), rows, cols, first_tile, starts, indices, TILE_COLS, KEPT)
     tl.store(theta + where, tl.load(values + at, mask=mine, other=0.0), mask=mine)
+
+
+@program("rows", "tiles", "first_tile", "updates", "entries")
+def put_listed_tiles(
+    theta: tl.tensor,
+    rows: tl.tensor,
+    cols: tl.tensor,
+    tiles: tl.tensor,
+    first_tile: tl.tensor,
+    starts: tl.tensor,
+    indices: tl.tensor,
+    log_starts: tl.tensor,
+    values: tl.tensor,
+    bad: tl.tensor,
+    updates: tl.tensor,
+    entries: tl.tensor,
+    listed: tl.tensor,
+    TILE_COLS: tl.constexpr,
+    KEPT: tl.constexpr,
+) -> None:
+    """theta := the old bits at what the updates list in one tensor of so many tiles, shared between instances.
+
+    `indices` (updates, entries) are of this tensor alone; log_starts, int64, of the whole grid. `listed`, fp32
+    (instances, TILE), is all 0 before and after. bad := 1 where the log has another number of values.
+    """
+    listed += tl.program_id(0) * TILE
+    lane = tl.arange(0, KEPT)
+    zero = tl.load(starts + first_tile)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        first = tl.load(starts + first_tile + tile)
+        mine = lane < tl.load(starts + first_tile + tile + 1) - first
+        for update in range(updates):
+            at = tl.cast(update, tl.int64) * entries + (first - zero) + lane
+            place = tl.load(indices + at, mask=mine, other=0).to(tl.int32)
+            tl.store(listed + place, 1.0, mask=mine)
+        tl.debug_barrier()
+        begin, height, width = _tile(tile, rows, cols, TILE_COLS)
+        where, index, there = _lanes(begin, height, width, cols, TILE_COLS)
+        touched = tl.load(listed + index, mask=there, other=0.0) > 0
+        one = touched.to(tl.int32)
+        log = tl.load(log_starts + first_tile + tile)
+        there_are = tl.load(log_starts + first_tile + tile + 1) - log
+        tl.store(bad, 1, mask=tl.sum(one, 0) != there_are)
+        rank = tl.cumsum(one, 0) - one
+        old = tl.load(values + log + rank, mask=touched & (rank < there_are), other=0.0)
+        tl.store(theta + where, old, mask=touched)
+        tl.debug_barrier()
+        tl.store(listed + index, tl.zeros((TILE,), tl.float32), mask=touched)
+        tl.debug_barrier()

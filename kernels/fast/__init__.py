@@ -5,12 +5,8 @@ Compiled when first used, which takes seconds once a machine: small models stay 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-
-import torch
-from torch import Tensor
 
 FAST_ENTRIES = 1 << 22
 """Models from so many entries on are worth the compiled loops. Loading them takes 0.6 s in each process, compiling
@@ -22,11 +18,6 @@ def _compiler() -> bool:
     return find_spec("numba") is not None
 
 
-def suits(tensors: Sequence[Tensor]) -> bool:
-    """Whether the compiled loops can take these tensors, and are worth their start."""
-    return (
-        sum(tensor.numel() for tensor in tensors) >= FAST_ENTRIES
-        and all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
-        and all(tensor.device.type == "cpu" for tensor in tensors)
-        and _compiler()
-    )
+def suits(entries: int) -> bool:
+    """Whether there are compiled loops on this machine, and tensors of so many entries are worth their start."""
+    return entries >= FAST_ENTRIES and _compiler()

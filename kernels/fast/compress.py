@@ -8,41 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from muster.kernels.codec import Codec
 from muster.kernels.fast.jobs import BOUND_TABLE, SCALE_TABLE, Tiles, flat, run
-from muster.kernels.fast.loops import compress_tiles, put_tiles, subtract_tiles
-from muster.kernels.grid import Grid
+from muster.kernels.fast.loops import compress_tiles, subtract_tiles
 from muster.kernels.update import SparseUpdate
 
 
-def compress(acc: Sequence[Tensor], k: int, grid: Grid) -> SparseUpdate:
-    """What `muster.kernels.compress` makes; `acc` only read, contiguous.
+def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
+    """What `muster.kernels.compress` makes; `acc` only read.
 
     Raises:
         ValueError: a value is not finite.
     """
-    return _compress(None, acc, np.float32(0), k, grid)[0]
+    return _compress(None, acc, np.float32(0), codec)
 
 
-def compress_(
-    delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, k: int, grid: Grid
-) -> tuple[SparseUpdate, Tensor]:
-    """What `muster.kernels.compress_` makes, and the kept entries of a; both lists contiguous.
+def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
+    """What `muster.kernels.compress_` makes.
 
     Raises:
         ValueError: a value is not finite; `delta` is void then.
     """
-    return _compress(error, delta, np.float32(decay), k, grid)
+    return _compress(error, delta, np.float32(decay), codec)
 
 
-def _compress(
-    error: Sequence[Tensor] | None, delta: Sequence[Tensor], beta: np.float32, k: int, grid: Grid
-) -> tuple[SparseUpdate, Tensor]:
-    starts = grid.entry_starts(k)
-    count = int(starts[-1])
-    indices, codes = torch.empty(count, dtype=torch.int16), torch.empty(count, dtype=torch.uint8)
+def _compress(error: Sequence[Tensor] | None, delta: Sequence[Tensor], beta: np.float32, codec: Codec) -> SparseUpdate:
+    grid, starts = codec.grid, codec.grid.entry_starts(codec.k)
+    indices, codes = torch.empty(codec.count, dtype=torch.int16), torch.empty(codec.count, dtype=torch.uint8)
     scales = torch.empty((grid.tiles, 2), dtype=torch.uint8)
-    kept = torch.empty(0 if error is None else count)
-    out, kept_array = (indices.numpy(), codes.numpy(), scales.numpy()), kept.numpy()
+    out = (indices.numpy(), codes.numpy(), scales.numpy())
     values = [flat(tensor) for tensor in delta]
     errors = values if error is None else [flat(tensor) for tensor in error]
 
@@ -57,14 +51,14 @@ def _compress(
             starts[first : last + 1],
             (SCALE_TABLE, BOUND_TABLE),
             (out[0], out[1], out[2][first:last]),
-            kept_array,
+            error is not None,
         )
         return i, finite
 
     for i, finite in run(grid, work):
         if not finite:
             raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
-    return SparseUpdate(grid=grid, k=k, indices=indices, codes=codes, scales=scales), kept
+    return SparseUpdate(codec=codec, indices=indices, codes=codes, scales=scales)
 
 
 def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
@@ -94,18 +88,6 @@ def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save
 
     run(grid, work)
     return values
-
-
-def put_(theta: Sequence[Tensor], update: SparseUpdate, values: Tensor) -> None:
-    """theta := values at the update's entries, in place, contiguous; `values` fp32 (N,) in the update's order."""
-    grid, starts = update.grid, update.grid.entry_starts(update.k)
-    arrays, indices, source = [flat(tensor) for tensor in theta], update.indices.numpy(), values.numpy()
-
-    def work(i: int, tiles: Tiles) -> None:
-        first, last = grid.tensor_tiles[i]
-        put_tiles(arrays[i], grid.matrix(i), tiles, starts[first : last + 1], indices, source)
-
-    run(grid, work)
 
 
 def limit(update: SparseUpdate, i: int) -> np.float32:

@@ -28,13 +28,18 @@ SCALE_TABLE: npt.NDArray[np.float32] = SCALES.numpy()
 BOUND_TABLE: npt.NDArray[np.float64] = BOUNDS.numpy()
 
 
-def run(grid: Grid, work: Callable[[int, Tiles], T]) -> list[T]:
-    """work(tensor, tiles) for all tiles of the grid, on torch's number of threads; results in grid order."""
-    jobs = [
+def jobs_of(grid: Grid) -> list[tuple[int, Tiles]]:
+    """(tensor, tiles) of each job of the grid, in its order."""
+    return [
         (i, (tile, min(tile + JOB_TILES, last - first)))
         for i, (first, last) in enumerate(grid.tensor_tiles)
         for tile in range(0, last - first, JOB_TILES)
     ]
+
+
+def run(grid: Grid, work: Callable[[int, Tiles], T]) -> list[T]:
+    """work(tensor, tiles) for all tiles of the grid, on torch's number of threads; results in grid order."""
+    jobs = jobs_of(grid)
     threads = min(torch.get_num_threads(), len(jobs))
     if threads <= 1:
         return [work(*job) for job in jobs]

@@ -11,26 +11,11 @@ A tensor is (rows, cols, tile_rows, tile_cols), flat and row-major (`Grid.matrix
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
-import numba
 import numpy as np
-import numpy.typing as npt
 
+from muster.kernels.fast.jit import Bits, Bytes, Doubles, Floats, Longs, Matrix, Rule, Shorts, jit
 from muster.kernels.grid import TILE
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.int32]
-Shorts = npt.NDArray[np.int16]
-Longs = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Matrix = tuple[int, int, int, int]
-Rule = tuple[Floats, Doubles]
-"""The quantiser's numbers: the scale of each byte, and the means that separate bytes."""
 
 _GROUPS = 512
 """Groups of a tile whose largest entries bound the k-th largest from below. Eight entries each: at k = 64 the
@@ -42,16 +27,6 @@ strip still fits a core's cache."""
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = 0x7F800000
 _MANTISSA_BITS = 24
-
-
-def jit(function: Callable[P, T]) -> Callable[P, T]:
-    """Compile without the interpreter's lock; kept on disk where there is a place to write."""
-    try:
-        compiled = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    result: Callable[P, T] = compiled
-    return result
 
 
 @jit
@@ -245,13 +220,13 @@ def compress_tiles(
     starts: Longs,
     rule: Rule,
     out: tuple[Shorts, Bytes, Bytes],
-    kept: Floats,
+    in_place: bool,
 ) -> bool:
     """Compress tiles[0] up to tiles[1] of one tensor; False where a value is not finite.
 
-    Where `kept` has room, delta := a − Δ̂ of a = β·error + delta, and kept := a's entries that Δ̂ has; where it is
-    empty, a is delta and nothing but `out` is written. `starts` says where each of the tensor's tiles has its entries
-    in `kept` and in out = (indices, codes, the tensor's scale bytes). What is written is void where False is returned.
+    Where `in_place`, delta := a − Δ̂ of a = β·error + delta; else a is delta and nothing but `out` is written. `starts`
+    says where each of the tensor's tiles has its entries in out = (indices, codes, the tensor's scale bytes). What is
+    written is void where False is returned.
     """
     magnitudes, largest = np.empty((_STRIP, TILE), np.int32), np.empty(_GROUPS, np.int32)
     some, indices = np.empty(TILE + 1, np.int32), np.empty(TILE + 1, np.int32)
@@ -261,7 +236,7 @@ def compress_tiles(
     tile = tiles[0]
     while tile < tiles[1]:
         strip = min(_STRIP, tiles[1] - tile, across - tile % across)
-        if len(kept) > 0:
+        if in_place:
             _fold(error, delta, beta, matrix, tile, strip, magnitudes)
         else:
             _read(delta, matrix, tile, strip, magnitudes)
@@ -278,13 +253,23 @@ def compress_tiles(
             codes = out[1][first : first + count]
             low, high = _quantise(values[:count], codes, rule)
             out[2][tile, 0], out[2][tile, 1] = low, high
-            if len(kept) > 0:
+            if in_place:
                 _levels(rule[0][low], rule[0][high], one, levels)
                 for j in range(count):
-                    kept[first + j] = values[j]
                     delta[places[j]] = values[j] - levels[codes[j]]
             tile += 1
     return True
+
+
+@jit
+def _log(before: Floats, listed: Floats, size: int, old: Floats) -> int:
+    """The first of `old` := what a tile of `size` entries had before where it is listed; returns how many."""
+    count = 0
+    for i in range(size):
+        # Written always and counted at times: no branch to guess wrong.
+        old[count] = before[i]
+        count += listed[i] > 0
+    return count
 
 
 @jit
@@ -293,24 +278,25 @@ def step_tiles(
     matrix: Matrix,
     tiles: tuple[int, int],
     starts: Longs,
-    sent: tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    sent: tuple[Shorts, Bytes, Bytes],
     limits: Floats,
     weights: Floats,
     alpha: np.float32,
     divisors: Floats,
     scales: Floats,
+    log: tuple[Floats, Longs],
 ) -> None:
-    """The outer step of tiles[0] up to tiles[1] of one tensor; see `muster.kernels.outer.aggregate_`.
+    """The outer step of tiles[0] up to tiles[1] of one tensor; see `muster.kernels.step.aggregate_`.
 
     `sent` is (indices, codes, scale bytes) of R updates, (R, ...) each, of these tiles alone; limits and weights (R,);
-    divisors (R + 1,), all but the first > 0.
+    divisors (R + 1,), all but the first > 0. log := old bits (room for one more), and how many each of these tiles has.
     """
     total, divided = np.zeros((_STRIP, TILE), np.float32), np.zeros((_STRIP, TILE), np.float32)
     listed, levels, one = np.zeros(TILE, np.uint32), np.empty(4, np.float32), np.float32(1)
     # Where the divisors are the numbers of senders, as for "sender_mean", no table has to be read.
     counting = bool(np.all(divisors[1:] == np.arange(1, len(divisors))))
     across = -(-matrix[1] // matrix[3])
-    tile = tiles[0]
+    tile, saved = tiles[0], 0
     while tile < tiles[1]:
         strip = min(_STRIP, tiles[1] - tile, across - tile % across)
         for n in range(strip):
@@ -339,8 +325,14 @@ def step_tiles(
                 line, sums = theta[at : at + width], total[n, row * width : (row + 1) * width]
                 by = divided[n, row * width : (row + 1) * width]
                 for i in range(width):
-                    step = sums[i] / by[i]
-                    line[i] = line[i] - alpha * step if by[i] > 0 else line[i]
+                    old, step = line[i], sums[i] / by[i]
+                    line[i] = old - alpha * step if by[i] > 0 else old
+                    sums[i] = old  # whose place nobody needs any more, and which lies tile by tile
+        for n in range(strip):
+            _, height, width = _tile(matrix, tile + n)
+            count = _log(total[n], divided[n], height * width, log[0][saved:])
+            log[1][tile + n - tiles[0]] = count
+            saved += count
         total[:strip] = 0
         divided[:strip] = 0
         tile += strip
@@ -377,10 +369,31 @@ def subtract_tiles(
 
 @jit
 def put_tiles(
-    theta: Floats, matrix: Matrix, tiles: tuple[int, int], starts: Longs, indices: Shorts, values: Floats
-) -> None:
-    """theta := values at the entries of one update; `starts` says where each of the tensor's tiles has its own."""
+    theta: Floats, matrix: Matrix, tiles: tuple[int, int], starts: Longs, sent: Shorts, log: tuple[Longs, Floats]
+) -> bool:
+    """theta := the old bits at what R updates list in tiles[0] up to tiles[1] of one tensor; False if they are others'.
+
+    `sent`, indices (R, ...), is of these tiles alone; log = (where each of the tensor's tiles has its own, old bits).
+    """
+    listed = np.zeros(TILE, np.uint8)
     for tile in range(tiles[0], tiles[1]):
-        begin, _, width = _tile(matrix, tile)
-        for j in range(starts[tile], starts[tile + 1]):
-            theta[begin + _offset(matrix, width, int(indices[j]))] = values[j]
+        begin, height, width = _tile(matrix, tile)
+        first, last = starts[tile] - starts[tiles[0]], starts[tile + 1] - starts[tiles[0]]
+        at, count = log[0][tile], log[0][tile + 1] - log[0][tile]
+        if len(sent) == 1:  # its entries are in the order of the log
+            if count != last - first:
+                return False
+            for j in range(count):
+                theta[begin + _offset(matrix, width, int(sent[0, first + j]))] = log[1][at + j]
+            continue
+        for update in range(len(sent)):
+            for index in sent[update, first:last]:
+                listed[index] = 1
+        if listed.sum() != count:
+            return False
+        for index in range(height * width):
+            if listed[index]:
+                theta[begin + _offset(matrix, width, index)] = log[1][at]
+                at += 1
+        listed[:] = 0
+    return True

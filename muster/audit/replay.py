@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from blake3 import blake3
+
 from muster.audit.evidence import Evidence, Found
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import make_checkpoint
+from muster.node.replica.checkpoint import Shard
 from muster.protocol import ledger, paths
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.wire import Kind, Record
+from muster.protocol.wire.manifest import ShardInfo, manifest_digest
 
 Progress = Callable[[str], None]
+
+_OTHER_BYTES = "its bytes are not those of θ and the tip at this round"
 
 
 class Replay:
@@ -155,28 +160,33 @@ class Replay:
         return None
 
     async def _check_checkpoint(self, tip: Tip, record: Record) -> None:
-        """Remake the checkpoint and compare every byte."""
+        """Remake the checkpoint, a shard at a time, and compare every byte by its digest."""
         replica = self._standing.replica
         assert replica is not None
-        made = await asyncio.to_thread(
-            make_checkpoint,
-            replica.theta,
-            tip.layout,
-            tip.run_id,
-            tip.round,
-            replica.outer_step,
-            replica.root(),
-            ledger.tip_info(tip),
-        )
-        for name, data in {paths.MANIFEST: made.manifest, **made.shards}.items():
-            key = paths.checkpoint(tip.run_id, tip.round, name)
-            with self._faults.noting(key, tip.round):
-                if await self._evidence.store.get(key, max_bytes=len(data)) != data:
-                    raise LedgerError("its bytes are not those of θ and the tip at this round")
+
+        def remade(shard: Shard) -> ShardInfo:
+            return shard.info(replica.shard(shard))
+
+        shards = [await asyncio.to_thread(remade, shard) for shard in replica.shards()]
+        manifest = await asyncio.to_thread(replica.manifest, tip.round, ledger.tip_info(tip), shards)
+        key = paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST)
+        with self._faults.noting(key, tip.round):
+            if await self._evidence.store.get(key, max_bytes=len(manifest)) != manifest:
+                raise LedgerError(_OTHER_BYTES)
+        for shard in shards:
+            await self._check_shard(tip, shard)
         with self._faults.noting(paths.record(tip.run_id, tip.round), tip.round):
-            if made.digest != record.checkpoint:
+            if manifest_digest(manifest) != record.checkpoint:
                 raise LedgerError("it pins another checkpoint than that of its θ")
         self._report.checkpoints += 1
+
+    async def _check_shard(self, tip: Tip, shard: ShardInfo) -> None:
+        """Compare one shard; its bytes are gone when this returns."""
+        key = paths.checkpoint(tip.run_id, tip.round, shard.name)
+        with self._faults.noting(key, tip.round):
+            data = await self._evidence.store.get(key, max_bytes=shard.bytes)
+            if (len(data), blake3(data).hexdigest()) != (shard.bytes, shard.blake3):
+                raise LedgerError(_OTHER_BYTES)
 
 
 async def find_record(evidence: Evidence, faults: FaultLog, round_: int) -> tuple[Record, bytes] | None:

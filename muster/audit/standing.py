@@ -35,7 +35,7 @@ class Standing:
     def apply(self, applied: Applied, tip: Tip) -> None:
         """A verified record was applied to the replica by the caller; `tip` is the one it was judged by."""
         assert self.replica is not None
-        self.replica.apply(applied, tip.spec)
+        self.replica.step(applied, tip.spec)
         self._set(applied.tip)
 
     def pass_by(self, record: Record, digest: bytes) -> None:

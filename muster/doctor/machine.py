@@ -52,10 +52,14 @@ def measure_step(spec: RunSpec, available: int) -> SpeedFacts:
     if operations > TIMED_OPERATIONS or miner_memory(spec) > available:
         return SpeedFacts(operations / _operations_a_second(), estimated=True)
     inner = spec.inner.model_copy(update={"steps": 2})
-    engine, theta = LocalEngine(spec.model, inner), Replica.genesis(spec, spec.run_id())
+    engine = LocalEngine(spec.model, inner)
     windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
     ends: list[float] = []
-    engine.run(theta, Job(0, 0, inner, windows), on_step=lambda _step, _loss: ends.append(time.perf_counter()))
+    engine.run(
+        Replica.genesis(spec, spec.run_id()),
+        Job(0, 0, inner, windows),
+        on_step=lambda _step, _loss: ends.append(time.perf_counter()),
+    )
     return SpeedFacts(ends[1] - ends[0], estimated=False)  # the first step also warms up
 
 

@@ -8,8 +8,8 @@ With N parameters and fp32 everywhere, on a CPU, a miner holds:
     the process     300 MiB: Python, torch and what they load
 
 Activations come out of what the allocator has kept, so the peak is the larger of the two. Validator and aggregator hold
-θ, a checkpoint twice over (its bytes and its tensors), the submissions of a round as they came and decoded, and an
-evaluation's activations, of one layer at a time. The factors were measured with models of 3 to 23 million parameters.
+θ, the undo log of a step, one shard of a checkpoint, the submissions of a round as they came and decoded, and an
+evaluation's activations, of one layer at a time. The factors were measured with models of 3 to 30 million parameters.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.node.replica import EVAL_BATCH
+from muster.node.replica.checkpoint import SHARD_BYTES
 from muster.protocol.spec import Template
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Role
 
 FLOAT_BYTES = 4
@@ -28,7 +29,6 @@ _TRAINING_BYTES = 4 + 4 + 4 + 8 + 4
 _MINER_PEAK_BYTES = _TRAINING_BYTES + 12
 _MEMORY_FILE_BYTES = 12
 """Of a miner's memory.safetensors: error feedback and moments."""
-_FOLLOWER_BYTES = 4 + 2 * 4
 _DECODED_BYTES = 16
 """Of one kept value in memory: index, code, scale and what aggregation makes of them."""
 
@@ -50,7 +50,7 @@ class Needs:
 def needs(spec: Template, role: Role, *, local_bucket: bool, text_bytes: int) -> Needs:
     """What `role` needs in a run; `text_bytes` of text still have to be fetched."""
     layout = layout_of(spec.model)
-    payload = layout.max_payload_bytes(spec.sparse.k)
+    payload = max_payload_bytes(codec_of(spec))
     bundle = payload * spec.gauntlet.seats
     kept_rounds = 2 * spec.clock.checkpoint_every
     checkpoint = FLOAT_BYTES * layout.parameters
@@ -58,10 +58,12 @@ def needs(spec: Template, role: Role, *, local_bucket: bool, text_bytes: int) ->
         memory = miner_memory(spec)
         state, written = 2 * _MEMORY_FILE_BYTES * layout.parameters, payload * kept_rounds
     else:
-        decoded = layout.kept(spec.sparse.k) * spec.gauntlet.seats * _DECODED_BYTES
+        values = codec_of(spec).count * spec.gauntlet.seats
+        undo = FLOAT_BYTES * min(values, layout.parameters)
+        shard = min(checkpoint, SHARD_BYTES + FLOAT_BYTES * max(layout.grid.numel))
         tokens = EVAL_BATCH * spec.data.window
         forward = FLOAT_BYTES * tokens * (_layer_floats(spec) + 4 * spec.model.vocab)
-        memory = PROCESS_BYTES + _FOLLOWER_BYTES * layout.parameters + bundle + decoded
+        memory = PROCESS_BYTES + checkpoint + undo + shard + bundle + _DECODED_BYTES * values
         memory += forward if role is Role.VALIDATOR else 0
         state, written = 0, bundle * kept_rounds + 2 * checkpoint if role is Role.AGGREGATOR else 0
     return Needs(memory, text_bytes + state + (written if local_bucket else 0), payload, bundle)

@@ -15,7 +15,7 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.identity import public_of
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec, Template, load_template
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Origin
 from muster.run.backends import open_chain
 from muster.run.fetch import is_url, open_run
@@ -124,13 +124,13 @@ def describe(what: str) -> str:
     else:
         template = load_template(what)
     layout = layout_of(template.model)
-    kept, payload = layout.kept(template.sparse.k), layout.max_payload_bytes(template.sparse.k)
+    codec = codec_of(template)
     derived = {
         "parameters": layout.parameters,
         "tensors": len(layout.names),
         "tiles": layout.grid.tiles,
-        "kept_values": kept,
-        "max_payload_bytes": payload,
+        "kept_values": codec.count,
+        "max_payload_bytes": max_payload_bytes(codec),
         "dense_bytes": layout.parameters * DENSE_BITS // 8,
         "layout_digest": layout.digest.hex(),
     }

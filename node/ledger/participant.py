@@ -252,7 +252,7 @@ class Follower(Participant):
         tip = self._tip
         self.context.faults.trip("apply.before")
         await self.before_apply(applied)
-        await self.context.offload(lambda: self.replica.apply(applied, tip.spec))
+        await self.context.offload(lambda: self.replica.step(applied, tip.spec))
         self._tip = applied.tip
         root = await self.context.offload(self.replica.root)
         done = events.Applied(

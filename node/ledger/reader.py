@@ -8,7 +8,7 @@ again; missing ones are unknown, never invalid. Only a record whose very bytes h
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from muster.node.directory import Directory
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import read_manifest, read_shards
+from muster.node.replica.checkpoint import read_manifest
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
@@ -25,10 +25,11 @@ from muster.protocol.ledger import Tip
 from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.rules.admission import MAX_HEAD_BYTES
 from muster.protocol.spec.history import SpecHistory
+from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
-from muster.protocol.wire.manifest import MAX_MANIFEST_BYTES, Manifest
+from muster.protocol.wire.manifest import MAX_MANIFEST_BYTES, Manifest, ShardInfo
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def bundle_size(record: Record, tip: Tip) -> int:
         LedgerError: it is more, or not what the record says.
     """
     size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
-    each = MAX_HEAD_BYTES + wire.KEY_BYTES + tip.layout.max_payload_bytes(spec.sparse.k)
+    each = MAX_HEAD_BYTES + wire.KEY_BYTES + max_payload_bytes(tip.codec)
     if size > spec.gauntlet.seats * each:
         raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
     return size
@@ -376,14 +377,12 @@ async def load_checkpoint(store: Store, tip: Tip, record: Record, manifest: Mani
     manifest = manifest or await read_pinned(store, tip, record)
     if (manifest.round, manifest.outer_step, manifest.tip) != (tip.round, tip.outer_step, ledger.tip_info(tip)):
         raise LedgerError(f"the checkpoint of round {tip.round} is of another tip than the ledger's")
-    shards: Mapping[str, bytes] = {
-        shard.name: await store.get(
-            paths.checkpoint(tip.run_id, tip.round, shard.name), max_bytes=shard.bytes, deadline=BULK_DEADLINE
-        )
-        for shard in manifest.shards
-    }
-    theta = read_shards(manifest, lambda shard: shards[shard.name], tip.layout)
-    replica = Replica(tip.spec.model, tip.run_id, theta, tip.outer_step)
+
+    async def read(shard: ShardInfo) -> bytes:
+        key = paths.checkpoint(tip.run_id, tip.round, shard.name)
+        return await store.get(key, max_bytes=shard.bytes, deadline=BULK_DEADLINE)
+
+    replica = await Replica.load(tip, manifest, read)
     if replica.root() != record.root:
         raise LedgerError(f"the checkpoint of round {tip.round} does not have the recorded state root")
     return replica

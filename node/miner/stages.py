@@ -108,9 +108,9 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
     Raises:
         RoundLost: a number is not finite; Δ's memory is void.
     """
-    sparse, grid = task.tip.spec.sparse, task.tip.layout.grid
+    tip = task.tip
     try:
-        return compress_(delta.tensors, error, sparse.error_decay, sparse.k, grid).update
+        return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec)
     except ValueError as problem:
         raise RoundLost(
             f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
@@ -148,7 +148,7 @@ async def put(now: OpenRound, made: Made) -> None:
     context, tip = now.context, now.tip
     context.faults.trip("submit.before_put")
     await context.bucket.put(paths.submission(tip.run_id, made.round), made.submission, deadline=UPLOAD_DEADLINE)
-    values = tip.layout.kept(tip.spec.sparse.k)
+    values = tip.codec.count
     context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=values))
 
 

@@ -1,26 +1,27 @@
 """Checkpoints: θ as files whose bytes are a pure function of θ, layout and round, so an auditor can remake them.
 
-safetensors (8-byte header length ‖ JSON header ‖ raw tensors) is written here byte by byte, because a library may
-reorder its header; it is read by the safetensors library. The manifest's digest is pinned in a record.
+A file is a safetensors one (8-byte header length ‖ JSON header ‖ raw tensors), written and read here byte by byte:
+a library may reorder its header, and a reader that knows the layout needs no parser. Shards are made, and taken in, one
+at a time, so that beside θ there is never more than one of them. The manifest's digest is pinned in a record.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import rfc8785
-import safetensors
 import torch
 from blake3 import blake3
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.spec.layout import Layout
-from muster.protocol.wire.manifest import Manifest, ShardInfo, TipInfo, decode_manifest, manifest_digest
+from muster.protocol.wire.manifest import Manifest, ShardInfo, decode_manifest
 
 SHARD_BYTES = 2**30
 """A shard is closed once it holds this much: small enough to fetch again, large enough to stream."""
@@ -30,107 +31,121 @@ _ALIGN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The files of a checkpoint, manifest apart because it is written last."""
+class Shard:
+    """One file of a checkpoint before there are bytes: all of it but the values of θ.
 
-    shards: Mapping[str, bytes]
-    manifest: bytes
+    Attributes:
+        name: the file's name, `model-iiiii-of-nnnnn.safetensors`.
+        tensors: ids of the tensors it holds, a range in layout order.
+        header: what stands before the tensors' data.
+        size: bytes of the file.
+    """
 
-    @property
-    def digest(self) -> bytes:
-        """What a record pins."""
-        return manifest_digest(self.manifest)
+    name: str
+    tensors: range
+    header: bytes
+    size: int
+
+    def write(self, theta: Sequence[Tensor]) -> bytes:
+        """The file; of CPU tensors no copy is made but this."""
+        return b"".join([self.header, *(_bytes_of(theta[i]) for i in self.tensors)])
+
+    def read_(self, data: bytes, theta: Sequence[Tensor]) -> None:
+        """Copy the file's values into contiguous fp32 tensors, on any device; the others of `theta` are left alone.
+
+        Raises:
+            LedgerError: it is not a file of these tensors.
+        """
+        if len(data) != self.size or not data.startswith(self.header):
+            raise LedgerError(f"{self.name} does not hold exactly this model's tensors")
+        at = len(self.header)
+        for i in self.tensors:
+            values = np.frombuffer(data, "<f4", theta[i].numel(), at)
+            at += values.nbytes
+            if theta[i].device.type == "cpu":
+                theta[i].view(-1).numpy()[:] = values
+            else:
+                theta[i].view(-1).copy_(torch.from_numpy(values.copy()))
+
+    def info(self, data: bytes) -> ShardInfo:
+        """What a manifest says of a file of this name."""
+        return ShardInfo(name=self.name, bytes=len(data), blake3=blake3(data).hexdigest())
 
 
-def make_checkpoint(
-    theta: Sequence[Tensor], layout: Layout, run_id: bytes, round_: int, outer_step: int, root: bytes, tip: TipInfo
-) -> Checkpoint:
-    """All files of the checkpoint of θ; `tip` is what the manifest says of the ledger there."""
-    groups = _shards(layout)
-    names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
-    shards = {name: _safetensors(theta, layout, group) for name, group in zip(names, groups, strict=True)}
-    manifest = Manifest(
-        run=run_id.hex(),
-        round=round_,
-        outer_step=outer_step,
-        root=root.hex(),
-        layout=layout.digest.hex(),
-        shards=tuple(
-            ShardInfo(name=name, bytes=len(data), blake3=blake3(data).hexdigest()) for name, data in shards.items()
-        ),
-        tip=tip,
-    )
-    return Checkpoint(shards, manifest.encode())
-
-
-def _shards(layout: Layout) -> list[list[int]]:
-    """Tensor ids by shard: in layout order, a new shard once one holds `SHARD_BYTES`."""
-    groups: list[list[int]] = [[]]
-    held = 0
+def plan_shards(layout: Layout, shard_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
+    """The files of any checkpoint of a layout: tensors in its order, a new file once one holds `shard_bytes`."""
+    bounds, held = [0], 0
     for tensor_id, numel in enumerate(layout.grid.numel):
-        if held >= SHARD_BYTES:
-            groups.append([])
+        if held >= shard_bytes:
+            bounds.append(tensor_id)
             held = 0
-        groups[-1].append(tensor_id)
         held += 4 * numel
-    return groups
+    bounds.append(len(layout.names))
+    groups = [range(first, last) for first, last in pairwise(bounds)]
+    return tuple(
+        _shard(layout, f"model-{n:05d}-of-{len(groups):05d}.safetensors", group) for n, group in enumerate(groups, 1)
+    )
 
 
-def _safetensors(theta: Sequence[Tensor], layout: Layout, group: Sequence[int]) -> bytes:
-    header: dict[str, Any] = {}
+def _shard(layout: Layout, name: str, group: range) -> Shard:
+    table: dict[str, Any] = {}
     offset = 0
     for i in group:
         end = offset + 4 * layout.grid.numel[i]
-        header[layout.names[i]] = {
-            "data_offsets": [offset, end],
-            "dtype": "F32",
-            "shape": list(layout.shapes[i]),
-        }
+        table[layout.names[i]] = {"data_offsets": [offset, end], "dtype": "F32", "shape": list(layout.shapes[i])}
         offset = end
-    text = rfc8785.dumps(header)
+    text = rfc8785.dumps(table)
     text += b" " * (-len(text) % _ALIGN)
-    data = [theta[i].detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes() for i in group]
-    return b"".join([struct.pack("<Q", len(text)), text, *data])
+    header = struct.pack("<Q", len(text)) + text
+    return Shard(name, group, header, len(header) + offset)
 
 
-def read_manifest(data: bytes, digest: bytes, run_id: bytes, layout: Layout) -> Manifest:
+def _bytes_of(tensor: Tensor) -> memoryview:
+    values = tensor.detach().cpu().contiguous().view(-1).numpy().astype("<f4", copy=False)
+    return values.view(np.uint8).data
+
+
+def read_manifest(
+    data: bytes, digest: bytes, run_id: bytes, layout: Layout, shard_bytes: int = SHARD_BYTES
+) -> Manifest:
     """Parse a manifest whose digest a record pins.
 
     Raises:
         ObjectDamaged: its digest is another.
-        LedgerError: another run or layout, not canonical, or sizes that θ cannot have.
+        LedgerError: another run or layout, or files that θ cannot have.
     """
     manifest = decode_manifest(data, digest)
     if manifest.run != run_id.hex() or manifest.layout != layout.digest.hex():
         raise LedgerError("the checkpoint is of another run or model")
-    groups = _shards(layout)
-    slack = 256 * len(layout.names)
-    expected = [4 * sum(layout.grid.numel[i] for i in group) for group in groups]
-    sizes = [shard.bytes for shard in manifest.shards]
-    if len(sizes) != len(groups) or any(not e <= s <= e + slack for e, s in zip(expected, sizes, strict=True)):
-        raise LedgerError("the checkpoint's shards have sizes this model cannot have")
+    expected = [(shard.name, shard.size) for shard in plan_shards(layout, shard_bytes)]
+    if [(info.name, info.bytes) for info in manifest.shards] != expected:
+        raise LedgerError("the checkpoint's shards have names or sizes this model cannot have")
     return manifest
 
 
-def read_shards(manifest: Manifest, read: Callable[[ShardInfo], bytes], layout: Layout) -> list[Tensor]:
-    """θ out of the shards, in layout order; `read` gives a shard's bytes.
+async def read_shards(
+    manifest: Manifest,
+    read: Callable[[ShardInfo], Awaitable[bytes]],
+    layout: Layout,
+    shard_bytes: int = SHARD_BYTES,
+    device: torch.device | None = None,
+) -> list[Tensor]:
+    """θ out of the shards, in layout order, on `device` (the CPU unless named); `read` brings a shard's bytes.
+
+    Each is read, checked, copied and freed before the next, into memory taken once for θ.
 
     Raises:
         ObjectDamaged: a shard is not the one the manifest names.
-        LedgerError: they do not hold the layout's tensors.
+        LedgerError: one does not hold the layout's tensors.
     """
-    found: dict[str, Tensor] = {}
-    for shard in manifest.shards:
-        data = read(shard)
-        if len(data) != shard.bytes or blake3(data).hexdigest() != shard.blake3:
-            raise ObjectDamaged(f"{shard.name} is not the shard the manifest names")
-        try:
-            found.update(load_safetensors(data))
-        except safetensors.SafetensorError as error:
-            raise LedgerError(f"{shard.name} is not a safetensors file") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if shapes != dict(zip(layout.names, layout.shapes, strict=True)) or any(
-        tensor.dtype != torch.float32 for tensor in found.values()
-    ):
-        raise LedgerError("the checkpoint does not hold exactly this model's tensors")
-    return [found[name] for name in layout.names]
+    theta = [torch.empty(shape, dtype=torch.float32, device=device) for shape in layout.shapes]
+
+    async def take(shard: Shard, info: ShardInfo) -> None:
+        data = await read(info)
+        if shard.info(data) != info:
+            raise ObjectDamaged(f"{info.name} is not the shard the manifest names")
+        shard.read_(data, theta)
+
+    for shard, info in zip(plan_shards(layout, shard_bytes), manifest.shards, strict=True):
+        await take(shard, info)
+    return theta

@@ -1,36 +1,42 @@
 """The replica: θ, and the only code that ever changes it.
 
-Miner, validator, aggregator, audit and simulator hold one each. Equal state roots mean equal bits.
+Miner, validator, aggregator, audit and simulator hold one each, on whatever device, and know θ by its operations alone:
+nobody outside has a whole tensor. Equal state roots mean equal bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, aggregate_, perturb_, restore_
+from muster.kernels import SparseUpdate, Undo, aggregate_, perturb_, undo_
+from muster.node.context import Offload
 from muster.node.models import model_class
+from muster.node.replica.checkpoint import SHARD_BYTES, Shard, plan_shards, read_shards
 from muster.node.replica.genesis import genesis_parameters
-from muster.protocol.ledger import Applied
+from muster.protocol import paths
+from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
 from muster.protocol.spec import ModelSpec, RunSpec
 from muster.protocol.spec.layout import Layout, layout_of
 from muster.protocol.wire import Kind
+from muster.protocol.wire.manifest import Manifest, ShardInfo, TipInfo, manifest_digest
 
 EVAL_BATCH = 16
 """Windows per forward pass of an evaluation; fixed, because a loss's last bits depend on it."""
 
 
 class Replica:
-    """One copy of θ after `outer_step` outer steps, fp32, as tensors in layout order.
+    """One copy of θ after `outer_step` outer steps, fp32, as tensors in layout order, all on one device.
 
     The evaluation model computes with θ's own storage. Not safe to use from two threads at once.
     """
 
     def __init__(self, model: ModelSpec, run_id: bytes, theta: Sequence[Tensor], outer_step: int) -> None:
+        """Take `theta` over: contiguous tensors are not copied, and are nobody else's from here on."""
         self.layout: Layout = layout_of(model)
         self.run_id = run_id
         self.outer_step = outer_step
@@ -40,14 +46,33 @@ class Replica:
         self._tiles: tuple[bytes, bytes] | None = None
 
     @classmethod
-    def genesis(cls, spec: RunSpec, run_id: bytes) -> Replica:
-        """θ_0 of a run, from its seed."""
-        return cls(spec.model, run_id, genesis_parameters(spec.model, spec.genesis.seed), 0)
+    def genesis(cls, spec: RunSpec, run_id: bytes, device: torch.device | None = None) -> Replica:
+        """θ_0 of a run, from its seed, on `device` (the CPU unless named)."""
+        theta = genesis_parameters(spec.model, spec.genesis.seed)
+        return cls(spec.model, run_id, [tensor.to(device) for tensor in theta], 0)
+
+    @classmethod
+    async def load(
+        cls,
+        tip: Tip,
+        manifest: Manifest,
+        read: Callable[[ShardInfo], Awaitable[bytes]],
+        shard_bytes: int = SHARD_BYTES,
+        device: torch.device | None = None,
+    ) -> Replica:
+        """θ at a tip out of a checkpoint, with one shard at a time beside it; `read` brings a shard's bytes.
+
+        Raises:
+            ObjectDamaged: a shard is not the one the manifest names.
+            LedgerError: one does not hold this model's tensors.
+        """
+        theta = await read_shards(manifest, read, tip.layout, shard_bytes, device)
+        return cls(tip.spec.model, tip.run_id, theta, tip.outer_step)
 
     @property
-    def theta(self) -> tuple[Tensor, ...]:
-        """θ for reading; whoever writes to it breaks the run for itself."""
-        return tuple(self._theta)
+    def device(self) -> torch.device:
+        """Where θ is."""
+        return self._theta[0].device
 
     def root(self) -> bytes:
         """The state root (32 bytes); hashed once per outer step."""
@@ -61,57 +86,136 @@ class Replica:
             self._tiles = beacon, chosen_tiles(self._theta, self.layout, beacon)
         return proof_of(self._tiles[1], beacon, public, round_)
 
-    def copy_into(self, parameters: Sequence[Tensor]) -> None:
-        """Make `parameters`, in layout order and on any device, a copy of θ.
-
-        Raises:
-            ValueError: they do not have the layout's shapes.
-        """
-        self._check(parameters)
-        with torch.no_grad():
-            for parameter, source in zip(parameters, self._theta, strict=True):
-                parameter.copy_(source)
-
-    def delta(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Δ = fl(θ − parameters), one rounding an entry: new fp32 tensors in layout order, on θ's devices.
-
-        Raises:
-            ValueError: they do not have the layout's shapes.
-        """
-        self._check(parameters)
-        with torch.no_grad():
-            return [before - after.to(before.device) for before, after in zip(self._theta, parameters, strict=True)]
-
-    def _check(self, parameters: Sequence[Tensor]) -> None:
-        if tuple(tuple(parameter.shape) for parameter in parameters) != self.layout.shapes:
-            raise ValueError("the tensors do not have the shapes of this model's layout")
-
-    def apply(self, applied: Applied, spec: RunSpec) -> None:
-        """Take the outer step of a verified record; a null or closing record changes nothing."""
+    def step(self, applied: Applied, spec: RunSpec) -> Undo | None:
+        """Take the outer step of a verified record; what `undo` needs, None where the record changes nothing."""
         if applied.record.kind is not Kind.ROUND:
-            return
+            return None
         alpha = spec.outer.alpha_at(self.outer_step)
-        aggregate_(self._theta, applied.updates, applied.weights, alpha, spec.outer.rule)
+        undo = aggregate_(self._theta, applied.updates, applied.weights, alpha, spec.outer.rule)
         self.outer_step += 1
+        self._root = self._tiles = None
+        return undo
+
+    def undo(self, applied: Applied, undo: Undo) -> None:
+        """Take back the last `step`, of this record: θ has the very bits it had before.
+
+        Raises:
+            ValueError: the log is of another record; θ is void then.
+        """
+        undo_(self._theta, applied.updates, undo)
+        self.outer_step -= 1
         self._root = self._tiles = None
 
     @contextmanager
     def perturbed(self, update: SparseUpdate, scale: float) -> Iterator[None]:
         """θ − scale·Δ̂ inside the block; the very bits of before after it, whatever happens inside."""
-        saved = perturb_(self._theta, update, scale)
+        undo = perturb_(self._theta, update, scale)
         try:
             yield
         finally:
-            restore_(self._theta, saved)
+            undo_(self._theta, [update], undo)
 
     def loss(self, windows: Tensor) -> float:
         """Mean loss in nat/token of θ as it is now on windows, int64 (n, length + 1)."""
         with torch.no_grad():
             parts = [
-                self._model.window_losses(windows[i : i + EVAL_BATCH]).double()
+                self._model.window_losses(windows[i : i + EVAL_BATCH].to(self.device)).double()
                 for i in range(0, len(windows), EVAL_BATCH)
             ]
         return float(torch.cat(parts).mean())
+
+    def gradient(self, windows: Tensor) -> list[Tensor]:
+        """The gradient of `loss` on windows, int64 (n, length + 1): fp32 of θ's shapes, on its device.
+
+        In autograd's own order of operations, so not the same bits on every machine.
+        """
+        total = [torch.zeros_like(tensor) for tensor in self._theta]
+        parameters = list(self._model.parameters())
+        self._model.requires_grad_(True)
+        try:
+            for i in range(0, len(windows), EVAL_BATCH):
+                batch = windows[i : i + EVAL_BATCH].to(self.device)
+                loss = self._model.window_losses(batch).sum() / len(windows)
+                for held, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                    held.add_(part)
+        finally:
+            self._model.requires_grad_(False)
+        return total
+
+    def copy_into(self, parameters: Iterable[Tensor]) -> None:
+        """Make a working copy: `parameters` := θ, in layout order, rounded to their dtype, on their own device.
+
+        Raises:
+            ValueError: they do not have θ's shapes; none is changed.
+        """
+        with torch.no_grad():
+            for target, source in self._beside(parameters):
+                target.copy_(source)
+
+    def delta(self, parameters: Iterable[Tensor]) -> list[Tensor]:
+        """Δ = θ − `parameters`, fp32 with one rounding, in layout order, as new tensors on θ's device.
+
+        Raises:
+            ValueError: they do not have θ's shapes.
+        """
+        return [before - after.detach().to(before.device).float() for after, before in self._beside(parameters)]
+
+    def _beside(self, parameters: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        given = list(parameters)
+        if [tensor.shape for tensor in given] != [tensor.shape for tensor in self._theta]:
+            raise ValueError("the parameters do not have the shapes of this model's layout")
+        return list(zip(given, self._theta, strict=True))
+
+    async def save(
+        self,
+        round_: int,
+        tip: TipInfo,
+        put: Callable[[str, bytes], Awaitable[None]],
+        offload: Offload,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> tuple[bytes, int]:
+        """Write θ's checkpoint before the record of a round, a shard at a time and the manifest last.
+
+        Args:
+            round_: the round whose record pins it.
+            tip: what the manifest says of the ledger there.
+            put: stores the bytes of one file under its name.
+            offload: runs what takes a while.
+            shard_bytes: what a shard holds at least, the last one excepted.
+
+        Returns:
+            What the record pins, and the bytes of all shards.
+        """
+
+        async def write(shard: Shard) -> ShardInfo:
+            data = await offload(lambda: self.shard(shard))
+            await put(shard.name, data)
+            return await offload(lambda: shard.info(data))
+
+        shards = [await write(shard) for shard in self.shards(shard_bytes)]
+        manifest = await offload(lambda: self.manifest(round_, tip, shards))
+        await put(paths.MANIFEST, manifest)
+        return manifest_digest(manifest), sum(shard.bytes for shard in shards)
+
+    def shards(self, shard_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
+        """The files of θ's checkpoint; `shard` makes the bytes of one."""
+        return plan_shards(self.layout, shard_bytes)
+
+    def shard(self, shard: Shard) -> bytes:
+        """The bytes of one file of θ's checkpoint; who holds one at a time needs memory for one."""
+        return shard.write(self._theta)
+
+    def manifest(self, round_: int, tip: TipInfo, shards: Sequence[ShardInfo]) -> bytes:
+        """The manifest of θ's checkpoint before the record of a round, once its files are made."""
+        return Manifest(
+            run=self.run_id.hex(),
+            round=round_,
+            outer_step=self.outer_step,
+            root=self.root().hex(),
+            layout=self.layout.digest.hex(),
+            shards=tuple(shards),
+            tip=tip,
+        ).encode()
 
 
 def genesis_root(model: ModelSpec, seed: int) -> bytes:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from blake3 import blake3
 
-from muster.kernels import SparseUpdate
+from muster.kernels import Codec, SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import public_of
@@ -25,7 +25,7 @@ from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.rules.weighing import Weights, cap_scales, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.spec.layout import Layout, layout_of
+from muster.protocol.spec.layout import Layout, codec_of, layout_of
 from muster.protocol.types import Beacon
 from muster.protocol.wire import Kind, Opening, Record, ScoresUsed, Seal, Signed
 
@@ -90,6 +90,11 @@ class Tip:
     def spec(self) -> RunSpec:
         """The spec in force in the open round."""
         return self.history.at(self.round)
+
+    @property
+    def codec(self) -> Codec:
+        """What submissions of the open round are compressed by."""
+        return codec_of(self.spec)
 
     def leader(self, turn: int) -> bytes:
         """Whose turn number `turn` to close the round is."""
@@ -359,7 +364,7 @@ def open_bundle(tip: Tip, record: Record, bundle: bytes) -> OpenAccepted:
 def _open(tip: Tip, submission: Opened) -> SparseUpdate:
     header = submission.signed.header
     try:
-        return wire.open(header, submission.ciphertext, submission.key, tip.layout, tip.spec.sparse.k)
+        return wire.open(header, submission.ciphertext, submission.key, tip.codec)
     except WireError as error:
         raise LedgerError(f"an accepted submission of {header.hotkey} is {error.reason}") from error
 

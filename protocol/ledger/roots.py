@@ -1,17 +1,19 @@
 """32 bytes that say "we hold the same θ": the state root, and the proof of possession drawn from it.
 
-Both are pure functions of θ's float32 bits, so equal roots mean equal models on any hardware.
+Both are pure functions of θ's float32 bits, so equal roots mean equal models on any hardware, and on any number of
+slices: each hashes the bands and gathers the tiles that it holds, and what it says is joined.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from blake3 import blake3
 
+from muster.kernels import Slice, cover
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec.layout import Layout
 
@@ -30,11 +32,38 @@ def state_root(theta: Sequence[torch.Tensor], layout: Layout, run_id: bytes, out
     A leaf is BLAKE3(tensor id u32 ‖ band u32 ‖ little-endian float32 bytes of the band): 64 rows of a matrix, a run
     of 4096 of a vector.
     """
-    root = blake3(b"muster/state/v1" + run_id + outer_step.to_bytes(8, "little"))
+    return root_of(band_leaves(theta, Slice.all_of(layout.grid)), run_id, outer_step)
+
+
+def band_leaves(theta: Sequence[torch.Tensor], held: Slice) -> Iterator[bytes]:
+    """For each tensor the leaves, 32 bytes each, of the bands that are held; `theta` are the parts held, on any device.
+
+    One tensor at a time is brought to the CPU.
+    """
     for tensor_id, tensor in enumerate(theta):
         values = tensor.detach().cpu().contiguous().view(-1).numpy().astype("<f4", copy=False).view(np.uint8).data
-        for band, (start, stop) in enumerate(layout.grid.bands(tensor_id)):
-            root.update(blake3(_LEAF.pack(tensor_id, band) + values[4 * start : 4 * stop]).digest())
+        first, _ = held.bands[tensor_id]
+        yield b"".join(
+            blake3(_LEAF.pack(tensor_id, band) + values[4 * start : 4 * stop]).digest()
+            for band, (start, stop) in enumerate(held.grid.bands(tensor_id), first)
+        )
+
+
+def join_leaves(slices: Sequence[Slice], leaves: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """The whole model's leaves by tensor, from those of its slices.
+
+    Raises:
+        ValueError: the slices do not hold each band once.
+    """
+    tensors = range(len(slices[0].bands))
+    return [b"".join(leaves[n][i] for n in cover(slices, i)) for i in tensors]
+
+
+def root_of(leaves: Iterable[bytes], run_id: bytes, outer_step: int) -> bytes:
+    """The state root over the leaves of all tensors, in order."""
+    root = blake3(b"muster/state/v1" + run_id + outer_step.to_bytes(8, "little"))
+    for of_tensor in leaves:
+        root.update(of_tensor)
     return root.digest()
 
 
@@ -48,11 +77,28 @@ def possession(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes, pub
 
 def chosen_tiles(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes) -> bytes:
     """θ's float32 bytes in the 64 tiles that a beacon chooses, at most 1 MiB: what all proofs are made of."""
-    tiles = sample(beacon, b"possession", layout.grid.tiles, min(POSSESSION_TILES, layout.grid.tiles))
-    return b"".join(
-        layout.grid.gather_tile(theta[layout.grid.tensor_of(tile)], tile).contiguous().numpy().tobytes()
-        for tile in tiles
-    )
+    return join_tiles([held_tiles(theta, Slice.all_of(layout.grid), beacon)])
+
+
+def held_tiles(theta: Sequence[torch.Tensor], held: Slice, beacon: bytes) -> dict[int, bytes]:
+    """The bytes of those chosen tiles that are held, by their place in the order drawn; `theta` are the parts held.
+
+    Nothing but these tiles leaves the device.
+    """
+    found, grid = {}, held.grid
+    tiles = held.whole.tiles
+    for place, tile in enumerate(sample(beacon, b"possession", tiles, min(POSSESSION_TILES, tiles))):
+        mine = held.tile(tile)
+        if mine is not None:
+            values = grid.gather_tile(theta[grid.tensor_of(mine)].detach(), mine)
+            found[place] = values.cpu().numpy().astype("<f4", copy=False).tobytes()
+    return found
+
+
+def join_tiles(found: Iterable[Mapping[int, bytes]]) -> bytes:
+    """The chosen tiles in the order drawn, from those of all slices."""
+    tiles = {place: values for part in found for place, values in part.items()}
+    return b"".join(tiles[place] for place in sorted(tiles))
 
 
 def proof_of(tiles: bytes, beacon: bytes, public: bytes, round_: int) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from muster.protocol.errors import WireError
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import RunSpec
-from muster.protocol.spec.layout import Layout
+from muster.protocol.spec.layout import Layout, codec_of, max_payload_bytes
 from muster.protocol.wire import Opening, Signed, decode_head
 
 MAX_HEAD_BYTES = 4096
@@ -58,7 +58,7 @@ def admit(facts: RoundFacts, owner: bytes, head: bytes) -> Signed:
         raise WireError("wrong_base", f"base round {header.base_round}")
     if header.layout != facts.layout.digest:
         raise WireError("wrong_layout", "another model")
-    if signed.ciphertext_bytes > facts.layout.max_payload_bytes(facts.spec.sparse.k):
+    if signed.ciphertext_bytes > max_payload_bytes(codec_of(facts.spec)):
         raise WireError("payload_size", f"{header.payload_bytes} bytes")
     _admit_data(facts, signed)
     if header.possession != facts.possession(owner):

@@ -12,8 +12,8 @@ from functools import lru_cache
 import rfc8785
 from blake3 import blake3
 
-from muster.kernels import Grid, max_encoded_bytes
-from muster.protocol.spec import ModelSpec
+from muster.kernels import Codec, Grid, max_encoded_bytes
+from muster.protocol.spec import ModelSpec, Template
 from muster.protocol.spec.families import FAMILIES
 
 CODEC_BYTES = 1
@@ -42,14 +42,6 @@ class Layout:
         """How many numbers are trained."""
         return sum(self.grid.numel)
 
-    def max_payload_bytes(self, k: int) -> int:
-        """The largest sealed payload an honest submission of this layout can have."""
-        return CODEC_BYTES + max_encoded_bytes(self.grid, k) + AEAD_TAG_BYTES
-
-    def kept(self, k: int) -> int:
-        """How many values a submission carries."""
-        return int(self.grid.kept(k).sum())
-
 
 @lru_cache(maxsize=8)
 def layout_of(model: ModelSpec) -> Layout:
@@ -63,3 +55,13 @@ def layout_of(model: ModelSpec) -> Layout:
         grid=Grid(shapes),
         digest=blake3(b"muster/layout/v2" + table).digest(),
     )
+
+
+def codec_of(spec: Template) -> Codec:
+    """What submissions are compressed by under a spec; `codec.count` is how many values each carries."""
+    return Codec(layout_of(spec.model).grid, spec.sparse.k, spec.sparse.codec)
+
+
+def max_payload_bytes(codec: Codec) -> int:
+    """The largest sealed payload an honest submission can have."""
+    return CODEC_BYTES + max_encoded_bytes(codec) + AEAD_TAG_BYTES

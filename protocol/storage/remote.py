@@ -7,6 +7,7 @@ size before its first byte, stops at its cap, continues a broken body where it s
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
@@ -57,7 +58,10 @@ class RemoteStore(Store):
         check_key(key)
 
         async def read() -> bytes:
-            return b"".join([block async for block in self._blocks(key, 0, None, max_bytes)])
+            whole = io.BytesIO()  # a list of blocks, joined, would be the object twice
+            async for block in self._blocks(key, 0, None, max_bytes):
+                whole.write(block)
+            return whole.getvalue()
 
         return await self._run(f"read {key}", deadline, max_bytes, read)
 

@@ -14,15 +14,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from muster import kernels
-from muster.kernels import FrameError, SparseUpdate
+from muster.kernels import Codec, FrameError, SparseUpdate
 from muster.protocol.errors import WireError
 from muster.protocol.identity import Identity, hotkey_of
-from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, CODEC_BYTES
 from muster.protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
 from muster.protocol.wire.tlv import u32, u64
-
-CODEC = b"\x01"
-"""First byte of every payload: the version of its codec, which the run spec names as `sparse.codec`."""
 
 KEY_BYTES = 32
 NONCE = bytes(12)
@@ -82,12 +79,15 @@ def associated_data(run_id: bytes, round_: int, public: bytes) -> bytes:
 
 def seal(update: SparseUpdate, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
     """Encode and encrypt an update; returns the ciphertext with its tag."""
-    return encrypt(kernels.encode(update), key, run_id, round_, public)
+    return encrypt(kernels.encode(update), key, run_id, round_, public, update.codec.version)
 
 
-def encrypt(frames: bytes, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
-    """Encrypt codec 1 frames, after their version byte, for one peer, round and run; the ciphertext with its tag."""
-    return ChaCha20Poly1305(key).encrypt(NONCE, CODEC + frames, associated_data(run_id, round_, public))
+def encrypt(frames: bytes, key: bytes, run_id: bytes, round_: int, public: bytes, codec: int = 1) -> bytes:
+    """Encrypt frames, after the version byte of their codec, for one peer, round and run; the ciphertext with its tag.
+
+    `codec` is what the run spec names as `sparse.codec`.
+    """
+    return ChaCha20Poly1305(key).encrypt(NONCE, bytes([codec]) + frames, associated_data(run_id, round_, public))
 
 
 def key_commitment(key: bytes) -> bytes:
@@ -95,7 +95,7 @@ def key_commitment(key: bytes) -> bytes:
     return blake3(key).digest()
 
 
-def open(header: Header, ciphertext: bytes | memoryview, key: bytes, layout: Layout, k: int) -> SparseUpdate:  # noqa: A001
+def open(header: Header, ciphertext: bytes | memoryview, key: bytes, codec: Codec) -> SparseUpdate:  # noqa: A001
     """Check a payload against its header, decrypt and decode it.
 
     Raises:
@@ -114,10 +114,10 @@ def open(header: Header, ciphertext: bytes | memoryview, key: bytes, layout: Lay
         )
     except InvalidTag as error:
         raise WireError("payload_auth", "sealed for another peer, round or run") from error
-    if not payload.startswith(CODEC):
-        raise WireError("codec_version", f"this release reads codec {CODEC[0]}")
+    if payload[:CODEC_BYTES] != bytes([codec.version]):
+        raise WireError("codec_version", f"this run has codec {codec.version}")
     try:
-        return kernels.decode(memoryview(payload)[len(CODEC) :], layout.grid, k)
+        return kernels.decode(memoryview(payload)[CODEC_BYTES:], codec)
     except FrameError as error:
         raise WireError(error.reason, str(error)) from error
 

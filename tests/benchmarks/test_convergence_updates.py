@@ -12,7 +12,7 @@ import torch
 from benchmarks.convergence import updates
 from benchmarks.convergence.attack import on_empty_entries
 from muster import kernels
-from muster.kernels import Grid
+from muster.kernels import Codec, Grid
 
 GRID = Grid(((130, 70), (64,), (128, 64)))
 K = 64
@@ -26,7 +26,7 @@ def accumulator(seed: int) -> list[torch.Tensor]:
 def test_the_loops_taken_by_name_have_the_references_bits() -> None:
     acc = accumulator(0)
     sent = updates.largest(acc, K, GRID)
-    assert sent.identical(kernels.compress(acc, K, GRID))
+    assert sent.identical(kernels.compress(acc, Codec(GRID, K)))
     pairs = zip(updates.subtracted(acc, sent), kernels.residual(acc, sent), strict=True)
     assert all(torch.equal(ours, reference) for ours, reference in pairs)
     others = [sent, updates.largest(accumulator(1), K, GRID)]
@@ -81,7 +81,7 @@ def test_random_entries_are_quantised_where_they_are_and_differ_between_draws() 
     for i, tensor in enumerate(acc):
         there = tensor.view(-1)[first.positions(i)]
         assert torch.equal(there < 0, first.values(i) < 0)
-    assert kernels.encode(kernels.decode(kernels.encode(first), GRID, K)) == kernels.encode(first)
+    assert kernels.encode(kernels.decode(kernels.encode(first), Codec(GRID, K))) == kernels.encode(first)
 
 
 def test_bytes_of_two_bit_values_are_the_wires() -> None:
@@ -104,4 +104,4 @@ def test_an_attacker_is_where_nobody_is_and_far_above_everybody() -> None:
         assert taken.isdisjoint(attack.positions(i).tolist())
         peak = max(float(other.tensor_scales(i).max()) for other in others)
         assert attack.values(i).abs().numpy() == pytest.approx(20.7 * peak, rel=0.01)
-    assert attack.identical(kernels.decode(kernels.encode(attack), GRID, K))
+    assert attack.identical(kernels.decode(kernels.encode(attack), Codec(GRID, K)))

@@ -31,7 +31,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from muster.kernels import FrameError, Grid, SparseUpdate, compress, decode, encode, max_encoded_bytes
+from muster.kernels import Codec, FrameError, Grid, SparseUpdate, compress, decode, encode, max_encoded_bytes
 
 CORPUS = Path(__file__).parent / "corpus"
 CASES: dict[str, tuple[Grid, int]] = {
@@ -70,7 +70,7 @@ def honest(case: str, salt: int) -> bytes:
         x = (40_503 * np.arange(int(np.prod(shape)), dtype=np.int64) + 7_919 * salt) % 65_536
         values = ((x - 32_768) / 2.0 ** (16 + x % 5)).astype(np.float32)
         acc.append(torch.from_numpy(values * (x % 97 == 0 if salt % 2 == 0 else 1)).float().reshape(shape))
-    return encode(compress(acc, k, grid))
+    return encode(compress(acc, Codec(grid, k)))
 
 
 def split(case: str, payload: bytes) -> Frames:
@@ -154,13 +154,13 @@ def verdict(case: str, data: bytes) -> str:
     """What becomes of the bytes: ACCEPTED or the reason; AssertionError where the decoder broke its word."""
     grid, k = CASES[case]
     try:
-        made = decode(data, grid, k)
+        made = decode(data, Codec(grid, k))
     except FrameError as error:
         assert error.reason in REASONS, error.reason
         return error.reason
-    assert len(data) <= max_encoded_bytes(grid, k)
+    assert len(data) <= max_encoded_bytes(Codec(grid, k))
     check_valid(made)
-    assert decode(encode(made), grid, k).identical(made)
+    assert decode(encode(made), Codec(grid, k)).identical(made)
     return ACCEPTED
 
 

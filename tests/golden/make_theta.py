@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from muster.audit import audit_run
 from muster.history.view import make_view
+from muster.kernels import Undo
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import Simulator
@@ -60,9 +61,11 @@ def probe() -> str:
 
 def theta_digest(replica: Replica) -> str:
     """BLAKE3 of θ's own bytes."""
+    copies = [torch.empty(shape) for shape in replica.layout.shapes]
+    replica.copy_into(copies)
     digest = blake3()
-    for tensor in replica.theta:
-        digest.update(tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+    for tensor in copies:
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
 
 
@@ -74,19 +77,20 @@ class Watched:
         self._replica: Replica | None = None
 
     def __enter__(self) -> Watched:
-        self._apply = apply = Replica.apply
+        self._step = step = Replica.step
 
-        def watching(replica: Replica, applied: Any, spec: Any) -> None:
-            apply(replica, applied, spec)
+        def watching(replica: Replica, applied: Any, spec: Any) -> Undo | None:
+            undo = step(replica, applied, spec)
             self._replica = self._replica or replica
             if replica is self._replica and not applied.tip.closed:
                 self.digests.append(theta_digest(replica))
+            return undo
 
-        Replica.apply = watching  # type: ignore[method-assign]
+        Replica.step = watching  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        Replica.apply = self._apply  # type: ignore[method-assign]
+        Replica.step = self._step  # type: ignore[method-assign]
 
 
 def tiny_stage(

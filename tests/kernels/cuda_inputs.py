@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
-from torch import Tensor
 
-from muster.kernels import cuda
-from muster.kernels.cuda import outer
+from muster.kernels import backend
+from muster.kernels.cuda import operations, step
 
 CUT: list[tuple[int, ...]] = [(70, 130), (5000,), (), (0, 3), (3, 5, 4)]
 """Whole and clipped tiles of matrices, of vectors, of a number, of nothing, of a cube."""
-
-
-def _any(tensors: Sequence[Tensor]) -> bool:
-    return len(tensors) > 0
 
 
 @contextmanager
 def on_gpu() -> Iterator[None]:
     """The public functions take the path of CUDA tensors, with few enough instances that each has several tiles."""
     # The interpreter computes with numpy, which warns where a sum overflows.
-    with np.errstate(all="ignore"), patch.object(cuda, "suits", _any), patch.object(outer, "INSTANCES", 2):
+    with (
+        np.errstate(all="ignore"),
+        patch.object(backend, "choose", lambda *_of: operations),
+        patch.object(step, "INSTANCES", 2),
+    ):
         yield

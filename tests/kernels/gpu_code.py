@@ -20,8 +20,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from muster.kernels import Grid
-from muster.kernels.cuda import compress, outer, programs
+from muster.kernels import Codec, Grid, perturb_
+from muster.kernels.cuda import compress, programs, step
 
 POINTERS = {
     torch.float32: "*fp32",
@@ -66,16 +66,18 @@ class Compiled:
 
 def main(folder: Path) -> None:
     """Launch everything once, on shapes of every kind."""
-    for module in (compress, outer):
-        for name in ("compress_tiles", "step_tiles", "subtract_tiles", "put_tiles"):
+    for module in (compress, step):
+        for name in ("compress_tiles", "step_tiles", "subtract_tiles", "put_tiles", "put_listed_tiles"):
             if hasattr(module, name):
                 setattr(module, name, Compiled(name, folder))
     grid = Grid([(130, 200), (5000,), ()])
     sent, weights = update(grid, 64, 0), np.ones((1, len(grid.shapes)), np.float32)
-    compress.compress(tensors(grid, 0), 64, grid)
-    _, kept = compress.compress_(tensors(grid, 0), tensors(grid, 1), 0.95, 64, grid)
-    compress.put_(tensors(grid, 0), sent, kept)
-    outer.aggregate_(tensors(grid, 0), [sent], weights, 1.0, np.ones(2, np.float32))
+    compress.compress(tensors(grid, 0), Codec(grid, 64))
+    compress.compress_(tensors(grid, 0), tensors(grid, 1), 0.95, Codec(grid, 64))
+    step.step_(tensors(grid, 0), [sent], weights, 1.0, np.ones(2, np.float32))
+    undo = perturb_(tensors(grid, 0), sent, 1.0)
+    for updates in ([sent], [sent, sent]):
+        step.put_(tensors(grid, 0), updates, undo)
     for flag in (False, True):
         compress.subtract_(tensors(grid, 0), sent, 1.0, save=flag)
 

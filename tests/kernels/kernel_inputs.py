@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from muster.kernels import Grid, Rule, SparseUpdate, compress
+from muster.kernels import Codec, Grid, Rule, SparseUpdate, compress
 
 SHAPES = st.lists(
     st.one_of(
@@ -19,6 +19,9 @@ SHAPES = st.lists(
     max_size=4,
 )
 KEPT = st.sampled_from([1, 2, 7, 64, 300, 4095, 4096])
+
+LO, HI = 0.5, 1.0
+"""What codes 0 and 1 of `one(…, 242)` stand for."""
 
 GOLDEN_GRID = Grid([(130, 200), (4100,), (), (0, 3), (3, 50, 2), (256, 64)])
 GOLDEN_UPDATE = "5341fbf58b81931925e9cbd253f1eaca2a8c6a065d974cf69bdc4a209d099537"
@@ -56,9 +59,24 @@ def tensors(grid: Grid, salt: int) -> list[Tensor]:
 
 def update(grid: Grid, k: int, salt: int) -> SparseUpdate:
     """A compressed update of `tensors(grid, salt)`."""
-    return compress(tensors(grid, salt), k, grid)
+    return compress(tensors(grid, salt), Codec(grid, k))
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two fp32 tensors have the same bits; −0 is not +0."""
     return torch.equal(left.view(torch.int32), right.view(torch.int32))
+
+
+def octave(*high: int) -> torch.Tensor:
+    """Scale bytes (tiles, 2) of tiles with these high ones."""
+    return torch.tensor([[max(byte - 8, 0), byte] for byte in high], dtype=torch.uint8)
+
+
+def one(index: int, code: int, scale: int, size: int = 8) -> SparseUpdate:
+    """An update of a vector that keeps one entry; `scale` is the high byte, the low one is an octave less."""
+    return SparseUpdate(
+        codec=Codec(Grid([(size,)]), 1),
+        indices=torch.tensor([index], dtype=torch.int16),
+        codes=torch.tensor([code], dtype=torch.uint8),
+        scales=octave(scale),
+    )

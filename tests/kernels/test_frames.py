@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_inputs import KEPT, SHAPES, update
 
-from muster.kernels import FrameError, Grid, SparseUpdate, decode, encode, max_encoded_bytes
+from muster.kernels import Codec, FrameError, Grid, SparseUpdate, decode, encode, max_encoded_bytes
 
 GRID = Grid([(64, 128), (64,)])
 """One frame of three tiles; k = 64 keeps 64, 64 and 1 entries."""
@@ -38,22 +38,21 @@ def test_round_trip_within_the_bound(shapes: list[tuple[int, ...]], k: int, salt
     grid = Grid(shapes)
     made = update(grid, k, salt)
     data = encode(made)
-    assert len(data) <= max_encoded_bytes(grid, k)
-    assert decode(data, grid, k).identical(made)
+    assert len(data) <= max_encoded_bytes(Codec(grid, k))
+    assert decode(data, Codec(grid, k)).identical(made)
 
 
 def test_round_trip_over_several_frames() -> None:
     grid = Grid([(200, 6500), (9000,), (130, 70)])
     assert len(grid.frames) > 1
     made = update(grid, 64, 5)
-    assert decode(encode(made), grid, 64).identical(made)
+    assert decode(encode(made), Codec(grid, 64)).identical(made)
 
 
 def test_the_largest_gaps_stay_within_the_bound() -> None:
     grid = Grid([(4096,), (300,)])
     made = SparseUpdate(
-        grid=grid,
-        k=2,
+        codec=Codec(grid, 2),
         indices=torch.tensor([0, 4095, 299], dtype=torch.int16),
         codes=torch.zeros(3, dtype=torch.uint8),
         scales=torch.tensor([[2, 7], [12, 9]], dtype=torch.uint8),
@@ -62,16 +61,16 @@ def test_the_largest_gaps_stay_within_the_bound() -> None:
     data = encode(made)
     assert data == framed(data[4:-1], bytes(1))
     assert zstandard.ZstdDecompressor().decompress(data[4:-1]) == content
-    assert decode(encode(made), grid, 2).identical(made)
+    assert decode(encode(made), Codec(grid, 2)).identical(made)
     # 4 scale bytes, 3 entries, ⌊4094/255⌋ = 16 and ⌊299/255⌋ = 1 more; zstd's bound adds ⌊(2**17 − 24)/2048⌋ = 63.
-    assert max_encoded_bytes(grid, 2) == 4 + (24 + 63) + 1
+    assert max_encoded_bytes(Codec(grid, 2)) == 4 + (24 + 63) + 1
 
 
 def test_an_empty_grid_has_no_bytes() -> None:
     grid = Grid([(0, 4)])
     assert encode(update(grid, 64, 0)) == b""
-    assert max_encoded_bytes(grid, 64) == 0
-    assert decode(b"", grid, 64).identical(update(grid, 64, 0))
+    assert max_encoded_bytes(Codec(grid, 64)) == 0
+    assert decode(b"", Codec(grid, 64)).identical(update(grid, 64, 0))
 
 
 def test_a_limited_update_cannot_be_encoded() -> None:
@@ -84,7 +83,7 @@ def test_the_layout_of_one_frame_by_hand() -> None:
     gaps[0], gaps[1], gaps[128] = 3, 254, 63
     codes = bytearray(CODES)
     codes[0], codes[32] = 0b11_10_01_00, 0b11
-    made = decode(framed(squeezed(STEPS + bytes(gaps)), bytes(codes)), GRID, K)
+    made = decode(framed(squeezed(STEPS + bytes(gaps)), bytes(codes)), Codec(GRID, K))
     assert made.indices.tolist()[:4] == [3, 258, 259, 260]
     assert made.indices.tolist()[64:66] == [0, 1]
     assert made.indices.tolist()[-1] == 63
@@ -97,7 +96,7 @@ def test_golden_bytes_decode_to_the_golden_update() -> None:
     """Pins decoding; the compressed stream itself may differ between versions of zstd."""
     grid = Grid([(3, 50), (70,)])
     data = bytes.fromhex("1700000028b52ffd200b200000e9ff040239000014060e280f2c09a62d")
-    assert decode(data, grid, 150).identical(update(grid, 150, 4))
+    assert decode(data, Codec(grid, 150)).identical(update(grid, 150, 4))
 
 
 def bad_frames() -> dict[str, tuple[str, bytes]]:
@@ -157,28 +156,28 @@ def bad_frames() -> dict[str, tuple[str, bytes]]:
 def test_bad_bytes_are_refused_with_their_reason(name: str) -> None:
     reason, data = bad_frames()[name]
     with pytest.raises(FrameError) as caught:
-        decode(data, GRID, K)
+        decode(data, Codec(GRID, K))
     assert caught.value.reason == reason
 
 
 def test_where_one_scale_is_zero_the_other_still_counts() -> None:
-    low = decode(framed(squeezed(STEPS + GAPS), CODES), GRID, K)
+    low = decode(framed(squeezed(STEPS + GAPS), CODES), Codec(GRID, K))
     assert low.scales.tolist()[-1] == [0, 2]
     assert low.values(1).tolist() == [0.0]
-    high = decode(framed(squeezed(STEPS + GAPS), CODES[:-1] + b"\x03"), GRID, K)
+    high = decode(framed(squeezed(STEPS + GAPS), CODES[:-1] + b"\x03"), Codec(GRID, K))
     assert high.values(1).tolist() == [-float(high.scale_values()[2, 1])]
 
 
 def test_the_last_index_of_a_tile_is_in_range() -> None:
     gaps = bytes([*[0] * 63, *[255] * 15, 4032 - 15 * 255, *[0] * 64, 63])
-    made = decode(framed(squeezed(STEPS + gaps), CODES), GRID, K)
+    made = decode(framed(squeezed(STEPS + gaps), CODES), Codec(GRID, K))
     assert made.indices.tolist()[63] == 4095
 
 
 @given(st.binary(max_size=300))
 def test_noise_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(FrameError):
-        decode(data, GRID, K)
+        decode(data, Codec(GRID, K))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 255))
@@ -186,12 +185,12 @@ def test_a_changed_byte_is_refused_or_makes_a_valid_update(place: int, change: i
     data = bytearray(encode(update(GRID, K, 1)))
     data[place % len(data)] ^= change
     try:
-        made = decode(bytes(data), GRID, K)
+        made = decode(bytes(data), Codec(GRID, K))
     except FrameError:
         return
     for first, last in zip(GRID.entry_starts(K)[:-1], GRID.entry_starts(K)[1:], strict=True):
         assert (np.diff(made.indices[first:last].numpy()) > 0).all()
-    assert decode(encode(made), GRID, K).identical(made)
+    assert decode(encode(made), Codec(GRID, K)).identical(made)
 
 
 def test_a_value_costs_little_more_than_the_bound() -> None:

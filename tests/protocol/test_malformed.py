@@ -9,11 +9,12 @@ import pytest
 from builders import K, identity, payload_key, peers, round_facts, submission, update
 from malformed import MAKERS, OBJECT_SIZE, Malformed, malformed_submissions
 
-from muster.kernels import SparseUpdate
+from muster.kernels import Codec, SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import WireError
 from muster.protocol.reasons import REASONS
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit
+from muster.protocol.spec.layout import codec_of
 from muster.protocol.wire import PREFIX_BYTES, Type
 
 ALICE = identity("alice")
@@ -25,7 +26,7 @@ def judge(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpd
     signed, ciphertext = wire.decode(data, facts.run_id)
     admit(facts, owner, signed.head)
     shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
-    return wire.open(signed.header, ciphertext, shown, facts.layout, facts.spec.sparse.k)
+    return wire.open(signed.header, ciphertext, shown, codec_of(facts.spec))
 
 
 def judge_by_parts(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpdate:
@@ -36,7 +37,7 @@ def judge_by_parts(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> 
     if len(data) != end + signed.ciphertext_bytes:
         raise WireError(OBJECT_SIZE)
     shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
-    return wire.open(signed.header, data[end:], shown, facts.layout, K)
+    return wire.open(signed.header, data[end:], shown, Codec(facts.layout.grid, K))
 
 
 Reader = Callable[[RoundFacts, bytes, bytes, bytes], SparseUpdate]

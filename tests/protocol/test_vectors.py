@@ -21,7 +21,7 @@ from muster.protocol.identity import Identity
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import DataSpec, ModelSpec, RunSpec
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Anchor
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -204,4 +204,4 @@ def test_payloads_are_pinned_for_decoding_only() -> None:
     example = module("example_run")
     run = example.Run(example.Pins(PINNED))
     assert run.payload(0).hex() == of_section("codec")["payload_to_decode"]
-    assert len(encode(run.updates[0])) <= run.layout.max_payload_bytes(run.spec.sparse.k)
+    assert len(encode(run.updates[0])) <= max_payload_bytes(codec_of(run.spec))

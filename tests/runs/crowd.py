@@ -16,6 +16,7 @@ from typing import Literal
 from blake3 import blake3
 
 from muster import kernels
+from muster.kernels import Codec
 from muster.lab.nano import counted_delta, counting_miner
 from muster.node.ledger.participant import possession as possession_by
 from muster.node.miner import MakeMiner, stages
@@ -174,7 +175,7 @@ class Crowd:
 @lru_cache(64)
 def counted_frames(layout: Layout, k: int, public: bytes, round_: int) -> bytes:
     """An encoded update; what is never applied may be anybody's."""
-    return kernels.encode(kernels.compress(counted_delta(layout, 0, public, round_), k, layout.grid))
+    return kernels.encode(kernels.compress(counted_delta(layout, 0, public, round_), Codec(layout.grid, k)))
 
 
 def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> tuple[bytes, bytes | None]:

@@ -82,7 +82,7 @@ def _location(number: int) -> str:
 
 def _work(tip: Tip) -> SparseUpdate:
     """An honest update to make malformed ones of."""
-    return compress(genesis_parameters(tip.spec.model, 1000 + tip.round), tip.spec.sparse.k, tip.layout.grid)
+    return compress(genesis_parameters(tip.spec.model, 1000 + tip.round), tip.codec)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from run_builders import Ledger, MakeStage, Stage, genesis_without, play
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, compress, residual
+from muster.kernels import Codec, SparseUpdate, compress, residual
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner import MakeMiner, Miner, local_miner, stages
 from muster.node.miner.engine import Delta
@@ -198,7 +198,7 @@ def _left(miner: Miner, deltas: Deltas, made: Stage, rounds: int) -> list[Tensor
     hotkey = miner.context.identity.hotkey
     for round_ in range(rounds):
         acc = [beta * e + delta for e, delta in zip(left, deltas[hotkey, round_], strict=True)]
-        left = list(residual(acc, compress(acc, k, grid)))
+        left = list(residual(acc, compress(acc, Codec(grid, k))))
     return left
 
 

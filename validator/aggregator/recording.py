@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 
 from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
-from muster.node.replica.checkpoint import make_checkpoint
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
@@ -140,27 +139,18 @@ class Recording:
         return _Made(data, applied, bundle)
 
     async def _checkpoint(self) -> bytes:
-        """Write the checkpoint of θ where one is due; returns what the record pins."""
+        """Write the checkpoint of θ, a shard at a time, where one is due; returns what the record pins."""
         tip, replica, around = self._leading.tip, self._leading.replica, self._leading.context
         due = tip.round > 0 and tip.round % tip.spec.clock.checkpoint_every == 0
         if not due and not self._leading.closing:
             return ledger.NO_CHECKPOINT
-        made = await around.offload(
-            lambda: make_checkpoint(
-                replica.theta,
-                tip.layout,
-                tip.run_id,
-                tip.round,
-                replica.outer_step,
-                replica.root(),
-                ledger.tip_info(tip),
-            )
-        )
-        for name, data in made.shards.items():
+
+        async def put(name: str, data: bytes) -> None:
             await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data, deadline=BULK_DEADLINE)
-        await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), made.manifest)
-        around.journal.note(events.Checkpoint(tip.round, bytes=sum(map(len, made.shards.values()))))
-        return made.digest
+
+        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload)
+        around.journal.note(events.Checkpoint(tip.round, bytes=size))
+        return digest
 
     async def _amendments(self) -> tuple[bytes, ...]:
         """Amendments waiting in the bucket that are valid now, in the order of their numbers; a record's fill."""

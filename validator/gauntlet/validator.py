@@ -29,6 +29,7 @@ from muster.protocol.ledger.round import Duty
 from muster.protocol.reasons import DECISIONS, UNAVAILABLE
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
+from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.wire import ScoreFile, Signed, encode_scores
 from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
 from muster.validator.gauntlet.score_store import ScoreStore
@@ -198,7 +199,7 @@ class Validator(Follower):
             Submissions(tip, context.offload, self._spool),
             context.directory.stores(snapshot),
             self._errands,
-            tip.layout.max_payload_bytes(tip.spec.sparse.k),
+            max_payload_bytes(tip.codec),
         )
         last = tip.round + tip.spec.gauntlet.lag - 1
         return await screening.run(ranked, context.chain, tip.spec.clock, lambda: self._recorded(last))

@@ -203,7 +203,7 @@ class World:
     def go_on(self, written: Written) -> None:
         """The record counts: what is written from here on comes after it."""
         applied = judge(written.fetched, self.tip, self.replica)
-        self.replica.apply(applied, self.tip.spec)
+        self.replica.step(applied, self.tip.spec)
         self.tip = applied.tip
 
     async def close(self, names: Sequence[str] = MINERS, **how: Any) -> Written:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
-from builders import LEADER
+from builders import LEADER, checkpoint_of, theta
 from ledger_world import World
 
 from muster.lab.faults import Fault
 from muster.node.ledger.reader import CatchUp, genesis_tip
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import make_checkpoint
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.ledger import Tip, tip_info
@@ -23,12 +23,10 @@ async def ledger_with_checkpoint(*faults: Fault) -> tuple[World, Tip]:
     await world.close()
     await world.close(())
     tip, replica = world.tip, world.replica
-    made = make_checkpoint(
-        replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root(), tip_info(tip)
-    )
-    for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+    files, digest = checkpoint_of(replica, tip.round, tip=tip_info(tip))
+    for name, data in files.items():
         await world.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data)
-    await world.close((), checkpoint=made.digest)
+    await world.close((), checkpoint=digest)
     await world.null_rounds(2)
     return world, tip
 
@@ -99,23 +97,22 @@ class TestCatchUp:
         await world.close()
         tip, replica = world.tip, world.replica
         stranger = replace(tip, past=tip.past[-1:])
-        made = make_checkpoint(
-            replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root(), tip_info(stranger)
-        )
-        for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+        files, digest = checkpoint_of(replica, tip.round, tip=tip_info(stranger))
+        for name, data in files.items():
             await world.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data)
-        await world.close((), checkpoint=made.digest)
+        await world.close((), checkpoint=digest)
         with pytest.raises(LedgerError, match="opens the round for"):
             await caught_up(world)
 
     async def test_a_checkpoint_of_another_theta_is_not_begun_from(self) -> None:
         world = await World.begin()
-        tip, replica = world.tip, world.replica
-        theta = [tensor + 1 for tensor in replica.theta]
-        made = make_checkpoint(theta, tip.layout, tip.run_id, 0, 0, replica.root(), tip_info(tip))
-        for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+        tip = world.tip
+        other = Replica(tip.spec.model, tip.run_id, [tensor + 1 for tensor in theta()], 0)
+        with patch.object(other, "root", world.replica.root):
+            files, digest = checkpoint_of(other, 0, tip=tip_info(tip))
+        for name, data in files.items():
             await world.bucket.put(paths.checkpoint(tip.run_id, 0, name), data)
-        await world.close((), checkpoint=made.digest)
+        await world.close((), checkpoint=digest)
         with pytest.raises(LedgerError, match="does not have the recorded state root"):
             await caught_up(world)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import LEADER, identity, run_spec
+from builders import LEADER, checkpoint_of, identity, run_spec, theta
 from ledger_world import BLOCK_SECONDS, LEAD, ME, Life, Watcher, World
 
 from muster.lab import clock
@@ -15,7 +15,6 @@ from muster.lab.faults import Fault, Kind
 from muster.node.ledger.participant import BOOTSTRAP_TRIES, Errands, Participant, bootstrap, commit_location, judge
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import make_checkpoint
 from muster.node.telemetry import events
 from muster.protocol import paths
 from muster.protocol.chain.rules import ChainGenesis
@@ -184,12 +183,10 @@ async def with_checkpoint(*faults: Fault, rounds: int = 4) -> World:
     world = await World.begin(*faults)
     await world.close()
     tip, replica = world.tip, world.replica
-    made = make_checkpoint(
-        replica.theta, tip.layout, tip.run_id, tip.round, replica.outer_step, replica.root(), tip_info(tip)
-    )
-    for name, data in {**made.shards, paths.MANIFEST: made.manifest}.items():
+    files, digest = checkpoint_of(replica, tip.round, tip=tip_info(tip))
+    for name, data in files.items():
         await world.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data)
-    await world.close((), checkpoint=made.digest)
+    await world.close((), checkpoint=digest)
     await world.null_rounds(rounds)
     return world
 
@@ -398,8 +395,7 @@ class TestJudge:
         world = await World.begin()
         written = await world.write()
         tip = world.tip
-        wrong = Replica.genesis(tip.history.genesis, tip.run_id)
-        wrong.theta[0].add_(1)
+        wrong = Replica(tip.spec.model, tip.run_id, [tensor + 1 for tensor in theta()], 0)
         with pytest.raises(LedgerError, match="not the root of this θ"):
             judge(written.fetched, tip, wrong)
         assert judge(written.fetched, tip, world.replica).tip.round == 1

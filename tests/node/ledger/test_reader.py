@@ -17,7 +17,7 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.ledger import Tip
 from muster.protocol.rules.admission import MAX_HEAD_BYTES
-from muster.protocol.spec.layout import AEAD_TAG_BYTES
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, max_payload_bytes
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Entry, Record
 
@@ -157,11 +157,10 @@ class TestSizes:
     async def test_the_cap_is_what_the_seats_may_send_and_no_byte_less(self) -> None:
         """Honest submissions of the largest payloads fill it to what a head leaves of its room."""
         world = await World.begin(spec=run_spec(gauntlet={"seats": 1}))
-        layout, k = world.tip.layout, world.tip.spec.sparse.k
         written = await world.write()
         entry = written.record.entries[0]
         header = wire.decode_head(entry.head, world.tip.run_id).header
-        most = MAX_HEAD_BYTES - len(entry.head) + layout.max_payload_bytes(k) - AEAD_TAG_BYTES
+        most = MAX_HEAD_BYTES - len(entry.head) + max_payload_bytes(world.tip.codec) - AEAD_TAG_BYTES
         for extra, refused in ((0, False), (1, True)):
             head = huge_head(world, replace(header, payload_bytes=most + extra))
             size = len(head) + wire.KEY_BYTES + most + extra + AEAD_TAG_BYTES

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from miner_world import ME, SPEC, World, next_round, open_tip, seal_of
 from torch import Tensor
 
-from muster.kernels import compress, fold, residual
+from muster.kernels import Codec, compress, fold, residual
 from muster.lab.nano import counted_delta
 from muster.node.context import in_thread
 from muster.node.miner import Miner, stages
@@ -62,12 +62,12 @@ class TestErrorFeedback:
             for round_ in range(len(scales)):
                 await miner.train()
                 acc = fold(error, deltas(round_), SPEC.sparse.error_decay)
-                update = compress(acc, SPEC.sparse.k, grid)
+                update = compress(acc, Codec(grid, SPEC.sparse.k))
                 error = residual(acc, update)
                 assert bits(miner.error_feedback) == bits(error)
                 assert miner.made is not None
                 signed, ciphertext = wire.decode(miner.made.submission, miner.tip.run_id)
-                sent = wire.open(signed.header, ciphertext, miner.made.key, miner.tip.layout, SPEC.sparse.k)
+                sent = wire.open(signed.header, ciphertext, miner.made.key, miner.tip.codec)
                 assert sent.identical(update)
                 await next_round(miner)
 

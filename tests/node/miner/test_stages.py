@@ -99,7 +99,7 @@ class TestCompress:
     async def test_delta_becomes_the_new_error_and_the_old_is_read_only(self) -> None:
         one, kept = await task(), SPEC.sparse.error_decay
         delta, error = delta_of(one, 0.5), [torch.full(shape, 0.25) for shape in open_tip(0).layout.shapes]
-        expected = compress(fold(error, delta.tensors, kept), SPEC.sparse.k, one.tip.layout.grid)
+        expected = compress(fold(error, delta.tensors, kept), one.tip.codec)
         places = [tensor.data_ptr() for tensor in delta.tensors]
         assert stages.compress(one, delta, error).identical(expected)
         assert all(torch.equal(e, torch.full_like(e, 0.25)) for e in error)

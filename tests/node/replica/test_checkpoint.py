@@ -1,62 +1,88 @@
-"""A checkpoint's bytes follow from θ alone, and nothing but the pinned bytes is ever loaded."""
+"""A checkpoint's bytes follow from θ alone, only the pinned bytes are ever loaded, and one shard is held at most."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import struct
-from collections.abc import Callable
-from dataclasses import replace
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import rfc8785
 import safetensors.torch
 import torch
-from builders import hash32, layout, theta
+from builders import MODEL, checkpoint_of, hash32, layout, theta
 
-from muster.node.replica import checkpoint
-from muster.node.replica.checkpoint import Checkpoint, make_checkpoint, read_manifest, read_shards
+from muster.node.replica import Replica
+from muster.node.replica.checkpoint import (
+    SHARD_BYTES,
+    plan_shards,
+    read_manifest,
+    read_shards,
+)
+from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectDamaged
-from muster.protocol.wire.manifest import TipInfo, manifest_digest
+from muster.protocol.wire.manifest import ShardInfo, manifest_digest
 
-RUN, ROOT = hash32("run"), hash32("root")
-TIP = TipInfo(amendments=(), leaders=("5Leader",), proofs=(), past="r", peers={hash32("peer").hex(): "g"})
-
-
-def made(round_: int = 4) -> Checkpoint:
-    return make_checkpoint(theta(), layout(), RUN, round_, 3, ROOT, TIP)
+RUN = hash32("run")
+CHILD = Path(__file__).with_name("checkpoint_process.py")
 
 
-def loaded(found: Checkpoint) -> list[torch.Tensor]:
-    manifest = read_manifest(found.manifest, found.digest, RUN, layout())
-    return read_shards(manifest, lambda shard: found.shards[shard.name], layout())
+def held() -> Replica:
+    return Replica(MODEL, RUN, [tensor.clone() for tensor in theta()], 3)
+
+
+def made(round_: int = 4, shard_bytes: int = SHARD_BYTES) -> tuple[dict[str, bytes], bytes]:
+    return checkpoint_of(held(), round_, shard_bytes)
+
+
+def loaded(files: Mapping[str, bytes], digest: bytes, shard_bytes: int = SHARD_BYTES) -> list[torch.Tensor]:
+    manifest = read_manifest(files[paths.MANIFEST], digest, RUN, layout(), shard_bytes)
+
+    async def read(info: ShardInfo) -> bytes:
+        return files[info.name]
+
+    return asyncio.run(read_shards(manifest, read, layout(), shard_bytes))
+
+
+def shards(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name != paths.MANIFEST}
 
 
 def test_round_trip_to_the_bit() -> None:
-    for held, read in zip(theta(), loaded(made()), strict=True):
+    for tensor, read in zip(theta(), loaded(*made()), strict=True):
         assert read.dtype == torch.float32
-        assert torch.equal(held.view(torch.int32), read.view(torch.int32))
+        assert torch.equal(tensor.view(torch.int32), read.view(torch.int32))
 
 
 def test_bytes_are_a_function_of_theta_and_round() -> None:
-    copy = make_checkpoint([t.clone() for t in theta()], layout(), RUN, 4, 3, ROOT, TIP)
-    assert (copy.shards, copy.manifest) == (made().shards, made().manifest)
-    assert made(5).manifest != made(4).manifest
-    assert made(5).shards == made(4).shards
+    assert made() == made()
+    assert made(5)[0][paths.MANIFEST] != made(4)[0][paths.MANIFEST]
+    assert shards(made(5)[0]) == shards(made(4)[0])
 
 
 def test_shards_are_what_the_safetensors_library_reads() -> None:
-    (data,) = made().shards.values()
+    files, _ = made()
+    (data,) = shards(files).values()
     (length,) = struct.unpack("<Q", data[:8])
     assert length % 8 == 0
-    assert set(safetensors.torch.load(data)) == set(json.loads(data[8 : 8 + length]))
+    assert set(safetensors.torch.load(data)) == set(json.loads(data[8 : 8 + length])) == set(layout().names)
 
 
-def test_a_large_model_is_cut_into_shards_in_layout_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 2000)
-    found = made()
-    assert len(found.shards) > 2
-    assert list(found.shards) == sorted(found.shards)
-    assert all(torch.equal(a, b) for a, b in zip(theta(), loaded(found), strict=True))
+def test_a_large_model_is_cut_into_shards_in_layout_order() -> None:
+    files, digest = made(shard_bytes=2000)
+    names = list(shards(files))
+    assert len(names) > 2
+    assert names == sorted(names)
+    assert names[0] == f"model-00001-of-{len(names):05d}.safetensors"
+    assert all(torch.equal(a, b) for a, b in zip(theta(), loaded(files, digest, 2000), strict=True))
+    plan = plan_shards(layout(), 2000)
+    assert [i for shard in plan for i in shard.tensors] == list(range(len(layout().names)))
+    assert [shard.size for shard in plan] == [len(data) for data in shards(files).values()]
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -73,16 +99,24 @@ CHANGES: list[Callable[[bytes], bytes]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_shard_is_refused_by_name(change: Callable[[bytes], bytes]) -> None:
-    found = made()
-    (name,) = found.shards
+    files, digest = made()
+    (name,) = shards(files)
     with pytest.raises(ObjectDamaged, match=name):
-        loaded(replace(found, shards={name: change(found.shards[name])}))
+        loaded(files | {name: change(files[name])}, digest)
+
+
+@pytest.mark.parametrize("change", [CHANGES[1], CHANGES[3]])
+def test_a_pinned_shard_of_other_tensors_is_refused(change: Callable[[bytes], bytes]) -> None:
+    """A leader may pin what it likes: what is taken in has this layout's header and size."""
+    (shard,) = plan_shards(layout())
+    with pytest.raises(LedgerError, match="exactly this model's tensors"):
+        shard.read_(change(shard.write(theta())), [torch.empty(shape) for shape in layout().shapes])
 
 
 def test_a_changed_manifest_is_refused() -> None:
-    found = made()
+    files, digest = made()
     with pytest.raises(ObjectDamaged, match="not the one the record pins"):
-        read_manifest(flipped(found.manifest, 30), found.digest, RUN, layout())
+        read_manifest(flipped(files[paths.MANIFEST], 30), digest, RUN, layout())
 
 
 @pytest.mark.parametrize(
@@ -95,21 +129,40 @@ def test_a_changed_manifest_is_refused() -> None:
     ],
 )
 def test_a_pinned_manifest_of_something_else_is_refused(field: str, value: object, problem: str) -> None:
-    data = rfc8785.dumps(json.loads(made().manifest) | {field: value})
+    data = rfc8785.dumps(json.loads(made()[0][paths.MANIFEST]) | {field: value})
     with pytest.raises(LedgerError, match=problem):
         read_manifest(data, manifest_digest(data), RUN, layout())
 
 
 def test_a_pinned_manifest_in_another_spelling_is_refused() -> None:
     """An auditor that makes it again must come to the same bytes."""
-    data = json.dumps(json.loads(made().manifest), sort_keys=True).encode()
+    data = json.dumps(json.loads(made()[0][paths.MANIFEST]), sort_keys=True).encode()
     with pytest.raises(LedgerError, match="canonical"):
         read_manifest(data, manifest_digest(data), RUN, layout())
 
 
-def test_sizes_are_judged_before_anything_is_fetched() -> None:
-    document = json.loads(made().manifest)
-    document["shards"][0]["bytes"] = 10**12
+@pytest.mark.parametrize(("field", "value"), [("bytes", 10**12), ("name", "../../model.safetensors")])
+def test_names_and_sizes_are_judged_before_anything_is_fetched(field: str, value: object) -> None:
+    document = json.loads(made()[0][paths.MANIFEST])
+    document["shards"][0][field] = value
     data = rfc8785.dumps(document)
-    with pytest.raises(LedgerError, match="sizes this model cannot have"):
+    with pytest.raises(LedgerError, match="names or sizes this model cannot have"):
         read_manifest(data, manifest_digest(data), RUN, layout())
+
+
+@pytest.mark.parametrize(("what", "shard_bytes"), [("tiny", 1 << 20), ("tiny", SHARD_BYTES), ("30m", 1 << 25)])
+@pytest.mark.parametrize("way", ["make", "join"])
+def test_beside_theta_there_is_one_shard_at_most(tmp_path: Path, what: str, shard_bytes: int, way: str) -> None:
+    """In a process of its own: the peak of resident memory less θ's, in shards of the largest size there is."""
+    done = subprocess.run(
+        [sys.executable, str(CHILD), what, str(shard_bytes), way, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # What is freed goes back to the system at once, so that the next peak is not hidden in it.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = json.loads(done.stdout)
+    assert measured["shards"] >= (1 if shard_bytes == SHARD_BYTES else 2)
+    assert measured["beside_theta"] <= 1.2 * measured["largest_shard"] + measured["noise"]

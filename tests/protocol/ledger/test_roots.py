@@ -5,14 +5,30 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+import pytest
 import torch
 from blake3 import blake3
 from builders import MODEL, hash32, identity, layout, theta
+from hypothesis import given
+from hypothesis import strategies as st
+from slices import SHAPES, sliced
 from torch import Tensor
 
-from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
+from muster.kernels import Slice
+from muster.protocol.ledger.roots import (
+    GENESIS_RUN,
+    band_leaves,
+    chosen_tiles,
+    held_tiles,
+    join_leaves,
+    join_tiles,
+    possession,
+    proof_of,
+    root_of,
+    state_root,
+)
 from muster.protocol.rules.sampling import sample
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import Layout, layout_of
 
 RUN = hash32("run")
 BEACON = bytes(range(32))
@@ -124,3 +140,34 @@ def test_possession_is_of_one_peer_round_and_state() -> None:
     }
     assert layout_of(WIDE).grid.tiles <= 64, "every tile is covered, so the changed one is"
     assert len(proofs) == 5
+
+
+MODELS = st.one_of(
+    SHAPES,
+    st.sampled_from([list(layout_of(WIDE.model_copy(update={"tied": tied})).shapes) for tied in (True, False)]),
+)
+"""Any shapes, and a Llama's with its output head tied and of its own."""
+
+
+@given(sliced(MODELS), st.integers(0, 3))
+def test_root_and_possession_of_slices_are_the_whole_models(slices: list[Slice], outer_step: int) -> None:
+    grid = slices[0].whole
+    names = tuple(map(str, range(len(grid.shapes))))
+    whole = Layout(names, grid.shapes, grid, b"")
+    sizes = zip(grid.numel, grid.shapes, strict=True)
+    theta_ = [torch.arange(numel, dtype=torch.float32).reshape(shape) / 7 for numel, shape in sizes]
+    parts = [held.parts(theta_) for held in slices]
+    leaves = [list(band_leaves(part, held)) for held, part in zip(slices, parts, strict=True)]
+    assert root_of(join_leaves(slices, leaves), RUN, outer_step) == state_root(theta_, whole, RUN, outer_step)
+    tiles = join_tiles(held_tiles(part, held, BEACON) for held, part in zip(slices, parts, strict=True))
+    assert tiles == chosen_tiles(theta_, whole, BEACON)
+    assert proof_of(tiles, BEACON, ALICE, 4) == possession(theta_, whole, BEACON, ALICE, 4)
+
+
+def test_a_root_of_slices_that_leave_a_band_out_is_refused() -> None:
+    grid = layout_of(WIDE).grid
+    slices = [Slice.of_rank(grid, rank, 2) for rank in range(2)]
+    leaves = [list(band_leaves(held.parts(wide_theta()), held)) for held in slices]
+    assert root_of(join_leaves(slices, leaves), RUN, 3) == root(wide_theta())
+    with pytest.raises(ValueError, match="not held exactly once"):
+        join_leaves(slices[:1], leaves[:1])

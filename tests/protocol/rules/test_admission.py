@@ -29,14 +29,14 @@ from muster.protocol.errors import WireError
 from muster.protocol.reasons import HEAD_REASONS
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES, RoundFacts, admit
 from muster.protocol.rules.assignment import assigned, data_digest
-from muster.protocol.spec.layout import AEAD_TAG_BYTES
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, codec_of, max_payload_bytes
 from muster.protocol.wire import Signed, Type
 from muster.protocol.wire.tlv import OPTIONAL
 
 ALICE, BOB = identity("alice"), identity("bob")
 FACTS = round_facts()
 AUDITOR = replace(FACTS, peers=None)
-MOST = FACTS.layout.max_payload_bytes(FACTS.spec.sparse.k)
+MOST = max_payload_bytes(codec_of(FACTS.spec))
 WINDOWS = FACTS.spec.inner.steps * FACTS.spec.inner.batch
 
 

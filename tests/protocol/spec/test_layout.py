@@ -11,10 +11,10 @@ import torch
 from blake3 import blake3
 from builders import MODEL, layout, update
 
-from muster.kernels import encode
+from muster.kernels import Codec, encode
 from muster.node.models.llama import Llama
 from muster.protocol.spec import ModelSpec, load_template
-from muster.protocol.spec.layout import AEAD_TAG_BYTES, layout_of, parameter_shapes
+from muster.protocol.spec.layout import AEAD_TAG_BYTES, layout_of, max_payload_bytes, parameter_shapes
 
 UNTIED = MODEL.model_copy(update={"tied": False, "layers": 2})
 
@@ -60,11 +60,11 @@ def test_what_does_not_shape_a_tensor_does_not_change_the_digest() -> None:
 
 def test_bounds_of_a_payload() -> None:
     work = update()
-    assert len(work.indices) == layout().kept(work.k)
-    assert len(encode(work)) + AEAD_TAG_BYTES <= layout().max_payload_bytes(work.k)
+    assert len(work.indices) == work.codec.count
+    assert len(encode(work)) + AEAD_TAG_BYTES <= max_payload_bytes(work.codec)
 
 
 def test_a_72b_payload_is_bounded() -> None:
     """12.3 bits a kept value at the very most; the published run shipped 20 (arXiv 2603.08163)."""
     large = layout_of(load_template("72b").model)
-    assert large.max_payload_bytes(64) * 8 < 12.3 * large.kept(64)
+    assert max_payload_bytes(Codec(large.grid, 64)) * 8 < 12.3 * Codec(large.grid, 64).count

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from builders import (
-    K,
     body_of,
     framed,
     hash32,
     header,
     identity,
-    layout,
     payload_key,
     reason_of,
     resigned,
@@ -73,7 +71,7 @@ def test_any_submission_round_trips(made: Header, ciphertext: bytes) -> None:
 
 
 def test_an_honest_submission_opens() -> None:
-    assert wire.open(SIGNED.header, CIPHERTEXT, KEY, layout(), K).identical(update())
+    assert wire.open(SIGNED.header, CIPHERTEXT, KEY, update().codec).identical(update())
     assert SIGNED.header.hotkey == ALICE.hotkey
     assert SIGNED.header.key_commitment == blake3(KEY).digest() == wire.key_commitment(KEY)
 
@@ -157,15 +155,15 @@ PAYLOAD = b"\x01" + kernels.encode(update())
 )
 def test_a_payload_that_does_not_open(ciphertext: bytes, key: bytes, reason: str) -> None:
     made = header(FACTS, ALICE, 0, ciphertext, KEY)
-    assert reason_of(lambda: wire.open(made, ciphertext, key, layout(), K)) == reason
+    assert reason_of(lambda: wire.open(made, ciphertext, key, update().codec)) == reason
 
 
 def test_a_ciphertext_that_is_not_the_one_committed_to() -> None:
     made = SIGNED.header
-    assert reason_of(lambda: wire.open(made, CIPHERTEXT + b"\0", KEY, layout(), K)) == "ciphertext_size"
-    assert reason_of(lambda: wire.open(made, CIPHERTEXT[:-1], KEY, layout(), K)) == "ciphertext_size"
+    assert reason_of(lambda: wire.open(made, CIPHERTEXT + b"\0", KEY, update().codec)) == "ciphertext_size"
+    assert reason_of(lambda: wire.open(made, CIPHERTEXT[:-1], KEY, update().codec)) == "ciphertext_size"
     swapped = bytes([CIPHERTEXT[0] ^ 1]) + CIPHERTEXT[1:]
-    assert reason_of(lambda: wire.open(made, swapped, KEY, layout(), K)) == "ciphertext_digest"
+    assert reason_of(lambda: wire.open(made, swapped, KEY, update().codec)) == "ciphertext_digest"
 
 
 @given(u64s, digests)

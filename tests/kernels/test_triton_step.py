@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, tensors
 
 from muster.kernels import (
+    Codec,
     Grid,
     Rule,
     SparseUpdate,
@@ -28,11 +29,11 @@ from muster.kernels import (
     compress_,
     perturb_,
     residual,
-    restore_,
     scale_caps,
+    undo_,
 )
 from muster.kernels.cuda import compress as cuda_compress
-from muster.kernels.cuda import outer as cuda_outer
+from muster.kernels.cuda import step as cuda_step
 from muster.kernels.cuda import tables
 from muster.kernels.cuda.tables import Part
 
@@ -49,7 +50,7 @@ def sent(grid: Grid, k: int, kind: str, count: int) -> list[SparseUpdate]:
         [torch.where(torch.arange(a.numel()).reshape(a.shape) % 2 == 0, a, b) for a, b in zip(left, right, strict=True)]
         for left, right in pairwise(parts)
     ]
-    return [compress(acc, k, grid) for acc in mixed]
+    return [compress(acc, Codec(grid, k)) for acc in mixed]
 
 
 def theta_of(grid: Grid, salt: int) -> list[torch.Tensor]:
@@ -93,7 +94,7 @@ def test_a_perturbation_is_the_references(
     shapes: list[tuple[int, ...]], k: int, kind: str, scale: float, limit: float
 ) -> None:
     grid = Grid(shapes)
-    update = capped(compress(awkward_list(grid, kind, 1), k, grid), [limit] * len(shapes))
+    update = capped(compress(awkward_list(grid, kind, 1), Codec(grid, k)), [limit] * len(shapes))
     theta = theta_of(grid, 7)
     before, expected = [part.clone() for part in theta], [part.clone() for part in theta]
     reference = perturb_(expected, update, scale)
@@ -101,17 +102,17 @@ def test_a_perturbation_is_the_references(
         saved = perturb_(theta, update, scale)
     assert same_lists(theta, expected)
     assert same_lists([saved.values], [reference.values])
-    restore_(expected, saved)
+    undo_(expected, [update], saved)
     assert same_lists(expected, before)
     with on_gpu():
-        restore_(theta, reference)
+        undo_(theta, [update], reference)
     assert same_lists(theta, before)
 
 
 def test_a_scale_limited_to_nothing_takes_the_sign_of_its_code() -> None:
     """−0 − 0 is −0 and −0 − (−0) is +0."""
     grid = Grid([(64,)])
-    update = capped(compress([torch.tensor([1.0, -1.0]).repeat(32)], 4096, grid), [0.0])
+    update = capped(compress([torch.tensor([1.0, -1.0]).repeat(32)], Codec(grid, 4096)), [0.0])
     theta, expected = [torch.full((64,), -0.0)], [torch.full((64,), -0.0)]
     perturb_(expected, update, 1.0)
     assert expected[0].signbit().sum() == 32
@@ -124,7 +125,7 @@ def test_a_scale_limited_to_nothing_takes_the_sign_of_its_code() -> None:
 def test_entries_that_no_update_lists_keep_their_bits(rule: Rule) -> None:
     special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), -0.0, 1.0, -1.0]).repeat(512)
     theta = special.clone().reshape(64, 64)
-    update = compress([torch.eye(64)], 64, Grid([(64, 64)]))
+    update = compress([torch.eye(64)], Codec(Grid([(64, 64)]), 64))
     with on_gpu():
         aggregate_([theta], [update], np.ones((1, 1), F), 1.0, rule)
     untouched = ~torch.eye(64, dtype=torch.bool)
@@ -135,7 +136,7 @@ def test_entries_that_no_update_lists_keep_their_bits(rule: Rule) -> None:
 @pytest.mark.parametrize(("rule", "digest"), GOLDEN_STEPS)
 def test_golden_step(rule: Rule, digest: str) -> None:
     """The very digests of the reference's test."""
-    updates = [compress(tensors(GOLDEN_GRID, salt), 64, GOLDEN_GRID) for salt in range(5)]
+    updates = [compress(tensors(GOLDEN_GRID, salt), Codec(GOLDEN_GRID, 64)) for salt in range(5)]
     caps = scale_caps(updates, 0.9)
     updates = [capped(each, caps) for each in updates]
     theta = tensors(GOLDEN_GRID, 11)
@@ -146,7 +147,7 @@ def test_golden_step(rule: Rule, digest: str) -> None:
 
 def test_updates_of_different_k_are_stepped_by_the_reference() -> None:
     grid = Grid([(64, 64)])
-    updates = [compress(tensors(grid, k), k, grid) for k in (64, 32)]
+    updates = [compress(tensors(grid, k), Codec(grid, k)) for k in (64, 32)]
     theta, expected = tensors(grid, 9), tensors(grid, 9)
     weights = np.ones((2, 1), F)
     aggregate_(expected, updates, weights, 1.0, "mean")
@@ -157,10 +158,10 @@ def test_updates_of_different_k_are_stepped_by_the_reference() -> None:
 
 def test_parameters_that_need_a_gradient_are_stepped() -> None:
     grid = Grid([(64, 64)])
-    update = compress([torch.eye(64)], 64, grid)
+    update = compress([torch.eye(64)], Codec(grid, 64))
     theta = torch.nn.Parameter(torch.zeros(64, 64))
     with on_gpu():
-        restore_([theta], perturb_([theta], update, 0.5))
+        undo_([theta], [update], perturb_([theta], update, 0.5))
         aggregate_([theta], [update], np.ones((1, 1), F), 1.0, "mean")
     assert torch.equal(theta.detach(), -torch.eye(64))
     assert theta.grad is None
@@ -175,11 +176,11 @@ def test_tensors_that_suit_the_gpu_are_handed_to_its_programs() -> None:
         launched.append(of)
         return tables.parts(of)
 
-    with on_gpu(), patch.object(cuda_compress, "parts", parts), patch.object(cuda_outer, "parts", parts):
-        sent = compress(delta, 64, grid)
+    with on_gpu(), patch.object(cuda_compress, "parts", parts), patch.object(cuda_step, "parts", parts):
+        sent = compress(delta, Codec(grid, 64))
         residual(delta, sent)
-        restore_(delta, compress_(delta, error, 0.95, 64, grid))
-        restore_(theta, perturb_(theta, sent, 1.0))
-        assert len(launched) == 6
-        aggregate_(theta, [sent], np.ones((1, 1), F), 1.0, "mean")
+        compress_(delta, error, 0.95, Codec(grid, 64))
+        undo_(theta, [sent], perturb_(theta, sent, 1.0))
+        assert len(launched) == 5
+        undo_(theta, [sent, sent], aggregate_(theta, [sent, sent], np.ones((2, 1), F), 1.0, "mean"))
     assert launched == [grid] * 7

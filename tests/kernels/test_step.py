@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from fractions import Fraction
 from typing import get_args
 
 import numpy as np
@@ -13,42 +11,22 @@ import torch
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, same_bits, tensors, update
+from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, HI, KEPT, LO, SHAPES, one, same_bits, tensors, update
 
 from muster.kernels import (
     Grid,
     Rule,
-    SparseUpdate,
     aggregate_,
     capped,
     clip_weights,
-    norm,
     perturb_,
-    restore_,
     scale_caps,
+    undo_,
 )
-from muster.kernels.outer import divisors
+from muster.kernels.step import divisors
 
 F = np.float32
 RULES = st.sampled_from(get_args(Rule))
-LO, HI = 0.5, 1.0
-"""What codes 0 and 1 of `one(…, 242)` stand for."""
-
-
-def octave(*high: int) -> torch.Tensor:
-    """Scale bytes (tiles, 2) of tiles with these high ones."""
-    return torch.tensor([[max(byte - 8, 0), byte] for byte in high], dtype=torch.uint8)
-
-
-def one(index: int, code: int, scale: int, size: int = 8) -> SparseUpdate:
-    """An update of a vector that keeps one entry; `scale` is the high byte, the low one is an octave less."""
-    return SparseUpdate(
-        grid=Grid([(size,)]),
-        k=1,
-        indices=torch.tensor([index], dtype=torch.int16),
-        codes=torch.tensor([code], dtype=torch.uint8),
-        scales=octave(scale),
-    )
 
 
 def stepped(
@@ -162,7 +140,7 @@ def test_the_learning_rate_is_rounded_to_fp32_first() -> None:
 def test_a_parameter_that_needs_a_gradient_is_stepped() -> None:
     theta = torch.nn.Parameter(torch.zeros(8))
     aggregate_([theta], [one(0, 0, 242)], np.ones((1, 1), F), 1.0, "mean")
-    restore_([theta], perturb_([theta], one(1, 0, 242), 1.0))
+    undo_([theta], [one(1, 0, 242)], perturb_([theta], one(1, 0, 242), 1.0))
     assert theta.tolist() == [-LO, *[0.0] * 7]
     assert theta.grad is None
 
@@ -196,7 +174,7 @@ def test_a_perturbation_is_undone_to_the_bit(shapes: list[tuple[int, ...]], k: i
     saved = perturb_(theta, made, scale)
     for part, was, sent in zip(theta, before, made.dense(), strict=True):
         assert torch.equal(part, was - sent * float(F(scale)))
-    restore_(theta, saved)
+    undo_(theta, [made], saved)
     assert all(same_bits(part, was) for part, was in zip(theta, before, strict=True))
 
 
@@ -204,64 +182,8 @@ def test_a_negative_zero_survives_a_perturbation() -> None:
     theta = torch.full((8,), -0.0)
     saved = perturb_([theta], one(2, 2, 242), 0.5)
     assert theta[2] == LO / 2
-    restore_([theta], saved)
+    undo_([theta], [one(2, 2, 242)], saved)
     assert same_bits(theta, torch.full((8,), -0.0))
-
-
-@given(SHAPES, KEPT)
-def test_the_norm_is_the_exact_one_to_a_rounding(shapes: list[tuple[int, ...]], k: int) -> None:
-    grid = Grid(shapes)
-    made = capped(update(grid, k, 8), [0.01] * len(shapes))
-    for i in range(len(shapes)):
-        exact = sum((Fraction(value) ** 2 for value in made.values(i).tolist()), Fraction(0))
-        assert norm(made, i) == pytest.approx(math.sqrt(exact), rel=1e-15)
-
-
-def test_norms_by_hand() -> None:
-    assert norm(one(0, 3, 250), 0) == 2 * HI
-    assert norm(one(0, 0, 0), 0) == 0.0
-
-
-def test_a_large_update_is_scaled_to_the_lower_median() -> None:
-    updates = [one(0, 0, scale) for scale in (234, 226, 242, 0)]
-    assert clip_weights(updates).tolist() == [[0.5], [1.0], [0.25], [1.0]]
-    assert clip_weights(updates).dtype == F
-    assert clip_weights(updates[:3]).tolist() == [[1.0], [1.0], [0.5]]
-    assert clip_weights(updates[2:]).tolist() == [[0.0], [1.0]]
-
-
-def test_weights_are_per_tensor() -> None:
-    def pair(first: int, second: int) -> SparseUpdate:
-        return SparseUpdate(
-            grid=Grid([(8,), (0,), (4,)]),
-            k=1,
-            indices=torch.zeros(2, dtype=torch.int16),
-            codes=torch.zeros(2, dtype=torch.uint8),
-            scales=octave(first, second),
-        )
-
-    updates = [pair(242, 250), pair(250, 242)]
-    assert clip_weights(updates).tolist() == [[1.0, 1.0, 0.5], [0.5, 1.0, 1.0]]
-    assert scale_caps([*updates, pair(250, 242)], 3.0) == [6.0, math.inf, 3.0]
-
-
-def test_the_cap_follows_the_lower_median_of_the_largest_scales() -> None:
-    updates = [one(0, 1, scale) for scale in (234, 242, 250, 255)]
-    assert scale_caps(updates, 2.0) == [2.0]
-    assert scale_caps(updates, 0.1) == [float(F(0.1))]
-    assert scale_caps(updates[1:], 2.0) == [4.0]
-    assert scale_caps(updates, 0.0) == [math.inf]
-    assert capped(updates[3], scale_caps(updates, 2.0)).values(0).tolist() == [2 * HI]
-    assert capped(updates[0], scale_caps(updates, 2.0)).values(0).tolist() == [HI / 2]
-
-
-def test_tiles_that_hardly_move_do_not_cap_those_that_do() -> None:
-    """Where most rows of an embedding belong to tokens that did not occur, honest updates are not capped."""
-    honest = replace(update(Grid([(256, 64)]), 64, 0), scales=octave(242, 240, 60, 60))
-    spiked = replace(honest, scales=octave(242, 240, 60, 255))
-    caps = scale_caps([honest, honest, spiked], 1.5)
-    assert torch.equal(capped(honest, caps).scale_values(), honest.scale_values())
-    assert capped(spiked, caps).scale_values()[3].tolist() == [1.5, 1.5]
 
 
 @pytest.mark.parametrize(("rule", "digest"), GOLDEN_STEPS)

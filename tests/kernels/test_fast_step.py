@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_STEPS, KEPT, SHAPES, tensors
 
 from muster.kernels import (
+    Codec,
     Grid,
     Rule,
     SparseUpdate,
@@ -25,12 +26,12 @@ from muster.kernels import (
     compress,
     fast,
     perturb_,
-    restore_,
     scale_caps,
+    undo_,
 )
 from muster.kernels.fast import compress as fast_compress
-from muster.kernels.fast import outer as fast_outer
-from muster.kernels.outer import divisors
+from muster.kernels.fast import step as fast_step
+from muster.kernels.step import divisors
 
 F = np.float32
 RULES = st.sampled_from(get_args(Rule))
@@ -43,7 +44,7 @@ def sent(grid: Grid, k: int, kind: str, count: int) -> list[SparseUpdate]:
         [torch.where(torch.arange(a.numel()).reshape(a.shape) % 2 == 0, a, b) for a, b in zip(left, right, strict=True)]
         for left, right in pairwise(parts)
     ]
-    return [compress(acc, k, grid) for acc in mixed]
+    return [compress(acc, Codec(grid, k)) for acc in mixed]
 
 
 @settings(max_examples=60)
@@ -67,7 +68,7 @@ def test_the_step_is_the_references(
     expected = [part.clone() for part in theta]
     aggregate_(expected, updates, weights, 0.65, rule)
     with shared_out(split):
-        fast_outer.aggregate_(theta, updates, weights, 0.65, divisors(rule, count))
+        fast_step.step_(theta, updates, weights, 0.65, divisors(rule, count))
     assert same_lists(theta, expected)
 
 
@@ -76,7 +77,7 @@ def test_a_perturbation_is_the_references(
     shapes: list[tuple[int, ...]], k: int, kind: str, scale: float, split: tuple[int, int]
 ) -> None:
     grid = Grid(shapes)
-    update = capped(compress(awkward_list(grid, kind, 1), k, grid), [0.01] * len(shapes))
+    update = capped(compress(awkward_list(grid, kind, 1), Codec(grid, k)), [0.01] * len(shapes))
     theta = [torch.where(part == 0, -part, part) for part in tensors(grid, 7)]
     before, expected = [part.clone() for part in theta], [part.clone() for part in theta]
     saved = perturb_(expected, update, scale)
@@ -84,19 +85,19 @@ def test_a_perturbation_is_the_references(
         fast_saved = perturb_(theta, update, scale)
     assert same_lists(theta, expected)
     assert same_lists([fast_saved.values], [saved.values])
-    restore_(expected, fast_saved)
+    undo_(expected, [update], fast_saved)
     assert same_lists(expected, before)
     with patch.object(fast, "FAST_ENTRIES", 0), shared_out(split):
-        restore_(theta, saved)
+        undo_(theta, [update], saved)
     assert same_lists(theta, before)
 
 
 def test_entries_that_no_update_lists_keep_their_bits() -> None:
     special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), -0.0, 1.0, -1.0]).repeat(512)
     theta = special.clone().reshape(64, 64)
-    update = fast_compress.compress([torch.eye(64)], 64, Grid([(64, 64)]))
+    update = fast_compress.compress([torch.eye(64)], Codec(Grid([(64, 64)]), 64))
     for rule in get_args(Rule):
-        fast_outer.aggregate_([theta], [update], np.ones((1, 1), F), 1.0, divisors(rule, 1))
+        fast_step.step_([theta], [update], np.ones((1, 1), F), 1.0, divisors(rule, 1))
     untouched = ~torch.eye(64, dtype=torch.bool)
     left, right = theta[untouched], special.reshape(64, 64)[untouched]
     assert torch.equal(left.view(torch.int32), right.view(torch.int32))
@@ -108,7 +109,7 @@ def test_entries_that_no_update_lists_keep_their_bits() -> None:
 def test_golden_step(rule: Rule, digest: str, split: tuple[int, int]) -> None:
     """The very digests of the reference's test, by the public functions."""
     with patch.object(fast, "FAST_ENTRIES", 0), shared_out(split):
-        updates = [compress(tensors(GOLDEN_GRID, salt), 64, GOLDEN_GRID) for salt in range(5)]
+        updates = [compress(tensors(GOLDEN_GRID, salt), Codec(GOLDEN_GRID, 64)) for salt in range(5)]
         caps = scale_caps(updates, 0.9)
         updates = [capped(each, caps) for each in updates]
         theta = tensors(GOLDEN_GRID, 11)
@@ -118,7 +119,7 @@ def test_golden_step(rule: Rule, digest: str, split: tuple[int, int]) -> None:
 
 def test_updates_of_different_k_are_stepped_by_the_reference() -> None:
     grid = Grid([(64, 64)])
-    updates = [compress(tensors(grid, k), k, grid) for k in (64, 32)]
+    updates = [compress(tensors(grid, k), Codec(grid, k)) for k in (64, 32)]
     theta, expected = tensors(grid, 9), tensors(grid, 9)
     weights = np.ones((2, 1), F)
     aggregate_(expected, updates, weights, 1.0, "mean")
@@ -129,10 +130,10 @@ def test_updates_of_different_k_are_stepped_by_the_reference() -> None:
 
 def test_parameters_that_need_a_gradient_are_stepped() -> None:
     grid = Grid([(64, 64)])
-    update = compress([torch.eye(64)], 64, grid)
+    update = compress([torch.eye(64)], Codec(grid, 64))
     theta = torch.nn.Parameter(torch.zeros(64, 64))
     with patch.object(fast, "FAST_ENTRIES", 0):
-        restore_([theta], perturb_([theta], update, 0.5))
+        undo_([theta], [update], perturb_([theta], update, 0.5))
         aggregate_([theta], [update], np.ones((1, 1), F), 1.0, "mean")
     assert torch.equal(theta.detach(), -torch.eye(64))
     assert theta.grad is None

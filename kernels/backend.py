@@ -1,0 +1,73 @@
+"""Which code computes: chosen once, by device and size, so that no operation asks again.
+
+A back end is a module with the operations of `Backend`. All of them make the same bits; `muster.kernels.reference` says
+which. The public functions (`muster.kernels.compress`, `muster.kernels.step`) check what they are given and hand it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from muster.kernels import cuda, fast, reference
+from muster.kernels.codec import Codec
+from muster.kernels.undo import Undo
+from muster.kernels.update import SparseUpdate
+
+
+class Backend(Protocol):
+    """The operations whose work grows with the model. Every tensor of θ, Δ and e is contiguous fp32 on one device."""
+
+    def compress(self, acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
+        """The largest entries of each tile of `acc`, which is only read; ValueError where one is not finite."""
+
+    def compress_(self, delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
+        """The same of a = fl(fl(decay · error) + delta); delta := fl(a − Δ̂), `error` is only read.
+
+        ValueError where a value is not finite; `delta` is void then.
+        """
+
+    def subtract_(self, theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
+        """theta −= fl(fl32(factor) · Δ̂); what was there, fp32 (N,) in the update's order, or nothing unless `save`."""
+
+    def step_(
+        self,
+        theta: Sequence[Tensor],
+        updates: Sequence[SparseUpdate],
+        weights: npt.NDArray[np.float32],
+        lr: float,
+        divisors: npt.NDArray[np.float32],
+    ) -> Undo:
+        """The outer step of updates of one codec; see `muster.kernels.step.aggregate_`."""
+
+    def put_(self, theta: Sequence[Tensor], updates: Sequence[SparseUpdate], undo: Undo) -> None:
+        """theta := the old bits at what the updates, of one codec, list; ValueError where the log is of others.
+
+        θ is void then.
+        """
+
+
+def choose(device: torch.device, entries: int) -> Backend:
+    """The back end for tensors of so many entries in all on a device."""
+    if device.type == "cpu" and fast.suits(entries):
+        from muster.kernels.fast import operations as compiled  # noqa: PLC0415 - takes a while to load
+
+        return compiled
+    if device.type == "cuda" and cuda.suits():
+        from muster.kernels.cuda import operations as programs  # noqa: PLC0415 - needs Triton
+
+        return programs
+    return reference
+
+
+def backend_of(tensors: Sequence[Tensor]) -> Backend:
+    """The back end for these tensors; the reference alone takes tensors of several devices, or none."""
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) != 1:
+        return reference
+    return choose(devices.pop(), sum(tensor.numel() for tensor in tensors))

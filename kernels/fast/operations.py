@@ -1,0 +1,6 @@
+"""The compiled loops as one of the back ends of `muster.kernels.backend`."""
+
+from muster.kernels.fast.compress import compress, compress_, subtract_
+from muster.kernels.fast.step import put_, step_
+
+__all__ = ["compress", "compress_", "put_", "step_", "subtract_"]

@@ -130,7 +130,7 @@ async def test_what_is_built_says_what_was_done_and_opens_with_its_key() -> None
     assert (header.windows, header.data_digest) == (len(windows), data_digest(windows))
     assert header.possession == one.replica.possession(one.tip.opening.possess.value, ME.public, 0)
     assert header.ciphertext_digest == blake3(ciphertext).digest()
-    assert wire.open(header, ciphertext, made.key, one.tip.layout, SPEC.sparse.k).identical(update)
+    assert wire.open(header, ciphertext, made.key, one.tip.codec).identical(update)
 
 
 async def test_a_submission_that_is_put_twice_is_the_same_object() -> None:

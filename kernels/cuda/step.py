@@ -33,8 +33,7 @@ def step_(
     3 bytes an entry. So does the undo log, which stays there: each tile writes into room for all that R updates can
     list of it, and what it wrote is then moved together.
     """
-    device, codec = theta[0].device, updates[0].codec
-    grid, k = codec.grid, codec.k
+    device, grid, k = theta[0].device, updates[0].grid, updates[0].k
     begin, alpha, table = starts(grid, k, device), number(lr, device), torch.from_numpy(divisors).to(device)
     total, listed = torch.zeros(2, INSTANCES, TILE, device=device)
     room = min(len(updates) * k, TILE)

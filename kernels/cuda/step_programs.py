@@ -57,7 +57,7 @@ def step_tiles(
 ) -> None:
     """The outer step of one tensor of so many tiles, shared between instances; see `muster.kernels.step.aggregate_`.
 
-    (indices, codes) are (updates, entries), scales (updates, tiles, 2), of this tensor alone; factors fp32 (updates, 2):
+    (indices, codes) are (updates, entries), scales (updates, tiles, 2), of this tensor alone; factors (updates, 2):
     limit and weight; alpha fp32 (1,), divisors fp32 (updates + 1,), by number of senders. scratch, fp32 (instances, 2,
     TILE), is all 0 before and after: sums and numbers of senders, in the cache of the GPU. A tile has KEPT entries.
     saved (tiles, room) := the old bits of what is touched; counts, of the whole grid, := how many each tile has.

@@ -1,4 +1,4 @@
-"""Compression on the GPU in one pass, and what is taken off θ there or put back; see `muster.kernels.cuda.programs`."""
+"""Compression on the GPU in one pass, and what is taken off θ there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from muster.kernels.codec import Codec
-from muster.kernels.cuda.programs import OPTIONS, compress_tiles, subtract_tiles
+from muster.kernels.cuda.compress_programs import compress_tiles
+from muster.kernels.cuda.language import OPTIONS
+from muster.kernels.cuda.step_programs import subtract_tiles
 from muster.kernels.cuda.tables import bound_table, number, on_device_of, parts, scale_table, starts, widest
 from muster.kernels.update import SparseUpdate
 

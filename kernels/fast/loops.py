@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from muster.kernels.fast.jit import Bits, Bytes, Doubles, Floats, Longs, Matrix, Rule, Shorts, jit
+from muster.kernels.fast.jit import Bits, Bytes, Counts, Doubles, Floats, Longs, Matrix, Rule, Shorts, jit
 from muster.kernels.grid import TILE
 
 _GROUPS = 512
@@ -24,8 +24,7 @@ _MEMBERS = TILE // _GROUPS
 _STRIP = 16
 """Tiles side by side that are read at once: rows of 4 KiB take half the time that rows of 256 bytes take, and the
 strip still fits a core's cache."""
-_MAGNITUDE = np.int32(0x7FFFFFFF)
-_INFINITY = 0x7F800000
+_MAGNITUDE, _INFINITY = np.int32(0x7FFFFFFF), 0x7F800000
 _MANTISSA_BITS = 24
 
 
@@ -232,8 +231,7 @@ def compress_tiles(
     some, indices = np.empty(TILE + 1, np.int32), np.empty(TILE + 1, np.int32)
     values, places = np.empty(TILE, np.float32), np.empty(TILE, np.int64)
     levels, one = np.empty(4, np.float32), np.float32(1)
-    across = -(-matrix[1] // matrix[3])
-    tile = tiles[0]
+    across, tile = -(-matrix[1] // matrix[3]), tiles[0]
     while tile < tiles[1]:
         strip = min(_STRIP, tiles[1] - tile, across - tile % across)
         if in_place:
@@ -262,14 +260,29 @@ def compress_tiles(
 
 
 @jit
-def _log(before: Floats, listed: Floats, size: int, old: Floats) -> int:
-    """The first of `old` := what a tile of `size` entries had before where it is listed; returns how many."""
-    count = 0
-    for i in range(size):
-        # Written always and counted at times: no branch to guess wrong.
-        old[count] = before[i]
-        count += listed[i] > 0
-    return count
+def _add(
+    indices: Shorts, codes: Bytes, levels: Floats, sums: Floats, by: Floats, counts: tuple[Counts, Floats]
+) -> None:
+    """sums += a tile's terms; by := how many each place has, or its divisor; counts = (how many, table or none)."""
+    for j in range(len(indices)):
+        # Unsigned: no look whether it counts from the end.
+        place = np.uint64(indices[j])
+        sums[place] += levels[codes[j]]
+        if len(counts[1]) == 0:
+            by[place] += np.float32(1)
+        else:
+            # Looked up here, per entry: per coordinate, the last loop would take three times as long.
+            counts[0][place] += np.uint32(1)
+            by[place] = counts[1][counts[0][place]]
+
+
+@jit
+def _move(line: Floats, sums: Floats, by: Floats, alpha: np.float32) -> None:
+    """line −= alpha · (sums / by) where by > 0; `sums`, which nobody needs any more, := what line was."""
+    for i in range(len(line)):
+        old, step = line[i], sums[i] / by[i]
+        line[i] = old - alpha * step if by[i] > 0 else old
+        sums[i] = old
 
 
 @jit
@@ -292,11 +305,10 @@ def step_tiles(
     divisors (R + 1,), all but the first > 0. log := old bits (room for one more), and how many each of these tiles has.
     """
     total, divided = np.zeros((_STRIP, TILE), np.float32), np.zeros((_STRIP, TILE), np.float32)
-    listed, levels, one = np.zeros(TILE, np.uint32), np.empty(4, np.float32), np.float32(1)
+    listed, levels = np.zeros(TILE, np.uint32), np.empty(4, np.float32)
     # Where the divisors are the numbers of senders, as for "sender_mean", no table has to be read.
-    counting = bool(np.all(divisors[1:] == np.arange(1, len(divisors))))
-    across = -(-matrix[1] // matrix[3])
-    tile, saved = tiles[0], 0
+    table = divisors[:0] if np.all(divisors[1:] == np.arange(1, len(divisors))) else divisors
+    across, tile, saved = -(-matrix[1] // matrix[3]), tiles[0], 0
     while tile < tiles[1]:
         strip = min(_STRIP, tiles[1] - tile, across - tile % across)
         for n in range(strip):
@@ -307,34 +319,23 @@ def step_tiles(
                 low, high = scales[sent[2][update, here, 0]], scales[sent[2][update, here, 1]]
                 _levels(min(low, limits[update]), min(high, limits[update]), weights[update], levels)
                 indices, codes = sent[0][update, first:last], sent[1][update, first:last]
-                for j in range(len(indices)):
-                    # Unsigned: no look whether it counts from the end.
-                    place = np.uint64(indices[j])
-                    sums[place] += levels[codes[j]]
-                    if counting:
-                        by[place] += one
-                    else:
-                        # Looked up here, per entry: per coordinate, the last loop would take three times as long.
-                        listed[place] += np.uint32(1)
-                        by[place] = divisors[listed[place]]
+                _add(indices, codes, levels, sums, by, (listed, table))
             listed[:] = 0
         begin, height, columns = _strip(matrix, tile, strip)
         for row in range(height):
             for n in range(strip):
                 at, width = begin + row * matrix[1] + n * matrix[3], min(matrix[3], columns - n * matrix[3])
-                line, sums = theta[at : at + width], total[n, row * width : (row + 1) * width]
-                by = divided[n, row * width : (row + 1) * width]
-                for i in range(width):
-                    old, step = line[i], sums[i] / by[i]
-                    line[i] = old - alpha * step if by[i] > 0 else old
-                    sums[i] = old  # whose place nobody needs any more, and which lies tile by tile
+                line = slice(row * width, (row + 1) * width)
+                _move(theta[at : at + width], total[n, line], divided[n, line], alpha)
         for n in range(strip):
             _, height, width = _tile(matrix, tile + n)
-            count = _log(total[n], divided[n], height * width, log[0][saved:])
-            log[1][tile + n - tiles[0]] = count
-            saved += count
-        total[:strip] = 0
-        divided[:strip] = 0
+            log[1][tile + n - tiles[0]] = -saved
+            for i in range(height * width):
+                # Written always and counted at times: no branch to guess wrong.
+                log[0][saved] = total[n, i]
+                saved += divided[n, i] > 0
+            log[1][tile + n - tiles[0]] += saved
+        total[:strip], divided[:strip] = 0, 0
         tile += strip
 
 

@@ -13,6 +13,7 @@ from muster.kernels.codec import Codec
 from muster.kernels.fast.compress import limit
 from muster.kernels.fast.jobs import SCALE_TABLE, Tiles, flat, jobs_of, run
 from muster.kernels.fast.loops import put_tiles, step_tiles
+from muster.kernels.grid import Grid
 from muster.kernels.undo import Undo
 from muster.kernels.update import SparseUpdate
 
@@ -26,9 +27,8 @@ def step_(
 ) -> Undo:
     """What `muster.kernels.aggregate_` does, for updates of one codec.
 
-    `divisors` are the rule's (`muster.kernels.step.divisors`). A job's entries of all updates are brought together
-    first: 3 bytes each, R · k entries a tile. The undo log is written into room for as many values as R updates can
-    list, R · k a tile, and moved together in it.
+    A job's entries of all updates are brought together first: 3 bytes each, R · k entries a tile. The undo log is
+    written into room for as many values as R updates can list, and moved together in it.
     """
     codec = updates[0].codec
     grid, starts = codec.grid, codec.grid.entry_starts(codec.k)
@@ -63,10 +63,7 @@ def step_(
 
     run(grid, work)
     log = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    for (i, tiles), room in rooms.items():
-        first = grid.tensor_tiles[i][0]
-        begin, end = log[first + tiles[0]], log[first + tiles[1]]
-        old[begin:end] = old[room.start : room.start + end - begin]
+    _move_together(grid, old, rooms, log)
     return Undo(values[: log[-1]], log)
 
 
@@ -80,6 +77,16 @@ def _rooms(codec: Codec, updates: int) -> dict[tuple[int, Tiles], slice]:
         rooms[i, tiles] = slice(at, at + size)
         at += size
     return rooms
+
+
+def _move_together(
+    grid: Grid, old: npt.NDArray[np.float32], rooms: dict[tuple[int, Tiles], slice], log: npt.NDArray[np.int64]
+) -> None:
+    """The old bits of all jobs, one after the other, from the beginning of `old`."""
+    for (i, tiles), room in rooms.items():
+        first = grid.tensor_tiles[i][0]
+        begin, end = log[first + tiles[0]], log[first + tiles[1]]
+        old[begin:end] = old[room.start : room.start + end - begin]
 
 
 def put_(theta: Sequence[Tensor], updates: Sequence[SparseUpdate], undo: Undo) -> None:

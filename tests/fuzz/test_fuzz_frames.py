@@ -13,7 +13,7 @@ import torch
 from fuzz import fuzz_frames
 from fuzz.fuzz_frames import ACCEPTED, CASES, MEMORY_BYTES, REASONS, batch, check_valid, honest
 
-from muster.kernels import decode
+from muster.kernels import Codec, decode
 
 SCRIPT = Path(fuzz_frames.__file__)
 
@@ -40,7 +40,7 @@ def test_memory_above_the_cap_cannot_be_had() -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("part", ["indices", "codes", "scales"])
 def test_an_update_that_breaks_a_rule_is_noticed(name: str, part: str) -> None:
-    made = decode(honest(name, 1), *CASES[name])
+    made = decode(honest(name, 1), Codec(*CASES[name]))
     check_valid(made)
     made = replace(made, codes=torch.ones_like(made.codes))
     broken = getattr(made, part).clone()

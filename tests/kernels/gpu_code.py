@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from muster.kernels import Codec, Grid, perturb_
-from muster.kernels.cuda import compress, programs, step
+from muster.kernels.cuda import compress, language, step
 
 POINTERS = {
     torch.float32: "*fp32",
@@ -37,14 +37,14 @@ CAPABILITY = 80
 class Compiled:
     """Stands in for a program: launched, it is compiled for the arguments' types, and for those of a huge tensor."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self._name, self._folder, self._function = name, folder, getattr(programs, name)
+    def __init__(self, name: str, folder: Path, function: Any) -> None:
+        self._name, self._folder, self._function = name, folder, function
 
     def __getitem__(self, instances: tuple[int]) -> Callable[..., None]:
         return self._compile
 
     def _compile(self, *values: Any, num_warps: int = 4, **named: Any) -> None:
-        options = {key: named.pop(key) for key in programs.OPTIONS} | {"num_warps": num_warps}
+        options = {key: named.pop(key) for key in language.OPTIONS} | {"num_warps": num_warps}
         fixed = [
             self._function.params[i].name for i in range(len(values)) if self._function.params[i].do_not_specialize
         ]
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
     for module in (compress, step):
         for name in ("compress_tiles", "step_tiles", "subtract_tiles", "put_tiles", "put_listed_tiles"):
             if hasattr(module, name):
-                setattr(module, name, Compiled(name, folder))
+                setattr(module, name, Compiled(name, folder, getattr(module, name)))
     grid = Grid([(130, 200), (5000,), ()])
     sent, weights = update(grid, 64, 0), np.ones((1, len(grid.shapes)), np.float32)
     compress.compress(tensors(grid, 0), Codec(grid, 64))

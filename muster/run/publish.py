@@ -92,7 +92,8 @@ def _check_chain(made: RunFile, chain: ChainSpec) -> None:
         made.check_chain(chain)
     except ConfigError as error:
         raise ConfigError(
-            f"the spec is for {chain}; publish it there (--netuid), or make it anew with `muster spec new --netuid`"
+            f"the spec is for {chain}; publish it there, or make one for this chain with `muster spec new` "
+            "(--netuid, --chain)"
         ) from error
 
 

@@ -371,12 +371,12 @@ async def load_checkpoint(store: Store, tip: Tip, record: Record, manifest: Mani
     """θ before a record that pins a checkpoint; `tip` is the one it was made at, `manifest` the checkpoint's if read.
 
     Raises:
-        LedgerError: the checkpoint is not the pinned one, is of another tip, or its θ does not have the record's root.
+        LedgerError: the checkpoint is not the pinned one, or its θ does not have the record's root.
         StorageError: it cannot be read.
     """
     manifest = manifest or await read_pinned(store, tip, record)
-    if (manifest.round, manifest.outer_step, manifest.tip) != (tip.round, tip.outer_step, ledger.tip_info(tip)):
-        raise LedgerError(f"the checkpoint of round {tip.round} is of another tip than the ledger's")
+    if (manifest.round, manifest.outer_step) != (tip.round, tip.outer_step):
+        raise LedgerError(f"the checkpoint of round {tip.round} is of another round or outer step")
 
     async def read(shard: ShardInfo) -> bytes:
         key = paths.checkpoint(tip.run_id, tip.round, shard.name)

@@ -44,6 +44,20 @@ async def test_members_have_uids_in_order_and_whoever_has_stake_a_permit(
     assert [await client.register(member) for member in subnet.members] == [0, 1, 2, 3]
 
 
+async def test_the_chain_says_which_it_is(subnet: Subnet, client: BittensorChain) -> None:
+    origin = await client.origin()
+    assert (origin.kind, origin.netuid) == ("bittensor", subnet.netuid)
+    assert origin.genesis == (await client.block(0)).hash
+    assert 0 < origin.registered <= (await client.head()).number
+    space = await client.commit_space()
+    assert space is not None
+    assert (space.bytes, space.blocks) == (3100, TEMPO)
+    nobodys = BittensorChain((subnet.chain.url,), 60_000)
+    with pytest.raises(ChainError, match="no subnet 60000"):
+        await nobodys.origin()
+    await nobodys.close()
+
+
 async def test_a_stranger_is_told_how_to_register_and_may_do_nothing(client: BittensorChain) -> None:
     with pytest.raises(NotRegistered, match=r"btcli subnets register --netuid"):
         await client.register(STRANGER)

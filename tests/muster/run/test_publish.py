@@ -71,7 +71,7 @@ async def test_a_spec_is_published_on_its_own_chain_only(
     tmp_path: Path, made_for: int | None, netuid: int | None
 ) -> None:
     file = run_file(str(tmp_path / "run"), None, netuid, ENDPOINTS)
-    with pytest.raises(ConfigError, match=r"the spec is for .*; publish it there .* or make it anew"):
+    with pytest.raises(ConfigError, match=r"the spec is for .*; publish it there, or make one for this chain"):
         await publish_run(make_spec(tmp_path, netuid=made_for), str(tmp_path / "run"), file, {})
     assert not (tmp_path / "run").exists()
 

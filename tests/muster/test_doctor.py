@@ -27,7 +27,7 @@ from muster.run.folder import RunDirectory
 CONFIG, STORAGE, CHAIN, DATA, IDENTITY = 3, 4, 5, 7, 9
 NAMES = [
     "software", "gpu", "speed", "memory", "disk", "clock", "bucket", "bandwidth", "chain", "registration", "location",
-    "leader", "run", "text", "key",
+    "anchors", "leader", "run", "text", "key",
 ]  # fmt: skip
 
 
@@ -66,7 +66,9 @@ class TestInOrder:
         assert list(findings) == NAMES
         assert failures(findings) == {}
         assert exit_status(findings.values()) == 0
-        assert {name for name, found in findings.items() if found.status is Status.SKIPPED} == {"clock", "bandwidth"}
+        assert {name for name, found in findings.items() if found.status is Status.SKIPPED} == {
+            "clock", "bandwidth", "anchors",
+        }  # fmt: skip
         assert picture(run.path) == before
 
     def test_a_bucket_on_a_server_is_ready(self, remote: RunDirectory, bucket: Bucket) -> None:
@@ -185,7 +187,7 @@ class TestRunAndKey:
         assert findings["software"].status is Status.OK
         skipped = [name for name in NAMES if findings[name].status is Status.SKIPPED]
         assert {"memory", "bucket", "registration", "location", "text"} <= set(skipped)
-        assert all("see run" in findings[name].text for name in skipped if name != "clock")
+        assert all("see run" in findings[name].text for name in skipped if name not in ("clock", "anchors"))
 
     def test_wrong_run_id(self, run: RunDirectory) -> None:
         file = run.file.model_copy(update={"run_id": "0" * 64})

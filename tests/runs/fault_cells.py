@@ -267,6 +267,7 @@ JOINING = tuple(
     Place(f"{who} {what} to join", who, operation, key, kinds, bound, miss=miss)
     for who, bound, miss in ((MINER, Bound.SEAL, {**GONE, "lost": ABSENT}), (LEADER, Bound.LEADER, {}))
     for what, operation, key, kinds in (
+        ("asks which chain it is", "chain.origin", "", ASK),
         ("registers", "chain.register", "", WRITE),
         ("asks who is there", "chain.snapshot", "", ASK),
         ("asks for the head", "chain.head", "", ASK),

@@ -76,6 +76,7 @@ CALLS: dict[str, Call] = {
     "store.download": lambda b: b.store.download(KEY, b.target, max_bytes=100, deadline=60),
     "store.head": lambda b: b.store.head(KEY, deadline=60),
     "store.list": lambda b: b.store.list("run/", deadline=60),
+    "chain.origin": lambda b: b.chain.origin(),
     "chain.head": lambda b: b.chain.head(),
     "chain.next_block": lambda b: b.chain.next_block(2),
     "chain.block": lambda b: b.chain.block(3),

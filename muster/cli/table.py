@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, Command | Group] = {
             "show": Command("muster.cli.spec:show", "Print a preset, template or run spec with what follows from it."),
             "new": Command(
                 "muster.cli.spec:new",
-                "Fill genesis and data into a template: from then on it is one particular run.",
+                "Fill genesis, chain and data into a template: from then on it is one particular run.",
             ),
         },
     ),

@@ -38,7 +38,8 @@ LAG = SPEC.gauntlet.lag
 def tip_at(round_: int) -> Tip:
     """The ledger with that round open."""
     tip = open_tip()
-    return replace(tip, history=replace(tip.history, genesis=SPEC, specs=(SPEC,)), opening=replace(tip.opening, round=round_))
+    history = replace(tip.history, genesis=SPEC, specs=(SPEC,))
+    return replace(tip, history=history, opening=replace(tip.opening, round=round_))
 
 
 def scores_file(validator: Identity, round_: int, *judged: str, run_id: bytes | None = None) -> bytes:

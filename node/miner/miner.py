@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,17 +20,19 @@ from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower
-from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.ledger.reader import BULK_DEADLINE, FoundSeal
+from muster.node.miner.answering import answer, answered
 from muster.node.miner.inner import InnerTrainer, RoundLost, TrainResult
 from muster.node.miner.memory import Made, Memory, load_memory, save_memory
 from muster.node.replica import Replica
-from muster.protocol import paths, wire
+from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Role
 from muster.protocol.rules.assignment import assigned, data_digest, share
 from muster.protocol.spec.layout import AEAD_TAG_BYTES
-from muster.protocol.wire import Header, Seal
+from muster.protocol.types import Block
+from muster.protocol.wire import Header
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,9 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
+        self._sent: int | None = None
+        self._sending = False
+        self._refused: set[bytes] = set()
 
     def role(self) -> Role:
         """A miner mines."""
@@ -136,23 +141,44 @@ class Miner(Follower):
         """Training stops before θ moves under it."""
         await self.stop_training()
 
-    async def publish_key(self, seal: Seal) -> None:
-        """Show the key of the sealed submission, if it is this very one that was sealed; fit to be done twice.
+    async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:
+        """The first seal that this submission's key may answer; the journal says what is wrong with any other.
+
+        Raises:
+            StorageError: the own bucket does not show which seal was answered before.
+        """
+        made, tip = self.made, self._tip
+        if made is None:
+            return None
+        signed, _ = wire.decode(made.submission, tip.run_id)
+        for one in found:
+            if one.digest in self._refused:
+                continue
+            problem = ledger.unanswerable(tip, one.seal, self.public, signed.digest, head)
+            if not problem or one.digest == await answered(self.context.bucket, tip):
+                return one
+            self._refused.add(one.digest)
+            if not one.seal.sealed(self.public):
+                continue  # it came too late for this seal, with which nothing is wrong
+            log.warning("a seal of round %d is not answered: %s", tip.round, problem)
+            self.note("seal_refused", round=tip.round, seal=one.digest.hex(), problem=problem)
+        return None
+
+    async def publish_key(self, found: FoundSeal) -> None:
+        """Show the key, for the one seal that this miner answers in this round; fit to be done twice.
 
         Raises:
             StorageError: the bucket did not take it.
         """
         made, tip = self.made, self._tip
-        if made is None or made.round != seal.round:
-            return
-        signed, _ = wire.decode(made.submission, tip.run_id)
-        if (self.public, signed.digest) not in seal.headers:
-            self.note("sealed_other", round=seal.round)
-            return
+        assert made is not None, "a seal is chosen by what is made"
+        seal = await answer(self.context.bucket, tip, found)
         self.context.faults.trip("submit.before_key")
-        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, made.key)
-        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
-        self.note("key", round=seal.round)
+        data = wire.encode_key(self.context.identity, tip.run_id, tip.round, made.key, seal)
+        await self.context.bucket.put(paths.key(tip.run_id, tip.round), data)
+        self.note("key", round=tip.round)
+        if self._sent != tip.round and not self._sending:  # an earlier life ended between head and payload
+            await self._put_submission(tip, made)
 
     async def _make(self, tip: Tip) -> Made | None:
         """The round's work in the slot of now; None where there is none to send, and the journal says why."""
@@ -175,19 +201,22 @@ class Miner(Follower):
     async def _send(self, tip: Tip, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
         chain = self.context.chain
-        while not await self._put(tip, made):
-            head = await chain.head()
-            await chain.next_block(head.number)
-            if self._tip is not tip:
-                return
+        self._sending = True
+        try:
+            while not await self._put(tip, made):
+                head = await chain.head()
+                await chain.next_block(head.number)
+                if self._tip is not tip:
+                    return
+        finally:
+            self._sending = False
         self.note("submitted", round=tip.round, bytes=len(made.submission), values=tip.layout.kept(tip.spec.sparse.k))
 
     async def _put(self, tip: Tip, made: Made) -> bool:
         """Upload the submission; False where the store failed and it is worth trying again."""
         try:
             self.context.faults.trip("submit.before_put")
-            key = paths.submission(tip.run_id, made.round)
-            await self.context.bucket.put(key, made.submission, deadline=UPLOAD_DEADLINE)
+            await self._put_submission(tip, made)
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):
@@ -195,6 +224,18 @@ class Miner(Follower):
                 self.note("trouble", round=made.round, problem=f"the submission is not up yet: {error}")
             return False
         return True
+
+    async def _put_submission(self, tip: Tip, made: Made) -> None:
+        """The head, which is what has to be there in time for the seal, and then the payload.
+
+        Raises:
+            StorageError: the bucket did not take both.
+        """
+        signed, ciphertext = wire.decode(made.submission, tip.run_id)
+        bucket = self.context.bucket
+        await bucket.put(paths.head(tip.run_id, made.round), signed.head)
+        await bucket.put(paths.payload(tip.run_id, made.round), ciphertext, deadline=UPLOAD_DEADLINE)
+        self._sent = made.round
 
     def _work(self, tip: Tip, uid: int, stop: threading.Event) -> Made | None:
         """In a thread, one at a time: train, compress, remember; None where the round was over first.

@@ -101,7 +101,7 @@ async def digests(run: RunDirectory) -> list[Anchor]:
     try:
         store = buckets.bucket(f"dir:{OPERATOR.name}")
         run_id, tensors = run.history.run_id, len(layout_of(genesis.model).shapes)
-        keys = [paths.record(run_id, round_) for round_ in range(ROUNDS + 1)]
+        keys = [(await store.list(paths.records(run_id, round_)))[0].key for round_ in range(ROUNDS + 1)]
         found = [await store.get(key, max_bytes=wire.MAX_BODY_BYTES) for key in keys]
         records = [wire.decode_record(data, run_id, tensors) for data in found]
         return [Anchor(record.round, digest) for record, digest in records]

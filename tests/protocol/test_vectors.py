@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from muster.kernels import encode
 from muster.protocol import wire
@@ -60,13 +61,16 @@ def test_every_object_is_signed() -> None:
     """Not by trusting the maker: each object is read with the run id of the canonical spec in the file."""
     run_id = RunSpec.from_bytes(VECTORS["spec"]["canonical"].encode()).run_id()
     assert run_id.hex() == VECTORS["spec"]["run_id"]
-    signed, _ = wire.decode(bytes.fromhex(VECTORS["submission"]["object"]), run_id)
-    assert signed.digest.hex() == VECTORS["submission"]["digest"]
+    signed = wire.decode_head(bytes.fromhex(VECTORS["head"]["object"]), run_id)
+    ciphertext = bytes.fromhex(VECTORS["payload"]["object"])
+    assert blake3(ciphertext).digest() == signed.header.ciphertext_digest
     readers: dict[str, Callable[[bytes], object]] = {
+        "head": lambda data: wire.decode_head(data, run_id),
         "seal": lambda data: wire.decode_seal(data, run_id),
         "record": lambda data: wire.decode_record(data, run_id, len(VECTORS["layout"]["tensors"])),
         "amendment": lambda data: wire.decode_amendment(data, run_id),
         "hello": lambda data: wire.decode_hello(data, run_id),
+        "proof": lambda data: wire.decode_proof(data, run_id),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():
@@ -83,8 +87,20 @@ def test_pinned_bytes_that_no_longer_serve_are_made_again() -> None:
     again = maker().make_vectors(VECTORS["pinned"] | spoiled)
     for section in ("layout", "codec", "outer", "roots"):
         assert again[section] == VECTORS[section]
-    assert again["submission"]["digest"] == VECTORS["submission"]["digest"]
-    assert again["submission"]["object"] != VECTORS["submission"]["object"]
+    for kind in ("amendment", "hello"):
+        assert again[kind]["digest"] == VECTORS[kind]["digest"]
+        assert again[kind]["object"] != VECTORS[kind]["object"]
+    assert again["head"]["digest"] != VECTORS["head"]["digest"], "that of a head covers its signature"
+
+
+def test_a_key_answers_the_seal() -> None:
+    run_id = bytes.fromhex(VECTORS["spec"]["run_id"])
+    head = wire.decode_head(bytes.fromhex(VECTORS["head"]["object"]), run_id)
+    key = wire.decode_key(bytes.fromhex(VECTORS["key"]["object"]), run_id, 0, head.header.public)
+    assert key.seal.hex() == VECTORS["seal"]["digest"]
+    assert key.payload_key.hex() == VECTORS["payload"]["payload_key"]
+    seal, _ = wire.decode_seal(bytes.fromhex(VECTORS["seal"]["object"]), run_id)
+    assert seal.lists(head.header.public, bytes.fromhex(VECTORS["head"]["digest"]))
 
 
 def test_payloads_are_pinned_for_decoding_only() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from fault_cells import (
     ABSENT,
+    AGEING,
     ARRIVAL,
     COMING,
     FOLLOWER,
@@ -35,7 +36,6 @@ from run_builders import MAX_BYTES, Ledger
 from muster.lab.faults import Kind, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
-from muster.protocol import paths
 from muster.protocol.spec import RunSpec
 from muster.testnet.cast import Cast
 
@@ -123,6 +123,23 @@ def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, 
         assert measured == (seated if round_ == LAST else {miner.hotkey for miner in ground.cast.miners})
 
 
+@pytest.mark.parametrize("kind", ["error", "slow"])
+@pytest.mark.parametrize("place", AGEING, ids=str)
+def test_a_seal_that_is_public_too_late_costs_its_round_and_no_more(place: Place, kind: Kind, grounds: Grounds) -> None:
+    """Nobody answers it, so nobody is in; its leader signs no other, and the next round is like any."""
+    ground, _ = grounds(HASTY)
+    assert ground.spec.clock.seal_age < Times.TEN_BLOCKS.value
+    script = Script([*place.also, place.fault(kind, Times.TEN_BLOCKS)])
+    run = ground.play(script, ROUNDS)
+    assert script.unfired() == []
+    reasons = [Ledger(run).reasons(ground.cast, round_) for round_ in range(ROUNDS)]
+    assert set(reasons[0].values()) == {"key_missing"}
+    assert [set(r.values()) for r in reasons[1:]] == [{""}] * (ROUNDS - 1)
+    assert len(run.state_roots) == ROUNDS
+    for miner in ground.cast.miners:
+        assert [event["round"] for event in run.events(miner.name, "seal_refused")] == [0]
+
+
 def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
     ledger, first = Ledger(run), min(misses, default=ROUNDS)
@@ -141,7 +158,7 @@ def check_reasons(run: SimulatedRun, cast: Cast, misses: Mapping[int, str | None
 def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
     """Scores steer the next round, unless they came later than it waits; none is published twice."""
     steered = [scores.round for scores in Ledger(run).record(1).scores]
-    late = cell.place.bound in (Bound.SCORE, Bound.STEER) and cell.costs(spec)
+    late = cell.place.bound in (Bound.SCORE, Bound.EVALUATE, Bound.STEER) and cell.costs(spec)
     assert steered == ([] if late else [0] * len(spec.genesis.leaders))
     for i in range(len(spec.genesis.leaders)):
         scored = [event["round"] for event in run.events(f"validator-{i}", "scored")]
@@ -153,10 +170,11 @@ def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
     """What fails at a bystander changes nothing for others, and in the end it has mirrored every round."""
     for name in set(run.participants) - {FOLLOWER}:
         assert told(run, name) == told(faultless, name), name
-    names = (paths.record, paths.seal, paths.bundle)
-    for key in [name(run.spec.run_id(), round_) for name in names for round_ in range(ROUNDS)]:
-        there, mirrored = (read(run, f"mem:operator-{i}", key) for i in range(2))
-        assert mirrored == there, key
+    for kind in ("records/0", "seals/0", "bundles/0"):
+        there, mirrored = (objects(run, f"mem:operator-{i}", f"{run.spec.run_id().hex()}/{kind}") for i in range(2))
+        kept = {key: data for key, data in there.items() if "-" in key}  # but for what a leader keeps for itself
+        assert len(kept) >= ROUNDS
+        assert mirrored == kept
 
 
 def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
@@ -164,6 +182,11 @@ def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
     return [(event["time"], event["event"], event.get("round")) for event in run.journals[name]]
 
 
-def read(run: SimulatedRun, location: str, key: str) -> bytes:
-    """An object as it lies in a bucket."""
-    return asyncio.run(run.buckets.bucket(location).get(key, max_bytes=MAX_BYTES))
+def objects(run: SimulatedRun, location: str, prefix: str) -> dict[str, bytes]:
+    """Objects as they lie in a bucket."""
+
+    async def read() -> dict[str, bytes]:
+        bucket = run.buckets.bucket(location)
+        return {i.key: await bucket.get(i.key, max_bytes=MAX_BYTES) for i in await bucket.list(prefix)}
+
+    return asyncio.run(read())

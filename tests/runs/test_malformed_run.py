@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from malformed import MAKERS, Bench, Malformed
@@ -13,12 +13,12 @@ from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.kernels import SparseUpdate, compress
 from muster.lab.simulator import SimulatedRun
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.miner import Miner
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import paths
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.wire import Seal
 
 CASES = 2000
 ROUNDS = 4
@@ -33,7 +33,7 @@ class Crowd:
 
     identities: Sequence[Identity]
     uids: dict[bytes, int] = field(default_factory=dict)
-    put: dict[tuple[bytes, int], Malformed] = field(default_factory=dict)
+    put: dict[tuple[bytes, int], tuple[Bench, Malformed]] = field(default_factory=dict)
 
 
 def operator_of(crowd: Crowd) -> type[Miner]:
@@ -48,15 +48,14 @@ def operator_of(crowd: Crowd) -> type[Miner]:
             facts = tip.facts(
                 lambda public: self.replica.possession(tip.opening.possess.value, public, tip.round), crowd.uids
             )
-            work, labels = _work(tip), list(MAKERS)
+            work = _work(tip)
             for number, identity in enumerate(crowd.identities):
-                turn = tip.round * ROGUES + number
                 bench = Bench(facts, identity, crowd.uids[identity.public], work, self.context.identity)
-                rng, label = random.Random(turn), labels[turn % len(labels)]
-                submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
-                crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
+                case = _case(bench, tip.round * ROGUES + number)
+                crowd.put[identity.public, tip.round] = bench, case
                 bucket = self.context.buckets.bucket(_location(number))
-                await bucket.put(paths.submission(tip.run_id, tip.round), submission)
+                await bucket.put(paths.payload(tip.run_id, tip.round), case.work.payload)
+                await bucket.put(paths.head(tip.run_id, tip.round), case.work.head)
             await super().train()
 
         async def _settle_in(self) -> None:
@@ -65,14 +64,24 @@ def operator_of(crowd: Crowd) -> type[Miner]:
                 crowd.uids[identity.public] = await chain.register(identity)
                 await chain.commit(identity, _location(number))
 
-        async def publish_key(self, seal: Seal) -> None:
+        async def publish_key(self, found: FoundSeal) -> None:
             """Whatever each has for a key object, once the seal is public."""
+            round_ = self.tip.round
             for number, identity in enumerate(crowd.identities):
-                bucket = self.context.buckets.bucket(_location(number))
-                await bucket.put(paths.key(self.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
-            await super().publish_key(seal)
+                bench, _ = crowd.put[identity.public, round_]
+                key = _case(replace(bench, seal=found.digest), round_ * ROGUES + number).key
+                await self.context.buckets.bucket(_location(number)).put(paths.key(self.tip.run_id, round_), key)
+            await super().publish_key(found)
 
     return CrowdOperator
+
+
+def _case(bench: Bench, turn: int) -> Malformed:
+    """The same one for the same turn; its key answers the bench's seal."""
+    labels, rng = list(MAKERS), random.Random(turn)
+    label = labels[turn % len(labels)]
+    work, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+    return Malformed(label, work, key, frozenset(reasons))
 
 
 def _location(number: int) -> str:
@@ -102,7 +111,7 @@ def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
 def test_all_two_thousand_were_sealed(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
     _, run, crowd = siege
     assert sum(round_ < ROUNDS for _, round_ in crowd.put) == CASES, "what is made while the run closes does not count"
-    assert {case.label for case in crowd.put.values()} == set(MAKERS)
+    assert {case.label for _, case in crowd.put.values()} == set(MAKERS)
     for round_ in range(ROUNDS):
         sealed = {public for public, _ in Ledger(run).seal(round_).headers}
         assert sealed >= {identity.public for identity in crowd.identities}
@@ -114,7 +123,7 @@ def test_each_is_rejected_for_its_reason(siege: tuple[Stage, SimulatedRun, Crowd
     for round_ in range(ROUNDS):
         reasons = {entry.public: entry.reason for entry in Ledger(run).record(round_).entries}
         for identity in crowd.identities:
-            case = crowd.put[identity.public, round_]
+            _, case = crowd.put[identity.public, round_]
             if reasons[identity.public] not in case.reasons:
                 wrong.append((case.label, reasons[identity.public] or "accepted", sorted(case.reasons)))
     assert not wrong, Counter(str(one) for one in wrong).most_common(10)

@@ -18,7 +18,7 @@ _FAILURES = {
     "unregistered": "sits the round out: its hotkey has no slot",
     "unpublished": "could not store its scores: {problem}",
     "unmirrored": "could not copy the record into its own bucket: {problem}",
-    "sealed_other": "keeps its key: the seal lists another submission of its hotkey",
+    "seal_refused": "keeps its key from the seal {seal}: {problem}",
 }
 """Events that say what went wrong."""
 
@@ -29,7 +29,8 @@ def sentence(facts: Mapping[str, Any]) -> Sentence:
     failure = _FAILURES.get(event)
     if failure is not None:
         record = str(facts.get("record", ""))[:SHORT]
-        return failure.format(problem=facts.get("problem", ""), record=record), True
+        seal = str(facts.get("seal", ""))[:SHORT]
+        return failure.format(problem=facts.get("problem", ""), record=record, seal=seal), True
     return _work(facts) or _decision(facts) or event, False
 
 

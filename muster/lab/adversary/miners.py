@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,44 +10,53 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.inner import TrainResult
 from muster.node.miner.miner import Miner
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
 from muster.protocol.rules.assignment import data_digest
 from muster.protocol.spec.layout import CODEC_BYTES
-from muster.protocol.wire import Seal
+from muster.protocol.types import Block
+from muster.protocol.wire import Signed
+
+NO_SEAL = bytes(32)
+"""What a key answers that was shown before there was a seal."""
 
 
 class EarlyKey(Miner):
-    """Shows the key before the seal, so that accomplices could copy: `key_early`."""
+    """Shows the key before there is a seal to answer, so that accomplices could copy: `key_seal`."""
 
     async def train(self) -> None:
         """Submit and publish the key at once."""
         await super().train()
         made, tip = self.made, self._tip
         if made is not None:
-            data = wire.encode_key(self.context.identity, tip.run_id, tip.round, made.key)
+            data = wire.encode_key(self.context.identity, tip.run_id, tip.round, made.key, NO_SEAL)
             await self.context.bucket.put(paths.key(tip.run_id, tip.round), data)
+
+    async def publish_key(self, found: FoundSeal) -> None:
+        """It is public."""
 
 
 class NoKey(Miner):
     """Never shows the key, to hold up the round: `key_missing`."""
 
-    async def publish_key(self, seal: Seal) -> None:
+    async def publish_key(self, found: FoundSeal) -> None:
         """Keep silent."""
 
 
 class WrongKey(Miner):
     """Publishes another key than the one committed to: `key_mismatch`."""
 
-    async def publish_key(self, seal: Seal) -> None:
+    async def publish_key(self, found: FoundSeal) -> None:
         """Sign and publish a key that opens nothing."""
         tip = self._tip
-        data = wire.encode_key(self.context.identity, tip.run_id, seal.round, bytes(wire.KEY_BYTES))
-        await self.context.bucket.put(paths.key(tip.run_id, seal.round), data)
+        data = wire.encode_key(self.context.identity, tip.run_id, tip.round, bytes(wire.KEY_BYTES), found.digest)
+        await self.context.bucket.put(paths.key(tip.run_id, tip.round), data)
 
 
 class Swapped(Miner):
@@ -100,15 +110,15 @@ class Resigner(Miner):
                     continue
                 store = self.context.buckets.bucket(peer.location)
                 try:
-                    data = await store.get(paths.submission(tip.run_id, tip.round), max_bytes=2**24)
+                    head_data = await store.get(paths.head(tip.run_id, tip.round), max_bytes=MAX_HEAD_BYTES)
+                    ciphertext = await store.get(paths.payload(tip.run_id, tip.round), max_bytes=2**24)
                 except ObjectMissing:
                     continue
-                await self._claim(tip, data)
+                await self._claim(tip, wire.decode_head(head_data, tip.run_id), ciphertext)
                 return
             head = await chain.next_block(head.number)
 
-    async def _claim(self, tip: Tip, data: bytes) -> None:
-        signed, ciphertext = wire.decode(data, tip.run_id)
+    async def _claim(self, tip: Tip, signed: Signed, ciphertext: bytes) -> None:
         if signed.header.public == self.public:
             return
         uid = await self.slot()
@@ -121,10 +131,15 @@ class Resigner(Miner):
             uid=uid,
             data_digest=data_digest(self.assigned_windows(tip, uid)[: signed.header.windows]),
         )
-        stolen = wire.encode(mine, self.context.identity, ciphertext)
-        await self.context.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
+        bucket = self.context.bucket
+        await bucket.put(paths.payload(tip.run_id, tip.round), ciphertext)
+        await bucket.put(paths.head(tip.run_id, tip.round), wire.encode_head(mine, self.context.identity))
 
-    async def publish_key(self, seal: Seal) -> None:
+    async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:  # noqa: ARG002
+        """Any seal will do."""
+        return next(iter(found), None)
+
+    async def publish_key(self, found: FoundSeal) -> None:
         """Copy the victim's key as soon as it is public."""
         tip, chain = self._tip, self.context.chain
         peer = (await chain.snapshot()).by_hotkey()[self._victim]
@@ -133,13 +148,13 @@ class Resigner(Miner):
         head = await chain.head()
         for _ in range(tip.spec.clock.reveal):
             try:
-                data = await store.get(paths.key(tip.run_id, seal.round), max_bytes=4096)
+                data = await store.get(paths.key(tip.run_id, tip.round), max_bytes=MAX_KEY_BYTES)
             except ObjectMissing:
                 head = await chain.next_block(head.number)
                 continue
-            key = wire.decode_key(data, tip.run_id, seal.round, public_of(self._victim))
-            mine = wire.encode_key(self.context.identity, tip.run_id, seal.round, key)
-            await self.context.bucket.put(paths.key(tip.run_id, seal.round), mine)
+            key = wire.decode_key(data, tip.run_id, tip.round, public_of(self._victim)).payload_key
+            mine = wire.encode_key(self.context.identity, tip.run_id, tip.round, key, found.digest)
+            await self.context.bucket.put(paths.key(tip.run_id, tip.round), mine)
             return
 
 

@@ -109,6 +109,26 @@ class TestLives:
         play(main())
 
 
+class TestSeal:
+    """What a seal says of its time."""
+
+    @pytest.mark.parametrize("blocks", [2, 8])
+    def test_one_that_could_not_be_signed_for_long_names_a_later_block(self, blocks: int) -> None:
+        """Nobody answers a seal that is too old; until what it signs is in its bucket, a leader has signed nothing."""
+
+        async def main() -> None:
+            world = await World.begin()
+            refused = Script([Fault("error", "store.put_if_absent", "*/00000000.heads", blocks=blocks)])
+            await world.lead(refused)
+            await one_of_each(world)
+            seal = (await world.fetched()).seal
+            late = seal.block.number - world.tip.opening.min_block
+            assert (late > 0) == (blocks > world.tip.spec.clock.seal_age)
+            assert late <= blocks
+
+        play(main())
+
+
 class TestOwnWork:
     """A leader knows what it made."""
 

@@ -166,6 +166,26 @@ class TestScores:
 
         play(main())
 
+    def test_nothing_is_measured_before_the_evaluation_block(
+        self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It comes so many blocks after the one that the round's seal names, and windows are drawn by it alone."""
+
+        async def main() -> None:
+            world = await run_of()
+            sealed, height = (await world.fetched()).seal.block.number, world.chain.height
+            due = sealed + world.tip.spec.clock.evaluate
+            assert height < due
+            life, seen = Life(world, book), []
+            monkeypatch.setattr(
+                gauntlet, "own_beacon", lambda value, me: seen.append((world.chain.height, me)) or value
+            )
+            await life.live(monkeypatch)
+            assert seen == [(due, identity(LEADER).public)]
+            assert len(life.measured) == 1
+
+        play(main())
+
     def test_a_loss_that_is_no_number_is_published_by_nobody(
         self, book: FailingBook, monkeypatch: pytest.MonkeyPatch
     ) -> None:

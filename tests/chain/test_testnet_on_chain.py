@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from local_chain import LocalChain, Subnet
-from runs.run_builders import template, write_template
+from runs.run_builders import PATIENT, template, write_template
 
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths, wire
@@ -138,7 +138,7 @@ async def test_a_testnet_runs_to_its_end_and_the_chain_has_all_of_it(subnet: Sub
         # Steps large enough that the text one has trained on shows, and somebody's score is positive.
         inner={"steps": 24, "batch": 1, "total": 96, "warmup": 1, "lr": 2e-2, "final_lr": 2e-2},
         gauntlet={"eval_windows": 24, "step_scale": 1.0, "score_wait": 30},
-        clock={"deadline": 60, "reveal": 30, "grace": 30, "anchor": 60},
+        clock={"deadline": 60, "reveal": 30, "grace": 30, "anchor": 60, **PATIENT},
     )
     preset = write_template(made, tmp_path / "miniature.toml")
     folder = tmp_path / "run"

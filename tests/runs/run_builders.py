@@ -40,6 +40,10 @@ _SENTENCE = (
 )
 
 
+PATIENT = {"seal_age": 15, "evaluate": 16}
+"""Of the clock of real processes: on a busy machine a look takes longer than a few blocks of 0.25 s."""
+
+
 def template(**sections: Mapping[str, Any]) -> Template:
     """`tiny`, made smaller; `clock={"deadline": 5}` changes a field of a section."""
     document = load_template("tiny").model_dump()

@@ -135,7 +135,7 @@ async def stand(stage: Any) -> tuple[Any, Any, Any]:
 
 
 def forge(folder: Path, peers: int, layers: int) -> None:
-    """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
+    """Every peer's submission in its bucket; what its key is, is known to `show_keys`."""
     kernels, wire, paths = of("muster.kernels"), of("muster.protocol.wire"), of("muster.protocol.paths")
     assignment, genesis = of("muster.protocol.rules.assignment"), of("muster.node.replica.genesis")
     stage = laid_out(folder, peers, layers)
@@ -165,10 +165,25 @@ def forge(folder: Path, peers: int, layers: int) -> None:
             ciphertext_digest=part("blake3").blake3(ciphertext).digest(),
             key_commitment=wire.key_commitment(key),
         )
-        target = folder / "buckets" / member.name / paths.submission(tip.run_id, 0)
-        target.parent.mkdir(parents=True)
-        target.write_bytes(wire.encode(header, member.identity, ciphertext))
-        (folder / f"{member.name}.key").write_bytes(wire.encode_key(member.identity, tip.run_id, 0, key))
+        bucket = folder / "buckets" / member.name
+        (bucket / paths.key(tip.run_id, 0)).parent.mkdir(parents=True)
+        if hasattr(paths, "head"):
+            (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
+            (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
+        else:  # the build before had one object for both
+            whole = wire.encode(header, member.identity, ciphertext)
+            (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
+
+
+def show_keys(folder: Path, stage: Any, tip: Any, seal: bytes) -> None:
+    """Every peer's key, for the seal (in the build before, for any)."""
+    wire, paths = of("muster.protocol.wire"), of("muster.protocol.paths")
+    answered = (wire.digest_of(seal),) if hasattr(paths, "head") else ()
+    for uid, member in enumerate(roster_of(stage).members):
+        if member not in roster_of(stage).operators:
+            key = uid.to_bytes(wire.KEY_BYTES, "little")
+            data = wire.encode_key(member.identity, tip.run_id, 0, key, *answered)
+            (folder / "buckets" / member.name / paths.key(tip.run_id, 0)).write_bytes(data)
 
 
 def status() -> tuple[int, int]:
@@ -228,17 +243,15 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     leader = of("muster.validator.aggregator.aggregator:Aggregator")(context, tip, replica, 1)
     leader.apply = for_ever  # the step of θ comes after what is measured
     session = of("muster.node.ledger.session:Session")(leader, chain, getattr(context, "directory", buckets))
-    sealed = folder / "buckets" / operator.name / paths.seal(tip.run_id, 0)
+    seals = (folder / "buckets" / operator.name / paths.key(tip.run_id, 0)).parents[1] / "seals"
 
     async def pass_time() -> None:
         shown = False
         while True:
             await asyncio.sleep(BLOCK_SECONDS)
-            if not shown and sealed.exists():
+            if not shown and (sealed := next(seals.glob("*.seal"), None)) is not None:
                 shown = True
-                for miner in roster_of(stage).miners:
-                    key = folder / "buckets" / miner.name / paths.key(tip.run_id, 0)
-                    (folder / f"{miner.name}.key").rename(key)
+                show_keys(folder, stage, tip, sealed.read_bytes())
             chain.advance()
             if await chain.anchors(0):
                 return

@@ -78,8 +78,8 @@ SPEC = """{"name": "vectors",
 "gauntlet": {"eval_windows": 4, "heldout_windows": 4, "step_scale": 0.2, "mu_decay": 0.05, "mu_floor": 0.1,
              "mu_warmup": 10, "rating_beta": 7.0, "rating_tau": 0.1, "seats": 2, "newcomer_share": 0.1,
              "power": 2.0, "lag": 1, "score_wait": 2, "loss_tolerance": 1e-3},
-"clock": {"min_blocks": 1, "deadline": 10, "reveal": 3, "grace": 2, "anchor": 5, "min_submissions": 1,
-          "checkpoint_every": 4, "amend_delay": 2},
+"clock": {"min_blocks": 1, "deadline": 10, "reveal": 3, "grace": 2, "seal_age": 4, "evaluate": 5, "anchor": 5,
+          "min_submissions": 1, "checkpoint_every": 4, "amend_delay": 2},
 "data": {"tokenizer": "bytes", "window": 8, "slots": 4, "windows": 50, "heldout": 5}}"""
 """Matrices of this model have whole tiles, tiles clipped at each edge, and two bands."""
 
@@ -155,7 +155,7 @@ class Run:
         return blake3(KEY + bytes((uid,))).digest()
 
     def submission(self, uid: int) -> bytes:
-        """The submission object of the miner in slot `uid`."""
+        """Head and ciphertext of the miner in slot `uid`."""
         miner, key, windows = self.miners[uid], self.key(uid), 6
         ciphertext = wire.encrypt(self.payload(uid), key, self.run_id, 0, miner.public)
         header = Header(

@@ -251,10 +251,10 @@ def _selection(run: Run) -> dict[str, Any]:
 
 def _objects(run: Run) -> Vectors:
     """Round 0: alice and bob are accepted, carol never shows her key."""
-    heads, payloads = _taken_in(run)
+    heads = _heads(run)
     failures = {run.miners[2].public: KEY_MISSING}
-    listed = tuple((public, wire.digest_of(heads[public].data)) for public in sorted(heads))
-    seal = Seal(run.run_id, run.leader.public, 0, run.tip.parent, 0, run.chain.block(5), listed, ())
+    listed = tuple((public, wire.head_digest(heads[public].data)) for public in sorted(heads))
+    seal = Seal(run.run_id, run.leader.public, 0, run.tip.parent, 0, run.chain.block(5), listed)
     seal_data = wire.encode_seal(seal, run.leader)
     sealed = wire.decode_seal(seal_data, run.run_id)
     amendment = wire.encode_amendment(run.owner, run.run_id, 1, 4, "outer.alpha", "[[0,1],[50,0.8]]")
@@ -263,11 +263,11 @@ def _objects(run: Run) -> Vectors:
         seal_digest=sealed[1],
         root=state_root(run.theta, run.layout, run.run_id, 0),
         scores=(),
-        evaluate=run.beacon("evaluate", 0, 7),
         assign=run.beacon("assign", 1, 0),
         possess=run.beacon("possess", 1, 7),
         amendments=(amendment,),
     )
+    payloads = _payloads(run, sealed[1])
     choice = run.tip.choose({peer: failures.get(peer, "") for peer in heads}, ())
     taken = [payloads[peer] for peer in choice.accepted]
     _, weights = prepare([payload.update for payload in taken], run.spec)
@@ -280,16 +280,18 @@ def _objects(run: Run) -> Vectors:
     applied = verify(run.tip, read, digest, sealed, decision.root, judge, open_bundle(run.tip, read, bundle))
     theta = [tensor.clone() for tensor in run.theta]
     aggregate_(theta, applied.updates, applied.weights, run.spec.outer.alpha_at(0), run.spec.outer.rule)
-    submission = run.submission(0)
+    alice = run.miners[0].public
     return {
-        "submission": _object(submission, heads[run.miners[0].public].data)
-        | {
+        "head": _object(heads[alice].data),
+        "payload": {
             "payload_key": run.key(0).hex(),
-            "associated_data": associated_data(run.run_id, 0, run.miners[0].public).hex(),
+            "associated_data": associated_data(run.run_id, 0, alice).hex(),
+            "object": bytes(payloads[alice].opened.ciphertext).hex(),
         },
-        "key": _object(wire.encode_key(run.miners[0], run.run_id, 0, run.key(0))),
+        "key": _object(payloads[alice].opened.key),
         "seal": _object(seal_data),
         "amendment": _object(amendment),
+        "proof": _object(_proof(run, seal_data)),
         "hello": _object(wire.encode_hello(_hello(run), run.miners[0])),
         "record": _object(record_data)
         | {
@@ -301,6 +303,11 @@ def _objects(run: Run) -> Vectors:
     }
 
 
+def _proof(run: Run, seal: bytes) -> bytes:
+    """Bob's, of nothing: no rule takes a proof, the format alone is shown."""
+    return wire.encode_proof(run.miners[1], run.run_id, 0, 0, (seal, seal), "two seals of one round")
+
+
 def _hello(run: Run) -> Hello:
     """Alice's: she mines, and whoever has no S3 client can read her bucket by HTTP."""
     return Hello(
@@ -308,7 +315,7 @@ def _hello(run: Run) -> Hello:
         public=run.miners[0].public,
         round=0,
         software="muster 1.0.0",
-        formats=(1,),
+        formats=(2,),
         codecs=(1,),
         runs=(run.run_id,),
         prefixes=wire.PREFIXES,
@@ -317,19 +324,25 @@ def _hello(run: Run) -> Hello:
     )
 
 
-def _taken_in(run: Run) -> tuple[dict[bytes, Head], dict[bytes, Payload]]:
-    heads, payloads = {}, {}
-    for uid in range(3):
+def _heads(run: Run) -> dict[bytes, Head]:
+    """Everybody's head."""
+    signed = [wire.decode(run.submission(uid), run.run_id)[0] for uid in range(3)]
+    return {one.header.public: Head(one.header.public, one.head, "", one) for one in signed}
+
+
+def _payloads(run: Run, seal: bytes) -> dict[bytes, Payload]:
+    """What alice and bob have shown once the seal with this digest is there."""
+    found = {}
+    for uid in range(2):
+        miner = run.miners[uid]
         signed, ciphertext = wire.decode(run.submission(uid), run.run_id)
-        public = signed.header.public
-        heads[public] = Head(public, signed.head, "", signed)
-        if uid < 2:
-            payloads[public] = Payload(Opened(signed, run.key(uid), ciphertext), run.updates[uid])
-    return heads, payloads
+        key = wire.encode_key(miner, run.run_id, 0, run.key(uid), seal)
+        found[miner.public] = Payload(Opened(signed, key, ciphertext), run.updates[uid])
+    return found
 
 
-def _object(data: bytes, head: bytes | None = None) -> dict[str, Any]:
-    return {"object": data.hex(), "digest": wire.digest_of(head or data).hex()}
+def _object(data: bytes) -> dict[str, Any]:
+    return {"object": data.hex(), "digest": wire.digest_of(data).hex()}
 
 
 def _scores(run: Run, record: bytes) -> dict[str, Any]:

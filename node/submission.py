@@ -24,12 +24,13 @@ from muster.kernels import SparseUpdate
 from muster.node.context import Offload
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.protocol import paths, wire
-from muster.protocol.errors import ObjectDamaged, StorageError, WireError
+from muster.protocol.errors import ObjectDamaged, ObjectTooLarge, StorageError, WireError
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.bundle import Opened
+from muster.protocol.reasons import KEY_SEAL
 from muster.protocol.rules.admission import MAX_KEY_BYTES
 from muster.protocol.storage import Store
-from muster.protocol.wire import Signed
+from muster.protocol.wire import Key, Signed
 
 SPOOL_BYTES = 2**20
 """Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
@@ -75,14 +76,14 @@ class Submissions:
         self._opening = asyncio.Lock()
         self._arrived: set[bytes] = set()
 
-    async def key(self, store: Store, signed: Signed) -> bytes:
-        """The key that a head commits to, out of its peer's bucket.
+    async def key(self, store: Store, signed: Signed, seal: bytes) -> Key:
+        """The key that a head commits to, out of its peer's bucket; it must answer the seal with this digest.
 
         Raises:
             ObjectMissing: it is not public.
             ObjectDamaged: what was read is not by the peer (`key_…`).
             StorageError: the bucket cannot be read.
-            WireError: `key_round`, `key_hotkey`, `key_mismatch`.
+            WireError: `key_round`, `key_hotkey`, `key_seal`, `key_mismatch`.
         """
         data = await store.get(paths.key(self._run_id, self._round), max_bytes=MAX_KEY_BYTES)
         try:
@@ -91,11 +92,13 @@ class Submissions:
             if error.reason in _OWN_DOING:
                 raise
             raise ObjectDamaged(f"a key cannot be read: {error}", error.reason) from error
-        if wire.key_commitment(key) != signed.header.key_commitment:
+        if key.seal != seal:
+            raise WireError(KEY_SEAL, "the key answers another seal")
+        if wire.key_commitment(key.payload_key) != signed.header.key_commitment:
             raise WireError("key_mismatch", "the key is not the one the header commits to")
         return key
 
-    async def payload(self, store: Store, signed: Signed, key: bytes) -> Payload:
+    async def payload(self, store: Store, signed: Signed, key: Key) -> Payload:
         """Fetch, decrypt and decode the payload of a head whose key is known.
 
         Memory: the plain payload and its decoded form, 3.6 payloads for as long as it is opened; then nothing that
@@ -108,16 +111,19 @@ class Submissions:
         """
         small = signed.ciphertext_bytes < SPOOL_BYTES
         self._arrived.discard(signed.digest)
-        ciphertext = await (self._read(store, signed) if small else self._download(store, signed))
+        try:
+            ciphertext = await (self._read(store, signed) if small else self._download(store, signed))
+        except ObjectTooLarge as error:
+            raise ObjectDamaged(f"a payload is larger than its head says: {error}", "ciphertext_size") from error
         self._arrived.add(signed.digest)
         async with self._opening:
             try:
-                update = await self._offload(lambda: self._open(signed, ciphertext, key, small))
+                update = await self._offload(lambda: self._open(signed, ciphertext, key.payload_key, small))
             except WireError as error:
                 if error.reason in _WRONG_BYTES:
                     raise ObjectDamaged(f"a payload is not what its head commits to: {error}", error.reason) from error
                 raise
-        return Payload(Opened(signed, key, ciphertext), update)
+        return Payload(Opened(signed, key.data, ciphertext), update)
 
     @contextmanager
     def place(self, signed: Signed, lost: Callable[[], object]) -> Iterator[Place]:
@@ -142,20 +148,19 @@ class Submissions:
             place.held = False
 
     async def _read(self, store: Store, signed: Signed) -> bytes:
-        key = paths.submission(self._run_id, self._round)
-        return await store.get_range(key, len(signed.head), signed.ciphertext_bytes, deadline=BULK_DEADLINE)
+        key = paths.payload(self._run_id, self._round)
+        return await store.get(key, max_bytes=signed.ciphertext_bytes, deadline=BULK_DEADLINE)
 
     async def _download(self, store: Store, signed: Signed) -> memoryview:
         """The ciphertext as a map of a nameless file."""
-        key, size = paths.submission(self._run_id, self._round), len(signed.head) + signed.ciphertext_bytes
+        key = paths.payload(self._run_id, self._round)
         folder = await self._offload(self._folder)
         try:
             target = Path(folder.name) / "object"
-            await store.download(key, target, max_bytes=size, deadline=BULK_DEADLINE)
-            whole = await self._offload(lambda: _mapped(target))
+            await store.download(key, target, max_bytes=signed.ciphertext_bytes, deadline=BULK_DEADLINE)
+            return await self._offload(lambda: _mapped(target))
         finally:
             await self._offload(folder.cleanup)
-        return whole[len(signed.head) :]
 
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
         # A store's thread that outlives its deadline may yet write here; what cannot be removed for that is no fault.

@@ -1,4 +1,7 @@
-"""Object keys: the same layout on a file system and on S3, one place to read it from."""
+"""Object keys: the same layout on a file system and on S3, one place to read it from.
+
+What a round may have several of is named by round and digest, so that siblings stand beside each other.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,13 @@ def hello(run_id: bytes) -> str:
     return f"{run_id.hex()}/hello"
 
 
-def submission(run_id: bytes, round_: int) -> str:
-    """A peer's header and ciphertext."""
+def head(run_id: bytes, round_: int) -> str:
+    """The head of a peer's submission, which the seal lists."""
+    return f"{run_id.hex()}/submissions/{round_:08d}.head"
+
+
+def payload(run_id: bytes, round_: int) -> str:
+    """The ciphertext that a peer's head commits to."""
     return f"{run_id.hex()}/submissions/{round_:08d}.sub"
 
 
@@ -18,24 +26,44 @@ def key(run_id: bytes, round_: int) -> str:
     return f"{run_id.hex()}/submissions/{round_:08d}.key"
 
 
-def seal(run_id: bytes, round_: int) -> str:
-    """The leader's list of what was in when the round closed."""
-    return f"{run_id.hex()}/seals/{round_:08d}.seal"
+def answered(run_id: bytes, round_: int) -> str:
+    """The seal that a peer's key answers, as it read it."""
+    return f"{run_id.hex()}/submissions/{round_:08d}.seal"
+
+
+def seals(run_id: bytes, round_: int) -> str:
+    """Prefix of all seals of a round; there is one, unless its leader lies."""
+    return f"{run_id.hex()}/seals/{round_:08d}-"
+
+
+def seal(run_id: bytes, round_: int, digest: bytes) -> str:
+    """The leader's list of what was in when the round closed, by its own digest."""
+    return f"{seals(run_id, round_)}{_short(digest)}.seal"
 
 
 def heads(run_id: bytes, round_: int) -> str:
-    """The heads a seal lists, as its leader read them; what a restarted leader goes on from."""
+    """What a leader signs as the round's seal, and the heads it lists; what a restarted leader goes on from."""
     return f"{run_id.hex()}/seals/{round_:08d}.heads"
 
 
-def record(run_id: bytes, round_: int) -> str:
-    """What the round decided."""
-    return f"{run_id.hex()}/records/{round_:08d}.rec"
+def records(run_id: bytes, round_: int) -> str:
+    """Prefix of all records of a round."""
+    return f"{run_id.hex()}/records/{round_:08d}-"
 
 
-def bundle(run_id: bytes, round_: int) -> str:
-    """The accepted submissions with their keys."""
-    return f"{run_id.hex()}/bundles/{round_:08d}.bin"
+def record(run_id: bytes, round_: int, digest: bytes) -> str:
+    """What the round decided, by its own digest."""
+    return f"{records(run_id, round_)}{_short(digest)}.rec"
+
+
+def made(run_id: bytes, round_: int) -> str:
+    """What a leader signs as the round's record, before anybody can see it; what a restarted leader goes on from."""
+    return f"{run_id.hex()}/records/{round_:08d}.made"
+
+
+def bundle(run_id: bytes, round_: int, digest: bytes) -> str:
+    """The accepted submissions with their keys, by the digest of their record."""
+    return f"{run_id.hex()}/bundles/{round_:08d}-{_short(digest)}.bin"
 
 
 def scores(run_id: bytes, round_: int) -> str:
@@ -54,3 +82,8 @@ def checkpoint(run_id: bytes, round_: int, name: str) -> str:
 
 
 MANIFEST = "manifest.json"
+
+
+def _short(digest: bytes) -> str:
+    """What of a digest stands in a name: 8 bytes tell the siblings of a round apart."""
+    return digest[:8].hex()

@@ -31,10 +31,9 @@ class Reason:
     sentence: str
 
 
-KEY_EARLY = "key_early"
 KEY_MISSING = "key_missing"
+KEY_SEAL = "key_seal"
 UNAVAILABLE = "unavailable"
-OBJECT_SIZE = "object_size"
 NOT_SELECTED = "not_selected"
 NULL_ROUND = "null_round"
 
@@ -59,7 +58,7 @@ _HEAD = {
     "wrong_round": "The head is of another round.",
     "wrong_base": "The work began from another round's θ than the opening says.",
     "wrong_layout": "The head is of another model.",
-    "payload_size": "The announced payload is larger than the layout allows, or is not 16 bytes less than the tail.",
+    "payload_size": "The announced payload is larger than the layout allows.",
     "windows_range": "The number of windows is not between 1 and what a round trains or a slot has.",
     "tokens": "The number of tokens is not that of the windows.",
     "uid_range": "The claimed slot is not one of the run's.",
@@ -67,9 +66,9 @@ _HEAD = {
     "possession": "The peer did not show that it holds θ of the base round.",
 }
 _PAYLOAD = {
-    OBJECT_SIZE: "The object is not as long as its head says.",
     KEY_MISSING: "The payload's key did not come in time.",
     UNAVAILABLE: "The payload could not be read in time.",
+    KEY_SEAL: "The key answers another seal than the record names, or none.",
     "key_round": "The key object is of another round.",
     "key_hotkey": "The key object is by another peer.",
     "ciphertext_size": "The ciphertext is not as long as the head says.",
@@ -87,7 +86,6 @@ _PAYLOAD = {
     "frame_trailing": "Bytes follow the last frame.",
 }
 _LEADER_WORD = {
-    KEY_EARLY: "The key was public before the seal.",
     "unregistered": "The hotkey has no slot on the chain.",
     "uid_mismatch": "The hotkey holds another slot than it claims.",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -91,6 +92,7 @@ def run_spec(**sections: Mapping[str, Any]) -> RunSpec:
     document["model"] = MODEL.model_dump()
     document["inner"] |= {"steps": 2, "batch": 3}
     document["clock"] |= {"min_blocks": 1, "deadline": 10, "reveal": 3, "grace": 1, "anchor": 5}
+    document["clock"] |= {"seal_age": 4, "evaluate": 9}
     document["gauntlet"] |= {"score_wait": 2, "lag": 1}
     document["data"] |= {
         "window": MODEL.context,
@@ -208,14 +210,31 @@ def header(facts: RoundFacts, miner: Identity, uid: int, ciphertext: bytes, key:
     )
 
 
+NO_SEAL = hash32("no seal")
+"""What keys answer in tests that need no seal."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A miner's objects of one round: head and payload, and its key for a seal."""
+
+    head: bytes
+    payload: bytes
+    _key: Callable[[bytes], bytes]
+
+    def key(self, seal: bytes = NO_SEAL) -> bytes:
+        """The key object that answers the seal with this digest."""
+        return self._key(seal)
+
+
 def submission(
     facts: RoundFacts, miner: Identity, uid: int, work: SparseUpdate | None = None, key: bytes | None = None
-) -> tuple[bytes, bytes]:
-    """An honest miner's .sub and .key objects of the round."""
-    key = key or payload_key()
-    ciphertext = wire.seal(work or update(), key, facts.run_id, facts.opening.round, miner.public)
-    signed = wire.encode(header(facts, miner, uid, ciphertext, key), miner, ciphertext)
-    return signed, wire.encode_key(miner, facts.run_id, facts.opening.round, key)
+) -> Sent:
+    """An honest miner's objects of the round."""
+    opens, run_id, round_ = key or payload_key(), facts.run_id, facts.opening.round
+    ciphertext = wire.seal(work or update(), opens, run_id, round_, miner.public)
+    head = wire.encode_head(header(facts, miner, uid, ciphertext, opens), miner)
+    return Sent(head, ciphertext, lambda seal: wire.encode_key(miner, run_id, round_, opens, seal))
 
 
 def field(tag: int, value: bytes) -> bytes:
@@ -235,22 +254,22 @@ def split_fields(body: bytes) -> list[tuple[int, bytes]]:
 
 def body_of(data: bytes) -> bytes:
     """The body of a well-formed object."""
-    return data[wire.PREFIX_BYTES : wire.read_prefix(data, Type(data[5])).head_bytes - SIGNATURE_BYTES]
+    return data[wire.PREFIX_BYTES : -SIGNATURE_BYTES]
 
 
-def framed(kind: Type, signer: Identity, run_id: bytes, body: bytes, tail: bytes = b"") -> bytes:
+def framed(kind: Type, signer: Identity, run_id: bytes, body: bytes) -> bytes:
     """An object with any body at all, properly signed, written independently of the library."""
-    prefix = struct.pack("<4sBBHIQ", b"MSTR", 1, kind, 0, len(body), len(tail))
-    return prefix + body + signer.sign(kind.tag + run_id + body) + tail
+    tag = f"muster/{kind.name.lower()}/v2".encode()
+    prefix = struct.pack("<4sBBHI", b"MSTR", 2, kind, 0, len(body))
+    return prefix + body + signer.sign(tag + run_id + body)
 
 
 def resigned(data: bytes, signer: Identity, run_id: bytes, change: Callable[[dict[int, bytes]], object]) -> bytes:
-    """A well-formed object after `change` to its fields, signed again; its tail stays."""
+    """A well-formed object after `change` to its fields, signed again."""
     fields = dict(split_fields(body_of(data)))
     change(fields)
     body = b"".join(field(tag, value) for tag, value in sorted(fields.items()))
-    kind = Type(data[5])
-    return framed(kind, signer, run_id, body, data[wire.read_prefix(data, kind).head_bytes :])
+    return framed(Type(data[5]), signer, run_id, body)
 
 
 def reason_of(call: Callable[[], object]) -> str:

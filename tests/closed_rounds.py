@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -23,15 +24,17 @@ from builders import (
     update,
 )
 
+from muster.kernels import SparseUpdate
 from muster.protocol import wire
-from muster.protocol.ledger import Applied, Tip, genesis_tip, head_digest, open_bundle, prepare, verify
+from muster.protocol.identity import Identity
+from muster.protocol.ledger import Applied, Tip, genesis_tip, open_bundle, prepare, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
-from muster.validator.aggregator.intake import Head, Payload
+from muster.validator.aggregator.intake import Head
 
 LEAD = identity(LEADER)
 ALICE, BOB = (identity(name).public for name in MINERS)
@@ -68,48 +71,64 @@ def open_tip(**sections: Any) -> Tip:
     return genesis_tip(SpecHistory.of(run_spec(**sections)), beacon("assign"), beacon("possess"))
 
 
-def taken_in(tip: Tip, name: str, uid: int, **changes: Any) -> tuple[Head, Payload]:
-    """What a leader holds of one miner once its key is in; `changes` to the header."""
+@dataclass(frozen=True)
+class Taken:
+    """One miner's submission as a leader holds it: its head, and what its key opens once there is a seal to answer."""
+
+    miner: Identity
+    head: Head
+    key: bytes
+    ciphertext: bytes
+    work: SparseUpdate
+
+    def opened(self, seal: bytes) -> Opened:
+        """With a key that answers the seal with this digest."""
+        signed = self.head.signed
+        assert signed is not None
+        key = wire.encode_key(self.miner, signed.header.run_id, signed.header.round, self.key, seal)
+        return Opened(signed, key, self.ciphertext)
+
+
+def taken_in(tip: Tip, name: str, uid: int, **changes: Any) -> Taken:
+    """One miner's submission of the open round; `changes` to the header."""
     miner, facts, key = identity(name), tip.facts(possession_of(tip.opening)), payload_key(uid)
     work = update(uid + 1)
     ciphertext = wire.seal(work, key, tip.run_id, tip.round, miner.public)
-    made = replace(header(facts, miner, uid, ciphertext, key), **changes)
-    data = wire.encode(made, miner, ciphertext)
-    signed, ciphertext = wire.decode(data, tip.run_id)
-    head = Head(miner.public, signed.head, "", signed)
-    return head, Payload(Opened(signed, key, ciphertext), work)
+    head = wire.encode_head(replace(header(facts, miner, uid, ciphertext, key), **changes), miner)
+    return Taken(miner, Head(miner.public, head, "", wire.decode_head(head, tip.run_id)), key, ciphertext, work)
 
 
 def close(
     tip: Tip,
-    taken: list[tuple[Head, Payload]],
+    taken: Sequence[Taken],
     failures: dict[bytes, str] | None = None,
-    early: tuple[bytes, ...] = (),
+    answering: bytes | None = None,
     **decision: Any,
 ) -> Closed:
-    """Seal at block 5, or at the deadline where an expected peer is missing, and record two blocks later."""
-    heads = {head.public: head for head, _ in taken}
+    """Seal at block 5, or at the deadline where an expected peer is missing, and record two blocks later.
+
+    The keys answer that seal, or the one with the digest `answering`.
+    """
+    heads = {one.head.public: one.head for one in taken}
     failed = failures or {}
-    payloads = {head.public: payload for head, payload in taken}
-    listed = tuple((public, head_digest(heads[public].data)) for public in sorted(heads))
+    listed = tuple((public, wire.head_digest(heads[public].data)) for public in sorted(heads))
     in_time = heads.keys() >= set(tip.opening.expected) and len(heads) >= tip.spec.clock.min_submissions
     sealed = 5 if in_time else tip.opening.deadline
-    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed, early)
+    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed)
     _, seal_digest = wire.decode_seal(wire.encode_seal(seal, LEAD), tip.run_id)
     decided: dict[str, Any] = {
         "seal": seal,
         "seal_digest": seal_digest,
         "root": state_root(theta(), layout(), tip.run_id, tip.outer_step),
         "scores": (),
-        "evaluate": beacon("evaluate", tip.round, sealed + 2),
         "assign": beacon("assign", tip.round + 1, tip.opening.open.number),
         "possess": beacon("possess", tip.round + 1, sealed + 2),
     }
     made = Decision(**(decided | decision))
     choice = tip.choose({peer: head.reason or failed.get(peer, "") for peer, head in heads.items()}, made.scores)
-    accepted = [payloads[peer] for peer in choice.accepted]
-    _, weights = prepare([payload.update for payload in accepted], tip.spec)
-    bundle = write_bundle(payload.opened for payload in accepted)
+    accepted = [one for peer in choice.accepted for one in taken if one.head.public == peer]
+    _, weights = prepare([one.work for one in accepted], tip.spec)
+    bundle = write_bundle(one.opened(answering or seal_digest) for one in accepted)
     work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
     return Closed(tip, compose(tip, made, {peer: head.data for peer, head in heads.items()}, work), seal, bundle)
 
@@ -127,7 +146,7 @@ def changed(closed: Closed, **fields: Any) -> Closed:
 
 
 def with_seal(closed: Closed, **fields: Any) -> Closed:
-    """The seal changed, and the record naming the changed one."""
+    """The seal changed, and the record naming the changed one, which its keys do not answer."""
     seal = replace(closed.seal, **fields)
     _, digest = wire.decode_seal(wire.encode_seal(seal, LEAD), closed.tip.run_id)
     return replace(changed(closed, seal=digest), seal=seal)

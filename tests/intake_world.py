@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from builders import LEADER, SEED, identity, possession_of, run_spec, submission
+from builders import LEADER, NO_SEAL, SEED, identity, possession_of, run_spec, submission
 
 from muster.lab import clock
 from muster.lab.faults import Script
@@ -16,7 +16,7 @@ from muster.lab.faulty import FaultyBuckets
 from muster.node.ledger.participant import Errands
 from muster.node.ledger.reader import genesis_tip
 from muster.node.submission import Submissions
-from muster.protocol import ledger, paths
+from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
@@ -71,7 +71,10 @@ class Counted:
 
 @dataclass
 class Crowd:
-    """Peers with their buckets, round 0 open; `script` befalls what the leader reads of them."""
+    """Peers with their buckets, round 0 open; `script` befalls what the leader reads of them.
+
+    `sealed_by` is the digest of the seal that keys answer.
+    """
 
     peers: tuple[str, ...]
     chain: VirtualChain
@@ -80,7 +83,8 @@ class Crowd:
     behind: MemoryBuckets = field(default_factory=MemoryBuckets)
     judging: Counted = field(default_factory=Counted)
     opening: Counted = field(default_factory=Counted)
-    _keys: dict[str, bytes] = field(default_factory=dict)
+    sealed_by: bytes = NO_SEAL
+    _keys: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
 
     @classmethod
     async def begin(
@@ -119,18 +123,25 @@ class Crowd:
         facts = self.tip.facts(possession_of(self.tip.opening))
         for name in who or self.peers:
             slot = self.uids[public(name)] if uid is None else uid
-            data, self._keys[name] = submission(facts, identity(name), slot)
-            await self.bucket(name).put(self.submission, data)
+            sent = submission(facts, identity(name), slot)
+            self._keys[name] = sent.key
+            await self.bucket(name).put(self.payload, sent.payload)
+            await self.bucket(name).put(self.head_key, sent.head)
 
     async def show(self, *who: str) -> None:
-        """Publish keys."""
+        """Publish keys that answer the seal."""
         for name in who or self.peers:
-            await self.bucket(name).put(self.key, self._keys[name])
+            await self.bucket(name).put(self.key, self._keys[name](self.sealed_by))
 
     @property
-    def submission(self) -> str:
-        """Where the round's submissions are."""
-        return paths.submission(self.tip.run_id, self.tip.round)
+    def head_key(self) -> str:
+        """Where the round's heads are."""
+        return paths.head(self.tip.run_id, self.tip.round)
+
+    @property
+    def payload(self) -> str:
+        """Where the round's payloads are."""
+        return paths.payload(self.tip.run_id, self.tip.round)
 
     @property
     def key(self) -> str:
@@ -169,12 +180,13 @@ class Crowd:
         """Go on with keys and payloads, in the order that the peers were named."""
         return await intake.reveal(self.stores(), self.order, seats, await self.head())
 
-    async def seal(self, intake: Intake, early: tuple[bytes, ...] = ()) -> Seal:
+    async def seal(self, intake: Intake) -> Seal:
         """Seal what is in."""
-        listed = tuple((peer, ledger.head_digest(taken.head.data)) for peer, taken in sorted(intake.peers.items()))
+        listed = tuple((peer, wire.head_digest(taken.head.data)) for peer, taken in sorted(intake.peers.items()))
         tip = self.tip
-        seal = Seal(tip.run_id, public(LEADER), tip.round, tip.parent, 0, await self.head(), listed, early)
-        intake.close(seal)
+        seal = Seal(tip.run_id, public(LEADER), tip.round, tip.parent, 0, await self.head(), listed)
+        self.sealed_by = wire.digest_of(wire.encode_seal(seal, identity(LEADER)))
+        intake.close(seal, self.sealed_by)
         return seal
 
     async def sealed(self, intake: Intake) -> Seal:

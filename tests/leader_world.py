@@ -21,7 +21,7 @@ from muster.node.ledger.reader import Fetched, Reader, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.node.telemetry.journal import Journal
-from muster.protocol import paths
+from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Applied, Tip
@@ -192,12 +192,24 @@ class World:
             tip = leader.tip
             facts = tip.facts(possession_of(tip.opening) if not tip.round else possession(tip, leader.replica))
             for uid, name in enumerate(MINERS):
-                data, key = submission(facts, identity(name), uid)
-                if (tip.round, "sub") not in done:
-                    await self.bucket(name).put(paths.submission(self.run_id, tip.round), data)
-                if (tip.round, "key") not in done and await self.bucket().head(paths.seal(self.run_id, tip.round)):
-                    await self.bucket(name).put(paths.key(self.run_id, tip.round), key)
+                sent, bucket = submission(facts, identity(name), uid), self.bucket(name)
+                if (tip.round, name) not in done:
+                    await bucket.put(paths.payload(self.run_id, tip.round), sent.payload)
+                    await bucket.put(paths.head(self.run_id, tip.round), sent.head)
+                    done.add((tip.round, name))
+                seal = self.seal_of(tip.round)
+                if seal is not None:
+                    await bucket.put(paths.key(self.run_id, tip.round), sent.key(seal))
             await self.chain.next_block(self.chain.height)
+
+    def seal_of(self, round_: int) -> bytes | None:
+        """The digest of the round's seal, None where none is public."""
+        sealed = [stored[-1] for stored in self.named(paths.seals(self.run_id, round_)).values()]
+        return wire.digest_of(sealed[0]) if sealed else None
+
+    def named(self, prefix: str, name: str = LEADER) -> dict[str, list[bytes]]:
+        """Everything that was ever stored under names that begin so, by name."""
+        return {key: data for key, data in self.bucket(name).stored.items() if key.startswith(prefix) and data}
 
     async def fetched(self, tip: Tip | None = None) -> Fetched:
         """The record of round 0 (or of a tip's round), as a follower fetches it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from builders import body_of, field, framed, hash32, header, resigned, split_fields
+from builders import NO_SEAL, body_of, field, framed, hash32, header, resigned, split_fields
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from malformed_payloads import PAYLOADS
 
@@ -26,35 +26,40 @@ from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec.layout import codec_of, max_payload_bytes
 from muster.protocol.wire import PREFIX_BYTES, Type
 
-OBJECT_SIZE = "object_size"
-"""What an aggregator, who reads the head first, calls an object that is not as long as its head says."""
-
 STRUCTURE = frozenset({"truncated", "field_order", "missing_field", "field_size", "signature"})
 """What a body whose field boundaries moved may be called."""
 
 _RUN, _HOTKEY = 1, 2
-_LENGTH_FIELD, _TAIL_FIELD = 8, 12
+_LENGTH_FIELD = 8
 _FIELD_HEADER = 6
 
 
+class Work(NamedTuple):
+    """A submission: its two objects."""
+
+    head: bytes
+    payload: bytes
+
+
 class Malformed(NamedTuple):
-    """The two objects of a bucket, and the reasons it may be rejected for."""
+    """The objects of a bucket, and the reasons it may be rejected for."""
 
     label: str
-    submission: bytes
+    work: Work
     key: bytes
     reasons: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """An honest miner of the round (in slot `uid`), its work, and a stranger to borrow from."""
+    """An honest miner of the round (in slot `uid`), its work, a stranger to borrow from, and the seal keys answer."""
 
     facts: RoundFacts
     miner: Identity
     uid: int
     update: SparseUpdate
     stranger: Identity
+    seal: bytes = NO_SEAL
 
     def encrypt(
         self, payload: bytes, key: bytes, *, run: bytes = b"", round_: int | None = None, public: bytes = b""
@@ -64,26 +69,27 @@ class Bench:
         bound = (run or self.facts.run_id) + number.to_bytes(8, "little") + (public or self.miner.public)
         return ChaCha20Poly1305(key).encrypt(bytes(12), b"\x01" + payload, b"muster/payload/v1" + bound)
 
-    def key(self, key: bytes) -> bytes:
-        """The miner's own key object."""
-        return wire.encode_key(self.miner, self.facts.run_id, self.facts.opening.round, key)
+    def key(self, key: bytes, signer: Identity | None = None, round_: int | None = None) -> bytes:
+        """The miner's own key object, or somebody else's, or another round's."""
+        number = self.facts.opening.round if round_ is None else round_
+        return wire.encode_key(signer or self.miner, self.facts.run_id, number, key, self.seal)
 
     def submission(
         self, key: bytes, ciphertext: bytes | None = None, signer: Identity | None = None, **changes: Any
-    ) -> bytes:
+    ) -> Work:
         """An honest submission, with other ciphertext, another signer or changed header fields."""
         signer = signer or self.miner
         if ciphertext is None:
             ciphertext = self.encrypt(kernels.encode(self.update), key, public=signer.public)
         made = header(self.facts, signer, self.uid, ciphertext, key)
-        return wire.encode(replace(made, **changes), signer, ciphertext)
+        return Work(wire.encode_head(replace(made, **changes), signer), ciphertext)
 
-    def changed(self, data: bytes, change: Callable[[dict[int, bytes]], object]) -> bytes:
-        """One of the miner's objects with changed fields, signed again."""
-        return resigned(data, self.miner, self.facts.run_id, change)
+    def changed(self, work: Work, change: Callable[[dict[int, bytes]], object]) -> Work:
+        """A submission with changed header fields, signed again by the miner."""
+        return work._replace(head=resigned(work.head, self.miner, self.facts.run_id, change))
 
 
-Case = tuple[bytes, bytes, set[str] | frozenset[str]]
+Case = tuple[Work, bytes, set[str] | frozenset[str]]
 Maker = Callable[[Bench, random.Random, bytes], Case]
 
 
@@ -114,9 +120,7 @@ def _flip_head(data: bytes, rng: random.Random) -> tuple[bytes, set[str] | froze
         names = ["magic"] * 4 + ["format", "type", "reserved", "reserved"]
         if offset < _LENGTH_FIELD:
             return _flip(data, offset, rng), {names[offset]}
-        if offset < _TAIL_FIELD:
-            return _flip(data, offset, rng), STRUCTURE | {"trailing", "body_size", "wrong_run"}
-        return _flip(data, offset, rng), {"truncated", "trailing", "payload_size"}
+        return _flip(data, offset, rng), STRUCTURE | {"trailing", "body_size", "wrong_run"}
     if region == 1:
         offset = rng.randrange(len(body))
         return _flip(data, PREFIX_BYTES + offset, rng), _body_reasons(body, offset)
@@ -124,84 +128,90 @@ def _flip_head(data: bytes, rng: random.Random) -> tuple[bytes, set[str] | froze
 
 
 def _flipped_head(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    submission, reasons = _flip_head(bench.submission(key), rng)
-    return submission, bench.key(key), reasons
+    work = bench.submission(key)
+    head, reasons = _flip_head(work.head, rng)
+    return work._replace(head=head), bench.key(key), reasons
 
 
 def _flipped_ciphertext(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = bench.submission(key)
-    start = wire.read_prefix(whole, Type.SUBMISSION).head_bytes
-    return _flip(whole, rng.randrange(start, len(whole)), rng), bench.key(key), {"ciphertext_digest"}
+    work = bench.submission(key)
+    flipped = _flip(work.payload, rng.randrange(len(work.payload)), rng)
+    return work._replace(payload=flipped), bench.key(key), {"ciphertext_digest"}
 
 
 def _flipped_key(bench: Bench, rng: random.Random, key: bytes) -> Case:
     shown, reasons = _flip_head(bench.key(key), rng)
-    return bench.submission(key), shown, {f"key_{reason}" for reason in reasons if reason != "payload_size"}
+    return bench.submission(key), shown, {f"key_{reason}" for reason in reasons}
 
 
 def _truncated(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = bench.submission(key)
-    cut = rng.randrange(len(whole))
-    in_head = cut < wire.read_prefix(whole, Type.SUBMISSION).head_bytes
-    return whole[:cut], bench.key(key), {"truncated"} if in_head else {"truncated", OBJECT_SIZE}
+    head, payload = bench.submission(key)
+    if rng.random() < 0.5:
+        return Work(head[: rng.randrange(len(head))], payload), bench.key(key), {"truncated"}
+    return Work(head, payload[: rng.randrange(len(payload))]), bench.key(key), {"ciphertext_size"}
 
 
 def _extended(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    head, payload = bench.submission(key)
     more = rng.randbytes(rng.randrange(1, 100))
-    return bench.submission(key) + more, bench.key(key), {"trailing", OBJECT_SIZE}
+    if rng.random() < 0.5:
+        return Work(head + more, payload), bench.key(key), {"trailing"}
+    return Work(head, payload + more), bench.key(key), {"ciphertext_size"}
 
 
 def _swapped_sections(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = bench.submission(key)
-    head = wire.read_prefix(whole, Type.SUBMISSION).head_bytes
-    cuts = (0, PREFIX_BYTES, head - SIGNATURE_BYTES, head, len(whole))
-    sections = [whole[a:b] for a, b in pairwise(cuts)]
+    head, payload = bench.submission(key)
+    cuts = (0, PREFIX_BYTES, len(head) - SIGNATURE_BYTES, len(head))
+    sections = [head[a:b] for a, b in pairwise(cuts)]
     order = sections[:]
     while order == sections:
         rng.shuffle(order)
     reasons = STRUCTURE | {"wrong_run"} if order[0] == sections[0] else {"magic"}
-    return b"".join(order), bench.key(key), reasons
+    return Work(b"".join(order), payload), bench.key(key), reasons
+
+
+def _objects_swapped(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """Head and payload under each other's names."""
+    head, payload = bench.submission(key)
+    return Work(payload, head), bench.key(key), {"magic"}
 
 
 def _random_bytes(bench: Bench, rng: random.Random, key: bytes) -> Case:
     noise = rng.randbytes(rng.randrange(2000))
-    return noise, bench.key(key), {"magic"} if len(noise) >= PREFIX_BYTES else {"truncated"}
+    return Work(noise, b""), bench.key(key), {"magic"} if len(noise) >= PREFIX_BYTES else {"truncated"}
 
 
 def _random_body(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = framed(Type.SUBMISSION, bench.miner, bench.facts.run_id, rng.randbytes(rng.randrange(400)))
-    return whole, bench.key(key), STRUCTURE - {"signature"}
+    head = framed(Type.HEAD, bench.miner, bench.facts.run_id, rng.randbytes(rng.randrange(400)))
+    return Work(head, b""), bench.key(key), STRUCTURE - {"signature"}
 
 
 def _declared_body(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = bytearray(bench.submission(key))
-    whole[_LENGTH_FIELD:_TAIL_FIELD] = b"\xff" * 4
-    return bytes(whole), bench.key(key), {"body_size"}
+    head, payload = bench.submission(key)
+    return Work(head[:_LENGTH_FIELD] + b"\xff" * 4 + head[PREFIX_BYTES:], payload), bench.key(key), {"body_size"}
 
 
 def _fields_swapped(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    fields = split_fields(body_of(bench.submission(key)))
+    fields = split_fields(body_of(bench.submission(key).head))
     i, j = sorted(rng.sample(range(len(fields)), 2))
     fields[i], fields[j] = fields[j], fields[i]
     return _rewritten(bench, key, fields), bench.key(key), {"field_order"}
 
 
 def _field_twice(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    fields = split_fields(body_of(bench.submission(key)))
+    fields = split_fields(body_of(bench.submission(key).head))
     i = rng.randrange(len(fields))
     return _rewritten(bench, key, [*fields[: i + 1], *fields[i:]]), bench.key(key), {"field_order"}
 
 
-def _rewritten(bench: Bench, key: bytes, fields: list[tuple[int, bytes]]) -> bytes:
-    """The submission with its body made of these fields, in this order, signed again."""
-    whole = bench.submission(key)
-    tail = whole[wire.read_prefix(whole, Type.SUBMISSION).head_bytes :]
+def _rewritten(bench: Bench, key: bytes, fields: list[tuple[int, bytes]]) -> Work:
+    """The submission with its head's body made of these fields, in this order, signed again."""
     body = b"".join(field(tag, value) for tag, value in fields)
-    return framed(Type.SUBMISSION, bench.miner, bench.facts.run_id, body, tail)
+    return bench.submission(key)._replace(head=framed(Type.HEAD, bench.miner, bench.facts.run_id, body))
 
 
 def _field_missing(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    tag = rng.choice([tag for tag, _ in split_fields(body_of(bench.submission(key)))])
+    tag = rng.choice([tag for tag, _ in split_fields(body_of(bench.submission(key).head))])
     return bench.changed(bench.submission(key), lambda f: f.pop(tag)), bench.key(key), {"missing_field"}
 
 
@@ -240,21 +250,17 @@ def _payload_too_long(bench: Bench, rng: random.Random, key: bytes) -> Case:
 
 def _payload_never_sent(bench: Bench, rng: random.Random, key: bytes) -> Case:
     """A head that announces (and signs for) a terabyte."""
-    declared = 2**40 + rng.randrange(2**40)
-    whole = bytearray(bench.submission(key, payload_bytes=declared - 16))
-    whole[_TAIL_FIELD:PREFIX_BYTES] = declared.to_bytes(8, "little")
-    return bytes(whole), bench.key(key), {"payload_size", "truncated"}
+    return bench.submission(key, payload_bytes=2**40 + rng.randrange(2**40)), bench.key(key), {"payload_size"}
 
 
 def _copied(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    shown = wire.encode_key(bench.stranger, bench.facts.run_id, bench.facts.opening.round, key)
-    return bench.submission(key, signer=bench.stranger), shown, {"foreign_header"}
+    return bench.submission(key, signer=bench.stranger), bench.key(key, bench.stranger), {"foreign_header"}
 
 
 def _signed_by_stranger(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    whole = bench.submission(key)
-    forged = resigned(whole, bench.stranger, bench.facts.run_id, lambda _: None)
-    return forged, bench.key(key), {"signature"}
+    work = bench.submission(key)
+    forged = resigned(work.head, bench.stranger, bench.facts.run_id, lambda _: None)
+    return work._replace(head=forged), bench.key(key), {"signature"}
 
 
 def _resigned(bench: Bench, rng: random.Random, key: bytes) -> Case:
@@ -285,15 +291,18 @@ def _another_key(bench: Bench, rng: random.Random, key: bytes) -> Case:
     return bench.submission(key), bench.key(rng.randbytes(32)), {"key_mismatch"}
 
 
+def _another_seal(bench: Bench, rng: random.Random, key: bytes) -> Case:
+    """A key that opens the payload, and answers no seal of this round."""
+    return bench.submission(key), replace(bench, seal=rng.randbytes(32)).key(key), {"key_seal"}
+
+
 def _key_of_another_round(bench: Bench, rng: random.Random, key: bytes) -> Case:
     number = bench.facts.opening.round + rng.randrange(1, 1000)
-    shown = wire.encode_key(bench.miner, bench.facts.run_id, number, key)
-    return bench.submission(key), shown, {"key_round"}
+    return bench.submission(key), bench.key(key, round_=number), {"key_round"}
 
 
 def _key_by_stranger(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    shown = wire.encode_key(bench.stranger, bench.facts.run_id, bench.facts.opening.round, key)
-    return bench.submission(key), shown, {"key_hotkey"}
+    return bench.submission(key), bench.key(key, bench.stranger), {"key_hotkey"}
 
 
 def _key_size(bench: Bench, rng: random.Random, key: bytes) -> Case:
@@ -302,7 +311,7 @@ def _key_size(bench: Bench, rng: random.Random, key: bytes) -> Case:
 
 
 def _no_key_object(bench: Bench, rng: random.Random, key: bytes) -> Case:
-    head = bench.submission(key)[:200]
+    head = bench.submission(key).head[:200]
     return (
         bench.submission(key),
         rng.choice([b"", rng.randbytes(300), head]),
@@ -325,6 +334,7 @@ HEADER_CHANGES: dict[str, tuple[str, str, Callable[[RoundFacts, random.Random], 
     "wrong_tokens": ("tokens", "tokens", lambda _, rng: rng.randrange(2**63, 2**64)),
     "wrong_data": ("data_digest", "data_digest", lambda _, rng: rng.randbytes(32)),
     "wrong_possession": ("possession", "possession", lambda _, rng: rng.randbytes(32)),
+    "shorter_payload": ("ciphertext_size", "payload_bytes", lambda *_: 1),
     "wrong_payload_bytes": ("payload_size", "payload_bytes", lambda _, rng: rng.randrange(2**40, 2**41)),
     "wrong_ciphertext": ("ciphertext_digest", "ciphertext_digest", lambda _, rng: rng.randbytes(32)),
     "wrong_commitment": ("key_mismatch", "key_commitment", lambda _, rng: rng.randbytes(32)),
@@ -356,6 +366,7 @@ MAKERS: dict[str, Maker] = {
         maker.__name__.removeprefix("_"): maker
         for maker in (
             _flipped_head, _flipped_ciphertext, _flipped_key, _truncated, _extended, _swapped_sections,
+            _objects_swapped, _another_seal,
             _random_bytes, _random_body, _declared_body, _fields_swapped, _field_twice, _field_missing,
             _field_unknown, _field_resized, _head_too_long, _other_slot, _payload_too_long,
             _payload_never_sent, _copied, _signed_by_stranger, _resigned, _payload_of_another, _payload_noise,
@@ -386,5 +397,5 @@ def malformed_submissions(
     labels = list(MAKERS)
     for i in range(count):
         label = labels[i % len(labels)]
-        submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
-        yield Malformed(label, submission, key, frozenset(reasons))
+        work, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+        yield Malformed(label, work, key, frozenset(reasons))

@@ -273,11 +273,12 @@ def test_no_such_run(muster: Muster, tmp_path: Path, command: list[str]) -> None
     ("text", "words"),
     [
         ("run_id =", "not valid TOML"),
-        ("run_id = 3", "run_id"),
-        ('run_id = "{id}"\nsecret = 1', "unknown key secret"),
-        ('run_id = "{other}"', "another run"),
-        ('run_id = "{id}"\nspec = "gone.json"', "gone.json"),
-        ('run_id = "{id}"\nspec = "data"', "cannot be read"),
+        ('run_id = "{id}"', "is of a run of format 1; this release reads format 2"),
+        ("format = 2\nrun_id = 3", "run_id"),
+        ('format = 2\nrun_id = "{id}"\nsecret = 1', "unknown key secret"),
+        ('format = 2\nrun_id = "{other}"', "another run"),
+        ('format = 2\nrun_id = "{id}"\nspec = "gone.json"', "gone.json"),
+        ('format = 2\nrun_id = "{id}"\nspec = "data"', "cannot be read"),
     ],
 )
 def test_a_run_file_that_is_wrong(muster: Muster, run: Path, text: str, words: str) -> None:

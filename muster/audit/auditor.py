@@ -75,7 +75,7 @@ class Auditor:
             read = await find_record(evidence, self._faults, tip.round)
             if read is None:
                 return None
-            with self._faults.noting(paths.record(tip.run_id, tip.round), tip.round) as advanced:
+            with self._faults.noting(paths.record(tip.run_id, tip.round, read[1]), tip.round) as advanced:
                 tip = ledger.advance(tip, *read)
             if not advanced.sound:
                 return None

@@ -14,7 +14,7 @@ from muster.node.ledger.reader import Fetched, Reader
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
-from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, StorageError
+from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.spec.history import SpecHistory
@@ -59,6 +59,7 @@ class Evidence:
         self._reader = Reader(chain, Directory(chain, buckets))
         self._leader = hotkey_of(start.leader_in_turn)
         self._anchored: dict[int, tuple[bytes, ...]] = {}
+        self._unproven: dict[int, bytes] = {}
         self._store: Store | None = None
         self.last = -1
         self.peers: dict[str, Peer] = {}
@@ -101,6 +102,11 @@ class Evidence:
                 at -= 1
                 self._anchored[at] = (record.parent,)
 
+    def record_key(self, round_: int) -> str:
+        """The name of a round's record, as far as it is known before it is read."""
+        known = next(iter(self._anchored.get(round_, ())), None) or self._unproven.get(round_)
+        return paths.record(self.run_id, round_, known) if known else paths.records(self.run_id, round_)
+
     def proven(self, round_: int) -> bool:
         """Whether an anchor names the record of a round, or leads back to it."""
         return round_ in self._anchored
@@ -124,10 +130,11 @@ class Evidence:
         """
         anchored = self._anchored.get(round_)
         if anchored is None:
-            record, digest = await self._reader.newest(self.store, self._start, round_)
-            if record.round != round_:
-                raise LedgerError(f"it is the record of round {record.round}")
-            return record, digest
+            here = await self._reader.siblings(self.store, self._start, round_)
+            if not here:
+                raise ObjectMissing("it is not there")
+            self._unproven[round_] = here[0][1]
+            return here[0]
         problems: list[StorageError] = []
         for digest in anchored:
             try:
@@ -148,14 +155,17 @@ class Evidence:
         """
         return reader.bundle_size(record, tip or self._start)
 
-    async def bundle(self, record: Record, size: int) -> bytes:
-        """The bundle a record names, of `size` bytes by its heads; raises as `record` does."""
-        return await self._reader.bundle_of(self.store, record, size)
+    async def bundle(self, record: Record, digest: bytes, size: int) -> bytes:
+        """The bundle a record, which has this digest, names, of `size` bytes; raises as `record` does."""
+        return await self._reader.bundle_of(self.store, record, digest, size)
 
     async def check_heads(self, record: Record) -> None:
-        """The heads that lie beside the seal are those of the record; raises as `record` does."""
+        """What lies beside the seal is that very seal, and the heads of the record; raises as `record` does."""
         data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
-        if data != wire.encode_heads({entry.public: entry.head for entry in record.entries}):
+        seal, heads = wire.decode_sealed(data)
+        if wire.decode_seal(seal, self.run_id)[1] != record.seal:
+            raise LedgerError("it does not hold the seal of the record")
+        if heads != {entry.public: entry.head for entry in record.entries}:
             raise LedgerError("it does not hold the heads of the record")
 
     async def check_beacons(self, tip: Tip, found: Found) -> None:
@@ -166,7 +176,7 @@ class Evidence:
         """
         assert found.seal is not None
         record, head = found.record, await self._chain.head()
-        named = [found.seal[0].block, record.evaluate.block]
+        named = [found.seal[0].block]
         if record.opening is not None:
             named += [record.opening.open, record.opening.assign.block, record.opening.possess.block]
         newest = max(block.number for block in named)
@@ -186,14 +196,15 @@ class Evidence:
         """θ before a record that pins a checkpoint; raises as `record` does."""
         return await reader.load_checkpoint(self.store, tip, record)
 
-    async def beyond(self, round_: int) -> int:
-        """How many records, `MAX_BEYOND` at most, lie in the leader's bucket from `round_` on, one after the other."""
-        if self._store is None:
-            return 0
-        for count in range(MAX_BEYOND):
-            if await self._store.head(paths.record(self.run_id, round_ + count)) is None:
-                return count
-        return MAX_BEYOND
+    async def beyond(self, round_: int) -> list[str]:
+        """The names of the records, `MAX_BEYOND` at most, in the leader's bucket from `round_` on, one a round."""
+        found: list[str] = []
+        while self._store is not None and len(found) < MAX_BEYOND:
+            here = await self._store.list(paths.records(self.run_id, round_ + len(found)), limit=1)
+            if not here:
+                break
+            found.append(here[0].key)
+        return found
 
 
 async def genesis(history: SpecHistory, chain: Chain) -> Tip:

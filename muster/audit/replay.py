@@ -69,13 +69,13 @@ class Replay:
         before = round_ == self._report.first_round or self._evidence.proven(round_ - 1)
         if before and not self._evidence.proven(round_):
             what = "no anchor leads back to it or to those that follow it, up to one that is not to be had"
-            self._faults.add(Fault(FaultClass.UNANCHORED, round_, paths.record(self._run_id, round_), what))
+            self._faults.add(Fault(FaultClass.UNANCHORED, round_, self._evidence.record_key(round_), what))
 
-    def _tell_beyond(self, round_: int, count: int) -> None:
-        if count:
-            more = f", nor the {count - 1} after it" if count > 1 else ""
+    def _tell_beyond(self, round_: int, names: list[str]) -> None:
+        if names:
+            more = f", nor the {len(names) - 1} after it" if len(names) > 1 else ""
             what = f"the leader's bucket holds it, but no anchor names it{more}: it is not a part of the run"
-            self._faults.add(Fault(FaultClass.UNANCHORED, round_, paths.record(self._run_id, round_), what))
+            self._faults.add(Fault(FaultClass.UNANCHORED, round_, names[0], what))
 
     async def _round(self, round_: int) -> bool:
         """One round; False where its record is not to be had."""
@@ -88,7 +88,7 @@ class Replay:
         self._tell_unproven(round_)
         found = await self._named(record, digest)
         tip = self._standing.tip
-        await self._scores.check_used(record, frozenset() if tip is None else tip.remembered)
+        await self._scores.check_used(record, digest, frozenset() if tip is None else tip.remembered)
         await self._scores.check_published(round_, digest)
         standing = self._standing
         resumed = False
@@ -98,12 +98,12 @@ class Replay:
             resumed = standing.replica is not None
         applied = None if tip is None else await self._judged(found, tip, standing.replica)
         if applied is None or tip is None:
-            with self._faults.noting(paths.record(self._run_id, round_), round_):
+            with self._faults.noting(paths.record(self._run_id, round_, digest), round_):
                 standing.pass_by(record, digest)
             self._pass_by(round_, record)
             return True
         if record.checkpoint != ledger.NO_CHECKPOINT and not resumed:
-            await self._check_checkpoint(tip, record)
+            await self._check_checkpoint(tip, record, digest)
         await asyncio.to_thread(standing.apply, applied, tip)
         self._take_down(record)
         return True
@@ -129,13 +129,13 @@ class Replay:
     async def _named(self, record: Record, digest: bytes) -> Found:
         """What a record names, each object blamed by its own name."""
         round_, seal, bundle, size = record.round, None, None, None
-        with self._faults.noting(paths.seal(self._run_id, round_), round_):
+        with self._faults.noting(paths.seal(self._run_id, round_, record.seal), round_):
             seal = await self._evidence.seal(record)
-        with self._faults.noting(paths.record(self._run_id, round_), round_):
+        with self._faults.noting(paths.record(self._run_id, round_, digest), round_):
             size = self._evidence.bundle_size(record, self._standing.tip)
         if size is not None:
-            with self._faults.noting(paths.bundle(self._run_id, round_), round_):
-                bundle = await self._evidence.bundle(record, size)
+            with self._faults.noting(paths.bundle(self._run_id, round_, digest), round_):
+                bundle = await self._evidence.bundle(record, digest, size)
         with self._faults.noting(paths.heads(self._run_id, round_), round_):
             await self._evidence.check_heads(record)
         return Found(record, digest, seal, bundle)
@@ -143,12 +143,12 @@ class Replay:
     async def _judged(self, found: Found, tip: Tip, replica: Replica | None) -> Applied | None:
         """Apply the rules, without θ those that need none; None where the round cannot be replayed."""
         record, round_ = found.record, found.record.round
-        name = paths.record(self._run_id, round_)
+        name = paths.record(self._run_id, round_, found.digest)
         with self._faults.noting(name, round_) as linked:
             ledger.check_link(tip, record, None)
         if found.seal is None or not linked.sound:
             return None
-        with self._faults.noting(paths.seal(self._run_id, round_), round_) as sealed:
+        with self._faults.noting(paths.seal(self._run_id, round_, record.seal), round_) as sealed:
             ledger.check_seal(tip, record, *found.seal)
         with self._faults.noting(name, round_) as drawn:
             await self._evidence.check_beacons(tip, found)
@@ -159,7 +159,7 @@ class Replay:
             return await asyncio.to_thread(self._evidence.judge, whole, tip, replica)
         return None
 
-    async def _check_checkpoint(self, tip: Tip, record: Record) -> None:
+    async def _check_checkpoint(self, tip: Tip, record: Record, digest: bytes) -> None:
         """Remake the checkpoint, a shard at a time, and compare every byte by its digest."""
         replica = self._standing.replica
         assert replica is not None
@@ -175,7 +175,7 @@ class Replay:
                 raise LedgerError(_OTHER_BYTES)
         for shard in shards:
             await self._check_shard(tip, shard)
-        with self._faults.noting(paths.record(tip.run_id, tip.round), tip.round):
+        with self._faults.noting(paths.record(tip.run_id, tip.round, digest), tip.round):
             if manifest_digest(manifest) != record.checkpoint:
                 raise LedgerError("it pins another checkpoint than that of its θ")
         self._report.checkpoints += 1
@@ -191,7 +191,7 @@ class Replay:
 
 async def find_record(evidence: Evidence, faults: FaultLog, round_: int) -> tuple[Record, bytes] | None:
     """The anchored record of a round and its digest; None, and a fault, where it is not to be had."""
-    with faults.noting(paths.record(evidence.run_id, round_), round_):
+    with faults.noting(evidence.record_key(round_), round_):
         return await evidence.record(round_)
     return None
 

@@ -25,22 +25,22 @@ class ScoreFiles:
         self._buckets = buckets
         self._faults = faults
 
-    async def check_used(self, record: Record, remembered: frozenset[bytes]) -> None:
-        """The scores a record used are the ones their validators signed.
+    async def check_used(self, record: Record, digest: bytes, remembered: frozenset[bytes]) -> None:
+        """The scores a record, which has this digest, used are the ones their validators signed.
 
         Rows of peers that are not `remembered` (`Tip.remembered`) may be left out: who was registered when the record
         was made, its leader alone has seen.
         """
-        own_name = paths.record(self._run_id, record.round)
+        own_name = paths.record(self._run_id, record.round, digest)
         for taken in record.scores:
             hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round)
             with self._faults.noting(name, taken.round, FaultClass.SCORES, hotkey):
-                file, digest = await self._read(hotkey, taken.round)
-                if digest != taken.digest:
+                file, found = await self._read(hotkey, taken.round)
+                if found != taken.digest:
                     raise LedgerError(f"the record of round {record.round} used other scores than these")
                 with self._faults.noting(own_name, record.round):
                     known = remembered | {row.public for row in taken.rows}
-                    if scores_used(file, digest, taken.stake, known) != taken:
+                    if scores_used(file, found, taken.stake, known) != taken:
                         raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
 
     async def check_published(self, round_: int, digest: bytes) -> None:

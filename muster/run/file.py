@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ SQLITE = "sqlite:"
 BITTENSOR = "bittensor"
 LOCAL = "local"
 """The kind of chain that a `sqlite:` file holds, as specs call it."""
+
+FORMAT: Final = 2
+"""Of a run: what its objects, its spec and its run.toml look like."""
 
 NO_RUN = "0" * 64
 """Stands in a run file whose run id is not known yet."""
@@ -41,6 +44,7 @@ class RunFile(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    format: Literal[2] = FORMAT
     run_id: Annotated[str, Field(pattern=f"^{HEX32}$")]
     spec: str = SPEC_FILE
     data: str = DATA_FOLDER
@@ -78,10 +82,13 @@ class RunFile(BaseModel):
         """Parse a run.toml that was read at `where`.
 
         Raises:
-            ConfigError: not TOML, or not a run file.
+            ConfigError: not TOML, not a run file, or one of a run of another format.
         """
         try:
-            return cls.model_validate(tomllib.loads(data.decode()))
+            document = tomllib.loads(data.decode())
+            if (found := document.get("format", 1)) != FORMAT:  # the first format did not say so
+                raise ConfigError(f"{where} is of a run of format {found}; this release reads format {FORMAT}")
+            return cls.model_validate(document)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where} is not valid TOML: {error}") from error
         except ValidationError as error:

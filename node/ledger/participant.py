@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from muster.node.context import Context
 from muster.node.ledger import reader
-from muster.node.ledger.reader import CatchUp, Fetched, Reader
+from muster.node.ledger.reader import CatchUp, Fetched, FoundSeal, Reader
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import ledger
@@ -22,7 +22,6 @@ from muster.protocol.ledger.round import Duty, Event, RoundState
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.types import Block
-from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -132,10 +131,14 @@ class Participant:
     async def train(self) -> None:
         """Do the open round's work and submit it. Runs beside the session; is cancelled when the record is there."""
 
-    async def publish_key(self, seal: Seal) -> None:
+    async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:  # noqa: ARG002
+        """Which of the open round's seals, seen at block `head`, counts for this participant; None for none of them."""
+        return next(iter(found), None)
+
+    async def publish_key(self, found: FoundSeal) -> None:
         """Show the payload's key: the seal is public."""
 
-    async def publish_seal(self, head: Block) -> Seal:
+    async def publish_seal(self, head: Block) -> FoundSeal:
         """Close the round to submissions; returns the seal that stands."""
         raise NotImplementedError
 

@@ -19,11 +19,11 @@ from muster.node.replica import Replica
 from muster.node.replica.checkpoint import read_manifest
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
-from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, WireError
+from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.lineage import Lineage
-from muster.protocol.rules.admission import MAX_HEAD_BYTES
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.storage import Store
@@ -38,6 +38,9 @@ BULK_DEADLINE = 600.0
 
 MAX_SEAL_BYTES = 8 * 2**20
 """Cap of a seal: 64 bytes for each of 65,536 peers, and their frame."""
+
+MAX_SIBLINGS = 4
+"""Seals, or records, of one round that are looked at in one bucket; an honest leader makes one."""
 
 STEPS_BACK = 64
 """Records read back from the newest anchor in one look; the next look goes on where this one stopped."""
@@ -69,6 +72,15 @@ class Fetched:
     bundle: bytes
     record_data: bytes = b""
     seal_data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSeal:
+    """A seal with its digest and its object as it was read."""
+
+    seal: Seal
+    digest: bytes
+    data: bytes
 
 
 @contextmanager
@@ -110,6 +122,7 @@ class Reader:
         self._directory = directory
         self._lineage = Lineage()
         self._records: dict[bytes, bytes] = {}
+        self._seals: dict[str, FoundSeal] = {}
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
         """The records of the open round that the chain proves, each once, in chain order; empty before the first.
@@ -147,7 +160,7 @@ class Reader:
         for _ in range(STEPS_BACK):
             if at.round <= tip.round:
                 break
-            with about(paths.record(tip.run_id, at.round)):
+            with about(paths.record(tip.run_id, at.round, at.digest)):
                 record, _ = await self.record(store, tip, at.round, at.digest)
                 self._lineage.take(at, record, at.digest)
             at = self._lineage.trace(at, tip.round)
@@ -162,7 +175,7 @@ class Reader:
         """
         data = self._records.get(digest)
         if data is None:
-            data = await store.get(paths.record(tip.run_id, round_), max_bytes=wire.MAX_BODY_BYTES)
+            data = await store.get(paths.record(tip.run_id, round_, digest), max_bytes=wire.MAX_BODY_BYTES)
         record = _decoded(data, digest, tip)
         if record.round != round_:
             raise LedgerError(f"it is the record of round {record.round}")
@@ -170,18 +183,40 @@ class Reader:
             self._records = {digest: data}
         return record, data
 
-    async def newest(self, store: Store, tip: Tip, round_: int) -> tuple[Record, bytes]:
-        """A round's record as a bucket has it, with its digest, whoever vouches for it.
+    async def siblings(self, store: Store, tip: Tip, round_: int) -> list[tuple[Record, bytes]]:
+        """A round's records as a bucket has them, each with its digest, whoever vouches for them.
 
         Raises:
-            ObjectMissing: it is not there.
-            StorageError: it is damaged or cannot be read.
+            StorageError: one is damaged or cannot be read.
         """
-        data = await store.get(paths.record(tip.run_id, round_), max_bytes=wire.MAX_BODY_BYTES)
-        try:
-            return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
-        except WireError as error:
-            raise ObjectDamaged(f"the record of round {round_} is not readable: {error}") from error
+        found = []
+        for info in await store.list(paths.records(tip.run_id, round_), limit=MAX_SIBLINGS):
+            data = await store.get(info.key, max_bytes=wire.MAX_BODY_BYTES)
+            try:
+                record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+            except WireError as error:
+                raise ObjectDamaged(f"{info.key} is not readable: {error}") from error
+            if info.key != paths.record(tip.run_id, record.round, digest):
+                raise ObjectDamaged(f"{info.key} is another record than its name says")
+            found.append((record, digest))
+        return found
+
+    async def following(self, store: Store, tip: Tip) -> tuple[Record, bytes]:
+        """The open round's record as a bucket has it, with its digest; of several the one that the chain proves.
+
+        Raises:
+            ObjectMissing: none is there that continues the ledger.
+            ChainError, StorageError: one is damaged, something cannot be read, or the chain proves none of several yet.
+        """
+        here = [one for one in await self.siblings(store, tip, tip.round) if one[0].parent == tip.parent]
+        if len(here) > 1:
+            proven = {pointer.digest for pointer in await self.anchored(tip)}
+            here = [one for one in here if one[1] in proven]
+            if not here:
+                raise StorageError(f"round {tip.round} has several records, and the chain proves none of them yet")
+        if not here:
+            raise ObjectMissing(f"there is no record of round {tip.round} that continues this ledger")
+        return here[0]
 
     async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
         """The open round's record, and the seal and the bundle that it names; the bundle, which is large, comes last.
@@ -193,16 +228,16 @@ class Reader:
                 may hold.
         """
         store, run_id, round_ = pointer.store, tip.run_id, tip.round
-        with about(paths.record(run_id, round_)):
+        with about(paths.record(run_id, round_, pointer.digest)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
             ledger.check_link(tip, record, None)
             size = bundle_size(record, tip)
-        with about(paths.seal(run_id, round_)):
+        with about(paths.seal(run_id, round_, record.seal)):
             seal, seal_data = await self.seal_of(store, record)
             ledger.check_seal(tip, record, seal, record.seal)
         await self.check_beacons(tip, record, seal)
-        with about(paths.bundle(run_id, round_)):
-            bundle = await self.bundle_of(store, record, size)
+        with about(paths.bundle(run_id, round_, pointer.digest)):
+            bundle = await self.bundle_of(store, record, pointer.digest, size)
         return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data)
 
     async def seal_of(self, store: Store, record: Record) -> tuple[Seal, bytes]:
@@ -212,7 +247,7 @@ class Reader:
             StorageError: it is missing, damaged or cannot be read.
             LedgerError: its bytes are the right ones, and no seal.
         """
-        data = await store.get(paths.seal(record.run_id, record.round), max_bytes=MAX_SEAL_BYTES)
+        data = await store.get(paths.seal(record.run_id, record.round, record.seal), max_bytes=MAX_SEAL_BYTES)
         try:
             seal, found = wire.decode_seal(data, record.run_id)
         except WireError as error:
@@ -221,15 +256,15 @@ class Reader:
             raise ObjectDamaged("it is not the seal that the record names")
         return seal, data
 
-    async def bundle_of(self, store: Store, record: Record, size: int) -> bytes:
-        """The bundle that a record names, of `size` bytes.
+    async def bundle_of(self, store: Store, record: Record, digest: bytes, size: int) -> bytes:
+        """The bundle that a record, which has this digest, names; of `size` bytes.
 
         Raises:
             StorageError: it is missing, damaged or cannot be read.
         """
         if not size:
             return b""
-        key = paths.bundle(record.run_id, record.round)
+        key = paths.bundle(record.run_id, record.round, digest)
         bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
         if blake3(bundle).digest() != record.bundle:
             raise ObjectDamaged("it is not the bundle that the record names")
@@ -244,34 +279,43 @@ class Reader:
         """
         if (await self._chain.block(seal.block.number)) != seal.block:
             raise LedgerError("the seal names a block the chain does not have")
-        claims = [(EVALUATE, tip.round, record.evaluate)]
-        if record.opening:
-            claims.append((ASSIGN, tip.round + 1, record.opening.assign))
-            claims.append((POSSESS, tip.round + 1, record.opening.possess))
-        for purpose, round_, beacon in claims:
+        if record.opening is None:
+            return
+        round_ = tip.round + 1
+        for purpose, beacon in ((ASSIGN, record.opening.assign), (POSSESS, record.opening.possess)):
             if await draw(self._chain, purpose, round_, beacon.block.number) != beacon:
                 raise LedgerError(f"the {purpose} beacon of round {round_} is not the chain's")
 
-    async def seal(self, tip: Tip) -> Seal | None:
-        """The open round's seal in its leader's bucket, None where there is none that can be used.
+    async def seals(self, tip: Tip) -> list[FoundSeal]:
+        """The open round's seals in its leader's bucket: of this ledger, and of a block that the chain has.
 
         Raises:
-            ChainError, StorageError: the bucket cannot be looked at now, or what was read is damaged.
+            ChainError, StorageError: the bucket or the chain cannot be looked at now, or what was read is damaged.
         """
         store = await self._directory.store_of(hotkey_of(tip.leader_in_turn))
         if store is None:
-            return None
+            return []
+        listed = await store.list(paths.seals(tip.run_id, tip.round), limit=MAX_SIBLINGS)
+        keys = [info.key for info in listed if info.size <= MAX_SEAL_BYTES]
+        self._seals = {key: self._seals.get(key) or await self._read_seal(store, tip, key) for key in keys}
+        return [found for found in self._seals.values() if await self._usable(tip, found)]
+
+    async def _read_seal(self, store: Store, tip: Tip, key: str) -> FoundSeal:
+        data = await store.get(key, max_bytes=MAX_SEAL_BYTES)
         try:
-            data = await store.get(paths.seal(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
-            seal, _ = wire.decode_seal(data, tip.run_id)
-        except ObjectMissing:
-            return None
+            seal, digest = wire.decode_seal(data, tip.run_id)
         except WireError as error:
-            raise ObjectDamaged(f"the seal of round {tip.round} is not readable: {error}") from error
-        if seal.leader != tip.leader(seal.turn) or seal.round != tip.round or seal.parent != tip.parent:
-            log.warning("the seal of round %d is not of this ledger", tip.round)
-            return None
-        return seal
+            raise ObjectDamaged(f"{key} is not readable: {error}") from error
+        if key != paths.seal(tip.run_id, seal.round, digest):
+            raise ObjectDamaged(f"{key} is another seal than its name says")
+        return FoundSeal(seal, digest, data)
+
+    async def _usable(self, tip: Tip, found: FoundSeal) -> bool:
+        """Whether a seal is of this ledger's open round, and names a block of the chain."""
+        if not ledger.continues(tip, found.seal):
+            log.warning("a seal of round %d is not of this ledger", tip.round)
+            return False
+        return await self._chain.block(found.seal.block.number) == found.seal.block
 
 
 def _decoded(data: bytes, digest: bytes, tip: Tip) -> Record:
@@ -286,13 +330,13 @@ def _decoded(data: bytes, digest: bytes, tip: Tip) -> Record:
 
 
 def bundle_size(record: Record, tip: Tip) -> int:
-    """What a record's bundle must have, from its heads alone; refused where it is more than all seats may send.
+    """What a record's bundle has, within what its heads allow; refused where it is more than all seats may send.
 
     Raises:
         LedgerError: it is more, or not what the record says.
     """
     size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
-    each = MAX_HEAD_BYTES + wire.KEY_BYTES + max_payload_bytes(tip.codec)
+    each = MAX_HEAD_BYTES + MAX_KEY_BYTES + max_payload_bytes(tip.codec)
     if size > spec.gauntlet.seats * each:
         raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
     return size
@@ -349,7 +393,7 @@ class CatchUp:
         return tip, await load_checkpoint(store, tip, record, manifest)
 
     async def _read(self, reader: Reader, store: Store, at: Anchor) -> Record:
-        with about(paths.record(self.start.run_id, at.round)):
+        with about(paths.record(self.start.run_id, at.round, at.digest)):
             self.reached, _ = await reader.record(store, self.start, at.round, at.digest)
         return self.reached
 

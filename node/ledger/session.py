@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
-from muster.node.ledger.reader import Fetched, Pointer, Reader
+from muster.node.ledger.reader import Fetched, FoundSeal, Pointer, Reader
 from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
@@ -40,7 +40,6 @@ from muster.protocol.ledger.round import (
     Transition,
 )
 from muster.protocol.types import Block
-from muster.protocol.wire import Seal
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +116,12 @@ class Session:
             me.note(events.Refused(tip.round, record=pointer.digest.hex(), problem=str(error)))
         return None
 
-    async def find_seal(self) -> Seal | None:
-        """The open round's seal, where it can be seen."""
+    async def find_seal(self) -> FoundSeal | None:
+        """The open round's seal, where one can be seen that counts for this participant."""
+        me = self._participant
         try:
-            return await self._reader.seal(self._participant.tip)
+            found = await self._reader.seals(me.tip)
+            return await me.choose_seal(found, await self.newest_block()) if found else None
         except (StorageError, ChainError) as error:
             self.complain(f"the seal of round {self._participant.tip.round} cannot be looked for: {error}")
             return None
@@ -146,7 +147,7 @@ class _Round:
         self._errands = errands
         self._machine = RoundMachine(state, self._tell)
         self._ended: deque[Event] = deque()
-        self._seal: Seal | None = None
+        self._seal: FoundSeal | None = None
         self._record: tuple[Applied, Fetched | None] | None = None
         self._round = tip.round
         participant.begin(errands)
@@ -238,9 +239,9 @@ class _Round:
             return [] if seal is None else [self._sealed(seal)]
         return []
 
-    def _sealed(self, seal: Seal) -> SealSeen:
-        self._seal = seal
-        return SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)
+    def _sealed(self, found: FoundSeal) -> SealSeen:
+        self._seal = found
+        return SealSeen(frozenset(peer for peer, _ in found.seal.headers), found.seal.block.number)
 
     async def _observe(self, head: Block) -> list[Event]:
         """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""

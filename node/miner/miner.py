@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower
+from muster.node.ledger.reader import FoundSeal
+from muster.node.miner.answering import answered
 from muster.node.miner.engine import Engine, RoundLost
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
 from muster.node.miner.state import Made, MinerState, load_state, save_state
@@ -28,7 +30,7 @@ from muster.protocol import wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
-from muster.protocol.wire import Seal
+from muster.protocol.types import Block
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,9 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
+        self._sent: int | None = None
+        self._sending = False
+        self._refused: set[bytes] = set()
 
     def duty(self) -> Duty:
         """A miner mines."""
@@ -136,15 +141,40 @@ class Miner(Follower):
         """Training stops before θ moves under it."""
         await self.stop_training()
 
-    async def publish_key(self, seal: Seal) -> None:
-        """Show the key of the open round's submission, now that the seal is public; fit to be done twice.
+    async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:
+        """The first seal that this submission's key may answer; the journal says what is wrong with any other.
+
+        Raises:
+            StorageError: the own bucket does not show which seal was answered before.
+        """
+        made, now = self.made, self._now()
+        if made is None:
+            return None
+        for one in found:
+            if one.digest in self._refused:
+                continue
+            problem = self._stages.seal(now, made, one.seal, head)
+            if not problem or one.digest == await answered(self.context.bucket, now.tip):
+                return one
+            self._refused.add(one.digest)
+            if not one.seal.sealed(self.public):
+                continue  # it came too late for this seal, with which nothing is wrong
+            log.warning("a seal of round %d is not answered: %s", now.tip.round, problem)
+            self.note(events.SealRefused(now.tip.round, seal=one.digest.hex(), problem=problem))
+        return None
+
+    async def publish_key(self, found: FoundSeal) -> None:
+        """Show the key, for the one seal that this miner answers in this round; fit to be done twice.
 
         Raises:
             StorageError: the bucket did not take it.
         """
-        made = self.made
-        if made is not None and made.round == seal.round:
-            await self._stages.key(self._now(), made, seal)
+        made, now = self.made, self._now()
+        assert made is not None, "a seal is chosen by what is made"
+        await self._stages.key(now, made, found)
+        if self._sent != made.round and not self._sending:  # an earlier life ended between head and payload
+            await self._stages.put(now, made)
+            self._sent = made.round
 
     def _now(self) -> OpenRound:
         return OpenRound(self.context, self._tip, self.replica)
@@ -172,16 +202,21 @@ class Miner(Follower):
     async def _send(self, now: OpenRound, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
         chain = self.context.chain
-        while not await self._put(now, made):
-            head = await chain.head()
-            await chain.next_block(head.number)
-            if self._tip is not now.tip:
-                return
+        self._sending = True
+        try:
+            while not await self._put(now, made):
+                head = await chain.head()
+                await chain.next_block(head.number)
+                if self._tip is not now.tip:
+                    return
+        finally:
+            self._sending = False
 
     async def _put(self, now: OpenRound, made: Made) -> bool:
         """Put the submission; False where the store failed and it is worth trying again."""
         try:
             await self._stages.put(now, made)
+            self._sent = made.round
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):

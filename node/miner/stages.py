@@ -20,15 +20,17 @@ from torch import Tensor
 from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.ledger.reader import BULK_DEADLINE, FoundSeal
+from muster.node.miner.answering import answer
 from muster.node.miner.engine import Delta, Engine, Job, RoundLost
 from muster.node.miner.state import Made
 from muster.node.replica import Replica
 from muster.node.telemetry import events
-from muster.protocol import paths, wire
+from muster.protocol import ledger, paths, wire
 from muster.protocol.ledger import Tip
 from muster.protocol.rules.assignment import assigned, data_digest, share
 from muster.protocol.spec.layout import AEAD_TAG_BYTES
+from muster.protocol.types import Block
 from muster.protocol.wire import Header, Seal
 
 UPLOAD_DEADLINE = BULK_DEADLINE
@@ -140,33 +142,37 @@ def build(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) 
 
 
 async def put(now: OpenRound, made: Made) -> None:
-    """Upload the submission; fit to be done twice.
+    """Put the head, which is what has to be there in time for the seal, and then the payload; fit to be done twice.
 
     Raises:
-        StorageError: the bucket did not take it.
+        StorageError: the bucket did not take both.
     """
     context, tip = now.context, now.tip
     context.faults.trip("submit.before_put")
-    await context.bucket.put(paths.submission(tip.run_id, made.round), made.submission, deadline=UPLOAD_DEADLINE)
-    values = tip.codec.count
-    context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=values))
+    signed, ciphertext = wire.decode(made.submission, tip.run_id)
+    await context.bucket.put(paths.head(tip.run_id, made.round), signed.head)
+    await context.bucket.put(paths.payload(tip.run_id, made.round), ciphertext, deadline=UPLOAD_DEADLINE)
+    context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=tip.codec.count))
 
 
-async def show_key(now: OpenRound, made: Made, seal: Seal) -> None:
-    """Show the key of the sealed submission, if it is this very one that was sealed; fit to be done twice.
+def seal_problem(now: OpenRound, made: Made, seal: Seal, newest: Block) -> str:
+    """Why this submission's key may not answer a seal that is seen at the block `newest`, "" where it may."""
+    signed, _ = wire.decode(made.submission, now.tip.run_id)
+    return ledger.unanswerable(now.tip, seal, now.context.identity.public, signed.digest, newest)
+
+
+async def show_key(now: OpenRound, made: Made, found: FoundSeal) -> None:
+    """Show the key, for the one seal that this miner answers in this round; fit to be done twice.
 
     Raises:
         StorageError: the bucket did not take it.
     """
     context, tip = now.context, now.tip
-    signed, _ = wire.decode(made.submission, tip.run_id)
-    if (context.identity.public, signed.digest) not in seal.headers:
-        context.journal.note(events.SealedOther(seal.round))
-        return
+    seal = await answer(context.bucket, tip, found)
     context.faults.trip("submit.before_key")
-    data = wire.encode_key(context.identity, tip.run_id, seal.round, made.key)
-    await context.bucket.put(paths.key(tip.run_id, seal.round), data)
-    context.journal.note(events.Key(seal.round))
+    data = wire.encode_key(context.identity, tip.run_id, tip.round, made.key, seal)
+    await context.bucket.put(paths.key(tip.run_id, tip.round), data)
+    context.journal.note(events.Key(tip.round))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +188,8 @@ class Stages:
     compress: Callable[[Task, Delta, Sequence[Tensor]], SparseUpdate] = compress
     build: Callable[[Task, SparseUpdate, Sequence[int], bytes], bytes] = build
     put: Callable[[OpenRound, Made], Awaitable[None]] = put
-    key: Callable[[OpenRound, Made, Seal], Awaitable[None]] = show_key
+    seal: Callable[[OpenRound, Made, Seal, Block], str] = seal_problem
+    key: Callable[[OpenRound, Made, FoundSeal], Awaitable[None]] = show_key
 
 
 HONEST = Stages()

@@ -1,6 +1,6 @@
 """Every event of a journal as a class, so that whoever notes one and whoever reads it are checked against each other.
 
-An event's name in the journal is its class's in small letters (`SealedOther` → "sealed_other"), its facts are its
+An event's name in the journal is its class's in small letters (`SealRefused` → "seal_refused"), its facts are its
 fields. The docstring is all that is ever said of it: what happened (up to the first colon or stop; `said` is that, or
 better words) and its facts. docs/operations.md is written from it. A new event is a class here, and where it is noted.
 """
@@ -140,10 +140,16 @@ class Key(RoundEvent):
 
 
 @_event
-class SealedOther(RoundEvent):
-    """Keeps its key, because the seal lists another submission of its hotkey."""
+class SealRefused(RoundEvent):
+    """Keeps its key from a seal: `seal`, its digest, and `problem`, why it must not be answered."""
 
     by, failed = MINER, True
+    seal: str
+    problem: str
+
+    def said(self) -> str:
+        """Which, and why."""
+        return f"keeps its key from the seal {self.seal[:SHORT]}: {self.problem}"
 
 
 @_event

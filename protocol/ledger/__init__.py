@@ -1,5 +1,6 @@
 """The ledger: what makes a record valid, where the ledger stands after it, and the machine that drives one round."""
 
+from muster.protocol.ledger.bundle import check_bundle, check_bundle_size
 from muster.protocol.ledger.judge import (
     NO_CHECKPOINT,
     SCORES_AGE,
@@ -10,12 +11,9 @@ from muster.protocol.ledger.judge import (
     Tip,
     adopt_amendments,
     advance,
-    check_bundle,
-    check_bundle_size,
     check_link,
     check_seal,
     genesis_tip,
-    head_digest,
     next_opening,
     open_bundle,
     prepare,
@@ -23,6 +21,7 @@ from muster.protocol.ledger.judge import (
     verify,
 )
 from muster.protocol.ledger.resume import resume, tip_info
+from muster.protocol.ledger.sealing import continues, unanswerable
 
 __all__ = [
     "NO_CHECKPOINT",
@@ -38,13 +37,14 @@ __all__ = [
     "check_bundle_size",
     "check_link",
     "check_seal",
+    "continues",
     "genesis_tip",
-    "head_digest",
     "next_opening",
     "open_bundle",
     "prepare",
     "resume",
     "spec_digest",
     "tip_info",
+    "unanswerable",
     "verify",
 ]

@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from blake3 import blake3
 
 from muster.kernels import Codec, SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import public_of
-from muster.protocol.ledger.bundle import Opened, bundle_size, read_bundle
-from muster.protocol.reasons import HEAD_REASONS, KEY_EARLY, REASONS
+from muster.protocol.ledger.bundle import Opened, check_bundle, read_bundle
+from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
 from muster.protocol.rules.selection import Choice, choose, order
@@ -26,7 +25,7 @@ from muster.protocol.rules.weighing import Weights, cap_scales, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import Layout, codec_of, layout_of
-from muster.protocol.types import Beacon
+from muster.protocol.types import Beacon, Block
 from muster.protocol.wire import Kind, Opening, Record, ScoresUsed, Seal, Signed
 
 NO_CHECKPOINT = bytes(32)
@@ -46,17 +45,6 @@ OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
 def spec_digest(spec: RunSpec) -> bytes:
     """How every opening names the spec in force: the function that makes the genesis spec's digest the run id."""
     return spec.run_id()
-
-
-def head_digest(head: bytes) -> bytes:
-    """How a seal names a submission: the digest of its header, or of the bytes themselves if they are not one."""
-    try:
-        prefix = wire.read_prefix(head, wire.Type.SUBMISSION)
-    except WireError:
-        prefix = None
-    if prefix is None or prefix.head_bytes != len(head):
-        return blake3(b"muster/unreadable/v1" + head).digest()
-    return wire.digest_of(head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +158,14 @@ def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A verified record: what to apply (capped updates and their weights, in record order) and the tip after it."""
+    """A verified record: what to apply (capped updates and their weights, in record order) and the tip after it.
+
+    `sealed` is the block that its seal names.
+    """
 
     record: Record
     digest: bytes
+    sealed: Block
     updates: tuple[SparseUpdate, ...]
     weights: Weights
     tip: Tip
@@ -199,13 +191,14 @@ def verify(
     """
     check_link(tip, record, root)
     check_seal(tip, record, *seal)
-    admitted = _check_entries(record, seal[0], admit)
+    _check_proofs(record)
+    admitted = _check_entries(record, admit)
     _check_scores(tip, record)
     _check_choice(tip, record)
     capped, weights = prepare(open_accepted([admitted[entry.public] for entry in record.accepted]), tip.spec)
     if not np.array_equal(weights.view(np.uint32), record.weights.view(np.uint32)):
         raise LedgerError("the weights are not what the accepted submissions give")
-    return Applied(record, digest, tuple(capped), weights, advance(tip, record, digest))
+    return Applied(record, digest, seal[0].block, tuple(capped), weights, advance(tip, record, digest))
 
 
 def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
@@ -224,8 +217,6 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
         raise LedgerError("the opening of the next round is not what the rules give")
     if opening.assign.block != tip.opening.open:
         raise LedgerError("the next round's assignment is not drawn at this round's opening")
-    if record.evaluate.block.number > opening.open.number:
-        raise LedgerError("the next round opens before this one's evaluation beacon")
     step = tip.outer_step + (record.kind is Kind.ROUND)
     return replace(tip, history=history, parent=digest, past=past, opening=opening, outer_step=step)
 
@@ -261,9 +252,12 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
         (seal.round == record.round and seal.parent == tip.parent, "the seal is of another round"),
         (seal.leader == record.leader and seal.turn == record.turn, "the seal is another aggregator's"),
         (seal.block.number >= tip.opening.open.number, "the round was sealed before it opened"),
-        (record.evaluate.block.number > seal.block.number, "the evaluation beacon was known before the seal"),
         (
-            tuple((e.public, head_digest(e.head)) for e in record.entries) == seal.headers,
+            record.opening is None or record.opening.open.number > seal.block.number,
+            "the next round opens before this one was sealed",
+        ),
+        (
+            tuple((e.public, wire.head_digest(e.head)) for e in record.entries) == seal.headers,
             "the record does not list exactly the sealed submissions",
         ),
         (record.kind is Kind.CLOSE or _in_time(tip, seal), "the round was sealed before it was time"),
@@ -282,10 +276,22 @@ def _in_time(tip: Tip, seal: Seal) -> bool:
     return early or seal.block.number >= opening.deadline
 
 
-def _check_entries(record: Record, seal: Seal, admit: Admit) -> dict[bytes, Signed]:
+def _check_proofs(record: Record) -> None:
+    """A record may carry proofs; no rule of this release takes one."""
+    for data in record.proofs:
+        try:
+            proof = wire.decode_proof(data, record.run_id)
+        except WireError as error:
+            raise LedgerError(f"a proof is not readable: {error}") from error
+        raise LedgerError(f"it carries a proof of kind {proof.kind}, and this release takes none")
+
+
+def _check_entries(record: Record, admit: Admit) -> dict[bytes, Signed]:
     """Every reason that can be recomputed from a head is; returns the admitted headers by peer."""
     admitted: dict[bytes, Signed] = {}
     for entry in record.entries:
+        if entry.round != record.round:
+            raise LedgerError(f"an entry names work of round {entry.round}, and this release takes no late work")
         if entry.reason and entry.reason not in REASONS:
             raise LedgerError(f"{entry.reason} is not a reason of this protocol")
         try:
@@ -297,8 +303,6 @@ def _check_entries(record: Record, seal: Seal, admit: Admit) -> dict[bytes, Sign
             continue
         if entry.reason in HEAD_REASONS:
             raise LedgerError(f"a submission is recorded as {entry.reason} without being so")
-        if (entry.reason == KEY_EARLY) != (entry.public in seal.early):
-            raise LedgerError("the record and its seal disagree about who showed his key early")
     uids = [admitted[entry.public].header.uid for entry in record.accepted]
     if len(set(uids)) != len(uids):
         raise LedgerError("two accepted submissions claim the same slot")
@@ -337,51 +341,29 @@ def _check_choice(tip: Tip, record: Record) -> None:
             raise LedgerError(f"a submission is recorded as {claim} where the rules make it {right or 'accepted'}")
 
 
-def check_bundle(record: Record, bundle: bytes) -> None:
-    """The bundle's bytes are the ones the record names.
-
-    Raises:
-        LedgerError: they are not.
-    """
-    if blake3(bundle).digest() != record.bundle or len(bundle) != record.bundle_bytes:
-        raise LedgerError("the bundle is not the one the record names")
-
-
 def open_bundle(tip: Tip, record: Record, bundle: bytes) -> OpenAccepted:
     """How everybody but the record's leader gets at the accepted updates: by decrypting the record's bundle.
 
-    What is returned raises LedgerError where the bundle is not the one the record names, or a submission in it is not
-    good.
+    What is returned raises LedgerError where the bundle is not the one the record names, a key in it answers another
+    seal than the record's, or a submission in it is not good.
     """
 
     def opened(accepted: Sequence[Signed]) -> list[SparseUpdate]:
         check_bundle(record, bundle)
-        return [_open(tip, submission) for submission in read_bundle(bundle, accepted)]
+        return [_open(tip, record, submission) for submission in read_bundle(bundle, accepted)]
 
     return opened
 
 
-def _open(tip: Tip, submission: Opened) -> SparseUpdate:
+def _open(tip: Tip, record: Record, submission: Opened) -> SparseUpdate:
     header = submission.signed.header
     try:
-        return wire.open(header, submission.ciphertext, submission.key, tip.codec)
+        key = wire.decode_key(submission.key, tip.run_id, header.round, header.public)
+        if key.seal != record.seal:
+            raise WireError(KEY_SEAL, "its key answers another seal than the record names")
+        return wire.open(header, submission.ciphertext, key.payload_key, tip.codec)
     except WireError as error:
-        raise LedgerError(f"an accepted submission of {header.hotkey} is {error.reason}") from error
-
-
-def check_bundle_size(record: Record, run_id: bytes) -> int:
-    """The exact size a record's bundle must have, from its heads alone: what to cap a download at.
-
-    Raises:
-        LedgerError: the record's own figure is another.
-    """
-    try:
-        size = bundle_size(wire.decode_head(entry.head, run_id) for entry in record.accepted)
-    except WireError as error:
-        raise LedgerError(f"an accepted header is not readable: {error.reason}") from error
-    if size != record.bundle_bytes:
-        raise LedgerError(f"the record claims a bundle of {record.bundle_bytes} bytes, its heads make {size}")
-    return size
+        raise LedgerError(f"an accepted submission of {header.hotkey} is {error}") from error
 
 
 def prepare(updates: Sequence[SparseUpdate], spec: RunSpec) -> tuple[list[SparseUpdate], Weights]:

@@ -256,8 +256,8 @@ def ready_to_record(state: RoundState) -> bool:
     Time goes on to the block after the newest look, and no further: a leader that cannot look has seen nobody fail.
     That for keys counts from the first look after the seal: a seal may be public long after its block (its put failed,
     its leader was away), and until then nobody can show a key. Peers that nobody expects have only the grace period,
-    and at least two looks in it. Never in the seal's own block (the evaluation beacon must come from a later one), and
-    never before the first look.
+    and at least two looks in it. Never in the seal's own block (the next round opens at a later one), and never before
+    the first look.
     """
     assert state.sealed is not None
     if state.looked is None or state.revealing_since is None or state.block <= state.sealed_block:

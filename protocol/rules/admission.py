@@ -16,10 +16,10 @@ from muster.protocol.spec.layout import Layout, codec_of, max_payload_bytes
 from muster.protocol.wire import Opening, Signed, decode_head
 
 MAX_HEAD_BYTES = 4096
-"""A submission's head has 430 bytes; the rest is room for optional fields of later versions."""
+"""A submission's head has 422 bytes; the rest is room for optional fields of later versions."""
 
 MAX_KEY_BYTES = 1024
-"""A key object has 212 bytes; the rest is room for optional fields."""
+"""A key object has 242 bytes; the rest is room for optional fields."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,14 +145,18 @@ class ClockSpec(_Section):
     """A round's time, in chain blocks counted from its opening.
 
     `reveal` and `grace` count from the seal: how long keys of expected peers are waited for, and how long those of
-    anybody else, so that a stranger who never shows his key cannot hold up every round. `anchor` counts from the end
-    of all other waiting.
+    anybody else, so that a stranger who never shows his key cannot hold up every round. `seal_age` is how old a seal's
+    block may be for a miner to answer it, `evaluate` how many blocks after it the evaluation beacon is drawn: what is
+    measured must not be known while a seal can still be made and answered. `anchor` counts from the end of all other
+    waiting.
     """
 
     min_blocks: Natural
     deadline: Positive
     reveal: Positive
     grace: Natural
+    seal_age: Positive
+    evaluate: Positive
     anchor: Positive
     min_submissions: Positive
     checkpoint_every: Positive
@@ -169,6 +173,8 @@ class ClockSpec(_Section):
             raise ValueError("min_blocks must not exceed deadline")
         if self.grace > self.reveal:
             raise ValueError("grace must not exceed reveal")
+        if self.evaluate <= self.seal_age:
+            raise ValueError("evaluate must exceed seal_age, or windows would be known before they may be")
         return self
 
 
@@ -307,6 +313,10 @@ class RunSpec(Template):
         try:
             spec = cls.model_validate_json(data)
         except ValidationError as error:
+            if any(
+                problem["loc"] == ("clock", "evaluate") and problem["type"] == "missing" for problem in error.errors()
+            ):
+                raise ConfigError("the run spec is of a run of format 1; this release reads format 2") from error
             raise ConfigError(f"the run spec is not valid: {first_problem(error)}") from error
         if spec.canonical() != data:
             raise ConfigError("the run spec is not in canonical form (RFC 8785), so its run id is ambiguous")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.protocol.identity import Identity
-from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.tlv import u64
 
-_PATH, _VALUE, _NUMBER = 4, 5, 6
+_PATH = 4
+_VALUE = 5
+_NUMBER = 6
 MAX_PATH = 64
 MAX_VALUE = 4096
 
@@ -31,7 +33,7 @@ class Amendment:
 def encode_amendment(identity: Identity, run_id: bytes, number: int, round_: int, path: str, value: str) -> bytes:
     """The signed object."""
     fields = {_PATH: path.encode("ascii"), _VALUE: value.encode("ascii"), _NUMBER: u64(number)}
-    return write_head(Type.AMENDMENT, identity, run_id, round_, fields)
+    return write_object(Type.AMENDMENT, identity, run_id, round_, fields)
 
 
 def decode_amendment(data: bytes, run_id: bytes) -> Amendment:
@@ -40,7 +42,7 @@ def decode_amendment(data: bytes, run_id: bytes) -> Amendment:
     Raises:
         WireError: with the reason.
     """
-    envelope = read_whole(data, Type.AMENDMENT, run_id)
+    envelope = read_object(data, Type.AMENDMENT, run_id)
     path, value = envelope.fields.text(_PATH, MAX_PATH), envelope.fields.text(_VALUE, MAX_VALUE)
     number = envelope.fields.u64(_NUMBER)
     envelope.fields.end()

@@ -2,17 +2,15 @@
 
     offset  size  field
          0     4  magic "MSTR"
-         4     1  format, 1
+         4     1  format, 2
          5     1  type
          6     2  zero
          8     4  body length, u32
-        12     8  tail length, u64
-        20     b  body: canonical fields (1 run id, 2 hotkey of the signer, 3 round, …)
-      20+b    64  sr25519 signature over "muster/<type>/v1" ‖ run id ‖ body
-      84+b     t  tail (a submission's ciphertext; empty elsewhere)
+        12     b  body: canonical fields (1 run id, 2 hotkey of the signer, 3 round, …)
+      12+b    64  sr25519 signature over "muster/<type>/v2" ‖ run id ‖ body
 
-The digest of an object is BLAKE3("muster/<type>/v1" ‖ body): it covers neither the randomised signature nor the
-tail, which the body commits to where there is one.
+The digest of an object is BLAKE3("muster/<type>/v2" ‖ body): it does not cover the randomised signature. That of a head
+covers every byte of it, signature included, because what names a head vouches that it was read as it was sealed.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from muster.protocol.identity import SIGNATURE_BYTES, Identity, hotkey_of, verif
 from muster.protocol.wire.tlv import Fields, u64, write_fields
 
 MAGIC = b"MSTR"
-FORMAT = 1
-_PREFIX = struct.Struct("<4sBBHIQ")
+FORMAT = 2
+_PREFIX = struct.Struct("<4sBBHI")
 PREFIX_BYTES = _PREFIX.size
 MAX_BODY_BYTES = 64 * 2**20
 """Cap of any body; a 72B record of 20 submissions × 724 tensors with 256 headers is under 1 MiB."""
@@ -40,42 +38,37 @@ RUN, HOTKEY, ROUND = 1, 2, 3
 class Type(IntEnum):
     """What an envelope holds."""
 
-    SUBMISSION = 1
+    HEAD = 1
     KEY = 2
     SEAL = 3
     RECORD = 4
     AMENDMENT = 5
     HELLO = 6
     SCORES = 7
+    PROOF = 8
 
     @property
     def tag(self) -> bytes:
         """Domain separator of signatures and digests."""
-        return f"muster/{self.name.lower()}/v1".encode()
+        return f"muster/{self.name.lower()}/v2".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The first 20 bytes: type and sizes."""
+    """The first 12 bytes: type and size."""
 
     type: Type
     body: int
-    tail: int
-
-    @property
-    def head_bytes(self) -> int:
-        """Prefix, body and signature: everything but the tail."""
-        return PREFIX_BYTES + self.body + SIGNATURE_BYTES
 
     @property
     def total_bytes(self) -> int:
-        """The whole object."""
-        return self.head_bytes + self.tail
+        """The whole object: prefix, body and signature."""
+        return PREFIX_BYTES + self.body + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A verified frame: who signed which fields. `head` is everything but the tail, as received."""
+    """A verified frame: who signed which fields."""
 
     type: Type
     run_id: bytes
@@ -83,8 +76,6 @@ class Envelope:
     round: int
     fields: Fields
     digest: bytes
-    head: bytes
-    tail_bytes: int
 
     @property
     def hotkey(self) -> str:
@@ -92,7 +83,7 @@ class Envelope:
         return hotkey_of(self.signer)
 
 
-def read_prefix(data: bytes, expected: Type) -> Prefix:
+def read_prefix(data: bytes | memoryview, expected: Type) -> Prefix:
     """Check the first `PREFIX_BYTES` of an object.
 
     Raises:
@@ -100,7 +91,7 @@ def read_prefix(data: bytes, expected: Type) -> Prefix:
     """
     if len(data) < PREFIX_BYTES:
         raise WireError("truncated", f"{len(data)} bytes are less than a prefix")
-    magic, version, kind, zero, body, tail = _PREFIX.unpack_from(data)
+    magic, version, kind, zero, body = _PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise WireError("magic", "not a Muster object")
     if version != FORMAT:
@@ -111,26 +102,31 @@ def read_prefix(data: bytes, expected: Type) -> Prefix:
         raise WireError("reserved", "reserved bytes are not zero")
     if body > MAX_BODY_BYTES:
         raise WireError("body_size", f"a body of {body} bytes")
-    return Prefix(expected, body, tail)
+    return Prefix(expected, body)
 
 
-def write_head(
-    kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes], tail: int = 0
-) -> bytes:
-    """Prefix, body and signature of an object whose tail will have `tail` bytes."""
+def write_object(kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes]) -> bytes:
+    """A signed object: prefix, body and signature."""
     body = write_fields({RUN: run_id, HOTKEY: identity.public, ROUND: u64(round_), **fields})
     signature = identity.sign(kind.tag + run_id + body)
-    return _PREFIX.pack(MAGIC, FORMAT, kind, 0, len(body), tail) + body + signature
+    return _PREFIX.pack(MAGIC, FORMAT, kind, 0, len(body)) + body + signature
 
 
-def digest_of(head: bytes) -> bytes:
-    """The digest of an object from its head bytes (made or verified by this process)."""
-    _, _, kind, _, body, _ = _PREFIX.unpack_from(head)
-    return blake3(Type(kind).tag + head[PREFIX_BYTES : PREFIX_BYTES + body]).digest()
+def digest_of(data: bytes) -> bytes:
+    """The digest of an object (made or verified by this process)."""
+    _, _, kind, _, body = _PREFIX.unpack_from(data)
+    if kind == Type.HEAD:
+        return head_digest(data)
+    return blake3(Type(kind).tag + data[PREFIX_BYTES : PREFIX_BYTES + body]).digest()
+
+
+def head_digest(head: bytes) -> bytes:
+    """How a seal names a submission: BLAKE3("muster/head/v2" ‖ every byte of its head), readable or not."""
+    return blake3(Type.HEAD.tag + head).digest()
 
 
 def body_digest(data: bytes, expected: Type) -> bytes | None:
-    """The digest that an object without a tail would have by its body alone; None where its frame is not whole.
+    """The digest that an object would have by its body alone; None where its frame is not whole.
 
     Says whether bytes are the ones that are meant before anything else about them is judged.
     """
@@ -138,18 +134,18 @@ def body_digest(data: bytes, expected: Type) -> bytes | None:
         prefix = read_prefix(data, expected)
     except WireError:
         return None
-    return digest_of(data) if len(data) == prefix.total_bytes == prefix.head_bytes else None
+    return digest_of(data) if len(data) == prefix.total_bytes else None
 
 
-def read_head(data: bytes, expected: Type, run_id: bytes) -> Envelope:
-    """Parse and verify the head of an object; `data` must end where the head ends.
+def read_object(data: bytes, expected: Type, run_id: bytes) -> Envelope:
+    """Parse and verify an object; `data` must end where it ends.
 
     Raises:
         WireError: what `read_prefix` raises, `truncated`, `trailing`, field errors, `wrong_run`, `signature`.
     """
     prefix = read_prefix(data, expected)
-    if len(data) != prefix.head_bytes:
-        raise WireError("truncated" if len(data) < prefix.head_bytes else "trailing", f"{len(data)} bytes")
+    if len(data) != prefix.total_bytes:
+        raise WireError("truncated" if len(data) < prefix.total_bytes else "trailing", f"{len(data)} bytes")
     body = data[PREFIX_BYTES : PREFIX_BYTES + prefix.body]
     fields = Fields(body)
     named_run, signer, round_ = fields.digest(RUN), fields.digest(HOTKEY), fields.u64(ROUND)
@@ -157,12 +153,4 @@ def read_head(data: bytes, expected: Type, run_id: bytes) -> Envelope:
         raise WireError("wrong_run", f"run {named_run.hex()[:16]}")
     if not verify(signer, expected.tag + run_id + body, data[-SIGNATURE_BYTES:]):
         raise WireError("signature", f"not signed by {hotkey_of(signer)}")
-    return Envelope(expected, run_id, signer, round_, fields, digest_of(data), data, prefix.tail)
-
-
-def read_whole(data: bytes, expected: Type, run_id: bytes) -> Envelope:
-    """Parse and verify an object without a tail (everything but submissions)."""
-    envelope = read_head(data, expected, run_id)
-    if envelope.tail_bytes:
-        raise WireError("trailing", "this type of object has no tail")
-    return envelope
+    return Envelope(expected, run_id, signer, round_, fields, digest_of(data))

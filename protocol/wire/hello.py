@@ -12,11 +12,17 @@ from typing import TypeVar
 
 from muster.protocol.errors import WireError
 from muster.protocol.identity import Identity
-from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.seal import DIGEST_BYTES, chunks, strictly_ascending
 from muster.protocol.wire.tlv import Cursor, ascii_text, counted, u8, whole
 
-_SOFTWARE, _FORMATS, _CODECS, _RUNS, _PREFIXES, _ROLES, _URL = range(4, 11)
+_SOFTWARE = 4
+_FORMATS = 5
+_CODECS = 6
+_RUNS = 7
+_PREFIXES = 8
+_ROLES = 9
+_URL = 10
 
 MAX_HELLO_BYTES = 16 * 2**10
 """Cap of a hello; one that uses every field to its limit is smaller."""
@@ -69,7 +75,7 @@ def encode_hello(hello: Hello, identity: Identity) -> bytes:
     }
     if hello.url:
         fields[_URL] = hello.url.encode("ascii")
-    return write_head(Type.HELLO, identity, hello.run_id, hello.round, fields)
+    return write_object(Type.HELLO, identity, hello.run_id, hello.round, fields)
 
 
 def decode_hello(data: bytes, run_id: bytes) -> tuple[Hello, bytes]:
@@ -80,7 +86,7 @@ def decode_hello(data: bytes, run_id: bytes) -> tuple[Hello, bytes]:
     """
     if len(data) > MAX_HELLO_BYTES:
         raise WireError("hello_size", f"{len(data)} bytes")
-    envelope = read_whole(data, Type.HELLO, run_id)
+    envelope = read_object(data, Type.HELLO, run_id)
     fields = envelope.fields
     hello = Hello(
         run_id=run_id,

@@ -13,12 +13,13 @@ import numpy as np
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
 from muster.protocol.types import Beacon, Block
-from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.seal import MAX_SEALED, chunks
 from muster.protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
 
 MAX_REASON = 64
 MAX_AMENDMENTS = 16
+MAX_PROOFS = 16
 
 
 class Kind(IntEnum):
@@ -51,9 +52,14 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sealed submission: its head as signed, and why it was rejected ("" = accepted)."""
+    """One sealed submission: its head as signed, and why it was rejected ("" = accepted).
+
+    `round` is the one it was sealed in. Naming an earlier one is how late work is to be accepted, which no release
+    does yet: the field is here so that late work changes no format.
+    """
 
     public: bytes
+    round: int
     head: bytes
     reason: str
 
@@ -83,6 +89,7 @@ class Record:
     """One round. `root` is the state root of θ before it is applied; weights are (accepted, tensors) float32.
 
     `checkpoint` is the digest of the manifest of θ before this record, or 32 zero bytes where there is none.
+    `amendments` and `proofs` are whole objects.
     """
 
     run_id: bytes
@@ -100,9 +107,9 @@ class Record:
     weights: np.ndarray[tuple[int, int], np.dtype[np.float32]]
     bundle: bytes
     bundle_bytes: int
-    evaluate: Beacon
     checkpoint: bytes
     amendments: tuple[bytes, ...]
+    proofs: tuple[bytes, ...]
     opening: Opening | None
 
     @property
@@ -111,10 +118,22 @@ class Record:
         return tuple(entry for entry in self.entries if not entry.reason)
 
 
-(
-    _KIND, _PARENT, _TURN, _SEAL, _STEP, _ROOT, _SPEC, _ENTRIES, _SCORES,
-    _WEIGHTS, _BUNDLE, _BUNDLE_BYTES, _EVALUATE, _CHECKPOINT, _AMENDMENTS, _OPENING,
-) = range(4, 20)  # fmt: skip
+_KIND = 4
+_PARENT = 5
+_TURN = 6
+_SEAL = 7
+_STEP = 8
+_ROOT = 9
+_SPEC = 10
+_ENTRIES = 11
+_SCORES = 12
+_WEIGHTS = 13
+_BUNDLE = 14
+_BUNDLE_BYTES = 15
+_CHECKPOINT = 16
+_AMENDMENTS = 17
+_PROOFS = 18
+_OPENING = 19
 
 
 def encode_record(record: Record, identity: Identity) -> bytes:
@@ -132,13 +151,13 @@ def encode_record(record: Record, identity: Identity) -> bytes:
         _WEIGHTS: record.weights.astype("<f4").tobytes(),
         _BUNDLE: record.bundle,
         _BUNDLE_BYTES: u64(record.bundle_bytes),
-        _EVALUATE: _write_beacon(record.evaluate),
         _CHECKPOINT: record.checkpoint,
         _AMENDMENTS: counted(record.amendments),
+        _PROOFS: counted(record.proofs),
     }
     if record.opening:
         fields[_OPENING] = _write_opening(record.opening)
-    return write_head(Type.RECORD, identity, record.run_id, record.round, fields)
+    return write_object(Type.RECORD, identity, record.run_id, record.round, fields)
 
 
 def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, bytes]:
@@ -147,7 +166,7 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
     Raises:
         WireError: with the reason.
     """
-    envelope = read_whole(data, Type.RECORD, run_id)
+    envelope = read_object(data, Type.RECORD, run_id)
     fields = envelope.fields
     kind = fields.u8(_KIND)
     if kind not in (Kind.ROUND, Kind.NULL, Kind.CLOSE):
@@ -170,9 +189,9 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
         weights=_read_weights(fields, sum(not entry.reason for entry in entries), tensors),
         bundle=fields.digest(_BUNDLE),
         bundle_bytes=fields.u64(_BUNDLE_BYTES),
-        evaluate=whole(fields.raw(_EVALUATE), _read_beacon),
         checkpoint=fields.digest(_CHECKPOINT),
         amendments=tuple(whole(fields.raw(_AMENDMENTS), lambda c: c.items(MAX_AMENDMENTS))),
+        proofs=tuple(whole(fields.raw(_PROOFS), lambda c: c.items(MAX_PROOFS))),
         opening=None if opening is None else whole(opening, _read_opening),
     )
     fields.end()
@@ -182,13 +201,13 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
 
 
 def _write_entry(entry: Entry) -> bytes:
-    return entry.public + u8(len(entry.reason)) + entry.reason.encode("ascii") + entry.head
+    return entry.public + u64(entry.round) + u8(len(entry.reason)) + entry.reason.encode("ascii") + entry.head
 
 
 def _read_entry(cursor: Cursor) -> Entry:
-    public = cursor.take(PUBLIC_BYTES)
+    public, round_ = cursor.take(PUBLIC_BYTES), cursor.u64()
     reason = ascii_text(cursor.take(cursor.u8()), MAX_REASON)
-    return Entry(public, cursor.rest(), reason)
+    return Entry(public, round_, cursor.rest(), reason)
 
 
 def _write_scores(scores: ScoresUsed) -> bytes:

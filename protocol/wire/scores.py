@@ -16,7 +16,7 @@ from muster.protocol.columns import Column, Kind, Row, columns_of, misfit
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity, hotkey_of, public_of
 from muster.protocol.incentive.row import ScoreRow
-from muster.protocol.wire.envelope import Type, read_whole, write_head
+from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.record import ScoresUsed, UsedScore
 from muster.protocol.wire.seal import chunks, strictly_ascending
 from muster.protocol.wire.tlv import OPTIONAL, Cursor, Fields, f64, whole
@@ -71,7 +71,7 @@ def encode_scores(file: ScoreFile, identity: Identity) -> bytes:
     if fault := _fault(file):
         raise ValueError(f"a score file cannot say this: {fault[1]}")
     fields = {_RECORD: file.record, _HELDOUT: f64(file.heldout), **write_columns(file.rows, ScoreRow)}
-    return write_head(Type.SCORES, identity, file.run_id, file.round, fields)
+    return write_object(Type.SCORES, identity, file.run_id, file.round, fields)
 
 
 def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple[ScoreFile, bytes]:
@@ -81,7 +81,7 @@ def decode_scores(data: bytes, run_id: bytes, hotkey: str, round_: int) -> tuple
         WireError: `scores_signer`, `scores_round`, `scores_empty`, `scores_flag`, `scores_range`, `scores_losses`,
             `scores_order`, or what the envelope raises.
     """
-    envelope = read_whole(data, Type.SCORES, run_id)
+    envelope = read_object(data, Type.SCORES, run_id)
     if envelope.hotkey != hotkey:
         raise WireError("scores_signer", envelope.hotkey)
     if envelope.round != round_:

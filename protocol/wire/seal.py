@@ -6,15 +6,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from blake3 import blake3
-
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
 from muster.protocol.types import Block
-from muster.protocol.wire.envelope import Type, read_whole, write_head
-from muster.protocol.wire.tlv import Cursor, counted, u32, u64, whole
+from muster.protocol.wire.envelope import Type, read_object, write_object
+from muster.protocol.wire.tlv import Cursor, counted, u32, u64
 
-_PARENT, _TURN, _BLOCK, _HASH, _HEADERS, _EARLY = range(4, 10)
+_PARENT = 4
+_TURN = 5
+_BLOCK = 6
+_HASH = 7
+_HEADERS = 8
+
 DIGEST_BYTES = 32
 MAX_SEALED = 65_536
 """More headers than any subnet has slots."""
@@ -22,10 +25,9 @@ MAX_SEALED = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """`headers` maps each sealed peer's public key to its header digest, in key order.
+    """`headers` maps each sealed peer's public key to the digest of its whole head, in key order.
 
-    `early` lists the peers among them whose key was already public: whoever shows his work before the seal lets
-    others copy it, so it does not count. `parent` is the previous record's digest.
+    `parent` is the previous record's digest.
     """
 
     run_id: bytes
@@ -35,11 +37,14 @@ class Seal:
     turn: int
     block: Block
     headers: tuple[tuple[bytes, bytes], ...]
-    early: tuple[bytes, ...]
 
     def sealed(self, public: bytes) -> bool:
-        """Whether a peer's submission is in."""
+        """Whether a head of this peer is in."""
         return any(peer == public for peer, _ in self.headers)
+
+    def lists(self, public: bytes, head: bytes) -> bool:
+        """Whether a peer's head with this digest is in."""
+        return (public, head) in self.headers
 
 
 def encode_seal(seal: Seal, identity: Identity) -> bytes:
@@ -50,18 +55,17 @@ def encode_seal(seal: Seal, identity: Identity) -> bytes:
         _BLOCK: u64(seal.block.number),
         _HASH: seal.block.hash,
         _HEADERS: b"".join(peer + digest for peer, digest in seal.headers),
-        _EARLY: b"".join(seal.early),
     }
-    return write_head(Type.SEAL, identity, seal.run_id, seal.round, fields)
+    return write_object(Type.SEAL, identity, seal.run_id, seal.round, fields)
 
 
 def decode_seal(data: bytes, run_id: bytes) -> tuple[Seal, bytes]:
     """The seal and its digest.
 
     Raises:
-        WireError: `seal_order` where the lists are not strictly ascending, or what the envelope raises.
+        WireError: `seal_order` where the list is not strictly ascending, or what the envelope raises.
     """
-    envelope = read_whole(data, Type.SEAL, run_id)
+    envelope = read_object(data, Type.SEAL, run_id)
     fields = envelope.fields
     pairs = chunks(fields.raw(_HEADERS), PUBLIC_BYTES + DIGEST_BYTES)
     seal = Seal(
@@ -72,36 +76,34 @@ def decode_seal(data: bytes, run_id: bytes) -> tuple[Seal, bytes]:
         turn=fields.u32(_TURN),
         block=Block(fields.u64(_BLOCK), fields.digest(_HASH)),
         headers=tuple((pair[:PUBLIC_BYTES], pair[PUBLIC_BYTES:]) for pair in pairs),
-        early=tuple(chunks(fields.raw(_EARLY), PUBLIC_BYTES)),
     )
     fields.end()
     peers = [peer for peer, _ in seal.headers]
-    if not strictly_ascending(peers) or not strictly_ascending(seal.early) or not set(seal.early) <= set(peers):
+    if not strictly_ascending(peers):
         raise WireError("seal_order", "peers of a seal must be listed once, in key order")
     return seal, envelope.digest
 
 
-def encode_heads(heads: Mapping[bytes, bytes]) -> bytes:
-    """The heads that a seal lists, for a later life of its leader: peers' public keys to their heads' bytes.
+def encode_sealed(seal: bytes, heads: Mapping[bytes, bytes]) -> bytes:
+    """A seal's object and the heads it lists (peers' public keys to their bytes), for a later life of its leader.
 
-    They lie in the leader's own bucket, unsigned; the BLAKE3 of the rest in front tells a damaged read, which the
-    seal's digests do not, because they do not cover signatures.
+    They lie in the leader's own bucket: length of the seal u32 ‖ seal ‖ list of public key ‖ head. The seal's signature
+    and the digests in it tell a damaged read.
     """
-    items = counted(public + heads[public] for public in sorted(heads))
-    return blake3(items).digest() + items
+    return u32(len(seal)) + seal + counted(public + heads[public] for public in sorted(heads))
 
 
-def decode_heads(data: bytes) -> dict[bytes, bytes]:
-    """What `encode_heads` wrote.
+def decode_sealed(data: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """What `encode_sealed` wrote; neither seal nor heads are judged.
 
     Raises:
-        WireError: `heads_digest`, `truncated`, `trailing`, `too_many`.
+        WireError: `truncated`, `trailing`, `too_many`.
     """
-    items = data[DIGEST_BYTES:]
-    if blake3(items).digest() != data[:DIGEST_BYTES]:
-        raise WireError("heads_digest", "the bytes are not those that were written")
-    heads = whole(items, lambda cursor: cursor.items(MAX_SEALED))
-    return {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in heads}
+    cursor = Cursor(data)
+    seal = cursor.take(cursor.u32())
+    heads = cursor.items(MAX_SEALED)
+    cursor.end()
+    return seal, {item[:PUBLIC_BYTES]: item[PUBLIC_BYTES:] for item in heads}
 
 
 def strictly_ascending(items: Sequence[bytes]) -> bool:

@@ -1,7 +1,7 @@
-"""A peer's work on the wire: a clear header anyone may read, and a payload nobody can before the seal.
+"""A peer's work on the wire: a clear head anyone may read, and a payload nobody can before the seal.
 
-The payload (a codec version byte and the codec's frames) is encrypted with ChaCha20-Poly1305 under a fresh key whose
-BLAKE3 the header commits to.
+They are two objects, so that the head, which the seal lists, is up before the payload is. The payload (a codec version
+byte and the codec's frames) is encrypted with ChaCha20-Poly1305 under a fresh key whose BLAKE3 the header commits to.
 The associated data name run, round and hotkey, so the same ciphertext under another peer's header does not open.
 """
 
@@ -18,10 +18,10 @@ from muster.kernels import Codec, FrameError, SparseUpdate
 from muster.protocol.errors import WireError
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, CODEC_BYTES
-from muster.protocol.wire.envelope import Envelope, Type, read_head, read_prefix, read_whole, write_head
+from muster.protocol.wire.envelope import Envelope, Type, read_object, read_prefix, write_object
+from muster.protocol.wire.key import KEY_BYTES
 from muster.protocol.wire.tlv import u32, u64
 
-KEY_BYTES = 32
 NONCE = bytes(12)
 """A payload key encrypts exactly one payload, so a constant nonce is as unique as any."""
 
@@ -56,7 +56,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A header with the exact bytes that were signed (`head`) and their digest."""
+    """A header with its whole object (`head`) and that object's digest, by which a seal lists it."""
 
     header: Header
     head: bytes
@@ -64,12 +64,20 @@ class Signed:
 
     @property
     def ciphertext_bytes(self) -> int:
-        """Size of the object's tail."""
+        """Size of the payload's object."""
         return self.header.payload_bytes + AEAD_TAG_BYTES
 
 
-_BASE, _UID, _LAYOUT, _POSSESSION, _DATA, _WINDOWS, _TOKENS, _PAYLOAD, _CIPHER, _COMMIT = range(4, 14)
-_KEY = 4
+_BASE = 4
+_UID = 5
+_LAYOUT = 6
+_POSSESSION = 7
+_DATA = 8
+_WINDOWS = 9
+_TOKENS = 10
+_PAYLOAD = 11
+_CIPHER = 12
+_COMMIT = 13
 
 
 def associated_data(run_id: bytes, round_: int, public: bytes) -> bytes:
@@ -122,8 +130,8 @@ def open(header: Header, ciphertext: bytes | memoryview, key: bytes, codec: Code
         raise WireError(error.reason, str(error)) from error
 
 
-def encode(header: Header, identity: Identity, ciphertext: bytes) -> bytes:
-    """The whole submission object."""
+def encode_head(header: Header, identity: Identity) -> bytes:
+    """The head of a submission, the object that a seal lists."""
     fields = {
         _BASE: u64(header.base_round),
         _UID: u32(header.uid),
@@ -136,8 +144,7 @@ def encode(header: Header, identity: Identity, ciphertext: bytes) -> bytes:
         _CIPHER: header.ciphertext_digest,
         _COMMIT: header.key_commitment,
     }
-    head = write_head(Type.SUBMISSION, identity, header.run_id, header.round, fields, len(ciphertext))
-    return head + ciphertext
+    return write_object(Type.HEAD, identity, header.run_id, header.round, fields)
 
 
 def decode_head(head: bytes, run_id: bytes) -> Signed:
@@ -146,23 +153,26 @@ def decode_head(head: bytes, run_id: bytes) -> Signed:
     Raises:
         WireError: with the reason.
     """
-    envelope = read_head(head, Type.SUBMISSION, run_id)
-    signed = Signed(_header(envelope), head, envelope.digest)
-    if envelope.tail_bytes != signed.ciphertext_bytes:
-        raise WireError("payload_size", f"a tail of {envelope.tail_bytes} bytes")
-    return signed
+    envelope = read_object(head, Type.HEAD, run_id)
+    return Signed(_header(envelope), head, envelope.digest)
+
+
+def encode(header: Header, identity: Identity, ciphertext: bytes) -> bytes:
+    """Head ‖ ciphertext, as a miner keeps its submission: both of them, or neither."""
+    return encode_head(header, identity) + ciphertext
 
 
 def decode(data: bytes, run_id: bytes) -> tuple[Signed, bytes]:
-    """Parse and verify a whole submission object; returns the signed header and the ciphertext.
+    """Parse and verify what `encode` made; returns the signed header and the ciphertext.
 
     Raises:
         WireError: with the reason.
     """
-    prefix = read_prefix(data, Type.SUBMISSION)
-    if len(data) != prefix.total_bytes:
-        raise WireError("truncated" if len(data) < prefix.total_bytes else "trailing", f"{len(data)} bytes")
-    return decode_head(data[: prefix.head_bytes], run_id), data[prefix.head_bytes :]
+    size = read_prefix(data, Type.HEAD).total_bytes
+    signed, ciphertext = decode_head(data[:size], run_id), data[size:]
+    if len(ciphertext) != signed.ciphertext_bytes:
+        raise WireError("ciphertext_size", f"{len(ciphertext)} bytes")
+    return signed, ciphertext
 
 
 def _header(envelope: Envelope) -> Header:
@@ -184,28 +194,3 @@ def _header(envelope: Envelope) -> Header:
     )
     fields.end()
     return header
-
-
-def encode_key(identity: Identity, run_id: bytes, round_: int, key: bytes) -> bytes:
-    """The object a miner publishes once it has seen the seal."""
-    return write_head(Type.KEY, identity, run_id, round_, {_KEY: key})
-
-
-def decode_key(data: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
-    """The key out of a key object.
-
-    Raises:
-        WireError: `key_round`, `key_hotkey`, or what the envelope raises with `key_` before it: a bad key must
-            never go by the name of a bad head, which everybody can look at and would not find.
-    """
-    try:
-        envelope = read_whole(data, Type.KEY, run_id)
-        key = envelope.fields.sized(_KEY, KEY_BYTES)
-        envelope.fields.end()
-    except WireError as error:
-        raise WireError(f"key_{error.reason}", error.detail) from error
-    if envelope.round != round_:
-        raise WireError("key_round", f"a key of round {envelope.round}")
-    if envelope.signer != public:
-        raise WireError("key_hotkey", f"signed by {envelope.hotkey}")
-    return key

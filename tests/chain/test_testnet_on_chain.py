@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from local_chain import LocalChain, Subnet
-from runs.run_builders import template, write_template
+from runs.run_builders import PATIENT, template, write_template
 
 from muster.node.telemetry.events import Weights
 from muster.node.telemetry.journal import read_journal
@@ -102,7 +102,7 @@ async def digests(run: RunDirectory) -> list[Anchor]:
     try:
         store = buckets.bucket(f"dir:{OPERATOR.name}")
         run_id, tensors = run.history.run_id, len(layout_of(genesis.model).shapes)
-        keys = [paths.record(run_id, round_) for round_ in range(ROUNDS + 1)]
+        keys = [(await store.list(paths.records(run_id, round_)))[0].key for round_ in range(ROUNDS + 1)]
         found = [await store.get(key, max_bytes=wire.MAX_BODY_BYTES) for key in keys]
         records = [wire.decode_record(data, run_id, tensors) for data in found]
         return [Anchor(record.round, digest) for record, digest in records]
@@ -138,7 +138,7 @@ async def test_a_testnet_runs_to_its_end_and_the_chain_has_all_of_it(subnet: Sub
         # Steps large enough that the text one has trained on shows, and somebody's score is positive.
         inner={"steps": 24, "batch": 1, "total": 96, "warmup": 1, "lr": 2e-2, "final_lr": 2e-2},
         gauntlet={"eval_windows": 24, "step_scale": 1.0, "score_wait": 30},
-        clock={"deadline": 60, "reveal": 30, "grace": 30, "anchor": 60},
+        clock={"deadline": 60, "reveal": 30, "grace": 30, "anchor": 60, **PATIENT},
     )
     preset = write_template(made, tmp_path / "miniature.toml")
     folder = tmp_path / "run"

@@ -89,7 +89,8 @@ def context(s3_server: RadosGateway, tmp_path: Path) -> Context:
     genesis = ChainGenesis(seed=SEED, stakes={operator.hotkey: OPERATOR_STAKE}, weights_rate_limit=1)
     asyncio.run(SqliteChain.create(chain, genesis, block_seconds=BLOCK_SECONDS).close())
     made = miniature(
-        clock={"deadline": 40, "reveal": 12, "grace": 12, "min_submissions": 1}, gauntlet={"lag": 1, "score_wait": 8}
+        clock={"deadline": 40, "reveal": 12, "grace": 12, "min_submissions": 1, "seal_age": 10, "evaluate": 11},
+        gauntlet={"lag": 1, "score_wait": 8},
     )
     (tmp_path / "miniature.toml").write_text(tomli_w.dumps(made.model_dump(mode="json")))
     text = tmp_path / "text"

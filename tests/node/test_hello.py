@@ -41,14 +41,14 @@ async def test_a_hello_is_written_and_read(context: Context) -> None:
     await publish_hello(context, RUN, 4, ["validator", "aggregator"])
     hello = await read_hello(store, RUN, public)
     assert (hello.round, hello.roles, hello.runs) == (4, ("aggregator", "validator"), (RUN,))
-    assert paths.submission(RUN, 0).startswith(f"{RUN.hex()}/{dict(hello.prefixes)['submissions']}")
+    assert paths.head(RUN, 0).startswith(f"{RUN.hex()}/{dict(hello.prefixes)['submissions']}")
     with pytest.raises(WireError, match="hello_signer"):
         await read_hello(store, RUN, identity("bob").public)
 
 
 def test_the_prefixes_are_where_things_are() -> None:
-    places = {paths.submission, paths.seal, paths.record, paths.bundle, paths.scores}
-    found = {place(RUN, 0) for place in places} | {paths.checkpoint(RUN, 0, paths.MANIFEST)}
+    named = {place(RUN, 0, bytes(32)) for place in (paths.seal, paths.record, paths.bundle)}
+    found = named | {paths.head(RUN, 0), paths.scores(RUN, 0), paths.checkpoint(RUN, 0, paths.MANIFEST)}
     assert {prefix for _, prefix in wire.PREFIXES} == {key.split("/")[1] + "/" for key in found}
 
 
@@ -65,8 +65,8 @@ async def test_a_bucket_that_refuses_does_not_stop_anybody(
     ("hello", "words"),
     [
         (hello_of("alice"), None),
-        (replace(hello_of("alice"), formats=(1, 2), codecs=(1, 2)), None),
-        (replace(hello_of("alice"), formats=(2,)), "wire formats [2]"),
+        (replace(hello_of("alice"), formats=(2, 3), codecs=(1, 2)), None),
+        (replace(hello_of("alice"), formats=(1,)), "wire formats [1]"),
         (replace(hello_of("alice"), codecs=()), "codecs []"),
     ],
 )
@@ -82,7 +82,7 @@ async def test_who_cannot_follow_is_named_once(context: Context, caplog: pytest.
         "good": hello_of("good"),
         "other": hello_of("good"),
         "silent": None,
-        "new": replace(hello_of("new"), formats=(2,)),
+        "new": replace(hello_of("new"), formats=(3,)),
     }
     for name, hello in hellos.items():
         await chain.register(identity(name))

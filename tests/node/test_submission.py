@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 from blake3 import blake3
-from builders import genesis_facts, header, identity, payload_key, run_spec, update
+from builders import genesis_facts, hash32, header, identity, payload_key, run_spec, update
 from closed_rounds import open_tip
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given
@@ -33,24 +33,26 @@ from muster.protocol.reasons import PAYLOAD_REASONS
 from muster.protocol.storage import Store
 from muster.protocol.storage.directory import DirectoryStore
 from muster.protocol.storage.memory import MemoryStore
-from muster.protocol.wire import Signed
+from muster.protocol.wire import Key, Signed
 
 T = TypeVar("T")
 ALICE, BOB = identity("alice"), identity("bob")
 TIP = open_tip()
 KEY = payload_key()
-SUBMISSION, KEY_OBJECT = paths.submission(TIP.run_id, 0), paths.key(TIP.run_id, 0)
+PAYLOAD, KEY_OBJECT = paths.payload(TIP.run_id, 0), paths.key(TIP.run_id, 0)
+SEAL = hash32("seal")
+SHOWN = wire.encode_key(ALICE, TIP.run_id, 0, KEY, SEAL)
 
 SIZES = pytest.mark.parametrize("spool_bytes", [2**20, 0], ids=["small", "spooled"])
 """The same payload is a small one, or one that waits on disk."""
 
 
 def made(ciphertext: bytes | None = None, **changes: Any) -> tuple[Signed, bytes]:
-    """alice's submission of round 0: its signed head and the whole object; `changes` to the header."""
+    """alice's submission of round 0: its signed head and its payload; `changes` to the header."""
     sealed = wire.seal(update(), KEY, TIP.run_id, 0, ALICE.public) if ciphertext is None else ciphertext
     facts = genesis_facts(run_spec())
-    data = wire.encode(replace(header(facts, ALICE, 0, sealed, KEY), **changes), ALICE, sealed)
-    return wire.decode(data, TIP.run_id)[0], data
+    head = wire.encode_head(replace(header(facts, ALICE, 0, sealed, KEY), **changes), ALICE)
+    return wire.decode_head(head, TIP.run_id), sealed
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Bench:
 
     async def payload(self) -> Payload:
         """Fetch and open."""
-        return await self.submissions.payload(self.store, self.signed, KEY)
+        return await self.submissions.payload(self.store, self.signed, Key(KEY, SEAL, SHOWN))
 
     @property
     def left(self) -> list[Path]:
@@ -87,8 +89,8 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
     async def make(*faults: Fault, spool_bytes: int = 0, offload: Offload = in_place, ciphertext: Any = None) -> Bench:
         patch.setattr(submission, "SPOOL_BYTES", spool_bytes)
         behind, (signed, data) = MemoryStore(), made(ciphertext)
-        await behind.put(SUBMISSION, data)
-        await behind.put(KEY_OBJECT, wire.encode_key(ALICE, TIP.run_id, 0, KEY))
+        await behind.put(PAYLOAD, data)
+        await behind.put(KEY_OBJECT, SHOWN)
         spool = tmp_path / "spool"
         spool.mkdir(exist_ok=True)
         store = FaultyStore(behind, Script(faults), lambda: 0, "me", "alice")
@@ -110,9 +112,9 @@ class TestPayload:
         b = await bench(spool_bytes=spool_bytes, offload=offload)
         payload = await b.payload()
         assert payload.update.identical(update())
-        assert (payload.opened.signed, payload.opened.key) == (b.signed, KEY)
-        assert bytes(payload.opened.ciphertext) == b.data[len(b.signed.head) :]
-        assert write_bundle([payload.opened]) == b.signed.head + KEY + b.data[len(b.signed.head) :]
+        assert (payload.opened.signed, payload.opened.key) == (b.signed, SHOWN)
+        assert bytes(payload.opened.ciphertext) == b.data
+        assert write_bundle([payload.opened]) == b.signed.head + SHOWN + b.data
 
     async def test_a_large_one_waits_in_files_without_a_name(self, bench: Make) -> None:
         """Ciphertext and tensors are maps: the kernel may take the memory back, and the disk is free when they go."""
@@ -155,23 +157,22 @@ class TestTransport:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            (lambda data, head: data[:head] + bytes((data[head] ^ 1,)) + data[head + 1 :], "ciphertext_digest"),
-            (lambda data, head: data[:-1] + bytes((data[-1] ^ 1,)), "ciphertext_digest"),
-            (lambda data, head: data[:-1], "ciphertext_size"),
-            (lambda data, head: data[:head], "ciphertext_size"),
-            (lambda data, head: data[: head - 1], "ciphertext_size"),
-            (lambda data, head: b"", "ciphertext_size"),
+            (lambda data: bytes((data[0] ^ 1,)) + data[1:], "ciphertext_digest"),
+            (lambda data: data[:-1] + bytes((data[-1] ^ 1,)), "ciphertext_digest"),
+            (lambda data: data[:-1], "ciphertext_size"),
+            (lambda data: data + b"x", "ciphertext_size"),
+            (lambda data: b"", "ciphertext_size"),
         ],
-        ids=["first byte", "last byte", "short", "head only", "not even the head", "empty"],
+        ids=["first byte", "last byte", "short", "long", "empty"],
     )
     async def test_other_bytes(
-        self, bench: Make, spool_bytes: int, change: Callable[[bytes, int], bytes], reason: str
+        self, bench: Make, spool_bytes: int, change: Callable[[bytes], bytes], reason: str
     ) -> None:
         b = await bench(spool_bytes=spool_bytes)
-        await b.store.put(SUBMISSION, change(b.data, len(b.signed.head)))
+        await b.store.put(PAYLOAD, change(b.data))
         assert await refused(b, ObjectDamaged) == reason
         assert reason in PAYLOAD_REASONS, "time alone may make it the peer's"
-        await b.store.put(SUBMISSION, b.data)
+        await b.store.put(PAYLOAD, b.data)
         assert (await b.payload()).update.identical(update())
 
     @SIZES
@@ -180,7 +181,7 @@ class TestTransport:
         """A hanging one is given up after as long as a large payload may take on a slow line."""
 
         async def read() -> None:
-            operation = "store.get_range" if spool_bytes else "store.download"
+            operation = "store.get" if spool_bytes else "store.download"
             b = await bench(Fault(kind, operation, count=1), spool_bytes=spool_bytes, offload=in_thread)
             with pytest.raises(StorageError) as caught:
                 await b.payload()
@@ -194,10 +195,8 @@ class TestTransport:
 
     async def test_more_than_the_head_announces_is_not_kept(self, bench: Make) -> None:
         b = await bench()
-        await b.store.put(SUBMISSION, b.data + b"x")
-        with pytest.raises(ObjectTooLarge):
-            await b.payload()
-        assert b.left == []
+        await b.store.put(PAYLOAD, b.data + bytes(2**20))
+        assert await refused(b, ObjectDamaged) == "ciphertext_size"
 
     @pytest.mark.parametrize("offload", [in_place, in_thread])
     def test_who_is_cancelled_leaves_nothing(self, bench: Make, offload: Offload) -> None:
@@ -217,8 +216,8 @@ class TestTransport:
         """The store that other processes write to, whose thread goes on by itself."""
         b = await bench(offload=in_thread)
         folder = DirectoryStore(tmp_path / "bucket", fsync=False)
-        await folder.put(SUBMISSION, b.data)
-        payload = await b.submissions.payload(folder, b.signed, KEY)
+        await folder.put(PAYLOAD, b.data)
+        payload = await b.submissions.payload(folder, b.signed, Key(KEY, SEAL, SHOWN))
         assert payload.update.identical(update())
         assert b.left == []
 
@@ -302,43 +301,44 @@ class TestKey:
 
     async def test_it_is_read(self, bench: Make) -> None:
         b = await bench()
-        assert await b.submissions.key(b.store, b.signed) == KEY
+        assert await b.submissions.key(b.store, b.signed, SEAL) == Key(KEY, SEAL, SHOWN)
 
     async def test_one_that_is_not_public_is_missing(self, bench: Make) -> None:
         b = await bench()
         await b.store.delete(KEY_OBJECT)
         with pytest.raises(ObjectMissing):
-            await b.submissions.key(b.store, b.signed)
+            await b.submissions.key(b.store, b.signed, SEAL)
 
     async def test_one_that_is_too_large_is_not_read(self, bench: Make) -> None:
         b = await bench()
         await b.store.put(KEY_OBJECT, bytes(2**20))
         with pytest.raises(ObjectTooLarge):
-            await b.submissions.key(b.store, b.signed)
+            await b.submissions.key(b.store, b.signed, SEAL)
 
     @pytest.mark.parametrize(
-        ("signer", "round_", "key", "reason"),
+        ("signer", "round_", "key", "seal", "reason"),
         [
-            (ALICE, 1, KEY, "key_round"),
-            (BOB, 0, KEY, "key_hotkey"),
-            (ALICE, 0, payload_key(2), "key_mismatch"),
+            (ALICE, 1, KEY, SEAL, "key_round"),
+            (BOB, 0, KEY, SEAL, "key_hotkey"),
+            (ALICE, 0, KEY, hash32("another seal"), "key_seal"),
+            (ALICE, 0, payload_key(2), SEAL, "key_mismatch"),
         ],
-        ids=["another round's", "another peer's", "another key"],
+        ids=["another round's", "another peer's", "for another seal", "another key"],
     )
     async def test_what_somebody_signed_is_the_peers_own_doing(
-        self, bench: Make, signer: Any, round_: int, key: bytes, reason: str
+        self, bench: Make, signer: Any, round_: int, key: bytes, seal: bytes, reason: str
     ) -> None:
         b = await bench()
-        await b.store.put(KEY_OBJECT, wire.encode_key(signer, TIP.run_id, round_, key))
+        await b.store.put(KEY_OBJECT, wire.encode_key(signer, TIP.run_id, round_, key, seal))
         with pytest.raises(WireError) as caught:
-            await b.submissions.key(b.store, b.signed)
+            await b.submissions.key(b.store, b.signed, SEAL)
         assert caught.value.reason == reason
         assert reason in PAYLOAD_REASONS
 
     @given(data=st.data())
     def test_what_nobody_signed_is_a_fault_of_the_way_here(self, data: st.DataObject) -> None:
         """Any change of any byte, any cut, any extension: it is read again, and bears the name it would have."""
-        whole = wire.encode_key(ALICE, TIP.run_id, 0, KEY)
+        whole = SHOWN
         at = data.draw(st.integers(0, len(whole) - 1))
         bit = data.draw(st.integers(0, 7))
         changed = whole[:at] + bytes((whole[at] ^ 1 << bit,)) + whole[at + 1 :]
@@ -348,7 +348,7 @@ class TestKey:
             store, (signed, _) = MemoryStore(), made()
             await store.put(KEY_OBJECT, read)
             with pytest.raises(ObjectDamaged) as caught:
-                await Submissions(TIP, in_place).key(store, signed)
+                await Submissions(TIP, in_place).key(store, signed, SEAL)
             assert caught.value.reason.startswith("key_")
             assert caught.value.reason in PAYLOAD_REASONS
 
@@ -358,4 +358,4 @@ class TestKey:
 def test_a_heads_digest_is_of_all_its_ciphertext() -> None:
     """What these tests stand on."""
     signed, data = made()
-    assert signed.header.ciphertext_digest == blake3(data[len(signed.head) :]).digest()
+    assert signed.header.ciphertext_digest == blake3(data).digest()

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from builders import K, identity, payload_key, peers, round_facts, submission, update
-from malformed import MAKERS, OBJECT_SIZE, Malformed, malformed_submissions
+from builders import NO_SEAL, identity, peers, round_facts, submission, update
+from malformed import MAKERS, Malformed, Work, malformed_submissions
 
-from muster.kernels import Codec, SparseUpdate
+from muster.kernels import SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import WireError
-from muster.protocol.reasons import REASONS
-from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit
+from muster.protocol.reasons import KEY_SEAL, REASONS
+from muster.protocol.rules.admission import RoundFacts, admit
 from muster.protocol.spec.layout import codec_of
 from muster.protocol.wire import PREFIX_BYTES, Type
 
@@ -21,26 +21,22 @@ ALICE = identity("alice")
 COUNT = 2000
 
 
-def judge(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpdate:
-    """A submission read at once."""
-    signed, ciphertext = wire.decode(data, facts.run_id)
-    admit(facts, owner, signed.head)
-    shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
-    return wire.open(signed.header, ciphertext, shown, codec_of(facts.spec))
+def judge(facts: RoundFacts, owner: bytes, work: Work, shown: bytes) -> SparseUpdate:
+    """A submission whose objects are all at hand; its key must answer no seal."""
+    signed = admit(facts, owner, work.head)
+    key = wire.decode_key(shown, facts.run_id, facts.opening.round, owner)
+    if key.seal != NO_SEAL:
+        raise WireError(KEY_SEAL)
+    return wire.open(signed.header, work.payload, key.payload_key, codec_of(facts.spec))
 
 
-def judge_by_parts(facts: RoundFacts, owner: bytes, data: bytes, key: bytes) -> SparseUpdate:
-    """A submission as an aggregator reads it: the prefix, the head it announces, later key and ciphertext."""
-    prefix = wire.read_prefix(data[:PREFIX_BYTES], Type.SUBMISSION)
-    end = prefix.head_bytes if prefix.head_bytes <= MAX_HEAD_BYTES else PREFIX_BYTES
-    signed = admit(facts, owner, data[:end])
-    if len(data) != end + signed.ciphertext_bytes:
-        raise WireError(OBJECT_SIZE)
-    shown = wire.decode_key(key, facts.run_id, facts.opening.round, owner)
-    return wire.open(signed.header, data[end:], shown, Codec(facts.layout.grid, K))
+def judge_by_parts(facts: RoundFacts, owner: bytes, work: Work, shown: bytes) -> SparseUpdate:
+    """A submission as its miner keeps it, head and ciphertext in one."""
+    signed, ciphertext = wire.decode(work.head + work.payload, facts.run_id)
+    return judge(facts, owner, Work(signed.head, ciphertext), shown)
 
 
-Reader = Callable[[RoundFacts, bytes, bytes, bytes], SparseUpdate]
+Reader = Callable[[RoundFacts, bytes, Work, bytes], SparseUpdate]
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +48,16 @@ def cases() -> list[Malformed]:
 
 @pytest.mark.parametrize("read", [judge, judge_by_parts])
 def test_an_honest_submission_passes(read: Reader) -> None:
-    data, key = submission(round_facts(), ALICE, 0)
-    assert read(round_facts(), ALICE.public, data, key).identical(update())
+    sent = submission(round_facts(), ALICE, 0)
+    assert read(round_facts(), ALICE.public, Work(sent.head, sent.payload), sent.key()).identical(update())
 
 
-@pytest.mark.parametrize("read", [judge, judge_by_parts])
-def test_every_malformed_submission_is_rejected_for_its_reason(cases: list[Malformed], read: Reader) -> None:
+def test_every_malformed_submission_is_rejected_for_its_reason(cases: list[Malformed]) -> None:
     facts = round_facts()
     wrong = []
     for case in cases:
         try:
-            read(facts, ALICE.public, case.submission, case.key)
+            judge(facts, ALICE.public, case.work, case.key)
         except WireError as error:
             if error.reason not in case.reasons:
                 wrong.append((case.label, error.reason, sorted(case.reasons)))
@@ -80,7 +75,7 @@ def test_every_class_is_made_and_every_expected_reason_is_a_known_one(cases: lis
 def test_the_same_seed_makes_the_same_cases_but_for_signatures() -> None:
     facts, mallory = round_facts(), identity("mallory")
     first, again, other = (
-        [(case.label, len(case.submission), case.reasons) for case in malformed_submissions(*args)]
+        [(case.label, len(case.work.payload), case.reasons) for case in malformed_submissions(*args)]
         for args in ((seed, 200, facts, ALICE, 0, update(), mallory) for seed in (5, 5, 6))
     )
     assert first == again != other
@@ -92,11 +87,6 @@ def test_no_announced_size_is_believed() -> None:
     made = malformed_submissions(2, len(MAKERS), facts, ALICE, 0, update(), identity("mallory"))
     by_label = {case.label: case for case in made}
     with pytest.raises(WireError, match="body_size"):
-        wire.read_prefix(by_label["declared_body"].submission[:PREFIX_BYTES], Type.SUBMISSION)
+        wire.read_prefix(by_label["declared_body"].work.head[:PREFIX_BYTES], Type.HEAD)
     with pytest.raises(WireError, match="payload_size"):
-        judge_by_parts(
-            facts,
-            ALICE.public,
-            by_label["payload_never_sent"].submission,
-            wire.encode_key(ALICE, facts.run_id, 3, payload_key()),
-        )
+        judge(facts, ALICE.public, by_label["payload_never_sent"].work, by_label["payload_never_sent"].key)

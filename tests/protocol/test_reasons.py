@@ -10,8 +10,8 @@ from malformed_payloads import CODEC_REASONS
 from muster.protocol.reasons import (
     DECISIONS,
     HEAD_REASONS,
-    KEY_EARLY,
     KEY_MISSING,
+    KEY_SEAL,
     LEADERS_WORD,
     PAYLOAD_REASONS,
     REASONS,
@@ -37,7 +37,7 @@ def test_the_page_lists_them_all_and_no_others() -> None:
 
 def test_every_reason_has_one_class_and_a_sentence() -> None:
     assert set(REASONS) == HEAD_REASONS | PAYLOAD_REASONS | LEADERS_WORD | DECISIONS
-    assert len(HEAD_REASONS) + len(PAYLOAD_REASONS) + len(DECISIONS) + 3 == len(REASONS)
+    assert len(HEAD_REASONS) + len(PAYLOAD_REASONS) + len(DECISIONS) + 2 == len(REASONS)
     for slug, reason in REASONS.items():
         assert reason.slug == slug
         assert len(slug) <= MAX_REASON, "it fits a record"
@@ -49,12 +49,12 @@ def test_every_reason_has_one_class_and_a_sentence() -> None:
 def test_what_is_wrong_with_a_key_never_goes_by_the_name_of_a_head() -> None:
     heads = {slug for slug, reason in REASONS.items() if reason.kind is ReasonClass.HEAD}
     assert not heads & PAYLOAD_REASONS
-    assert {"key_truncated", "key_signature", "key_wrong_run", "key_unknown_field"} <= PAYLOAD_REASONS
+    assert {"key_truncated", "key_signature", "key_wrong_run", "key_unknown_field", KEY_SEAL} <= PAYLOAD_REASONS
     assert CODEC_REASONS <= PAYLOAD_REASONS
 
 
 def test_what_only_a_watcher_saw() -> None:
     """A key or payload that was not there decides its seat like one that was bad, and yet nobody can check it."""
     assert {KEY_MISSING, UNAVAILABLE} == LEADERS_WORD & PAYLOAD_REASONS
-    assert REASONS[KEY_EARLY].kind is ReasonClass.LEADER_WORD
+    assert {"unregistered", "uid_mismatch"} == LEADERS_WORD - PAYLOAD_REASONS
     assert not LEADERS_WORD & (HEAD_REASONS | DECISIONS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 
 from muster.kernels import Grid, encode, quantise
 from muster.protocol import wire
@@ -170,14 +171,17 @@ def test_every_object_is_signed() -> None:
     spec = RunSpec.from_bytes(of_section("spec")["canonical"].encode())
     run_id = spec.run_id()
     assert run_id.hex() == of_section("spec")["run_id"]
-    signed, _ = wire.decode(bytes.fromhex(of_section("submission")["object"]), run_id)
-    assert signed.digest.hex() == of_section("submission")["digest"]
+    signed = wire.decode_head(bytes.fromhex(of_section("head")["object"]), run_id)
+    ciphertext = bytes.fromhex(of_section("payload")["object"])
+    assert blake3(ciphertext).digest() == signed.header.ciphertext_digest
     readers: dict[str, Callable[[bytes], object]] = {
+        "head": lambda data: wire.decode_head(data, run_id),
         "seal": lambda data: wire.decode_seal(data, run_id),
         "record": lambda data: wire.decode_record(data, run_id, len(of_section("layout")["tensors"])),
         "amendment": lambda data: wire.decode_amendment(data, run_id),
         "hello": lambda data: wire.decode_hello(data, run_id),
         "scores": lambda data: wire.decode_scores(data, run_id, spec.genesis.leaders[0], 0),
+        "proof": lambda data: wire.decode_proof(data, run_id),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():
@@ -194,9 +198,22 @@ def test_pinned_bytes_that_no_longer_serve_are_made_again() -> None:
     _, again, _ = module("make_vectors").make_all(PINNED | spoiled)
     for name in ("layout/example.json", "codec/one-frame.json", "outer/three-updates.json", "roots/example.json"):
         assert again[name] == FILES[name]
-    before, after = FILES["wire/submission.json"]["expect"], again["wire/submission.json"]["expect"]
-    assert after["digest"] == before["digest"]
-    assert after["object"] != before["object"]
+    for kind in ("amendment", "hello"):
+        before, after = (files[f"wire/{kind}.json"]["expect"] for files in (FILES, again))
+        assert after["digest"] == before["digest"]
+        assert after["object"] != before["object"]
+    before, after = (files["wire/head.json"]["expect"] for files in (FILES, again))
+    assert after["digest"] != before["digest"], "that of a head covers its signature"
+
+
+def test_a_key_answers_the_seal() -> None:
+    run_id = bytes.fromhex(of_section("spec")["run_id"])
+    head = wire.decode_head(bytes.fromhex(of_section("head")["object"]), run_id)
+    key = wire.decode_key(bytes.fromhex(of_section("key")["object"]), run_id, 0, head.header.public)
+    assert key.seal.hex() == of_section("seal")["digest"]
+    assert key.payload_key.hex() == of_section("payload")["payload_key"]
+    seal, _ = wire.decode_seal(bytes.fromhex(of_section("seal")["object"]), run_id)
+    assert seal.lists(head.header.public, bytes.fromhex(of_section("head")["digest"]))
 
 
 def test_payloads_are_pinned_for_decoding_only() -> None:

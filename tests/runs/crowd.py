@@ -7,7 +7,7 @@ The buckets are real ones in memory that keep their readers waiting, so everythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from muster import kernels
 from muster.kernels import Codec
 from muster.lab.nano import counted_delta, counting_miner
 from muster.node.ledger.participant import possession as possession_by
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner import MakeMiner, stages
 from muster.node.miner.stages import OpenRound, Stages
 from muster.node.miner.state import Made
@@ -29,16 +30,16 @@ from muster.protocol.identity import Identity
 from muster.protocol.ledger import Possession, Tip
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, Layout
-from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ObjectInfo, Store
+from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, Store
 from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.storage.memory import MemoryStore
-from muster.protocol.wire import Header, Seal
+from muster.protocol.wire import Header
 
 DRIP, SLOW = 607.0, 1.0
 """Seconds a dripping bucket and one on a slow line take for one answer."""
 
 Content = Literal["good", "wrong_key", "payload_auth", "garbage", "no_key", "nothing"]
-Step = Literal["head", "early", "key", "payload"]
+Step = Literal["head", "key", "payload"]
 Manner = Literal["hang", "drip", "vanish", "slow"]
 
 BAD: tuple[Content, ...] = ("wrong_key", "payload_auth", "garbage", "no_key")
@@ -53,7 +54,7 @@ REASONS: Mapping[Content, str] = {
 }
 """What a record says of each content, where the payload is looked at in time."""
 
-STEPS: tuple[Step, ...] = ("head", "early", "key", "payload")
+STEPS: tuple[Step, ...] = ("head", "key", "payload")
 MANNERS: tuple[Manner, ...] = ("hang", "drip", "vanish")
 
 
@@ -106,8 +107,8 @@ class PuppetStore(MemoryStore):
         raise StorageError("it was not answered in time")
 
     async def get_range(self, key: str, start: int, length: int, *, deadline: float = DEFAULT_DEADLINE) -> bytes:
-        """A head (from the start) or a payload."""
-        if await self._gone("payload" if start else "head", deadline):
+        """A head."""
+        if await self._gone("head", deadline):
             raise ObjectMissing(key)
         return await super().get_range(key, start, length)
 
@@ -118,15 +119,10 @@ class PuppetStore(MemoryStore):
         return await super().download(key, target, max_bytes=max_bytes)
 
     async def get(self, key: str, *, max_bytes: int, deadline: float = DEFAULT_DEADLINE) -> bytes:
-        """A key."""
-        if await self._gone("key", deadline):
+        """A key or a payload."""
+        if await self._gone("key" if key.endswith(".key") else "payload", deadline):
             raise ObjectMissing(key)
         return await super().get(key, max_bytes=max_bytes)
-
-    async def head(self, key: str, *, deadline: float = DEFAULT_DEADLINE) -> ObjectInfo | None:
-        """Whether a key is there already, or how long a submission is."""
-        gone = await self._gone("early" if key.endswith(".key") else "head", deadline)
-        return None if gone else await super().head(key)
 
 
 class CrowdBuckets(MemoryBuckets):
@@ -147,7 +143,7 @@ class Crowd:
     def __init__(self, members: Sequence[Puppet]) -> None:
         self.members = tuple(members)
         self.uids: dict[str, int] = {}
-        self._keys: dict[str, bytes] = {}
+        self._keys: dict[str, Callable[[bytes], bytes]] = {}
 
     async def register(self, chain: Chain) -> None:
         """Register everybody, once, and say where their buckets are."""
@@ -161,15 +157,17 @@ class Crowd:
         for puppet in self.members:
             if puppet.content == "nothing":
                 continue
-            data, key = forge(tip, puppet, self.uids[puppet.name], possession(puppet.public))
+            head, payload, key = forge(tip, puppet, self.uids[puppet.name], possession(puppet.public))
             if key is not None:
                 self._keys[puppet.name] = key
-            await buckets.bucket(f"mem:{puppet.name}").put(paths.submission(tip.run_id, tip.round), data)
+            bucket = buckets.bucket(f"mem:{puppet.name}")
+            await bucket.put(paths.payload(tip.run_id, tip.round), payload)
+            await bucket.put(paths.head(tip.run_id, tip.round), head)
 
-    async def show_keys(self, tip: Tip, buckets: Buckets) -> None:
-        """Put every key that is shown at all."""
+    async def show_keys(self, tip: Tip, buckets: Buckets, seal: bytes) -> None:
+        """Put every key that is shown at all, for the seal with this digest."""
         for name, key in self._keys.items():
-            await buckets.bucket(f"mem:{name}").put(paths.key(tip.run_id, tip.round), key)
+            await buckets.bucket(f"mem:{name}").put(paths.key(tip.run_id, tip.round), key(seal))
 
 
 @lru_cache(64)
@@ -178,8 +176,12 @@ def counted_frames(layout: Layout, k: int, public: bytes, round_: int) -> bytes:
     return kernels.encode(kernels.compress(counted_delta(layout, 0, public, round_), Codec(layout.grid, k)))
 
 
-def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> tuple[bytes, bytes | None]:
-    """A puppet's submission in the open round, and its key object (None: it never shows one)."""
+Forged = tuple[bytes, bytes, Callable[[bytes], bytes] | None]
+"""A head, a payload, and a key object by the seal it answers (None: there never is one)."""
+
+
+def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> Forged:
+    """A puppet's objects in the open round."""
     me, content = puppet.identity, puppet.content
     key = blake3(me.public + tip.round.to_bytes(8, "little")).digest()
     own = content == "good" and puppet.trouble is None
@@ -204,11 +206,11 @@ def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> tuple[bytes,
         ciphertext_digest=blake3(ciphertext).digest(),
         key_commitment=wire.key_commitment(key),
     )
-    submission = wire.encode(header, me, ciphertext)
+    head = wire.encode_head(header, me)
     if content == "no_key":
-        return submission, None
+        return head, ciphertext, None
     shown = bytes(wire.KEY_BYTES) if content == "wrong_key" else key
-    return submission, wire.encode_key(me, tip.run_id, tip.round, shown)
+    return head, ciphertext, lambda seal: wire.encode_key(me, tip.run_id, tip.round, shown, seal)
 
 
 def puppeteer(crowd: Crowd) -> MakeMiner:
@@ -220,9 +222,9 @@ def puppeteer(crowd: Crowd) -> MakeMiner:
         await crowd.submit(now.tip, now.context.buckets, possession_by(now.tip, now.replica))
         await stages.put(now, made)
 
-    async def key(now: OpenRound, made: Made, seal: Seal) -> None:
+    async def key(now: OpenRound, made: Made, found: FoundSeal) -> None:
         """The crowd's keys, then its own."""
-        await crowd.show_keys(now.tip, now.context.buckets)
-        await stages.show_key(now, made, seal)
+        await crowd.show_keys(now.tip, now.context.buckets, found.digest)
+        await stages.show_key(now, made, found)
 
     return partial(counting_miner, stages=Stages(put=put, key=key))

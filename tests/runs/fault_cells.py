@@ -29,7 +29,8 @@ MIN_BLOCKS = 7
 LEADER, VALIDATOR, MINER, FOLLOWER = "aggregator-0", "validator-0", "miner-0", "aggregator-1"
 
 _SHORT = {"min_blocks": MIN_BLOCKS, "deadline": MIN_BLOCKS, "reveal": 6, "grace": 5, "checkpoint_every": 1}
-_LONG = _SHORT | {"deadline": 40, "reveal": 30, "grace": 28}
+_SHORT |= {"seal_age": 6, "evaluate": 8}
+_LONG = _SHORT | {"deadline": 40, "reveal": 30, "grace": 28, "seal_age": 28, "evaluate": 29}
 HASTY = Setting("hasty", _SHORT, score_wait=3)
 PATIENT = Setting("patient", _LONG, score_wait=30)
 HASTY_STRANGER = Setting("hasty-stranger", _SHORT, score_wait=3, strangers=("miner-0",))
@@ -47,9 +48,11 @@ class Bound(Enum):
     SEAL = "the deadline of the round"
     REVEAL = "the time for keys and payloads of expected peers"
     GRACE = "the time for those of strangers"
+    PAYLOAD = "the time for payloads, from the beginning of the round"
     NEXT = "the deadline of the following round"
     STEER = "the time for scores, in the round they steer"
     SCORE = "the same, from the record that is scored"
+    EVALUATE = "the same, from the evaluation beacon"
 
     def limit(self, spec: RunSpec) -> int | None:
         """Its blocks."""
@@ -58,10 +61,12 @@ class Bound(Enum):
         return {
             Bound.SEAL: clock.deadline,
             Bound.NEXT: clock.deadline,
+            Bound.PAYLOAD: clock.min_blocks + clock.reveal + 1,
             Bound.REVEAL: clock.reveal,
             Bound.GRACE: clock.grace,
             Bound.STEER: steer,
             Bound.SCORE: clock.min_blocks + steer,
+            Bound.EVALUATE: clock.min_blocks + steer + 1 - clock.evaluate,
         }.get(self)
 
 
@@ -86,8 +91,9 @@ class Place:
     """A step that can fail: who asks for what (as a `Fault` says it), and how it can fail.
 
     `bound` is what it is held up against, `miss` what miner-0 has in the record if that is too long, by kind of fault
-    (empty: nobody's submission depends on it). `rarely`: it is tried again after 1, 2, 4 … blocks. `also` has to
-    happen for it to come to this step.
+    (empty: nobody's submission depends on it). `rarely`: it is tried again after 1, 2, 4 … blocks. `ages`: it holds up
+    a seal that is signed, which nobody answers any more once it is too old. `also` has to happen for it to come to this
+    step.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Place:
     start: int = 0
     from_block: int = 0
     rarely: bool = False
+    ages: bool = False
     also: tuple[Fault, ...] = ()
     miss: Mapping[Kind, str | None] = field(default_factory=dict, hash=False)
 
@@ -140,8 +147,12 @@ class Place:
         return count, 2 * count if self.rarely else count + 3
 
 
+_NAMED = ("seal", "rec", "bin")
+"""What is named by round and digest."""
+
+
 def _key(round_: int, ending: str) -> str:
-    return f"*/{round_:08d}.{ending}"
+    return f"*/{round_:08d}{'-*' if ending in _NAMED else ''}.{ending}"
 
 
 READ: tuple[Kind, ...] = ("error", "slow", "damaged", "missing")
@@ -149,12 +160,17 @@ WRITE: tuple[Kind, ...] = ("error", "slow", "lost")
 ASK: tuple[Kind, ...] = ("error", "slow")
 GONE: Mapping[Kind, str | None] = {"error": ABSENT, "slow": ABSENT, "damaged": ABSENT, "missing": ABSENT}
 NO_KEY: Mapping[Kind, str | None] = dict.fromkeys(READ, "key_missing")
+NO_SUB: Mapping[Kind, str | None] = dict.fromkeys(READ, "unavailable")
 
 SEALED, RECORDED = MIN_BLOCKS, MIN_BLOCKS + 1
 """The block of the first seal of the run without faults, and the one by which everybody sees the record."""
 
-_SEAL_LOST = Fault("lost", "store.put_if_absent", _key(0, "seal"), who=LEADER, count=1)
-_RECORD_LOST = Fault("lost", "store.put_if_absent", _key(0, "rec"), who=LEADER, count=1)
+_ANSWERED = "*/submissions/00000000.seal"
+"""The seal that a miner answers, beside its key."""
+
+_SEAL_LOST = Fault("lost", "store.put_if_absent", _key(0, "heads"), who=LEADER, count=1)
+_RECORD_LOST = Fault("lost", "store.put_if_absent", _key(0, "made"), who=LEADER, count=1)
+_ANSWER_LOST = Fault("lost", "store.put_if_absent", _ANSWERED, who=MINER, count=1)
 
 
 def _leader(name: str, operation: str, key: str, kinds: tuple[Kind, ...], **more: object) -> Place:
@@ -162,37 +178,47 @@ def _leader(name: str, operation: str, key: str, kinds: tuple[Kind, ...], **more
 
 
 INSTRUCTIONS = (
-    Place("TRAIN puts the submission", MINER, "store.put", _key(0, "sub"), WRITE, Bound.SEAL, miss=GONE),
+    Place("TRAIN puts the head", MINER, "store.put", _key(0, "head"), WRITE, Bound.SEAL, miss=GONE),
+    Place("TRAIN puts the payload", MINER, "store.put", _key(0, "sub"), ("error", "lost"), Bound.PAYLOAD, miss=NO_SUB),
+    Place(
+        "PUBLISH_KEY puts the seal it answers", MINER, "store.put_if_absent", _ANSWERED, WRITE, Bound.REVEAL,
+        miss=NO_KEY,
+    ),
+    Place(
+        "PUBLISH_KEY reads it back", MINER, "store.get", _ANSWERED, READ, Bound.REVEAL, also=(_ANSWER_LOST,),
+        miss=NO_KEY,
+    ),
     Place("PUBLISH_KEY puts the key", MINER, "store.put", _key(0, "key"), WRITE, Bound.REVEAL, miss=NO_KEY),
     _leader("PUBLISH_SEAL asks who is there", "chain.snapshot", "", ASK, from_block=1),
-    _leader("PUBLISH_SEAL looks for early keys", "store.head", _key(0, "key"), ASK, owner=MINER),
-    _leader("PUBLISH_SEAL looks for its own seal", "store.head", _key(0, "seal"), ASK),
-    _leader("PUBLISH_SEAL saves the heads", "store.put", _key(0, "heads"), WRITE),
-    _leader("PUBLISH_SEAL puts the seal", "store.put_if_absent", _key(0, "seal"), WRITE),
-    _leader("PUBLISH_SEAL reads it back", "store.get", _key(0, "seal"), READ, from_block=SEALED, also=(_SEAL_LOST,)),
+    _leader("PUBLISH_SEAL saves what it signs", "store.put_if_absent", _key(0, "heads"), WRITE),
+    _leader(
+        "PUBLISH_SEAL reads it back", "store.get", _key(0, "heads"), READ, from_block=SEALED, ages=True,
+        also=(_SEAL_LOST,),
+    ),
+    _leader("PUBLISH_SEAL puts the seal", "store.put", _key(0, "seal"), WRITE, ages=True),
     _leader("PUBLISH_RECORD asks for its anchor", "chain.anchors", "0", ASK, from_block=RECORDED),
-    _leader("PUBLISH_RECORD looks for its own record", "store.get", _key(0, "rec"), ASK),
-    _leader("PUBLISH_RECORD reads it back", "store.get", _key(0, "rec"), READ, also=(_RECORD_LOST,)),
+    _leader("PUBLISH_RECORD looks for its own record", "store.get", _key(0, "made"), ASK),
+    _leader("PUBLISH_RECORD reads it back", "store.get", _key(0, "made"), READ, also=(_RECORD_LOST,)),
     _leader("PUBLISH_RECORD asks for a block", "chain.block", "*", ASK, from_block=RECORDED),
-    _leader("PUBLISH_RECORD asks for a beacon", "chain.beacon", "evaluate/0", ASK),
+    _leader("PUBLISH_RECORD asks for a beacon", "chain.beacon", "possess/1", ASK),
     _leader("PUBLISH_RECORD looks for amendments", "store.list", "*amendments*", ASK),
     _leader("PUBLISH_RECORD puts a checkpoint", "store.put", "*.safetensors", WRITE),
     _leader("PUBLISH_RECORD puts its manifest", "store.put", "*manifest.json", WRITE),
     _leader("PUBLISH_RECORD puts the bundle", "store.put", _key(0, "bin"), WRITE),
-    _leader("PUBLISH_RECORD puts the record", "store.put_if_absent", _key(0, "rec"), WRITE),
+    _leader("PUBLISH_RECORD saves what it signs", "store.put_if_absent", _key(0, "made"), WRITE),
+    _leader("PUBLISH_RECORD puts the record", "store.put", _key(0, "rec"), WRITE),
     _leader("PUBLISH_RECORD anchors it", "chain.commit", "anchor/0", WRITE),
-    Place("APPLY at a validator puts scores", VALIDATOR, "store.put_if_absent", _key(0, "sco"), WRITE, Bound.SCORE),
+    Place("APPLY at a validator puts scores", VALIDATOR, "store.put_if_absent", _key(0, "sco"), WRITE, Bound.EVALUATE),
+    Place("APPLY at a validator draws its windows", VALIDATOR, "chain.beacon", "evaluate/0", ASK, Bound.EVALUATE),
     Place("APPLY at a validator asks whether it is late", VALIDATOR, "chain.anchors", "1", ASK, Bound.SCORE),
     Place("APPLY at a validator: who is there", VALIDATOR, "chain.snapshot", "", ASK, Bound.SCORE, from_block=RECORDED),
 )  # fmt: skip
 
 LOOKS = (
     Place(
-        "a leader looks at a head", LEADER, "store.get_range", _key(0, "sub"), (*READ, "truncated"), Bound.SEAL,
+        "a leader looks at a head", LEADER, "store.get_range", _key(0, "head"), (*READ, "truncated"), Bound.SEAL,
         owner=MINER, miss={**GONE, "damaged": "signature", "truncated": "truncated"},
     ),
-    Place("a leader looks at a size", LEADER, "store.head", _key(0, "sub"), ASK, Bound.SEAL, owner=MINER, miss=GONE),
-    Place("a leader misses a size", LEADER, "store.head", _key(0, "sub"), ("missing",), Bound.NOBODY, owner=MINER),
     *(
         place
         for bound in (Bound.REVEAL, Bound.GRACE)
@@ -205,8 +231,8 @@ LOOKS = (
                 },
             ),
             Place(
-                f"a leader fetches a payload ({bound.name})", LEADER, "store.get_range", _key(0, "sub"),
-                (*READ, "truncated"), bound, owner=MINER, start=1, rarely=True, miss={
+                f"a leader fetches a payload ({bound.name})", LEADER, "store.get", _key(0, "sub"),
+                (*READ, "truncated"), bound, owner=MINER, rarely=True, miss={
                     "error": "unavailable", "slow": "unavailable", "missing": "unavailable",
                     "damaged": "ciphertext_digest", "truncated": "ciphertext_size",
                 },
@@ -215,6 +241,10 @@ LOOKS = (
     ),
     Place("a leader looks at scores", LEADER, "store.get", _key(0, "sco"), READ, Bound.STEER),
     _leader("a leader waits for a block", "chain.next_block", "", ASK, from_block=SEALED),
+    Place(
+        "a miner looks for seals", MINER, "store.list", "*/seals/*", (*ASK, "missing"), Bound.REVEAL, from_block=SEALED,
+        miss=NO_KEY,
+    ),
     Place(
         "a miner looks at the seal", MINER, "store.get", _key(0, "seal"), READ, Bound.REVEAL, from_block=SEALED,
         miss=NO_KEY,
@@ -235,7 +265,7 @@ def _reading(who: str, bound: Bound, begin: int) -> Iterator[Place]:
         ("its bundle", "store.get", _key(0, "bin"), READ),
         ("anchors", "chain.anchors", "0", ASK),
         ("its blocks", "chain.block", "*", ASK),
-        ("its beacon", "chain.beacon", "evaluate/0", ASK),
+        ("its beacon", "chain.beacon", "possess/1", ASK),
         ("a block to come", "chain.next_block", "", ASK),
     ):
         if who == FOLLOWER and operation in ("chain.block", "chain.beacon", "chain.next_block"):
@@ -288,7 +318,7 @@ COMING = tuple(
 
 SCREENING = tuple(
     Place(f"a validator reads {what} without a seat", VALIDATOR, operation, _key(LAST, ending), READ, Bound.NOBODY)
-    for what, operation, ending in (("a key", "store.get", "key"), ("a payload", "store.get_range", "sub"))
+    for what, operation, ending in (("a key", "store.get", "key"), ("a payload", "store.get", "sub"))
 )
 
 
@@ -331,6 +361,12 @@ class Cell:
         return (most if limit is None else min(most, limit)) + 2
 
 
+LONG = (Bound.SCORE, Bound.EVALUATE, Bound.PAYLOAD)
+"""What ten blocks do not suffice to pass."""
+
+AGEING = tuple(place for place in INSTRUCTIONS if place.ages)
+
+
 def cells() -> Iterator[Cell]:
     """All of them."""
     for place in (*INSTRUCTIONS, *LOOKS, *FOLLOWING, *BYSTANDING, *JOINING):
@@ -339,11 +375,11 @@ def cells() -> Iterator[Cell]:
             hasty, patient = HASTY_STRANGER, PATIENT_STRANGER
         if place.who == FOLLOWER:
             hasty, patient = HASTY_PAIR, HASTY_PAIR
-        long = Times.TWENTY_BLOCKS if place.bound is Bound.SCORE else Times.TEN_BLOCKS
+        long = Times.TWENTY_BLOCKS if place.bound in LONG else Times.TEN_BLOCKS
         for kind in place.kinds:
             yield Cell(place, kind, Times.ONCE, hasty)
             yield Cell(place, kind, Times.TWICE, hasty)
-            yield Cell(place, kind, Times.TEN_BLOCKS, hasty)
+            yield Cell(place, kind, Times.TEN_BLOCKS, patient if place.ages else hasty)
             if patient is not hasty and place.bound is not Bound.LEADER:
                 yield Cell(place, kind, long, patient)
             if long is not Times.TEN_BLOCKS:

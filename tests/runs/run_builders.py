@@ -39,6 +39,10 @@ _SENTENCE = (
 )
 
 
+PATIENT = {"seal_age": 15, "evaluate": 16}
+"""Of the clock of real processes: on a busy machine a look takes longer than a few blocks of 0.25 s."""
+
+
 def template(**sections: Mapping[str, Any]) -> Template:
     """`tiny`, made smaller; `clock={"deadline": 5}` changes a field of a section."""
     document = load_template("tiny").model_dump()
@@ -49,6 +53,7 @@ def template(**sections: Mapping[str, Any]) -> Template:
     document["inner"] |= {"steps": 3, "batch": 2, "lr": 8e-3, "final_lr": 2e-3, "warmup": 3, "total": 24}
     document["gauntlet"] |= {"eval_windows": 4, "heldout_windows": 16, "lag": LAG, "mu_warmup": 4, "score_wait": 8}
     document["clock"] |= {"deadline": 12, "reveal": 5, "grace": 4, "anchor": 5, "checkpoint_every": 2}
+    document["clock"] |= {"seal_age": 4, "evaluate": 5}
     document["data"] |= {"window": 32, "slots": 12}
     for name, fields in sections.items():
         document[name] |= fields
@@ -141,9 +146,14 @@ class Ledger:
         """The first operator's bucket."""
         return self.run.buckets.bucket("mem:operator-0")
 
+    def key(self, kind: str, round_: int) -> str:
+        """The name of the one object of a round among the `seals`, `records` or `bundles`."""
+        (info,) = asyncio.run(self.leader.list(f"{self.run_id.hex()}/{kind}/{round_:08d}-"))
+        return info.key
+
     def record(self, round_: int) -> Record:
         """The record of a round."""
-        data = asyncio.run(self.leader.get(paths.record(self.run_id, round_), max_bytes=MAX_BYTES))
+        data = asyncio.run(self.leader.get(self.key("records", round_), max_bytes=MAX_BYTES))
         return wire.decode_record(data, self.run_id, len(layout_of(self.run.spec.model).shapes))[0]
 
     def opening(self, round_: int) -> Opening:
@@ -156,7 +166,7 @@ class Ledger:
 
     def seal(self, round_: int) -> Seal:
         """The seal of a round."""
-        data = asyncio.run(self.leader.get(paths.seal(self.run_id, round_), max_bytes=MAX_BYTES))
+        data = asyncio.run(self.leader.get(self.key("seals", round_), max_bytes=MAX_BYTES))
         return wire.decode_seal(data, self.run_id)[0]
 
     def scores(self, round_: int) -> ScoreFile:

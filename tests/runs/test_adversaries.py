@@ -24,7 +24,7 @@ ROUNDS = 5
 HONEST = ("miner-0", "miner-1", "miner-2")
 REASONS: dict[str, frozenset[str]] = {
     "desynchronised": frozenset({"possession"}),
-    "early_key": frozenset({"key_early"}),
+    "early_key": frozenset({"key_seal"}),
     "garbage": CODEC_REASONS,
     "no_key": frozenset({"key_missing"}),
     "resigner": frozenset({"payload_auth"}),
@@ -138,12 +138,12 @@ def test_no_honest_payload_can_be_read_before_the_seal(stage: MakeStage) -> None
     run_id, order = made.run.history.run_id, buckets.order.stored
     shown_too_soon = set()
     for round_ in range(4):
-        sealed = order.index(("operator-0", paths.seal(run_id, round_)))
+        sealed = order.index(("operator-0", Ledger(run).key("seals", round_)))
         keys = [i for i, (_, key) in enumerate(order) if key == paths.key(run_id, round_)]
         assert {order[i][0] for i in keys} >= set(HONEST)
         shown_too_soon |= {order[i][0] for i in keys if i < sealed}
     assert shown_too_soon == {"early_key-0"}
-    assert Ledger(run).reasons(made.roster, 0)["early_key-0"] == "key_early"
+    assert Ledger(run).reasons(made.roster, 0)["early_key-0"] == "key_seal"
 
 
 def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
@@ -151,10 +151,13 @@ def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
     made, buckets = stage(), OrderedBuckets()
     run = play(made, 1, buckets=buckets)
     run_id = made.run.history.run_id
-    data = asyncio.run(buckets.bucket("mem:miner-0").get(paths.submission(run_id, 0), max_bytes=MAX_BYTES))
-    signed, ciphertext = wire.decode(data, run_id)
+    head, ciphertext = (
+        asyncio.run(buckets.bucket("mem:miner-0").get(part(run_id, 0), max_bytes=MAX_BYTES))
+        for part in (paths.head, paths.payload)
+    )
+    signed = wire.decode_head(head, run_id)
     shown = asyncio.run(buckets.bucket("mem:miner-1").get(paths.key(run_id, 0), max_bytes=MAX_BYTES))
-    other = wire.decode_key(shown, run_id, 0, made.member("miner-1").identity.public)
+    other = wire.decode_key(shown, run_id, 0, made.member("miner-1").identity.public).payload_key
     with pytest.raises(wire.WireError, match="key_mismatch"):
         wire.open(signed.header, ciphertext, other, run.participants["miner-0"].tip.codec)
 

@@ -60,6 +60,10 @@ class Case:
         auditor = Auditor(self.stage.run, chain or self.run.chain, self.run.buckets, lambda _line: None)
         return asyncio.run(auditor.audit(first_round))
 
+    def named(self, kind: str, round_: int) -> str:
+        """The name of a round's object that has a digest in it."""
+        return self.ledger.key(kind, round_)
+
     @contextmanager
     def changed(self, key: str, data: bytes | None) -> Iterator[None]:
         """Inside, an object has other bytes (None: it is gone)."""
@@ -95,7 +99,11 @@ class Case:
         shown = [seen for seen in self.anchors if seen.anchor.round != record.round]
         anchor = Anchor(record.round, wire.decode_record(data, self.run_id, record.weights.shape[1])[1])
         shown.append(replace(self.anchors[record.round], anchor=anchor))
-        with self.changed(paths.record(self.run_id, record.round), data):
+        bundle = paths.bundle(self.run_id, record.round, anchor.digest)
+        with (
+            self.changed(paths.record(self.run_id, record.round, anchor.digest), data),
+            self.changed(bundle, self.read(self.named("bundles", record.round))),
+        ):
             yield self.showing(sorted(shown, key=lambda seen: (seen.block, seen.index)))
 
 
@@ -118,9 +126,9 @@ def test_a_right_run_has_no_fault(case: Case) -> None:
     assert report.summary().startswith(f"ok; {ROUNDS} rounds from round 0, ")
 
 
-@pytest.mark.parametrize("kind", ["bundle", "seal"])
+@pytest.mark.parametrize("kind", ["bundles", "seals"])
 def test_what_a_round_needs_is_lost_and_the_replay_goes_on_at_the_next_checkpoint(case: Case, kind: str) -> None:
-    lost = getattr(paths, kind)(case.run_id, 2)
+    lost = case.named(kind, 2)
     later = paths.heads(case.run_id, 7)
     with case.changed(lost, None), case.changed(later, b"else"):
         report = case.audit()
@@ -143,7 +151,7 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_memory")
 def test_a_record_is_lost_and_the_rules_are_known_again_when_they_look_back_on_no_gap(case: Case) -> None:
     """Records 1, 2 and 3 are taken at their word; 4 can be judged, and pins θ."""
-    lost, later = paths.record(case.run_id, 0), paths.bundle(case.run_id, 3)
+    lost, later = case.named("records", 0), case.named("bundles", 3)
     with case.changed(lost, None), case.changed(later, b"else"):
         report = case.audit()
     # The run remembers sixteen records, in its manifests too, so from the next checkpoint on these are not the audit's.
@@ -155,7 +163,7 @@ def test_a_record_is_lost_and_the_rules_are_known_again_when_they_look_back_on_n
 
 
 def test_a_lost_checkpoint_is_a_fault_of_its_own(case: Case) -> None:
-    bundle = paths.bundle(case.run_id, 2)
+    bundle = case.named("bundles", 2)
     manifest = paths.checkpoint(case.run_id, 4, paths.MANIFEST)
     with case.changed(manifest, None):
         report = case.audit()
@@ -182,8 +190,9 @@ def test_a_record_that_breaks_a_rule_is_named_and_so_is_the_one_that_does_not_fo
 
 def test_a_block_that_the_chain_does_not_have_yet(case: Case) -> None:
     record = case.ledger.record(3)
-    evaluate = replace(record.evaluate, block=Block(10**9, record.evaluate.block.hash))
-    with case.led(replace(record, evaluate=evaluate)) as chain:
+    assert record.opening is not None
+    possess = replace(record.opening.possess, block=Block(10**9, record.opening.possess.block.hash))
+    with case.led(replace(record, opening=replace(record.opening, possess=possess))) as chain:
         report = case.audit(chain)
     assert any(f.round == 3 and "it names block 1000000000, and the chain is at" in f.problem for f in report.faults)
     assert report.closed
@@ -251,13 +260,13 @@ class TestScores:
             evidence, faults = Evidence(tip, case.run.chain, case.run.buckets), FaultLog(report, lambda _line: None)
             await evidence.look(0)
             files = ScoreFiles(evidence, case.run.buckets, faults)
-            await files.check_used(record, tip.remembered)
+            await files.check_used(record, bytes(32), tip.remembered)
             assert report.faults == []
-            await files.check_used(lie, tip.remembered)
+            await files.check_used(lie, bytes(32), tip.remembered)
 
         asyncio.run(check())
         problem = f"it misquotes the scores of {case.hotkey} that it names"
-        assert report.faults == [Fault(FaultClass.LEDGER, 2, paths.record(case.run_id, 2), problem)]
+        assert report.faults == [Fault(FaultClass.LEDGER, 2, paths.record(case.run_id, 2, bytes(32)), problem)]
 
 
 class TestAnchors:
@@ -268,13 +277,13 @@ class TestAnchors:
         assert report.state_roots == case.run.state_roots[:5]
         (fault,) = report.faults
         assert (fault.kind, fault.round) == (FaultClass.UNANCHORED, 5)
-        assert fault.name == paths.record(case.run_id, 5)
+        assert fault.name == case.named("records", 5)
         assert "nor the 3 after it" in fault.problem
         assert not report.closed
         report.raise_fault()
 
     def test_a_record_after_the_end_is_told(self, case: Case) -> None:
-        key = paths.record(case.run_id, CLOSE + 1)
+        key = paths.record(case.run_id, CLOSE + 1, bytes(32))
         with case.changed(key, b"anything"):
             report = case.audit()
         assert rounds_of(report, FaultClass.UNANCHORED) == {key: CLOSE + 1}
@@ -299,7 +308,7 @@ class TestAnchors:
     @pytest.mark.usefixtures("short_memory")
     @pytest.mark.parametrize(("round_", "not_replayed"), [(3, [3, 4, 5, 6, 7]), (CLOSE, [CLOSE])])
     def test_a_record_that_is_anchored_and_not_there(self, case: Case, round_: int, not_replayed: list[int]) -> None:
-        key = paths.record(case.run_id, round_)
+        key = case.named("records", round_)
         with case.changed(key, None):
             report = case.audit()
         assert rounds_of(report, FaultClass.LEDGER) == {key: round_}
@@ -310,20 +319,21 @@ class TestAnchors:
     def test_an_anchor_of_a_round_that_never_was(self, case: Case) -> None:
         """It must not send the audit through a million millions of rounds."""
         far = replace(case.anchors[-1], anchor=Anchor(10**12, bytes(32)), block=10**6)
-        name = paths.record(case.run_id, 10**12)
-        with case.changed(paths.record(case.run_id, CLOSE), None):
+        name, last = paths.record(case.run_id, 10**12, bytes(32)), case.named("records", CLOSE)
+        with case.changed(last, None):
             report = case.audit(case.showing([*case.anchors[:CLOSE], far]))
-        assert rounds_of(report, FaultClass.LEDGER) == {paths.record(case.run_id, CLOSE): CLOSE, name: 10**12}
+        unknown = paths.records(case.run_id, CLOSE)  # nothing says what its digest was
+        assert rounds_of(report, FaultClass.LEDGER) == {unknown: CLOSE, name: 10**12}
         assert report.not_replayed == [CLOSE, 10**12]
         assert report.state_roots == case.run.state_roots
 
     def test_records_that_no_anchor_leads_back_to_are_told(self, case: Case) -> None:
         """A chain without its memory of anchors, and a record that is gone: those before it are proven by nothing."""
-        gone = paths.record(case.run_id, 5)
+        gone, first = case.named("records", 5), case.named("records", 0)
         with case.changed(gone, None):
             report = case.audit(case.showing(case.anchors[-1:]))
         assert rounds_of(report, FaultClass.LEDGER) == {gone: 5}
-        assert rounds_of(report, FaultClass.UNANCHORED) == {paths.record(case.run_id, 0): 0}
+        assert rounds_of(report, FaultClass.UNANCHORED) == {first: 0}
         assert report.state_roots == case.run.state_roots[:5]
 
     def test_anchors_of_others_decide_nothing(self, case: Case) -> None:

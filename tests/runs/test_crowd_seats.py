@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from crowd import BAD, REASONS, Content, CrowdBuckets, Puppet, Trouble, forge, puppets
+from crowd import BAD, REASONS, Content, CrowdBuckets, Forged, Puppet, Trouble, forge, puppets
 from run_builders import lay_out
 from test_crowd import BLOCK, nano
 
@@ -20,7 +20,7 @@ from muster.node.ledger.participant import Errands, possession
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
-from muster.protocol import ledger, paths
+from muster.protocol import paths, wire
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
@@ -34,6 +34,8 @@ SEATS, PEERS, FRONT, SEEDS = 10, 36, 20, 100
 
 ROSTER = Roster.of(0, 1, 1, {})
 LEADER = ROSTER.operators[0].identity.public
+SEAL = bytes(32)
+"""The digest of the seal that keys answer."""
 
 DRIPS = Trouble("payload", "drip")
 CONDUCTS: tuple[tuple[Content, Trouble | None], ...] = (*((content, None) for content in BAD), ("good", DRIPS))
@@ -55,7 +57,7 @@ class Arena:
 
     tip: Tip
     replica: Replica
-    made: dict[tuple[bytes, Content, int], tuple[bytes, bytes | None]] = field(default_factory=dict)
+    made: dict[tuple[bytes, Content, int], Forged] = field(default_factory=dict)
     proofs: dict[bytes, bytes] = field(default_factory=dict)
 
     def possession(self, public: bytes) -> bytes:
@@ -64,7 +66,7 @@ class Arena:
             self.proofs[public] = possession(self.tip, self.replica)(public)
         return self.proofs[public]
 
-    def objects(self, puppet: Puppet, uid: int) -> tuple[bytes, bytes | None]:
+    def objects(self, puppet: Puppet, uid: int) -> Forged:
         """A submission and its key, made once."""
         known = (puppet.public, puppet.content, uid)
         if known not in self.made:
@@ -87,10 +89,11 @@ class Arena:
         stores = {puppet.public: buckets.bucket(f"mem:{puppet.name}") for puppet in crowd}
         uids = {puppet.public: uid for uid, puppet in enumerate(crowd)}
         for puppet in crowd:
-            data, key = self.objects(puppet, uids[puppet.public])
-            await stores[puppet.public].put(paths.submission(tip.run_id, 0), data)
+            head, payload, key = self.objects(puppet, uids[puppet.public])
+            await stores[puppet.public].put(paths.head(tip.run_id, 0), head)
+            await stores[puppet.public].put(paths.payload(tip.run_id, 0), payload)
             if key is not None:
-                await stores[puppet.public].put(paths.key(tip.run_id, 0), key)
+                await stores[puppet.public].put(paths.key(tip.run_id, 0), key(SEAL))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(chain.drive_by_clock(BLOCK))
             with chain.participant():
@@ -99,8 +102,8 @@ class Arena:
                 intake = Intake(facts, Submissions(tip, busy), errands, in_place)
                 await intake.look(stores, head)
                 assert len(intake.peers) == len(crowd)
-                listed = tuple((p, ledger.head_digest(taken.head.data)) for p, taken in sorted(intake.peers.items()))
-                intake.close(Seal(tip.run_id, LEADER, 0, tip.parent, 0, head, listed, ()))
+                listed = tuple((p, wire.head_digest(taken.head.data)) for p, taken in sorted(intake.peers.items()))
+                intake.close(Seal(tip.run_id, LEADER, 0, tip.parent, 0, head, listed), SEAL)
                 order = tip.order(intake.candidates(), scores)
                 for _ in range(blocks):
                     if await intake.reveal(stores, order, seats, head) == frozenset(stores):

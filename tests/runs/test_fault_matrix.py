@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from fault_cells import (
     ABSENT,
+    AGEING,
     ARRIVAL,
     COMING,
     FOLLOWER,
@@ -35,8 +36,7 @@ from run_builders import MAX_BYTES, Ledger
 from muster.lab.faults import Kind, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
-from muster.node.telemetry.events import Scored
-from muster.protocol import paths
+from muster.node.telemetry.events import Scored, SealRefused
 from muster.protocol.spec import RunSpec
 from muster.testnet.roster import Roster
 
@@ -124,6 +124,23 @@ def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, 
         assert measured == (seated if round_ == LAST else {miner.hotkey for miner in stage.roster.miners})
 
 
+@pytest.mark.parametrize("kind", ["error", "slow"])
+@pytest.mark.parametrize("place", AGEING, ids=str)
+def test_a_seal_that_is_public_too_late_costs_its_round_and_no_more(place: Place, kind: Kind, stages: Stages) -> None:
+    """Nobody answers it, so nobody is in; its leader signs no other, and the next round is like any."""
+    stage, _ = stages(HASTY)
+    assert stage.spec.clock.seal_age < Times.TEN_BLOCKS.value
+    script = Script([*place.also, place.fault(kind, Times.TEN_BLOCKS)])
+    run = stage.play(script, ROUNDS)
+    assert script.unfired() == []
+    reasons = [Ledger(run).reasons(stage.roster, round_) for round_ in range(ROUNDS)]
+    assert set(reasons[0].values()) == {"key_missing"}
+    assert [set(r.values()) for r in reasons[1:]] == [{""}] * (ROUNDS - 1)
+    assert len(run.state_roots) == ROUNDS
+    for miner in stage.roster.miners:
+        assert [event.round for event in run.events(miner.name, SealRefused)] == [0]
+
+
 def check_reasons(run: SimulatedRun, roster: Roster, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
     ledger, first = Ledger(run), min(misses, default=ROUNDS)
@@ -142,7 +159,7 @@ def check_reasons(run: SimulatedRun, roster: Roster, misses: Mapping[int, str | 
 def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
     """Scores steer the next round, unless they came later than it waits; none is published twice."""
     steered = [scores.round for scores in Ledger(run).record(1).scores]
-    late = cell.place.bound in (Bound.SCORE, Bound.STEER) and cell.costs(spec)
+    late = cell.place.bound in (Bound.SCORE, Bound.EVALUATE, Bound.STEER) and cell.costs(spec)
     assert steered == ([] if late else [0] * len(spec.genesis.leaders))
     for i in range(len(spec.genesis.leaders)):
         scored = [event.round for event in run.events(f"validator-{i}", Scored)]
@@ -154,10 +171,11 @@ def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
     """What fails at a bystander changes nothing for others, and in the end it has mirrored every round."""
     for name in set(run.participants) - {FOLLOWER}:
         assert told(run, name) == told(faultless, name), name
-    names = (paths.record, paths.seal, paths.bundle)
-    for key in [name(run.spec.run_id(), round_) for name in names for round_ in range(ROUNDS)]:
-        there, mirrored = (read(run, f"mem:operator-{i}", key) for i in range(2))
-        assert mirrored == there, key
+    for kind in ("records/0", "seals/0", "bundles/0"):
+        there, mirrored = (objects(run, f"mem:operator-{i}", f"{run.spec.run_id().hex()}/{kind}") for i in range(2))
+        kept = {key: data for key, data in there.items() if "-" in key}  # but for what a leader keeps for itself
+        assert len(kept) >= ROUNDS
+        assert mirrored == kept
 
 
 def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
@@ -165,6 +183,11 @@ def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
     return [(noted.time, noted.event.name, getattr(noted.event, "round", None)) for noted in run.journals[name]]
 
 
-def read(run: SimulatedRun, location: str, key: str) -> bytes:
-    """An object as it lies in a bucket."""
-    return asyncio.run(run.buckets.bucket(location).get(key, max_bytes=MAX_BYTES))
+def objects(run: SimulatedRun, location: str, prefix: str) -> dict[str, bytes]:
+    """Objects as they lie in a bucket."""
+
+    async def read() -> dict[str, bytes]:
+        bucket = run.buckets.bucket(location)
+        return {i.key: await bucket.get(i.key, max_bytes=MAX_BYTES) for i in await bucket.list(prefix)}
+
+    return asyncio.run(read())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -15,6 +15,7 @@ from run_builders import Ledger, MakeStage, Stage, play
 from muster.kernels import SparseUpdate, compress
 from muster.lab.simulator import SimulatedRun
 from muster.node.ledger.participant import possession
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner import MakeMiner, local_miner, stages
 from muster.node.miner.stages import OpenRound, Stages
 from muster.node.miner.state import Made
@@ -22,7 +23,6 @@ from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import paths
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.wire import Seal
 
 CASES = 2000
 ROUNDS = 4
@@ -37,7 +37,7 @@ class Crowd:
 
     identities: Sequence[Identity]
     uids: dict[bytes, int] = field(default_factory=dict)
-    put: dict[tuple[bytes, int], Malformed] = field(default_factory=dict)
+    put: dict[tuple[bytes, int], tuple[Bench, Malformed]] = field(default_factory=dict)
 
 
 def operator_of(crowd: Crowd) -> MakeMiner:
@@ -48,24 +48,24 @@ def operator_of(crowd: Crowd) -> MakeMiner:
         if not crowd.uids:
             await _settle_in(crowd, now)
         tip, context = now.tip, now.context
-        facts = tip.facts(possession(tip, now.replica), crowd.uids)
-        work, labels = _work(tip), list(MAKERS)
+        facts, work = tip.facts(possession(tip, now.replica), crowd.uids), _work(tip)
         for number, identity in enumerate(crowd.identities):
-            turn = tip.round * ROGUES + number
             bench = Bench(facts, identity, crowd.uids[identity.public], work, context.identity)
-            rng, label = random.Random(turn), labels[turn % len(labels)]
-            submission, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
-            crowd.put[identity.public, tip.round] = Malformed(label, submission, key, frozenset(reasons))
+            case = _case(bench, tip.round * ROGUES + number)
+            crowd.put[identity.public, tip.round] = bench, case
             bucket = context.buckets.bucket(_location(number))
-            await bucket.put(paths.submission(tip.run_id, tip.round), submission)
+            await bucket.put(paths.payload(tip.run_id, tip.round), case.work.payload)
+            await bucket.put(paths.head(tip.run_id, tip.round), case.work.head)
         await stages.put(now, made)
 
-    async def key(now: OpenRound, made: Made, seal: Seal) -> None:
+    async def key(now: OpenRound, made: Made, found: FoundSeal) -> None:
         """Whatever each has for a key object, once the seal is public."""
+        run_id, round_ = now.tip.run_id, now.tip.round
         for number, identity in enumerate(crowd.identities):
-            bucket = now.context.buckets.bucket(_location(number))
-            await bucket.put(paths.key(now.tip.run_id, seal.round), crowd.put[identity.public, seal.round].key)
-        await stages.show_key(now, made, seal)
+            bench, _ = crowd.put[identity.public, round_]
+            data = _case(replace(bench, seal=found.digest), round_ * ROGUES + number).key
+            await now.context.buckets.bucket(_location(number)).put(paths.key(run_id, round_), data)
+        await stages.show_key(now, made, found)
 
     return partial(local_miner, stages=Stages(put=put, key=key))
 
@@ -74,6 +74,14 @@ async def _settle_in(crowd: Crowd, now: OpenRound) -> None:
     for number, identity in enumerate(crowd.identities):
         crowd.uids[identity.public] = await now.context.chain.register(identity)
         await now.context.chain.commit(identity, _location(number))
+
+
+def _case(bench: Bench, turn: int) -> Malformed:
+    """The same one for the same turn; its key answers the bench's seal."""
+    labels, rng = list(MAKERS), random.Random(turn)
+    label = labels[turn % len(labels)]
+    work, key, reasons = MAKERS[label](bench, rng, rng.randbytes(32))
+    return Malformed(label, work, key, frozenset(reasons))
 
 
 def _location(number: int) -> str:
@@ -103,7 +111,7 @@ def siege(stage: MakeStage) -> tuple[Stage, SimulatedRun, Crowd]:
 def test_all_two_thousand_were_sealed(siege: tuple[Stage, SimulatedRun, Crowd]) -> None:
     _, run, crowd = siege
     assert sum(round_ < ROUNDS for _, round_ in crowd.put) == CASES, "what is made while the run closes does not count"
-    assert {case.label for case in crowd.put.values()} == set(MAKERS)
+    assert {case.label for _, case in crowd.put.values()} == set(MAKERS)
     for round_ in range(ROUNDS):
         sealed = {public for public, _ in Ledger(run).seal(round_).headers}
         assert sealed >= {identity.public for identity in crowd.identities}
@@ -115,7 +123,7 @@ def test_each_is_rejected_for_its_reason(siege: tuple[Stage, SimulatedRun, Crowd
     for round_ in range(ROUNDS):
         reasons = {entry.public: entry.reason for entry in Ledger(run).record(round_).entries}
         for identity in crowd.identities:
-            case = crowd.put[identity.public, round_]
+            _, case = crowd.put[identity.public, round_]
             if reasons[identity.public] not in case.reasons:
                 wrong.append((case.label, reasons[identity.public] or "accepted", sorted(case.reasons)))
     assert not wrong, Counter(str(one) for one in wrong).most_common(10)

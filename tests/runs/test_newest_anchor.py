@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from run_builders import MakeStage, Stage, play
+from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport
 from muster.lab import simulator
@@ -15,7 +15,6 @@ from muster.node.context import Context
 from muster.node.ledger.reader import Fetched
 from muster.node.miner import Miner
 from muster.node.miner.inner import LocalEngine
-from muster.protocol import paths
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import AuditError, RateLimited, StorageError
@@ -116,7 +115,7 @@ def test_the_audit_names_a_record_that_does_not_lead_to_the_anchor(
 ) -> None:
     made, _, newest_only = both
     bucket = newest_only.buckets.bucket("mem:operator-0")
-    key = paths.record(made.run.history.run_id, 3)
-    asyncio.run(bucket.put(key, asyncio.run(bucket.get(paths.record(made.run.history.run_id, 2), max_bytes=2**24))))
+    key, other = (Ledger(newest_only).key("records", round_) for round_ in (3, 2))
+    asyncio.run(bucket.put(key, asyncio.run(bucket.get(other, max_bytes=2**24))))
     with pytest.raises(AuditError, match=f"round 3: {key}"):
         audit(made, newest_only).raise_fault()

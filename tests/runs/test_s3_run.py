@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from run_builders import Stage, play, template, write_template
+from run_builders import PATIENT, Stage, play, template, write_template
 from s3_server import RadosGateway
 
 from muster.node.data.dataset import TextReader
@@ -55,7 +55,7 @@ def live(s3_server: RadosGateway, base: Path, rounds: int) -> Finished:
     """`muster testnet --store s3://…` from beginning to end."""
     made = template(
         inner={"steps": 3, "total": 12},
-        clock={"deadline": 240, "reveal": 120, "grace": 120},
+        clock={"deadline": 240, "reveal": 120, "grace": 120, **PATIENT},
         gauntlet={"score_wait": 120},
     )
     preset = write_template(made, base / "miniature.toml")

@@ -74,7 +74,7 @@ def lied(nano: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], Sim
 
 
 def record_sizes(run: SimulatedRun) -> list[int]:
-    keys = (paths.record(Ledger(run).run_id, round_) for round_ in range(ROUNDS + 1))
+    keys = (Ledger(run).key("records", round_) for round_ in range(ROUNDS + 1))
     return [len(asyncio.run(Ledger(run).leader.get(key, max_bytes=MAX_BYTES))) for key in keys]
 
 

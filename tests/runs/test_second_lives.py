@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from builders import LEADER, MINERS, SEED, identity, possession_of, run_spec, submission
+from builders import LEADER, MINERS, NO_SEAL, SEED, Sent, identity, possession_of, run_spec, submission
 from noted import rounds
 from run_builders import MAX_BYTES, MakeStage, play
 
@@ -29,7 +29,7 @@ from muster.protocol.ledger import Tip
 from muster.protocol.ledger.round import Duty, Phase, RoundState, SubmissionSeen
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage.locations import MemoryBuckets
-from muster.protocol.wire import Kind, Record
+from muster.protocol.wire import Kind, Record, Seal
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
@@ -80,12 +80,13 @@ class World:
         spec = self.tip.spec
         return RoundState(Duty.LEAD, identity(LEADER).public, self.tip.opening, spec.clock, 2)
 
-    async def submit(self, miner: Identity, location: str, uid: int) -> bytes:
-        """An honest submission in its bucket; returns the key object for later."""
+    async def submit(self, miner: Identity, location: str, uid: int) -> Sent:
+        """An honest submission in its bucket; returns it, for its key is for later."""
         facts = self.tip.facts(possession_of(self.tip.opening), self.uids)
-        data, key = submission(facts, miner, uid)
-        await self.buckets.bucket(location).put(paths.submission(self.tip.run_id, 0), data)
-        return key
+        sent, bucket = submission(facts, miner, uid), self.buckets.bucket(location)
+        await bucket.put(paths.payload(self.tip.run_id, 0), sent.payload)
+        await bucket.put(paths.head(self.tip.run_id, 0), sent.head)
+        return sent
 
     async def show(self, location: str, key: bytes) -> None:
         """Publish a key."""
@@ -100,19 +101,19 @@ class World:
 
 
 async def sealed_world() -> World:
-    """Both miners in and sealed by a first life of the leader, bob's key shown too early, both keys public now."""
+    """Both miners in and sealed by a first life of the leader; alice's key answers the seal, bob's answers none."""
     world = await World.begin()
-    keys = {name: await world.submit(identity(name), f"mem:{name}", world.uids[identity(name).public])
+    sent = {name: await world.submit(identity(name), f"mem:{name}", world.uids[identity(name).public])
             for name in MINERS}  # fmt: skip
-    await world.show("mem:bob", keys["bob"])
+    await world.show("mem:bob", sent["bob"].key())
     async with world.leading() as leader:
         seen = await leader.observe(world.state(), await world.chain.head())
         assert {event.peer for event in seen if isinstance(event, SubmissionSeen)} == {
             identity(name).public for name in MINERS
         }
         world.chain.advance()
-        await leader.publish_seal(await world.chain.head())
-    await world.show("mem:alice", keys["alice"])
+        seal = (await leader.publish_seal(await world.chain.head())).digest
+    await world.show("mem:alice", sent["alice"].key(seal))
     return world
 
 
@@ -127,35 +128,39 @@ async def test_a_leader_that_comes_back_when_all_is_due_decides_as_its_first_lif
     record = await world.record()
     assert record.kind is Kind.ROUND
     reasons = {entry.public: entry.reason for entry in record.entries}
-    assert reasons == {identity("alice").public: "", identity("bob").public: "key_early"}
+    assert reasons == {identity("alice").public: "", identity("bob").public: "key_seal"}
 
 
 async def test_two_lives_of_a_leader_seal_once() -> None:
     world = await sealed_world()
-    store, key = world.buckets.bucket(f"mem:{LEADER}"), paths.seal(world.tip.run_id, 0)
-    first = await store.get(key, max_bytes=MAX_BYTES)
+    store, prefix = world.buckets.bucket(f"mem:{LEADER}"), paths.seals(world.tip.run_id, 0)
+    (first,) = await store.list(prefix)
+    world.chain.advance()
     async with world.leading() as second:
-        seal = await second.publish_seal(await world.chain.head())
-    assert await store.get(key, max_bytes=MAX_BYTES) == first
-    assert seal == wire.decode_seal(first, world.tip.run_id)[0]
+        found = await second.publish_seal(await world.chain.head())
+    assert [info.key for info in await store.list(prefix)] == [first.key]
+    assert found.data == await store.get(first.key, max_bytes=MAX_BYTES)
+    assert found.seal == wire.decode_seal(found.data, world.tip.run_id)[0]
 
 
 async def test_a_slot_that_passes_on_before_the_record_counts_once() -> None:
     """Two peers, each the holder of slot 2 when its head was seen: a record with both would be applied by nobody."""
     world = await World.begin()
     alice, carol = identity("alice"), identity("carol")
-    keys = [await world.submit(alice, "mem:alice", 1)]
+    sent = [await world.submit(alice, "mem:alice", 1)]
     async with world.leading() as leader:
         head = await world.chain.head()
         await leader.observe(world.state(), head)
         intake = leader._open.leading.intake
-        keys.append(await world.submit(carol, "mem:carol", 1))
+        sent.append(await world.submit(carol, "mem:carol", 1))
         intake.facts = world.tip.facts(intake.facts.possession, {carol.public: 1})
         stores = {carol.public: world.buckets.bucket("mem:carol"), alice.public: world.buckets.bucket("mem:alice")}
         await intake.look(stores, head)
         assert {taken.head.reason for taken in intake.peers.values()} == {""}
-        for name, key in zip(("alice", "carol"), keys, strict=True):
-            await world.show(f"mem:{name}", key)
+        listed = tuple((peer, wire.head_digest(taken.head.data)) for peer, taken in sorted(intake.peers.items()))
+        intake.close(Seal(world.tip.run_id, identity(LEADER).public, 0, world.tip.parent, 0, head, listed), NO_SEAL)
+        for name, one in zip(("alice", "carol"), sent, strict=True):
+            await world.show(f"mem:{name}", one.key())
         await intake.reveal(stores, sorted(stores), 20, head)
         assert intake.failures() == {}
         intake.recheck({carol.public: 1})
@@ -172,9 +177,9 @@ async def test_a_key_that_is_no_key_does_not_stall_the_round() -> None:
     async with world.leading() as leader:
         await leader.observe(world.state(), await world.chain.head())
         world.chain.advance()
-        await leader.publish_seal(await world.chain.head())
-        await world.show("mem:alice", good)
-        await world.show("mem:bob", wire.encode_key(identity("bob"), world.tip.run_id, 0, b"short"))
+        seal = (await leader.publish_seal(await world.chain.head())).digest
+        await world.show("mem:alice", good.key(seal))
+        await world.show("mem:bob", wire.encode_key(identity("bob"), world.tip.run_id, 0, b"short", seal))
         world.chain.advance()
         await leader.publish_record(await world.chain.head())
     reasons = {entry.public: entry.reason for entry in (await world.record()).entries}

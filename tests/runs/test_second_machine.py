@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import pytest
-from run_builders import template, write_template
+from run_builders import PATIENT, template, write_template
 from s3_server import RadosGateway
 
 from muster.node.telemetry.events import Applied, Event, Started
@@ -196,7 +196,7 @@ def published(s3_server: RadosGateway, tmp_path: Path) -> Iterator[Published]:
     made = template(
         inner={"steps": 3, "total": 3 * ROUNDS},
         # A round lasts ten seconds at least: the stranger's work is in before it is sealed.
-        clock={"min_blocks": 40, "deadline": 480, "reveal": 120, "grace": 120, "min_submissions": 1},
+        clock={"min_blocks": 40, "deadline": 480, "reveal": 120, "grace": 120, "min_submissions": 1, **PATIENT},
         gauntlet={"score_wait": 120},
     )
     admin, secret = s3_server.user("admin")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from run_builders import template, write_template
+from run_builders import PATIENT, template, write_template
 from s3_server import RadosGateway
 
 from muster.node.telemetry import events
@@ -184,7 +184,7 @@ def scene(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> 
     made = template(
         inner={"steps": 3, "total": 12},
         # Rounds of five seconds at least: the strangers' failures fall into them.
-        clock={"min_blocks": 20, "deadline": 480, "reveal": 240, "grace": 240},
+        clock={"min_blocks": 20, "deadline": 480, "reveal": 240, "grace": 240, **PATIENT},
         gauntlet={"score_wait": 240},
     )
     preset = write_template(made, base / "miniature.toml")

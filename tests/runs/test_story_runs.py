@@ -37,12 +37,12 @@ ROUNDS = 5
 BAD, GOOD = 2, 4
 LATE = 3
 FAULTS = (
-    Fault("error", "store.put_if_absent", f"*/seals/{BAD:08d}.seal", who="aggregator-0", count=3),
+    Fault("error", "store.put_if_absent", f"*/seals/{BAD:08d}.heads", who="aggregator-0", count=3),
     Fault("error", "store.put", f"*/{BAD:08d}.key", who="miner-1", count=2),
     Fault("error", "store.get", f"*/{BAD:08d}.key", who="aggregator-0", owner="miner-2"),
-    Fault("damaged", "store.get", f"*/records/{BAD:08d}.rec", who="validator-0", count=1),
+    Fault("damaged", "store.get", f"*/records/{BAD:08d}-*.rec", who="validator-0", count=1),
     Fault("error", "chain.commit", f"anchor/{BAD}", who="aggregator-0", count=1),
-    Fault("error", "store.put", f"*/{LATE:08d}.sub", who="miner-3"),
+    Fault("error", "store.put", f"*/{LATE:08d}.head", who="miner-3"),
 )
 WIDTH = 120
 
@@ -107,9 +107,9 @@ class TestRoundWithFailures:
     def test_each_failure_is_told_with_its_cause_when_it_was_given_again_and_when_it_was_done(self, case: Case) -> None:
         story = case.story(BAD)
         lines, record = said(story, "aggregator-0"), story.seen.record
-        assert record is not None
-        run, decided = case.run.spec.run_id().hex(), record.evaluate.block.number
-        seal = f"store.put_if_absent {run}/seals/{BAD:08d}.seal: it was refused (scripted)"
+        assert record is not None and record.opening is not None
+        run, decided = case.run.spec.run_id().hex(), record.opening.open.number
+        seal = f"store.put_if_absent {run}/seals/{BAD:08d}.heads: it was refused (scripted)"
         anchor = f"chain.commit anchor/{BAD}: it was refused (scripted)"
         assert lines[:6] == [
             "seals the round now: everybody expected is in, miner-3 last",
@@ -143,11 +143,13 @@ class TestRoundWithFailures:
 
     def test_who_was_waited_for_and_until_which_block(self, case: Case) -> None:
         story = case.story(BAD)
-        assert story.seen.record is not None
-        decided = story.seen.record.evaluate.block.number
+        assert story.seen.record is not None and story.seen.record.opening is not None
+        decided = story.seen.record.opening.open.number
         assert [(one.name, one.what, one.block) for one in story.missed] == [("miner-2", "payload", decided)]
         (row,) = (row for row in story.submissions if row.name == "miner-2")
-        assert (row.reason, row.place, row.weight) == ("unavailable", 4, None)
+        ranked = story.seen.tip.order([e.public for e in story.seen.record.entries], story.seen.record.scores)
+        place = ranked.index(case.stage.member("miner-2").identity.public) + 1
+        assert (row.reason, row.place, row.weight) == ("unavailable", place, None)
         assert row.sentence == "The payload could not be read in time."
 
     def test_a_submission_that_never_came(self, case: Case) -> None:
@@ -206,8 +208,8 @@ def test_the_last_round_is_told_if_none_is_named(case: Case) -> None:
 def test_the_ledger_alone_tells_a_round_without_names_and_times(case: Case) -> None:
     story = case.story(BAD, {})
     text, record = page(story, WIDTH), story.seen.record
-    assert record is not None
-    decided = record.evaluate.block.number
+    assert record is not None and record.opening is not None
+    decided = record.opening.open.number
     assert [(moment.what, moment.time, moment.block) for moment in story.happened] == [
         ("sealed 4 submissions", None, 7),
         ("decided the round", None, decided),
@@ -259,14 +261,14 @@ class TestOpenRound:
         return story_of(stage, lab._chain, buckets, journals, round_)
 
     def test_before_the_seal(self, stage_of_run: Stage) -> None:
-        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put", "*/00000001.sub", who="miner-2"))
+        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put", "*/00000001.head", who="miner-2"))
         assert story.state == "open, and not sealed yet"
         deadline = story.seen.tip.opening.deadline
         assert story.waiting == (f"the submission of miner-2, until block {deadline} (now {story.seen.block})",)
         assert story.seen.block < deadline
 
     def test_a_leader_that_cannot_seal(self, stage_of_run: Stage) -> None:
-        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put_if_absent", "*/00000001.seal"))
+        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put_if_absent", "*/00000001.heads"))
         now, given = story.seen.block, 4
         waited, failed = story.waiting
         assert waited == f"aggregator-0 to publish the seal: everybody expected is in (now {now})"
@@ -293,14 +295,16 @@ class TestOpenRound:
         assert [row.reason for row in story.submissions] == [""] * 4
 
     def test_who_has_not_applied_the_record(self, stage_of_run: Stage) -> None:
-        story = self.cut(stage_of_run, 9.5, Fault("error", "store.get", "*/00000001.rec", who="miner-0"))
+        story = self.cut(stage_of_run, 9.5, Fault("error", "store.get", "*/00000001-*.rec", who="miner-0"))
         assert story.state.startswith("closed: 4 of 4")
-        assert story.waiting == ("miner-0 to apply the record",)
+        assert story.waiting == ("miner-0 to apply the record", "validator-0 to apply the record")
+        assert story.seen.seal is not None
+        assert story.seen.block < story.seen.seal.block.number + stage_of_run.spec.clock.evaluate, "it has to measure"
         (problem,) = said(story, "miner-0", failed=True)
         assert problem.startswith("the record of round 1 is not to be had yet: store.get ")
 
     def test_a_bucket_that_does_not_answer(self, stage_of_run: Stage) -> None:
-        seen = self.cut(stage_of_run, 8.5, Fault("error", "store.put", "*/00000001.sub", who="miner-2")).seen
+        seen = self.cut(stage_of_run, 8.5, Fault("error", "store.put", "*/00000001.head", who="miner-2")).seen
         miner = stage_of_run.member("miner-2").identity.public
         (line,) = waiting(replace(seen, silent=frozenset((miner,))), Names())
         assert "(whose bucket does not answer), until block " in line

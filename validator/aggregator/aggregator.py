@@ -7,7 +7,7 @@ from pathlib import Path
 
 from muster.node.context import Context
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import BULK_DEADLINE, Fetched
+from muster.node.ledger.reader import BULK_DEADLINE, Fetched, FoundSeal
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
@@ -16,7 +16,6 @@ from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty, Event, KeySettled, Phase, RoundState, ScoresIn, SubmissionSeen
 from muster.protocol.types import Block
-from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.recording import Recording
 from muster.validator.aggregator.sealing import Sealing
@@ -82,7 +81,7 @@ class Aggregator(Follower):
         leading = open_.leading
         if state.phase is Phase.SUBMIT:
             return [] if leading.closing else [SubmissionSeen(peer) for peer in await leading.look(snapshot, head)]
-        seal, _ = await open_.sealing.standing()
+        seal = (await open_.sealing.standing()).seal
         scored = state.scored or await leading.scored(snapshot, head)
         settled = await leading.reveal(snapshot, head)
         if not scored and len(seal.headers) > self._tip.spec.gauntlet.seats:
@@ -91,7 +90,7 @@ class Aggregator(Follower):
         open_.settled |= settled
         return [*events, ScoresIn()] if scored and not state.scored else events
 
-    async def publish_seal(self, head: Block) -> Seal:
+    async def publish_seal(self, head: Block) -> FoundSeal:
         """Sign the list of what is in; of two lives of this leader the first one's seal stands."""
         return await self._open.sealing.publish(head)
 
@@ -126,8 +125,8 @@ class Aggregator(Follower):
         self.note(events.Unmirrored(tip.round, problem=str(error)))
 
     async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
-        bucket, run_id, round_ = self.context.bucket, tip.run_id, tip.round
+        bucket, run_id, round_, digest = self.context.bucket, tip.run_id, tip.round, fetched.digest
         if fetched.bundle:
-            await bucket.put(paths.bundle(run_id, round_), fetched.bundle, deadline=BULK_DEADLINE)
-        await bucket.put(paths.seal(run_id, round_), fetched.seal_data)
-        await bucket.put(paths.record(run_id, round_), fetched.record_data)
+            await bucket.put(paths.bundle(run_id, round_, digest), fetched.bundle, deadline=BULK_DEADLINE)
+        await bucket.put(paths.seal(run_id, round_, fetched.seal_digest), fetched.seal_data)
+        await bucket.put(paths.record(run_id, round_, digest), fetched.record_data)

@@ -44,7 +44,7 @@ def make_bundle(opened: Sequence[Opened], spool: Path | None) -> Bundle:
     Raises:
         StorageError: the disk did not take it.
     """
-    size = bundle_size(submission.signed for submission in opened)
+    size = bundle_size(opened)
     if size < SPOOL_BYTES:
         data = b"".join(bundle_parts(opened))
         return Bundle(blake3(data).digest(), size, data)

@@ -21,7 +21,6 @@ class Decision:
     seal_digest: bytes
     root: bytes
     scores: tuple[ScoresUsed, ...]
-    evaluate: Beacon
     assign: Beacon
     possess: Beacon
     checkpoint: bytes = NO_CHECKPOINT
@@ -41,6 +40,7 @@ class Work:
 
 def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Work) -> Record:
     """The record of the open round; `heads` are the sealed heads' bytes by peer, `work.bundle` is a digest."""
+    reasons = work.choice.reasons
     record = Record(
         run_id=tip.run_id,
         leader=decision.seal.leader,
@@ -52,14 +52,14 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
         outer_step=tip.outer_step,
         root=decision.root,
         spec_digest=tip.opening.spec_digest,
-        entries=tuple(Entry(peer, heads[peer], work.choice.reasons[peer]) for peer, _ in decision.seal.headers),
+        entries=tuple(Entry(peer, tip.round, heads[peer], reasons[peer]) for peer, _ in decision.seal.headers),
         scores=decision.scores,
         weights=work.weights,
         bundle=work.bundle,
         bundle_bytes=work.bundle_bytes,
-        evaluate=decision.evaluate,
         checkpoint=decision.checkpoint,
         amendments=decision.amendments,
+        proofs=(),
         opening=None,
     )
     if decision.closing:

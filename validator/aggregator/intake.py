@@ -12,20 +12,18 @@ is looked at again; time, and nothing else, makes it the peer's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from muster.node.context import Offload
 from muster.node.ledger.participant import Errands
 from muster.node.submission import Payload, Place, Submissions
-from muster.protocol import ledger, paths, wire
+from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.reasons import (
     HEAD_REASONS,
-    KEY_EARLY,
     KEY_MISSING,
-    OBJECT_SIZE,
     PAYLOAD_REASONS,
     UNAVAILABLE,
     UNSIGNED,
@@ -33,7 +31,7 @@ from muster.protocol.reasons import (
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, RoundFacts, admit, admit_registration
 from muster.protocol.storage import Store
 from muster.protocol.types import Block
-from muster.protocol.wire import Seal, Signed
+from muster.protocol.wire import Key, Seal, Signed
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Taken:
 
     head: Head
     stage: Stage = Stage.SEEN
-    key: bytes = b""
+    key: Key | None = None
     payload: Payload | None = None
     problem: str = KEY_MISSING
     busy: bool = False
@@ -102,7 +100,7 @@ class Taken:
         self.again = block + self.pause
         self.pause *= 2
 
-    def show(self, key: bytes) -> None:
+    def show(self, key: Key) -> None:
         """Its key is known; a submission that has ended while the key was on its way stays ended."""
         if self.stage is Stage.SEEN:
             self.stage, self.key = Stage.KEYED, key
@@ -124,7 +122,7 @@ class Intake:
     peers: dict[bytes, Taken] = field(default_factory=dict)
     _reading: set[bytes] = field(default_factory=set)
     _told: set[bytes] = field(default_factory=set)
-    _closed: bool = False
+    _seal: bytes | None = None
     _stores: Mapping[bytes, Store] = field(default_factory=dict)
     _order: Sequence[bytes] = ()
     _seats: int = 0
@@ -134,7 +132,7 @@ class Intake:
 
     @property
     def _key(self) -> str:
-        return paths.submission(self.facts.run_id, self.facts.opening.round)
+        return paths.head(self.facts.run_id, self.facts.opening.round)
 
     async def look(self, stores: Mapping[bytes, Store], head: Block) -> list[bytes]:
         """Read the heads that are not surely known yet; returns the peers whose are since the last look, in key order.
@@ -156,12 +154,9 @@ class Intake:
 
     async def _read_head(self, public: bytes, store: Store) -> None:
         try:
-            data = await store.get_range(self._key, 0, MAX_HEAD_BYTES)
-            size = _head_size(data)
-            info = await store.head(self._key) if size else None
-            found = data[:size] if size else data[: wire.PREFIX_BYTES]
-            head = await self.offload(lambda: self.judge(public, found, None if info is None else info.size))
-            if not self._closed:  # what the seal lists are the very heads that were in when it was made
+            data = _telling(await store.get_range(self._key, 0, MAX_HEAD_BYTES + 1))
+            head = await self.offload(lambda: self.judge(public, data))
+            if self._seal is None:  # what the seal lists are the very heads that were in when it was made
                 self.peers[public] = Taken(head)
         except ObjectMissing:
             pass  # not there yet
@@ -170,45 +165,21 @@ class Intake:
         finally:
             self._reading.discard(public)
 
-    def judge(self, public: bytes, data: bytes, size: int | None) -> Head:
-        """Judge a head by the one rule; `size` is the object's, None where it is not at hand any more."""
+    def judge(self, public: bytes, data: bytes) -> Head:
+        """Judge a head by the one rule."""
         try:
-            signed = admit(self.facts, public, data)
+            return Head(public, data, "", admit(self.facts, public, data))
         except WireError as error:
             return Head(public, data, error.reason, None)
-        if size is not None and size != len(data) + signed.ciphertext_bytes:
-            return Head(public, data, OBJECT_SIZE, None)
-        return Head(public, data, "", signed)
 
-    async def early(self, stores: Mapping[bytes, Store], head: Block) -> tuple[bytes, ...]:
-        """Peers with a good head whose key is public already; who does not answer until the next block has none.
-
-        Raises:
-            ChainError: the chain does not say when the look is over.
-        """
-        found: set[bytes] = set()
-        good = [public for public, taken in self.peers.items() if taken.head.signed is not None and public in stores]
-        started = {self.errands.start(self._find_key(public, stores[public], found.add)) for public in good}
-        await self.errands.wait(started, head)
-        return tuple(sorted(found))
-
-    async def _find_key(self, public: bytes, store: Store, found: Callable[[bytes], None]) -> None:
-        try:
-            if await store.head(paths.key(self.facts.run_id, self.facts.opening.round)) is not None:
-                found(public)
-        except StorageError as error:
-            log.info("the bucket of a peer cannot be read: %s", error)
-
-    def close(self, seal: Seal) -> None:
-        """The seal stands: only what it lists is taken further."""
-        self._closed = True
+    def close(self, seal: Seal, digest: bytes) -> None:
+        """The seal, which has this digest, stands: only what it lists is taken further, with keys that answer it."""
+        self._seal = digest
         listed = {public for public, _ in seal.headers}
         self.peers = {public: taken for public, taken in self.peers.items() if public in listed}
-        for public, taken in self.peers.items():
+        for taken in self.peers.values():
             if taken.head.signed is None:
                 taken.fail(taken.head.reason)
-            elif public in seal.early:
-                taken.fail(KEY_EARLY)
 
     async def reveal(
         self, stores: Mapping[bytes, Store], order: Sequence[bytes], seats: int, head: Block
@@ -247,13 +218,13 @@ class Intake:
 
     async def _find(self, taken: Taken, store: Store | None) -> None:
         """Look for one peer's key."""
-        assert taken.head.signed is not None
+        assert taken.head.signed is not None and self._seal is not None
         taken.lacks(UNAVAILABLE)  # if its bucket never answers
         if store is None:
             return
         taken.busy = True
         try:
-            taken.show(await self.submissions.key(store, taken.head.signed))
+            taken.show(await self.submissions.key(store, taken.head.signed, self._seal))
         except ObjectMissing:
             taken.lacks(KEY_MISSING)
         except ObjectDamaged as damaged:
@@ -309,7 +280,7 @@ class Intake:
 
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
-        assert taken.head.signed is not None
+        assert taken.head.signed is not None and taken.key is not None
         taken.busy = True
         taken.lacks(UNAVAILABLE)
         try:
@@ -383,29 +354,28 @@ class Intake:
             if taken.stage is not Stage.FAILED or taken.problem in PAYLOAD_REASONS
         ]
 
-    def save(self) -> bytes:
-        """The heads as bytes, for a leader that is restarted after its seal."""
-        return wire.encode_heads({public: taken.head.data for public, taken in self.peers.items()})
+    def heads(self) -> dict[bytes, bytes]:
+        """The heads' bytes by peer, as they are sealed."""
+        return {public: taken.head.data for public, taken in self.peers.items()}
 
-    def load(self, data: bytes, seal: Seal) -> None:
-        """The heads another life of this leader had sealed.
+    def load(self, heads: Mapping[bytes, bytes], seal: Seal) -> None:
+        """Go on from the heads that another life of this leader sealed.
 
         Raises:
-            ObjectDamaged: not what `save` wrote of these.
+            ObjectDamaged: they are not those that the seal lists.
         """
-        try:
-            heads = wire.decode_heads(data)
-        except WireError as error:
-            raise ObjectDamaged(f"the saved heads are not readable: {error}") from error
-        if tuple((public, ledger.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
+        if tuple((public, wire.head_digest(heads[public])) for public in sorted(heads)) != seal.headers:
             raise ObjectDamaged("the saved heads are not those that the seal lists")
-        self.peers = {public: Taken(self.judge(public, head, None)) for public, head in heads.items()}
+        self.peers = {public: Taken(self.judge(public, head)) for public, head in heads.items()}
 
 
-def _head_size(prefix: bytes) -> int:
-    """Bytes of the head a prefix announces, 0 where it is not a prefix or announces too much."""
+def _telling(data: bytes) -> bytes:
+    """What of an object in the place of a head tells what is wrong with it; all of it where it may be one.
+
+    Nobody must make records larger by putting more than a head there.
+    """
     try:
-        size = wire.read_prefix(prefix, wire.Type.SUBMISSION).head_bytes
+        size = wire.read_prefix(data, wire.Type.HEAD).total_bytes
     except WireError:
-        return 0
-    return size if size <= MAX_HEAD_BYTES else 0
+        return data[: wire.PREFIX_BYTES]
+    return data[: size + 1] if size <= MAX_HEAD_BYTES else data[: wire.PREFIX_BYTES]

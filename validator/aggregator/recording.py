@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, EVALUATE, POSSESS, draw
+from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, POSSESS, draw
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
@@ -62,39 +62,47 @@ class Recording:
         await around.chain.commit(around.identity, around.location, Anchor(tip.round, self._standing))
 
     async def _put(self, head: Block) -> bytes:
-        """Have one record of the round in the own bucket, made where there is none; its digest."""
+        """Have one record of the round in the own bucket, made where there is none; its digest.
+
+        What this leader signs is there before anybody can see it, under a name that the first of its lives takes.
+        """
         around, tip = self._leading.context, self._leading.tip
         if self._made is None:
-            found = await self._found()
-            if found is not None:
-                return found
+            if (found := await self._found()) is not None:
+                return await self._show(*found)
             self._made = await self._make(head)
-        made = self._made
+        made, digest = self._made, self._made.applied.digest
         if made.bundle.size:
             around.faults.trip("bundle.before_put")
-            await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round))
+            await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round, digest))
         around.faults.trip("record.before_put")
-        if await around.bucket.put_if_absent(paths.record(tip.run_id, tip.round), made.data):
-            return made.applied.digest
+        if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round), made.data):
+            return await self._show(made.data, digest)
         found = await self._found()
         if found is None:
             raise ObjectMissing(f"the own record of round {tip.round} is there and cannot be found")
-        if found != made.applied.digest:
+        if found[1] != digest:
             log.warning("an earlier life of this leader has recorded round %d otherwise: its record stands", tip.round)
             self._made = None
-        return found
+        return await self._show(*found)
 
-    async def _found(self) -> bytes | None:
-        """The digest of the record that is in the own bucket, None where none is.
+    async def _show(self, data: bytes, digest: bytes) -> bytes:
+        """Make a record public; its digest."""
+        tip = self._leading.tip
+        await self._leading.context.bucket.put(paths.record(tip.run_id, tip.round, digest), data)
+        return digest
+
+    async def _found(self) -> tuple[bytes, bytes] | None:
+        """The record that is signed for this round, and its digest; None where none is.
 
         Raises:
             StorageError: the bucket cannot be read, or what was read is damaged.
         """
         tip = self._leading.tip
         try:
-            key = paths.record(tip.run_id, tip.round)
+            key = paths.made(tip.run_id, tip.round)
             data = await self._leading.context.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
-            return wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
+            return data, wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
         except ObjectMissing:
             return None
         except WireError as error:
@@ -104,7 +112,7 @@ class Recording:
         """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored."""
         leading, tip, intake = self._leading, self._leading.tip, self._leading.intake
         chain, offload = leading.context.chain, leading.context.offload
-        seal, seal_digest = await self._sealing.standing()
+        sealed = await self._sealing.standing()
         snapshot = await chain.snapshot()
         if leading.order(snapshot) != intake.order:  # scores have come in since the last look, or there was none
             await leading.reveal(snapshot, head)
@@ -116,25 +124,22 @@ class Recording:
         opened = [payload.opened for payload in payloads]
         bundle = await offload(lambda: make_bundle(opened, leading.spool))
         decision = Decision(
-            seal=seal,
-            seal_digest=seal_digest,
+            seal=sealed.seal,
+            seal_digest=sealed.digest,
             root=await offload(leading.replica.root),
             scores=scores,
-            evaluate=await draw(chain, EVALUATE, tip.round, head.number),
             assign=await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number),
             possess=await draw(chain, POSSESS, tip.round + 1, head.number),
             checkpoint=await self._checkpoint(),
             amendments=await self._amendments(),
             closing=leading.closing,
         )
-        heads = {public: taken.head.data for public, taken in intake.peers.items()}
-        record = compose(tip, decision, heads, Work(choice, weights, bundle.digest, bundle.size))
+        record = compose(tip, decision, intake.heads(), Work(choice, weights, bundle.digest, bundle.size))
         data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
+        named = (sealed.seal, sealed.digest)
         applied = await offload(
-            lambda: ledger.verify(
-                tip, record, digest, (seal, seal_digest), decision.root, intake.admitted, lambda _accepted: updates
-            )
+            lambda: ledger.verify(tip, record, digest, named, decision.root, intake.admitted, lambda _accepted: updates)
         )
         return _Made(data, applied, bundle)
 

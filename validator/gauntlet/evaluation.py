@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
@@ -115,11 +116,20 @@ def _measure(
     return Measured(LossPair(assigned_before, assigned_after), LossPair(unassigned_before, unassigned_after))
 
 
+def own_beacon(beacon: bytes, validator: bytes) -> bytes:
+    """BLAKE3(evaluation beacon of the round ‖ validator's hotkey): what that validator draws its windows by.
+
+    Each measures on other windows, so the median of all averages out whose windows were lucky, and the losses that one
+    publishes are not what another one measures.
+    """
+    return blake3(beacon + validator).digest()
+
+
 def assigned_sample(beacon: bytes, public: bytes, declared: Sequence[int], count: int) -> list[int]:
     """The `count` windows of a declared prefix that its submission is judged by; all if it has fewer.
 
-    `public` is the hotkey's 32 public bytes: each peer's positions are drawn apart. `beacon` must be one that
-    was unknown when the submission was sealed, so that a peer cannot train on just these.
+    `public` is the hotkey's 32 public bytes: each peer's positions are drawn apart. `beacon` is the validator's own
+    (`own_beacon`), unknown when the submission was sealed, so that a peer cannot train on just these.
     """
     positions = sample(beacon, b"assigned" + public, len(declared), count)
     return [declared[position] for position in positions]

@@ -22,7 +22,7 @@ from muster.protocol.errors import StorageError, WireError
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.spec import ClockSpec
 from muster.protocol.storage import Store
-from muster.protocol.wire import Signed
+from muster.protocol.wire import Key, Signed
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,17 @@ class Screening:
     """Fetches and opens what it can of one round; a peer that hangs, drips or lies is left out, alone."""
 
     def __init__(
-        self, submissions: Submissions, stores: Mapping[bytes, Store], errands: Errands, payload_bytes: int
+        self, submissions: Submissions, seal: bytes, stores: Mapping[bytes, Store], errands: Errands, payload_bytes: int
     ) -> None:
-        """`payload_bytes` is the largest payload there can be."""
+        """`seal` is the digest of the seal that keys must answer, `payload_bytes` the largest payload there can be."""
         self._submissions = submissions
+        self._seal = seal
         self._stores = stores
         self._errands = errands
         self._flight = max(MIN_FLIGHT, FLIGHT_BYTES // payload_bytes)
         self._workers = 0
         self._running: set[asyncio.Task[None]] = set()
-        self._queue: deque[tuple[Signed, bytes]] = deque()
+        self._queue: deque[tuple[Signed, Key]] = deque()
         self._opened: dict[bytes, SparseUpdate] = {}
 
     async def run(
@@ -110,7 +111,7 @@ class Screening:
         if store is None:
             return
         try:
-            key = await self._submissions.key(store, signed)
+            key = await self._submissions.key(store, signed, self._seal)
         except (StorageError, WireError) as error:
             log.info("the submission of %s cannot be measured: %s", signed.header.hotkey, error)
             return
@@ -133,7 +134,7 @@ class Screening:
         self._workers -= 1
         self._start(self._work())
 
-    async def _fetch(self, signed: Signed, key: bytes) -> None:
+    async def _fetch(self, signed: Signed, key: Key) -> None:
         """Fetch and open one peer's payload."""
         try:
             payload = await self._submissions.payload(self._stores[signed.header.public], signed, key)

@@ -14,6 +14,7 @@ from muster.kernels import SparseUpdate
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Follower
+from muster.node.ledger.reader import EVALUATE
 from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.node.telemetry import events
@@ -31,7 +32,7 @@ from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.wire import ScoreFile, Signed, encode_scores
-from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate
+from muster.validator.gauntlet.evaluation import Candidate, Evaluation, Measured, assigned_sample, evaluate, own_beacon
 from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.screening import Screening, by_need
 
@@ -118,10 +119,26 @@ class Validator(Follower):
     async def _measure(self, applied: Applied, newest: int | None) -> Judged:
         """Measure and judge what can be measured of the round; `newest` is the newest one in the store."""
         states = {} if newest is None else await self.context.offload(lambda: self._store.states(newest))
-        # The leader has decided already what these scores could have steered.
-        late = await self._recorded(applied.record.round + self._tip.spec.gauntlet.lag)
-        candidates = [] if late else await self._candidates(applied, states)
-        return await self.context.offload(lambda: self._judge(applied, states, candidates, late))
+        beacon = await self._beacon(applied)
+        candidates = [] if beacon is None else await self._candidates(applied, states, beacon)
+        return await self.context.offload(lambda: self._judge(applied, states, candidates, beacon))
+
+    async def _beacon(self, applied: Applied) -> bytes | None:
+        """What this validator draws its windows of the round by, once the chain has it.
+
+        None where the leader has by then decided what these scores could have steered.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        chain, spec, round_ = self.context.chain, self._tip.spec, applied.record.round
+        at = applied.sealed.number + spec.clock.evaluate
+        head = await chain.head()
+        while not await self._recorded(round_ + spec.gauntlet.lag):
+            if head.number >= at:
+                return own_beacon(await chain.beacon(EVALUATE, round_, at), self.public)
+            head = await chain.next_block(head.number)
+        return None
 
     async def _try_to_publish(self, applied: Applied, scoring: _Round) -> None:
         """Publish the scores and set the weights; give up when they steer nothing any more, or a round's time is over.
@@ -169,7 +186,7 @@ class Validator(Follower):
             self._text.heldout(sample(HELDOUT_BEACON, b"heldout", data.heldout, gauntlet.heldout_windows))
         )
 
-    async def _candidates(self, applied: Applied, states: Mapping[str, PeerState]) -> list[Work]:
+    async def _candidates(self, applied: Applied, states: Mapping[str, PeerState], beacon: bytes) -> list[Work]:
         """Every submission that can be measured, with the windows it says it trained on; accepted ones first."""
         accepted, others = iter(applied.updates), []
         found: list[Work] = []
@@ -181,15 +198,16 @@ class Validator(Follower):
                 others.append(signed)
             else:
                 found.append(self._work(signed, next(accepted)))
-        ranked = by_need(others, states, applied.record.evaluate.value)
-        return found + [self._work(signed, update) for signed, update in await self._fetched(ranked)]
+        ranked = by_need(others, states, beacon)
+        fetched = await self._fetched(ranked, applied.record.seal)
+        return found + [self._work(signed, update) for signed, update in fetched]
 
     def _work(self, signed: Signed, update: SparseUpdate) -> Work:
         header, tip = signed.header, self._tip
         windows = assigned(tip.opening.assign.value, header.uid, tip.spec.data, header.windows)
         return header.hotkey, update, windows
 
-    async def _fetched(self, ranked: Sequence[Signed]) -> list[tuple[Signed, SparseUpdate]]:
+    async def _fetched(self, ranked: Sequence[Signed], seal: bytes) -> list[tuple[Signed, SparseUpdate]]:
         """Valid submissions that are not in the bundle, from their peers' buckets, as many as come in time."""
         if not ranked or self._errands is None:
             return []
@@ -197,6 +215,7 @@ class Validator(Follower):
         snapshot = await context.chain.snapshot()
         screening = Screening(
             Submissions(tip, context.offload, self._spool),
+            seal,
             context.directory.stores(snapshot),
             self._errands,
             max_payload_bytes(tip.codec),
@@ -209,26 +228,25 @@ class Validator(Follower):
         applied: Applied,
         states: Mapping[str, PeerState],
         found: list[Work],
-        late: bool,
+        beacon: bytes | None,
     ) -> Judged:
-        """Measure and judge, with the replica at θ of the round."""
-        spec, beacon = self._tip.spec, applied.record.evaluate.value
-        count = spec.gauntlet.eval_windows
+        """Measure and judge, with the replica at θ of the round; without a beacon it is too late for either."""
+        spec = self._tip.spec
         assert self._heldout is not None, "measured before the round is judged"
         evaluations: dict[str, Evaluation] = {}
-        if found:
-            positions = sample(beacon, b"unassigned", share(spec.data), count)
+        if found and beacon is not None:
+            positions = sample(beacon, b"unassigned", share(spec.data), spec.gauntlet.eval_windows)
             common = self._text.windows(unassigned(self._tip.opening.assign.value, spec.data, positions))
             candidates = [
-                Candidate(hotkey, update, self._sampled(beacon, hotkey, windows, count))
-                for hotkey, update, windows in found
+                Candidate(hotkey, update, self._sampled(beacon, hotkey, windows)) for hotkey, update, windows in found
             ]
             scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self.replica.outer_step)
             evaluations = evaluate(self.replica, candidates, common, scale)
-        outcomes = {} if late else _outcomes(applied, states, evaluations)
+        outcomes = {} if beacon is None else _outcomes(applied, states, evaluations)
         return Judged(judge(states, outcomes, spec.gauntlet), evaluations, self._heldout)
 
-    def _sampled(self, beacon: bytes, hotkey: str, windows: list[int], count: int) -> Tensor:
+    def _sampled(self, beacon: bytes, hotkey: str, windows: list[int]) -> Tensor:
+        count = self._tip.spec.gauntlet.eval_windows
         return self._text.windows(assigned_sample(beacon, public_of(hotkey), windows, count))
 
     async def _publish(self, applied: Applied, judged: Judged) -> None:

@@ -53,6 +53,15 @@ class LedgerRound:
         return frozenset(peer for peer, _ in self.seal.headers) if self.seal else frozenset()
 
     @property
+    def decided_at(self) -> int | None:
+        """The block at which the leader decided, which is where the next round opens; None where a record does not say.
+
+        A closing record opens nothing, and so does not say.
+        """
+        opening = self.record.opening if self.record else None
+        return opening.open.number if opening else None
+
+    @property
     def closing(self) -> bool:
         """Whether the run ends with this round's record."""
         return self.record is not None and self.record.kind is Kind.CLOSE

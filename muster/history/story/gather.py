@@ -70,7 +70,7 @@ async def _walk(reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond:
         store = stores.get(tip.leader_in_turn)
         if store is None:
             raise LedgerError(f"the leader {hotkey_of(tip.leader_in_turn)} has committed no bucket that can be opened")
-        after = ledger.advance(tip, *await reader.newest(store, tip, tip.round))
+        after = ledger.advance(tip, *await reader.following(store, tip))
         if after.closed:
             if round_ is None:
                 break
@@ -139,7 +139,7 @@ class _Look:
             self._problems.append("the leader has committed no bucket that can be opened")
             return None
         try:
-            record, digest = await self._reader.newest(store, self._tip, self._tip.round)
+            record, digest = await self._reader.following(store, self._tip)
             ledger.check_link(self._tip, record, None)
         except ObjectMissing:
             return None
@@ -153,7 +153,7 @@ class _Look:
         try:
             if record is not None and store is not None:
                 return (await self._reader.seal_of(store, record))[0]
-            return await self._reader.seal(self._tip)
+            return next((found.seal for found in await self._reader.seals(self._tip)), None)
         except (StorageError, LedgerError) as error:
             self._problems.append(f"the seal cannot be read: {error}")
             return None
@@ -162,7 +162,7 @@ class _Look:
         """Whose next object is in its bucket, and whose bucket does not answer."""
         tip = self._tip
         if seal is None:
-            asked = {peer: paths.submission(tip.run_id, tip.round) for peer in tip.opening.expected}
+            asked = {peer: paths.head(tip.run_id, tip.round) for peer in tip.opening.expected}
         else:
             asked = {peer: paths.key(tip.run_id, tip.round) for peer, _ in seal.headers}
         if tip.score_rounds:

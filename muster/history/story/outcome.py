@@ -98,8 +98,8 @@ def missed(seen: LedgerRound, names: Names) -> list[Missed]:
     if seen.seal is not None and not seen.closing:
         absent = frozenset(seen.tip.opening.expected) - seen.sealed
         found += (Missed(names.peer(peer), "submission", seen.seal.block.number) for peer in absent)
-    if seen.record is not None:
-        at, what = seen.record.evaluate.block.number, {KEY_MISSING: "key", UNAVAILABLE: "payload"}
+    if seen.record is not None and (at := seen.decided_at) is not None:  # a closing record has no submissions
+        what = {KEY_MISSING: "key", UNAVAILABLE: "payload"}
         found += (Missed(names.peer(e.public), what[e.reason], at) for e in seen.record.entries if e.reason in what)
     return sorted(found, key=lambda one: (one.block, one.name))
 

@@ -151,7 +151,8 @@ def _decided(story: Story) -> Iterable[tuple[str, str]]:
         return
     anchor = f"anchored in block {seen.anchored_at}" if seen.anchored_at is not None else "proven by a later anchor"
     how = anchor if seen.anchored else "not anchored"
-    yield "decided", f"block {record.evaluate.block.number}, record {seen.digest.hex()[:SHORT]}, {how}"
+    where = "" if seen.decided_at is None else f"block {seen.decided_at}, "
+    yield "decided", f"{where}record {seen.digest.hex()[:SHORT]}, {how}"
     for used in record.scores:
         validator = story.names.peer(used.validator, "validator")
         yield "scores", f"of round {used.round} by {validator}, {some(len(used.rows), 'peer')}, stake {used.stake}"

@@ -65,7 +65,7 @@ class Story:
             and {
                 "digest": seen.digest.hex(),
                 "kind": record.kind.name.lower(),
-                "block": record.evaluate.block.number,
+                "block": seen.decided_at,
                 "anchored": seen.anchored,
                 "anchored_block": seen.anchored_at,
                 "expected_next": [hotkey_of(peer) for peer in record.opening.expected] if record.opening else None,
@@ -126,7 +126,7 @@ def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Mo
         count = some(len(seen.seal.headers), "submission")
         found.append(Moment(f"sealed {count}", leader, block=seen.seal.block.number))
     if seen.record is not None and Recorded not in events:
-        found.append(Moment("decided the round", leader, block=seen.record.evaluate.block.number))
+        found.append(Moment("decided the round", leader, block=seen.decided_at))
         if seen.anchored_at is not None:
             found.append(Moment("anchored the record", leader, block=seen.anchored_at))
     return found

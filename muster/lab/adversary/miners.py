@@ -9,6 +9,7 @@ import torch
 from blake3 import blake3
 
 from muster.kernels import SparseUpdate
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner import stages
 from muster.node.miner.engine import Delta
 from muster.node.miner.stages import OpenRound, Stages, Task
@@ -19,31 +20,41 @@ from muster.protocol.errors import ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.rules.assignment import data_digest
 from muster.protocol.spec.layout import CODEC_BYTES
-from muster.protocol.wire import Seal
+from muster.protocol.types import Block
+from muster.protocol.wire import Seal, Signed
 
 _MAX_BYTES = 2**24
 """As much as it reads of a neighbour's object; its runs are small."""
 
 
-async def _publish_key(now: OpenRound, round_: int, key: bytes) -> None:
-    """Put a signed key object of the round, whatever it opens."""
-    data = wire.encode_key(now.context.identity, now.tip.run_id, round_, key)
-    await now.context.bucket.put(paths.key(now.tip.run_id, round_), data)
+NO_SEAL = bytes(32)
+"""What a key says that answers nothing: there is no seal yet."""
+
+
+async def _publish_key(now: OpenRound, key: bytes, seal: bytes) -> None:
+    """Put a signed key object of the round, whatever it opens and answers."""
+    data = wire.encode_key(now.context.identity, now.tip.run_id, now.tip.round, key, seal)
+    await now.context.bucket.put(paths.key(now.tip.run_id, now.tip.round), data)
 
 
 async def put_with_key(now: OpenRound, made: Made) -> None:
-    """Shows the key before the seal, so that accomplices could copy: `key_early`."""
+    """Shows the key before there is a seal to answer, so that accomplices could copy: `key_seal`."""
     await stages.put(now, made)
-    await _publish_key(now, made.round, made.key)
+    await _publish_key(now, made.key, NO_SEAL)
 
 
-async def keep_silent(now: OpenRound, made: Made, seal: Seal) -> None:
+async def keep_silent(now: OpenRound, made: Made, found: FoundSeal) -> None:
     """Never shows the key, to hold up the round: `key_missing`."""
 
 
-async def show_wrong_key(now: OpenRound, made: Made, seal: Seal) -> None:  # noqa: ARG001
+async def show_wrong_key(now: OpenRound, made: Made, found: FoundSeal) -> None:  # noqa: ARG001
     """Publishes another key than the one committed to: `key_mismatch`."""
-    await _publish_key(now, seal.round, bytes(wire.KEY_BYTES))
+    await _publish_key(now, bytes(wire.KEY_BYTES), found.digest)
+
+
+def any_seal(now: OpenRound, made: Made, seal: Seal, newest: Block) -> str:  # noqa: ARG001
+    """Answers whatever there is."""
+    return ""
 
 
 def build_swapped(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
@@ -93,7 +104,7 @@ class Resigner:
     def stages(cls) -> Stages:
         """Those of one miner: whom it robs is remembered from `put` to `key`."""
         one = cls()
-        return Stages(train=cls.train, put=one.put, key=one.key)
+        return Stages(train=cls.train, put=one.put, seal=any_seal, key=one.key)
 
     @staticmethod
     def train(task: Task, windows: list[int]) -> Delta:
@@ -108,16 +119,16 @@ class Resigner:
         while head.number < tip.opening.deadline:
             for peer in (await chain.snapshot()).peers:
                 if peer.hotkey != now.context.identity.hotkey and public_of(peer.hotkey) in tip.opening.expected:
-                    data = await _read(now, peer, paths.submission(tip.run_id, tip.round))
-                    if data is not None:
-                        await self._claim(now, data)
+                    head_data = await _read(now, peer, paths.head(tip.run_id, tip.round))
+                    payload = await _read(now, peer, paths.payload(tip.run_id, tip.round))
+                    if head_data is not None and payload is not None:
+                        await self._claim(now, wire.decode_head(head_data, tip.run_id), payload)
                         return
             head = await chain.next_block(head.number)
 
-    async def _claim(self, now: OpenRound, data: bytes) -> None:
+    async def _claim(self, now: OpenRound, signed: Signed, ciphertext: bytes) -> None:
         context, tip = now.context, now.tip
         public = context.identity.public
-        signed, ciphertext = wire.decode(data, tip.run_id)
         uid = await stages.slot_of(now)
         if uid is None:
             return
@@ -130,10 +141,10 @@ class Resigner:
             uid=uid,
             data_digest=data_digest(own[: signed.header.windows]),
         )
-        stolen = wire.encode(mine, context.identity, ciphertext)
-        await context.bucket.put(paths.submission(tip.run_id, tip.round), stolen)
+        await context.bucket.put(paths.payload(tip.run_id, tip.round), ciphertext)
+        await context.bucket.put(paths.head(tip.run_id, tip.round), wire.encode_head(mine, context.identity))
 
-    async def key(self, now: OpenRound, made: Made, seal: Seal) -> None:  # noqa: ARG002
+    async def key(self, now: OpenRound, made: Made, found: FoundSeal) -> None:  # noqa: ARG002
         """Copy the victim's key as soon as it is public."""
         tip, chain = now.tip, now.context.chain
         peer = (await chain.snapshot()).by_hotkey().get(self._victim)
@@ -141,10 +152,10 @@ class Resigner:
             return
         head = await chain.head()
         for _ in range(tip.spec.clock.reveal):
-            data = await _read(now, peer, paths.key(tip.run_id, seal.round))
+            data = await _read(now, peer, paths.key(tip.run_id, tip.round))
             if data is not None:
-                key = wire.decode_key(data, tip.run_id, seal.round, public_of(peer.hotkey))
-                await _publish_key(now, seal.round, key)
+                key = wire.decode_key(data, tip.run_id, tip.round, public_of(peer.hotkey)).payload_key
+                await _publish_key(now, key, found.digest)
                 return
             head = await chain.next_block(head.number)
 

@@ -43,7 +43,7 @@ def tip() -> Tip:
 
 def sealed(block: int, *peers: bytes) -> Seal:
     headers = tuple((peer, bytes(32)) for peer in sorted(peers))
-    return Seal(tip().run_id, LEADER.public, ROUND, tip().parent, 0, Block(block, bytes(32)), headers, ())
+    return Seal(tip().run_id, LEADER.public, ROUND, tip().parent, 0, Block(block, bytes(32)), headers)
 
 
 def told(label: str, seconds: float, event: Event) -> Told:

@@ -8,9 +8,9 @@ from muster.lab.faults import OPERATIONS, Fault, Request, Script, sort_of
 from muster.protocol import paths
 
 RUN = bytes(range(32))
-GET = Request("miner-0", "operator-0", "store.get", paths.seal(RUN, 3))
+GET = Request("miner-0", "operator-0", "store.get", paths.seal(RUN, 3, bytes(32)))
 PUT = Request("miner-0", "miner-0", "store.put", paths.key(RUN, 3))
-RANGE = Request("aggregator-0", "miner-0", "store.get_range", paths.submission(RUN, 3), 430)
+RANGE = Request("aggregator-0", "miner-0", "store.get_range", paths.payload(RUN, 3), 430)
 ANCHORS = Request("miner-0", "chain", "chain.anchors", "3")
 
 
@@ -94,11 +94,12 @@ def test_faults_that_mean_nothing_are_refused() -> None:
     ("key", "sort"),
     [
         (paths.hello(RUN), "hello"),
-        (paths.submission(RUN, 7), "submissions.sub"),
+        (paths.payload(RUN, 7), "submissions.sub"),
         (paths.key(RUN, 7), "submissions.key"),
-        (paths.seal(RUN, 123_456_789), "seals.seal"),
-        (paths.record(RUN, 7), "records.rec"),
-        (paths.bundle(RUN, 7), "bundles.bin"),
+        (paths.seal(RUN, 123_456_789, bytes(32)), "seals.seal"),
+        (paths.record(RUN, 7, bytes(32)), "records.rec"),
+        (paths.records(RUN, 7), "records"),
+        (paths.bundle(RUN, 7, bytes(32)), "bundles.bin"),
         (paths.amendments(RUN), "amendments"),
         (paths.checkpoint(RUN, 7, paths.MANIFEST), "checkpoints.json"),
         ("anchor/12", "anchor"),

@@ -231,7 +231,13 @@ def test_a_url_is_shown_without_what_reads_it() -> None:
 )
 def test_a_run_file_that_does_not_hang_together(lines: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        RunFile.from_bytes(f'run_id = "{"0" * 64}"\n{lines}\n'.encode(), "run.toml")
+        RunFile.from_bytes(f'format = 2\nrun_id = "{"0" * 64}"\n{lines}\n'.encode(), "run.toml")
+
+
+@pytest.mark.parametrize(("line", "found"), [("", "1"), ("format = 1", "1"), ("format = 3", "3")])
+def test_a_run_of_another_format_is_refused_in_one_sentence(line: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^run\.toml is of a run of format {found}; this release reads format 2$"):
+        RunFile.from_bytes(f'{line}\nrun_id = "{"0" * 64}"\n'.encode(), "run.toml")
 
 
 @pytest.mark.parametrize("file", [ELSEWHERE, RunFile(run_id="1" * 64), RunFile(run_id="1" * 64, allow=("a:1", "b"))])

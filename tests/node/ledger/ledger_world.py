@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from blake3 import blake3
-from builders import LEADER, MINERS, SEED, identity, payload_key, peers, run_spec, submission, update
+from builders import LEADER, MINERS, SEED, Sent, identity, payload_key, peers, run_spec, submission, update
 
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.context import Context, in_place
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Follower, judge, possession
-from muster.node.ledger.reader import ASSIGN, EVALUATE, POSSESS, Fetched, Reader, draw, genesis_tip
+from muster.node.ledger.reader import ASSIGN, POSSESS, Fetched, Reader, draw, genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.node.telemetry import events
@@ -24,7 +24,7 @@ from muster.protocol import paths, wire
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.ledger import Tip, head_digest, prepare
+from muster.protocol.ledger import Tip, prepare
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.round import Duty
 from muster.protocol.spec import RunSpec
@@ -77,6 +77,11 @@ class Watcher(Follower):
 
     def duty(self) -> Duty:
         return Duty.FOLLOW
+
+
+def _opened(sent: Sent, seal: bytes, run_id: bytes) -> Opened:
+    """A submission whose key answers a seal."""
+    return Opened(wire.decode_head(sent.head, run_id), sent.key(seal), sent.payload)
 
 
 @dataclass
@@ -137,22 +142,22 @@ class World:
         whole = closing or (names and set(tip.opening.expected) <= {identity(name).public for name in names})
         await self.reach(tip.opening.min_block if whole else tip.opening.deadline)
         taken = {} if closing else dict(self._taken(name) for name in names)
-        heads = {public: opened.signed.head for public, (opened, _) in taken.items()}
+        heads = {public: sent.head for public, (sent, _) in taken.items()}
         block = await chain.head()
-        listed = tuple((public, head_digest(heads[public])) for public in sorted(heads))
-        seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block, listed, ())
+        listed = tuple((public, wire.head_digest(heads[public])) for public in sorted(heads))
+        seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block, listed)
         await self.reach(block.number + 1)
         seal_data = wire.encode_seal(seal, LEAD)
         choice = tip.choose(dict.fromkeys(heads, ""), ())
         _, weights = prepare([taken[public][1] for public in choice.accepted], tip.spec)
-        bundle = write_bundle(taken[public][0] for public in choice.accepted)
+        sealed = wire.digest_of(seal_data)
+        bundle = write_bundle(_opened(taken[public][0], sealed, tip.run_id) for public in choice.accepted)
         newest = chain.genesis.block(chain.height + ahead)
         decision = Decision(
             seal=seal,
-            seal_digest=wire.digest_of(seal_data),
+            seal_digest=sealed,
             root=self.replica.root(),
             scores=(),
-            evaluate=Beacon(newest, chain.genesis.beacon(EVALUATE, tip.round)),
             assign=await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number),
             possess=Beacon(newest, chain.genesis.beacon(POSSESS, tip.round + 1)),
             checkpoint=changes.pop("checkpoint", bytes(32)),
@@ -165,30 +170,28 @@ class World:
         """A record by the leader, valid or not, with what it names."""
         run_id, round_ = self.tip.run_id, self.tip.round
         data = wire.encode_record(record, LEAD)
-        objects = {paths.seal(run_id, round_): seal_data, paths.record(run_id, round_): data}
+        digest = wire.digest_of(data)
+        objects = {paths.seal(run_id, round_, record.seal): seal_data, paths.record(run_id, round_, digest): data}
         if bundle:
-            objects[paths.bundle(run_id, round_)] = bundle
-        return Written(record, wire.digest_of(data), seal, objects)
+            objects[paths.bundle(run_id, round_, digest)] = bundle
+        return Written(record, digest, seal, objects)
 
-    def _taken(self, name: str) -> tuple[bytes, tuple[Opened, Any]]:
+    def _taken(self, name: str) -> tuple[bytes, tuple[Sent, Any]]:
         miner, uid, tip = identity(name), peers()[identity(name).public], self.tip
         facts, key, work = tip.facts(possession(tip, self.replica)), payload_key(uid), update(uid + 1)
-        data, _ = submission(facts, miner, uid, work, key)
-        signed, ciphertext = wire.decode(data, tip.run_id)
-        return miner.public, (Opened(signed, key, ciphertext), work)
+        return miner.public, (submission(facts, miner, uid, work, key), work)
 
     async def submit(self, name: str) -> None:
         """A miner's submission of the open round, and where its bucket is."""
-        (opened, _), tip = self._taken(name)[1], self.tip
-        assert isinstance(opened.ciphertext, bytes)
-        data = opened.signed.head + opened.ciphertext
-        await self.buckets.bucket(f"mem:{name}").put(paths.submission(tip.run_id, tip.round), data)
+        (sent, _), tip, bucket = self._taken(name)[1], self.tip, self.buckets.bucket(f"mem:{name}")
+        await bucket.put(paths.payload(tip.run_id, tip.round), sent.payload)
+        await bucket.put(paths.head(tip.run_id, tip.round), sent.head)
         await self.chain.commit(identity(name), f"mem:{name}")
 
-    async def show(self, name: str, round_: int = 0) -> None:
-        """A miner's key."""
+    async def show(self, name: str, seal: bytes, round_: int = 0) -> None:
+        """A miner's key, for the seal with this digest."""
         miner, run_id = identity(name), self.tip.run_id
-        data = wire.encode_key(miner, run_id, round_, payload_key(peers()[miner.public]))
+        data = wire.encode_key(miner, run_id, round_, payload_key(peers()[miner.public]), seal)
         await self.buckets.bucket(f"mem:{name}").put(paths.key(run_id, round_), data)
 
     async def put(self, written: Written) -> None:

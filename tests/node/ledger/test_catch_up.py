@@ -6,14 +6,14 @@ from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
-from builders import LEADER, checkpoint_of, theta
+from builders import LEADER, checkpoint_of, hash32, theta
 from ledger_world import World
 
 from muster.lab.faults import Fault
 from muster.node.ledger.reader import CatchUp, genesis_tip
 from muster.node.replica import Replica
 from muster.protocol import paths
-from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
 from muster.protocol.ledger import Tip, tip_info
 
 
@@ -71,7 +71,7 @@ class TestCatchUp:
         assert (await caught_up(world))[0] == at
         assert world.script.asked(sort="records.rec") == 5
 
-    @pytest.mark.parametrize("key", ["*00000003.rec", "*manifest.json", "*.safetensors"])
+    @pytest.mark.parametrize("key", ["*00000003-*.rec", "*manifest.json", "*.safetensors"])
     @pytest.mark.parametrize("kind", ["damaged", "truncated", "error"])
     async def test_what_fails_is_read_again_and_no_record_before_it(self, key: str, kind: str) -> None:
         world, at = await ledger_with_checkpoint(Fault(kind, "store.get", key, count=1))  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class TestCatchUp:
     async def test_a_record_under_another_rounds_anchor_is_the_leaders_fault(self) -> None:
         world = await World.begin()
         first = await world.close(())
-        await world.bucket.put(paths.record(world.tip.run_id, 1), first.object("rec")[1])
+        await world.bucket.put(paths.record(world.tip.run_id, 1, first.digest), first.object("rec")[1])
         await world.anchor(first)
         with pytest.raises(LedgerError, match="it is the record of round 0"):
             await caught_up(world)
@@ -103,6 +103,24 @@ class TestCatchUp:
         await world.close((), checkpoint=digest)
         with pytest.raises(LedgerError, match="opens the round for"):
             await caught_up(world)
+
+    async def test_a_record_under_anothers_name_is_damaged(self) -> None:
+        world = await World.begin()
+        first = await world.close(())
+        await world.bucket.put(paths.record(world.tip.run_id, 1, hash32("name")), first.object("rec")[1])
+        await world.anchor(replace(first, digest=hash32("name")))
+        with pytest.raises(ObjectDamaged, match="not the record that is anchored"):
+            await caught_up(world)
+
+    async def test_of_two_records_of_a_round_the_chain_proves_one(self) -> None:
+        """An earlier life of the leader left one that was never anchored; it stands beside the one that was."""
+        world = await World.begin()
+        other = await world.write((), checkpoint=hash32("nothing"))
+        await world.put(other)
+        await world.close(())
+        await world.close(())
+        way = CatchUp(await start_of(world))
+        assert await caught_up(world, way) == (way.start, None), "no checkpoint is pinned by what counts"
 
     async def test_a_checkpoint_of_another_theta_is_not_begun_from(self) -> None:
         world = await World.begin()

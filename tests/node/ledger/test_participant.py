@@ -248,7 +248,7 @@ class TestJoin:
         clock.run(come())
 
     @pytest.mark.parametrize("kind", ["error", "damaged", "truncated", "hang"])
-    @pytest.mark.parametrize("key", ["*00000003.rec", "*manifest.json", "*.safetensors"])
+    @pytest.mark.parametrize("key", ["*00000003-*.rec", "*manifest.json", "*.safetensors"])
     def test_reads_that_fail_are_made_again_at_the_next_blocks(self, kind: Kind, key: str) -> None:
         fault = Fault(kind, "store.get", key, who=ME, count=BOOTSTRAP_TRIES - 1)
 
@@ -264,7 +264,7 @@ class TestJoin:
 
     def test_a_ledger_of_which_every_record_fails_once_or_more_is_read_to_its_end(self) -> None:
         """Failures have a limit for one object: a long ledger is not given up for having many."""
-        faults = [Fault("error", "store.get", f"*{n:08}.rec", who=ME, count=BOOTSTRAP_TRIES // 2) for n in range(6)]
+        faults = [Fault("error", "store.get", f"*{n:08}-*.rec", who=ME, count=BOOTSTRAP_TRIES // 2) for n in range(6)]
 
         async def come() -> None:
             world = await with_checkpoint(*faults)
@@ -285,7 +285,7 @@ class TestJoin:
 
         clock.run(come())
 
-    @pytest.mark.parametrize("key", ["*00000003.rec", "*.safetensors"])
+    @pytest.mark.parametrize("key", ["*00000003-*.rec", "*.safetensors"])
     def test_what_fails_for_too_long_is_told(self, key: str) -> None:
         async def come() -> None:
             world = await with_checkpoint(Fault("error", "store.get", key, who=ME))

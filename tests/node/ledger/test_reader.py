@@ -9,17 +9,19 @@ import pytest
 from builders import LEADER, OWNER, block, body_of, framed, hash32, identity, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_world import LEAD, NewestOnly, World, Written
+from ledger_world import LEAD, ME, NewestOnly, World, Written
 
 from muster.lab.faults import Fault
-from muster.node.ledger.reader import STEPS_BACK, Pointer, genesis_tip
+from muster.node.ledger.reader import MAX_SEAL_BYTES, MAX_SIBLINGS, STEPS_BACK, Pointer, genesis_tip
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
+from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
-from muster.protocol.rules.admission import MAX_HEAD_BYTES
+from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, max_payload_bytes
 from muster.protocol.types import Anchor, Beacon
-from muster.protocol.wire import Entry, Record
+from muster.protocol.wire import Entry, Record, Seal
 
 
 async def published(**how: object) -> tuple[World, Written]:
@@ -104,7 +106,7 @@ class TestFetch:
         world = await World.begin()
         seal = wire.encode_seal((await world.write()).seal, LEAD)
         record = framed(wire.Type.RECORD, LEAD, world.tip.run_id, body_of(seal))
-        await world.bucket.put(paths.record(world.tip.run_id, 0), record)
+        await world.bucket.put(paths.record(world.tip.run_id, 0, wire.digest_of(record)), record)
         await world.chain.commit(LEAD, f"mem:{LEADER}", Anchor(0, wire.digest_of(record)))
         with pytest.raises(LedgerError, match="anchored and not valid"):
             await world.reader().fetch(await only(world), world.tip)
@@ -145,12 +147,12 @@ class TestSizes:
         huge = replace(header, payload_bytes=2**40)
         head = huge_head(world, huge)
         others = [e.head for e in written.record.accepted[1:]]
-        size = sum(map(len, [head, *others])) + 2 * wire.KEY_BYTES + 2**40 + AEAD_TAG_BYTES + tails(world, others)
-        entries = (Entry(entry.public, head, ""), *written.record.entries[1:])
+        size = sum(map(len, [head, *others])) + 2 * MAX_KEY_BYTES + 2**40 + AEAD_TAG_BYTES + tails(world, others)
+        entries = (Entry(entry.public, 0, head, ""), *written.record.entries[1:])
         record = replace(written.record, entries=entries, bundle_bytes=claimed or size)
         await world.put(bad := resigned(world, written, record))
         await world.anchor(bad)
-        with pytest.raises(LedgerError, match="more than 20 seats" if claimed is None else "its heads make"):
+        with pytest.raises(LedgerError, match="more than 20 seats" if claimed is None else "its heads allow"):
             await world.reader().fetch(await only(world), world.tip)
         assert world.script.asked(sort="bundles.*") == world.script.asked(sort="seals.*") == 0
 
@@ -163,10 +165,10 @@ class TestSizes:
         most = MAX_HEAD_BYTES - len(entry.head) + max_payload_bytes(world.tip.codec) - AEAD_TAG_BYTES
         for extra, refused in ((0, False), (1, True)):
             head = huge_head(world, replace(header, payload_bytes=most + extra))
-            size = len(head) + wire.KEY_BYTES + most + extra + AEAD_TAG_BYTES
+            size = len(head) + MAX_KEY_BYTES + most + extra + AEAD_TAG_BYTES
             record = replace(
                 written.record,
-                entries=(Entry(entry.public, head, ""),),
+                entries=(Entry(entry.public, 0, head, ""),),
                 weights=written.record.weights[:1],
                 bundle_bytes=size,
             )
@@ -194,10 +196,7 @@ class TestSizes:
 def huge_head(world: World, header: wire.Header) -> bytes:
     """A head by its own peer, well signed, that announces what it likes."""
     name = next(name for name in ("alice", "bob") if identity(name).public == header.public)
-    whole = wire.encode(header, identity(name), b"")
-    body = whole[wire.PREFIX_BYTES :]
-    tail = header.payload_bytes + AEAD_TAG_BYTES
-    return whole[:12] + tail.to_bytes(8, "little") + body
+    return wire.encode_head(header, identity(name))
 
 
 def tails(world: World, heads: list[bytes]) -> int:
@@ -218,8 +217,10 @@ class TestBeacons:
         world = await World.begin()
         written = await world.write()
         ahead = world.chain.height + 5
-        future = Beacon(world.chain.genesis.block(ahead), world.chain.genesis.beacon("evaluate", 0))
-        await world.put(early := resigned(world, written, replace(written.record, evaluate=future)))
+        future = Beacon(world.chain.genesis.block(ahead), world.chain.genesis.beacon("possess", 1))
+        assert written.record.opening is not None
+        opening = replace(written.record.opening, possess=future)
+        await world.put(early := resigned(world, written, replace(written.record, opening=opening)))
         await world.anchor(early)
         with pytest.raises(ChainError):
             await world.reader().fetch(await only(world), world.tip)
@@ -227,20 +228,17 @@ class TestBeacons:
         await world.reach(ahead)
         assert (await world.reader().fetch(await only(world), world.tip)).digest == early.digest
 
-    @pytest.mark.parametrize("field", ["evaluate", "assign", "possess"])
+    @pytest.mark.parametrize("field", ["assign", "possess"])
     @pytest.mark.parametrize("what", ["hash", "value"])
     async def test_a_beacon_that_is_not_the_chains_is_refused(self, field: str, what: str) -> None:
         world = await World.begin()
         written = await world.write()
         record, opening = written.record, written.record.opening
         assert opening is not None
-        true = record.evaluate if field == "evaluate" else getattr(opening, field)
+        true = getattr(opening, field)
         lie = hash32("a lie")
         false = replace(true, block=replace(true.block, hash=lie)) if what == "hash" else replace(true, value=lie)
-        if field == "evaluate":
-            record = replace(record, evaluate=false)
-        else:
-            record = replace(record, opening=replace(opening, **{field: false}))
+        record = replace(record, opening=replace(opening, **{field: false}))
         await world.put(bad := resigned(world, written, record))
         await world.anchor(bad)
         with pytest.raises(LedgerError, match=f"the {field} beacon"):
@@ -278,7 +276,7 @@ class TestAnchored:
         world, written = await published()
         await world.chain.commit(LEAD, "ftp://not-a-bucket")
         assert await world.reader().anchored(world.tip) == []
-        assert await world.reader().seal(world.tip) is None
+        assert await world.reader().seals(world.tip) == []
         await world.chain.commit(LEAD, f"mem:{LEADER}")
         assert (await only(world)).digest == written.digest
 
@@ -288,7 +286,7 @@ class TestAnchored:
             await world.chain.register(identity(name))
         assert LEAD.hotkey not in (await world.chain.snapshot()).by_hotkey()
         assert await world.reader().anchored(world.tip) == []
-        assert await world.reader().seal(world.tip) is None
+        assert await world.reader().seals(world.tip) == []
 
     async def test_each_record_is_named_once_in_chain_order(self) -> None:
         world, written = await published()
@@ -324,14 +322,16 @@ class TestAnchored:
         assert world.script.asked(sort="records.rec") == 2 * STEPS_BACK, "each of them was read once"
 
     async def test_a_read_that_fails_on_the_way_back_is_made_again_and_none_before_it(self) -> None:
-        world = await World.begin(Fault("damaged", "store.get", "*00000003.rec", count=1), make=NewestOnly)
+        world = await World.begin(Fault("damaged", "store.get", "*00000003-*.rec", count=1), make=NewestOnly)
         tip = world.tip
         first = await world.close(())
-        await world.null_rounds(6)
+        await world.null_rounds(2)
+        third = await world.close(())
+        await world.null_rounds(3)
         reader = world.reader()
         with pytest.raises(ObjectDamaged) as caught:
             await reader.anchored(tip)
-        assert caught.value.subject == paths.record(tip.run_id, 3)
+        assert caught.value.subject == third.object("rec")[0]
         assert world.script.unfired() == []
         assert [pointer.digest for pointer in await reader.anchored(tip)] == [first.digest]
         assert world.script.asked(sort="records.rec") == 6 + 1
@@ -344,16 +344,37 @@ class TestAnchored:
             await world.reader().anchored(world.tip)
 
 
-class TestSeal:
-    """The open round's seal, for who acts on it."""
+class TestSeals:
+    """The open round's seals, for who acts on one."""
 
-    async def test_is_read_from_the_leaders_bucket(self) -> None:
+    async def test_are_read_from_the_leaders_bucket(self) -> None:
         world, written = await published()
-        assert await world.reader().seal(world.tip) == written.seal
+        (found,) = await world.reader().seals(world.tip)
+        assert (found.seal, found.digest) == (written.seal, written.record.seal)
+        assert found.data == written.object("seal")[1]
 
     async def test_there_is_none_before_it_is_put(self) -> None:
         world = await World.begin()
-        assert await world.reader().seal(world.tip) is None
+        assert await world.reader().seals(world.tip) == []
+
+    async def test_each_is_read_once_while_the_round_is_open(self) -> None:
+        world, _ = await published()
+        reader = world.reader()
+        for _ in range(3):
+            assert len(await reader.seals(world.tip)) == 1
+        assert world.script.asked(ME, "store.get", "seals.seal") == 1
+
+    async def test_siblings_stand_beside_each_other_up_to_a_limit(self) -> None:
+        """So many are read as can be of use, and one that is too large is not read at all."""
+        world, written = await published()
+        for number in range(MAX_SIBLINGS + 2):
+            await put_seal(world, replace(written.seal, headers=((hash32(number), hash32("head")),)))
+        found = await world.reader().seals(world.tip)
+        assert len(found) == MAX_SIBLINGS
+        assert [one.digest[:8].hex() for one in found] == sorted(one.digest[:8].hex() for one in found)
+        world, written = await published()
+        await world.bucket.put(paths.seal(world.tip.run_id, 0, bytes(32)), bytes(MAX_SEAL_BYTES + 1))
+        assert [one.seal for one in await world.reader().seals(world.tip)] == [written.seal]
 
     @given(st.data())
     def test_one_that_is_damaged_is_read_again(self, data: st.DataObject) -> None:
@@ -364,16 +385,37 @@ class TestSeal:
             key, whole = written.object("seal")
             await world.bucket.put(key, flipped(whole, data.draw(st.integers(0, len(whole) - 1))))
             with pytest.raises(ObjectDamaged):
-                await world.reader().seal(world.tip)
+                await world.reader().seals(world.tip)
 
         asyncio.run(read())
 
-    @pytest.mark.parametrize("field", ["round", "parent", "leader"])
+    async def test_one_under_anothers_name_is_damaged(self) -> None:
+        world, written = await published()
+        other = wire.encode_seal(replace(written.seal, headers=()), LEAD)
+        await world.bucket.put(written.object("seal")[0], other)
+        with pytest.raises(ObjectDamaged, match="another seal than its name says"):
+            await world.reader().seals(world.tip)
+
+    @pytest.mark.parametrize("field", ["parent", "leader", "turn", "block"])
     async def test_one_of_another_ledger_is_none(self, field: str) -> None:
         world, written = await published()
-        other = {"round": 1, "parent": hash32("another"), "leader": identity(OWNER).public}[field]
+        await world.bucket.delete(written.object("seal")[0])
+        changes = {
+            "parent": hash32("another"),
+            "leader": identity(OWNER).public,
+            "turn": 1,
+            "block": block(written.seal.block.number),
+        }
+        tip = world.tip
+        if field == "turn":  # of two aggregators it is not the second one's turn
+            genesis = run_spec().genesis.model_dump() | {"leaders": (LEAD.hotkey, identity(OWNER).hotkey)}
+            tip = replace(tip, history=replace(SpecHistory.of(run_spec(genesis=genesis)), run_id=tip.run_id))
         signer = identity(OWNER) if field == "leader" else LEAD
-        await world.bucket.put(
-            paths.seal(world.tip.run_id, 0), wire.encode_seal(replace(written.seal, **{field: other}), signer)
-        )
-        assert await world.reader().seal(world.tip) is None
+        await put_seal(world, replace(written.seal, **{field: changes[field]}), signer)
+        assert await world.reader().seals(tip) == []
+
+
+async def put_seal(world: World, seal: Seal, signer: Identity = LEAD) -> None:
+    """A seal under its name."""
+    data = wire.encode_seal(seal, signer)
+    await world.bucket.put(paths.seal(world.tip.run_id, 0, wire.digest_of(data)), data)

@@ -13,7 +13,7 @@ from muster.lab import clock
 from muster.lab.faults import CHAIN_READS, Fault, Kind
 from muster.node.ledger.participant import Errands
 from muster.node.telemetry.events import Refused
-from muster.protocol import wire
+from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger.round import Duty, RoundState
 from muster.protocol.types import Anchor
@@ -29,7 +29,7 @@ class TestFaultsOnce:
     @pytest.mark.parametrize("object_", KINDS)
     def test_of_the_store(self, kind: Kind, object_: str) -> None:
         seconds = 1000.0 if kind == "slow" else 0.0
-        fault = Fault(kind, "store.get", f"*00000000.{object_}", who=ME, count=1, seconds=seconds)
+        fault = Fault(kind, "store.get", f"*00000000-*.{object_}", who=ME, count=1, seconds=seconds)
 
         async def follow() -> None:
             world = await run_with(fault)
@@ -42,7 +42,7 @@ class TestFaultsOnce:
         clock.run(follow())
 
     @pytest.mark.parametrize("kind", ["error", "slow"])
-    @pytest.mark.parametrize("operation", CHAIN_READS)
+    @pytest.mark.parametrize("operation", [read for read in CHAIN_READS if read != "chain.origin"])  # asked before it
     @pytest.mark.parametrize("make", [None, NewestOnly])
     def test_of_the_chain(self, kind: Kind, operation: str, make: type[NewestOnly] | None) -> None:
         fault = Fault(kind, operation, who=ME, count=2, seconds=30.0 if kind == "slow" else 0.0)
@@ -222,18 +222,21 @@ def spoiled(world: World, valid: Written, how: str) -> Written:
         case "parent":
             record = replace(record, parent=hash32("another"))
         case "bundle_bytes":
-            record = replace(record, bundle_bytes=record.bundle_bytes - 1)
+            record = replace(record, bundle_bytes=1)
         case "seal":
             seal = replace(seal, headers=seal.headers[:1])
             seal_data = wire.encode_seal(seal, LEAD)
             record = replace(record, seal=wire.digest_of(seal_data))
         case "beacon":
-            record = replace(record, evaluate=replace(record.evaluate, value=hash32("another")))
+            assert record.opening is not None
+            possess = replace(record.opening.possess, value=hash32("another"))
+            record = replace(record, opening=replace(record.opening, possess=possess))
         case "kind of object":
             made = world.sign(record, seal, seal_data, bundle)
-            key, _ = valid.object("rec")
             other = framed(wire.Type.RECORD, LEAD, world.tip.run_id, body_of(seal_data))
-            return replace(made, digest=wire.digest_of(other), objects={**made.objects, key: other})
+            digest = wire.digest_of(other)
+            objects = {**made.objects, paths.record(world.tip.run_id, 0, digest): other}
+            return replace(made, digest=digest, objects=objects)
     return world.sign(record, seal, seal_data, bundle)
 
 

@@ -12,6 +12,7 @@ from ledger_world import LEAD, ME, Life, Watcher, World, Written, nothing
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
+from muster.node.ledger.reader import FoundSeal
 from muster.node.ledger.session import Session
 from muster.node.telemetry import events
 from muster.node.telemetry.events import Transition
@@ -19,7 +20,6 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied
 from muster.protocol.ledger.round import Duty, Instruction, Phase
-from muster.protocol.wire import Seal
 from muster.validator.aggregator.aggregator import Aggregator
 
 
@@ -55,9 +55,9 @@ class Trainee(Watcher):
             raise
         self.trained.append(f"{round_} done")
 
-    async def publish_key(self, seal: Seal) -> None:
+    async def publish_key(self, found: FoundSeal) -> None:
         self.fails("key")
-        self.keys.append(seal.round)
+        self.keys.append(found.seal.round)
 
     async def before_apply(self, applied: Applied) -> None:
         self.fails("apply")
@@ -80,12 +80,12 @@ class TestMiner:
             listed = sealed_with(world, written, ME)
 
             async def count() -> None:
-                asked.append(world.script.asked(ME, "store.*", "seals.seal"))
+                asked.append(world.script.asked(ME, "store.list", "seals"))
 
             async def submitted() -> None:
                 await count()
                 trainee(life).gate.set()
-                await world.bucket.put(paths.seal(world.tip.run_id, 0), listed)
+                await world.bucket.put(paths.seal(world.tip.run_id, 0, wire.digest_of(listed)), listed)
 
             async def end() -> None:
                 await count()
@@ -124,7 +124,7 @@ class TestMiner:
             listed = sealed_with(world, written, ME)
 
             async def seal() -> None:
-                await world.bucket.put(paths.seal(world.tip.run_id, 0), listed)
+                await world.bucket.put(paths.seal(world.tip.run_id, 0, wire.digest_of(listed)), listed)
 
             async def record() -> None:
                 await world.put(written)
@@ -170,7 +170,7 @@ class TestMiner:
             listed = sealed_with(world, written, ME)
 
             async def seal() -> None:
-                await world.bucket.put(paths.seal(world.tip.run_id, 0), listed)
+                await world.bucket.put(paths.seal(world.tip.run_id, 0, wire.digest_of(listed)), listed)
 
             async def record() -> None:
                 await world.put(written)
@@ -247,7 +247,8 @@ class TestLeader:
             leader = Aggregator(around, world.tip, world.replica, rounds=1)
             await leading(world, leader)
             assert world.script.unfired() == []
-            seal = await world.bucket.get(paths.seal(world.tip.run_id, 0), max_bytes=2**20)
+            (info,) = await world.bucket.list(paths.seals(world.tip.run_id, 0))
+            seal = await world.bucket.get(info.key, max_bytes=2**20)
             listed = [public for public, _ in wire.decode_seal(seal, world.tip.run_id)[0].headers]
             assert listed == sorted(identity(name).public for name in MINERS)
 
@@ -270,10 +271,10 @@ class TestLeader:
     @pytest.mark.parametrize(
         ("operation", "key"),
         [
-            ("store.put_if_absent", "*0.seal"),
-            ("store.put", "*.heads"),
+            ("store.put_if_absent", "*0.heads"),
+            ("store.put", "*/00000000-*.seal"),
             ("store.put", "*.bin"),
-            ("store.put_if_absent", "*0.rec"),
+            ("store.put", "*/00000000-*.rec"),
             ("chain.commit", "anchor/0"),
         ],
     )
@@ -302,8 +303,9 @@ async def leading(world: World, leader: Aggregator, blocks: int = 60) -> None:
             await asyncio.sleep(12.0)
             if running.done():
                 break
-            if await world.bucket.head(paths.seal(world.tip.run_id, 0)) is not None:
+            for info in await world.bucket.list(paths.seals(world.tip.run_id, 0)):
+                seal = wire.digest_of(await world.bucket.get(info.key, max_bytes=2**20))
                 for name in MINERS:
-                    await world.show(name)
+                    await world.show(name, seal)
             world.chain.advance()
         assert running.done(), f"the leader stands in round {leader.tip.round}"

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
-from builders import MODEL, SEED, beacon, block, identity, run_spec
+from builders import LEADER, MODEL, SEED, beacon, block, identity, run_spec
 from noted import rounds
 
 from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner import Miner
 from muster.node.miner.engine import Engine
 from muster.node.miner.inner import LocalEngine
@@ -58,6 +60,16 @@ class ScriptedBucket(MemoryStore):
         await super().put(key, data, deadline=deadline)
         self.puts.append((key, data))
         self.watch()
+
+    async def put_if_absent(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> bool:
+        self.watch()
+        if self.errors:
+            raise self.errors.pop(0)
+        stored = await super().put_if_absent(key, data, deadline=deadline)
+        if stored:
+            self.puts.append((key, data))
+        self.watch()
+        return stored
 
     def put_under(self, key: str) -> list[bytes]:
         """Everything that was ever stored under a key, in order."""
@@ -172,8 +184,10 @@ class World:
         return rounds(self.journal, name)
 
     def submissions(self, round_: int = 0) -> list[bytes]:
-        """Everything that was ever put as a round's submission."""
-        return self.bucket.put_under(paths.submission(open_tip(round_).run_id, round_))
+        """Everything that was ever put as a round's submission, head ‖ payload."""
+        run_id = open_tip(round_).run_id
+        heads, payloads = (self.bucket.put_under(part(run_id, round_)) for part in (paths.head, paths.payload))
+        return [head + payload for head, payload in zip(heads, payloads, strict=False)]
 
     def signed(self, round_: int = 0) -> Signed:
         """The one submission of a round."""
@@ -187,7 +201,17 @@ async def next_round(miner: Miner) -> None:
     miner._tip = open_tip(miner.tip.round + 1)
 
 
-def seal_of(miner: Miner, digest: bytes) -> Seal:
-    """A seal that lists one header of the miner's."""
+def seal_of(miner: Miner, digest: bytes, **changes: Any) -> FoundSeal:
+    """A seal by the leader, of block 1, that lists one head of the miner's."""
     tip = miner.tip
-    return Seal(tip.run_id, tip.leader_in_turn, tip.round, tip.parent, 0, block(1), ((ME.public, digest),), ())
+    seal = Seal(tip.run_id, tip.leader_in_turn, tip.round, tip.parent, 0, block(1), ((ME.public, digest),))
+    data = wire.encode_seal(replace(seal, **changes), identity(LEADER))
+    return FoundSeal(replace(seal, **changes), wire.digest_of(data), data)
+
+
+async def answer(miner: Miner, *found: FoundSeal) -> FoundSeal | None:
+    """Choose among seals as the session has a miner do it, and show the key for the one that is chosen."""
+    chosen = await miner.choose_seal(found, await miner.context.chain.head())
+    if chosen is not None:
+        await miner.publish_key(chosen)
+    return chosen

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miner_world import ME, SPEC, World, seal_of
+from miner_world import ME, SPEC, World, answer, seal_of
 from torch import Tensor
 
 from muster.node.miner import Miner
@@ -71,7 +71,7 @@ async def live(world: World, clock: Clock, engine: Engine | None = None) -> Mine
         miner = world.miner(faults=Ticking(clock), engine=engine)
         await miner.train()
         assert miner.made is not None
-        await miner.publish_key(seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
+        await answer(miner, seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
     return miner
 
 
@@ -113,11 +113,12 @@ async def test_two_lives_are_as_good_as_one(tmp_path: Path) -> None:
         miner = await live(world, Clock(0))
         trained_again.append(len(world.events("trained")) > 1)
         (submission,) = set(world.submissions())
+        assert world.bucket.puts[-1][0].endswith((".key", ".sub")), "all of it is up in the end"
         assert miner.made is not None
         assert submission == miner.made.submission
         assert stored is None or submission == stored.submission, "what was stored is sent, not made again"
         shown = world.bucket.put_under(paths.key(miner.tip.run_id, 0))
-        assert {wire.decode_key(data, miner.tip.run_id, 0, ME.public) for data in shown} == {miner.made.key}
+        assert {wire.decode_key(data, miner.tip.run_id, 0, ME.public).payload_key for data in shown} == {miner.made.key}
         assert state_of(world.state, layout)[0] == undisturbed, "e and moments are those of one life"
     assert True in trained_again
     assert False in trained_again

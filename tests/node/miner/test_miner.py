@@ -13,7 +13,7 @@ import torch
 from builders import identity, theta
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miner_world import ME, SPEC, World, next_round, open_tip, seal_of
+from miner_world import ME, SPEC, World, next_round, open_tip
 from torch import Tensor
 
 from muster.kernels import Codec, compress, fold, residual
@@ -26,7 +26,7 @@ from muster.node.miner.state import load_state
 from muster.node.replica import Replica
 from muster.node.telemetry.events import Lost
 from muster.node.telemetry.health import LOST_IN_A_ROW, problems
-from muster.protocol import paths, wire
+from muster.protocol import wire
 from muster.protocol.errors import ChainUnreachable, StorageError
 from muster.protocol.faults import Faults, parse_faults
 from muster.protocol.rules.assignment import assigned, data_digest
@@ -264,34 +264,6 @@ class TestSending:
         miner.sits_out = lambda round_: round_ == 0
         await miner.train()
         assert world.bucket.puts == []
-
-
-class TestKey:
-    """The key answers a seal that lists the very submission, and showing it twice does no harm."""
-
-    async def test_showing_it_fails_aloud_and_can_be_repeated(self) -> None:
-        world = await World.begin()
-        miner = world.miner()
-        await miner.train()
-        seal = seal_of(miner, world.signed().digest)
-        world.bucket.errors = [StorageError("refused")]
-        with pytest.raises(StorageError):
-            await miner.publish_key(seal)
-        assert not world.events("key")
-        for _ in range(2):
-            await miner.publish_key(seal)
-        shown = world.bucket.put_under(paths.key(miner.tip.run_id, 0))
-        assert miner.made is not None
-        assert {wire.decode_key(data, miner.tip.run_id, 0, ME.public) for data in shown} == {miner.made.key}
-
-    async def test_another_submissions_seal_gets_no_key(self) -> None:
-        world = await World.begin()
-        miner = world.miner()
-        await miner.publish_key(seal_of(miner, bytes(32)))
-        await miner.train()
-        await miner.publish_key(seal_of(miner, bytes(32)))
-        assert world.bucket.put_under(paths.key(miner.tip.run_id, 0)) == []
-        assert world.events("sealed_other") == [0]
 
 
 PATIENCE = 20.0

@@ -34,7 +34,9 @@ YESTERDAY = {
     '{"time":1.5,"event":"started","role":"miner","pid":7}': events.Started("miner", 7),
     '{"time":1.5,"event":"recorded","round":2,"record":"ab"}': events.Recorded(2, "ab"),
     '{"time":1.5,"event":"weights","round":2,"weights":{"3":65535}}': events.Weights(2, {3: 65535}),
-    '{"time":1.5,"event":"sealed_other","round":2}': events.SealedOther(2),
+    '{"time":1.5,"event":"seal_refused","round":2,"seal":"ab","problem":"too old"}': events.SealRefused(
+        2, "ab", "too old"
+    ),
     '{"time":1.5,"event":"heldout","round":2,"loss":NaN}': events.Heldout(2, float("nan")),
     '{"time":1.5,"event":"applied","round":2,"kind":"round","root":"ab","outer_step":3,"accepted":["5A"],'
     '"rejected":{"5B":"key_missing"},"bytes_up":1,"bytes_down":2}': events.Applied(
@@ -123,7 +125,7 @@ class TestClasses:
         assert event.said() or event == events.Trouble(event.round, problem="")
 
     def test_unless_it_is_said_better_the_docstring_says_it(self) -> None:
-        assert events.SealedOther(1).said() == "keeps its key, because the seal lists another submission of its hotkey"
+        assert events.Training(1).said() == "began to train"
         assert events.Key(1).said() == "showed its key"
 
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from blake3 import blake3
-from builders import MINERS, identity, round_facts, submission, update
+from builders import MINERS, identity, resigned, round_facts, submission, update
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.ledger.bundle import EMPTY_DIGEST, Opened, bundle_size, read_bundle, write_bundle
-from muster.protocol.wire import decode, decode_key
+from muster.protocol.ledger.bundle import EMPTY_DIGEST, Opened, bundle_size, bundle_sizes, read_bundle, write_bundle
+from muster.protocol.rules.admission import MAX_KEY_BYTES
+from muster.protocol.wire import decode_head
+from muster.protocol.wire.tlv import OPTIONAL
 
 FACTS = round_facts()
 
 
 def opened(uid: int) -> Opened:
     miner = identity(MINERS[uid])
-    data, key_object = submission(FACTS, miner, uid, update(uid))
-    signed, ciphertext = decode(data, FACTS.run_id)
-    return Opened(signed, decode_key(key_object, FACTS.run_id, FACTS.opening.round, miner.public), ciphertext)
+    sent = submission(FACTS, miner, uid, update(uid))
+    return Opened(decode_head(sent.head, FACTS.run_id), sent.key(), sent.payload)
 
 
 WORK = [opened(0), opened(1)]
@@ -27,7 +30,30 @@ BUNDLE = write_bundle(WORK)
 
 def test_layout_and_size() -> None:
     assert b"".join(w.signed.head + w.key + w.ciphertext for w in WORK) == BUNDLE
-    assert bundle_size(HEADS) == len(BUNDLE)
+    assert bundle_size(WORK) == len(BUNDLE)
+    least, most = bundle_sizes(HEADS)
+    assert least <= len(BUNDLE) <= most
+
+
+def test_a_key_object_may_have_fields_of_a_later_version() -> None:
+    """It is as long as it says, up to its cap; only who judges keys asks what is in it."""
+    miner = identity(MINERS[0])
+    longer = resigned(WORK[0].key, miner, FACTS.run_id, lambda fields: fields.update({OPTIONAL: bytes(700)}))
+    work = [replace(WORK[0], key=longer), WORK[1]]
+    assert len(longer) <= MAX_KEY_BYTES
+    assert read_bundle(write_bundle(work), HEADS) == work
+
+
+def test_a_key_object_is_no_longer_than_its_cap() -> None:
+    miner = identity(MINERS[0])
+    longer = resigned(WORK[0].key, miner, FACTS.run_id, lambda fields: fields.update({OPTIONAL: bytes(2000)}))
+    with pytest.raises(LedgerError, match=rf"a key object of {len(longer)} bytes, {MAX_KEY_BYTES} are there"):
+        read_bundle(write_bundle([replace(WORK[0], key=longer)]), HEADS[:1])
+
+
+def test_no_key_object() -> None:
+    with pytest.raises(LedgerError, match="no key object where one must be: key_magic"):
+        read_bundle(write_bundle([replace(WORK[0], key=bytes(32))]), HEADS[:1])
 
 
 def test_round_trip() -> None:
@@ -40,6 +66,7 @@ def test_an_empty_bundle() -> None:
     assert read_bundle(b"", []) == []
     assert blake3(b"").digest() == EMPTY_DIGEST
     assert bundle_size([]) == 0
+    assert bundle_sizes([]) == (0, 0)
 
 
 @pytest.mark.parametrize("end", [0, 1, len(HEADS[0].head), len(HEADS[0].head) + 40, len(BUNDLE) - 1])
@@ -49,7 +76,7 @@ def test_cut_off(end: int) -> None:
 
 
 def test_too_long() -> None:
-    with pytest.raises(LedgerError, match=f"has {len(BUNDLE) + 1} bytes, its record accounts for {len(BUNDLE)}"):
+    with pytest.raises(LedgerError, match=f"has {len(BUNDLE) + 1} bytes, what it holds accounts for {len(BUNDLE)}"):
         read_bundle(BUNDLE + b"\0", HEADS)
 
 

@@ -18,7 +18,6 @@ from builders import (
     hash32,
     identity,
     layout,
-    payload_key,
     peers,
     theta,
 )
@@ -45,12 +44,12 @@ from muster.protocol.ledger import (
     adopt_amendments,
     advance,
     check_bundle_size,
-    head_digest,
     spec_digest,
 )
 from muster.protocol.ledger.bundle import Opened, read_bundle, write_bundle
 from muster.protocol.ledger.roots import state_root
-from muster.protocol.reasons import KEY_EARLY, KEY_MISSING, NOT_SELECTED, NULL_ROUND
+from muster.protocol.reasons import KEY_MISSING, KEY_SEAL, NOT_SELECTED, NULL_ROUND
+from muster.protocol.rules.admission import MAX_KEY_BYTES
 from muster.protocol.wire import Kind, ScoresUsed, UsedScore
 
 
@@ -84,9 +83,17 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     "seal parent": (lambda c: with_seal(c, parent=hash32("x")), "the seal is of another round"),
     "seal leader": (lambda c: with_seal(c, leader=BOB), "the seal is another aggregator's"),
     "seal turn": (lambda c: with_seal(c, turn=1), "the seal is another aggregator's"),
-    "late evaluation": (
-        lambda c: changed(c, evaluate=beacon("evaluate", 0, 5)),
-        "the evaluation beacon was known before the seal",
+    "next round opened before the seal": (
+        lambda c: with_opening(c, open=block(5)),
+        "the next round opens before this one was sealed",
+    ),
+    "another head sealed": (
+        lambda c: with_seal(c, headers=tuple((peer, hash32("head")) for peer, _ in c.seal.headers)),
+        "does not list exactly the sealed submissions",
+    ),
+    "late work": (
+        lambda c: with_entry(c, 0, round=7),
+        "names work of round 7, and this release takes no late work",
     ),
     "entry left out": (
         lambda c: changed(c, entries=c.record.entries[1:], weights=c.record.weights[1:]),
@@ -101,8 +108,10 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
         lambda c: with_entry(c, 0, reason="possession"),
         "is recorded as possession without being so",
     ),
-    "early key ignored": (lambda c: with_seal(c, early=(ALICE,)), "who showed his key early"),
-    "early key made up": (lambda c: with_entry(c, 0, reason=KEY_EARLY), "who showed his key early"),
+    "another seal with the same list": (
+        lambda c: with_seal(c, block=block(6)),
+        "its key answers another seal than the record names",
+    ),
     "seat withheld": (
         lambda c: with_entry(c, 0, reason=NOT_SELECTED),
         "recorded as not_selected where the rules make it accepted",
@@ -118,7 +127,7 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
         "a closing record has no submissions",
     ),
     "bundle": (lambda c: replace(c, bundle=c.bundle[:-1]), "the bundle is not the one the record names"),
-    "bundle size": (lambda c: changed(c, bundle_bytes=1), "the bundle is not the one the record names"),
+    "bundle size": (lambda c: changed(c, bundle_bytes=len(c.bundle) + 1), "the bundle is not the one the record names"),
     "weights": (
         lambda c: changed(c, weights=c.record.weights * np.float32(0.5)),
         "the weights are not what the accepted submissions give",
@@ -142,10 +151,6 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
         lambda c: with_opening(c, assign=beacon("assign", 1, 6)),
         "assignment is not drawn at this round's opening",
     ),
-    "opened before judged": (
-        lambda c: changed(c, evaluate=beacon("evaluate", 0, 8)),
-        "opens before this one's evaluation beacon",
-    ),
     "scores of a stranger": (
         lambda c: changed(c, scores=(scores(identity("somebody")),)),
         "not by validators of the run",
@@ -153,6 +158,11 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     "scores twice": (lambda c: changed(c, scores=(scores(), scores())), "each once and in key order"),
     "scores of the wrong round": (lambda c: changed(c, scores=(scores(),)), "scores of round 0 cannot steer"),
     "unreadable amendment": (lambda c: changed(c, amendments=(b"x",)), "an amendment is not readable"),
+    "unreadable proof": (lambda c: changed(c, proofs=(b"x",)), "a proof is not readable"),
+    "proof": (
+        lambda c: changed(c, proofs=(wire.encode_proof(LEAD, c.tip.run_id, 0, 1, (b"seal", b"seal"), "two seals"),)),
+        "it carries a proof of kind 1, and this release takes none",
+    ),
 }
 
 
@@ -192,8 +202,9 @@ def test_the_judges_own_theta_decides() -> None:
 )
 def test_a_bad_head_is_recorded_with_its_own_reason_only(changes: dict[str, Any], reason: str) -> None:
     tip = open_tip()
-    head, payload = taken_in(tip, "alice", 0, **changes)
-    honest = close(tip, [(replace(head, reason=reason, signed=None), payload), taken_in(tip, "bob", 1)])
+    alice = taken_in(tip, "alice", 0, **changes)
+    bad = replace(alice, head=replace(alice.head, reason=reason, signed=None))
+    honest = close(tip, [bad, taken_in(tip, "bob", 1)])
     assert {e.public: e.reason for e in honest.record.entries} == {ALICE: reason, BOB: ""}
     assert len(honest.verify().updates) == 1
     for other in ("", "signature", KEY_MISSING):
@@ -208,7 +219,7 @@ def test_what_only_the_leader_saw_is_taken_on_his_word() -> None:
     both = [taken_in(tip, "alice", 0), taken_in(tip, "bob", 1)]
     applied = close(tip, both, {ALICE: KEY_MISSING}).verify()
     assert [entry.public for entry in applied.record.accepted] == [BOB]
-    applied = close(tip, both, {ALICE: KEY_EARLY}, early=(ALICE,)).verify()
+    applied = close(tip, both, {ALICE: "uid_mismatch"}).verify()
     assert applied.tip.past[-1].accepted == {BOB}
     assert applied.tip.past[-1].present == {ALICE, BOB}
 
@@ -223,7 +234,7 @@ def test_a_slot_is_claimed_once() -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda opened: replace(opened, key=payload_key(9)), "key_mismatch"),
+        (lambda opened: replace(opened, key=opened.key[:-1] + bytes((opened.key[-1] ^ 1,))), "key_signature"),
         (lambda opened: replace(opened, ciphertext=bytes(len(opened.ciphertext))), "ciphertext_digest"),
     ],
 )
@@ -306,6 +317,9 @@ def test_a_ledger_can_be_followed_without_theta() -> None:
 def test_bundle_size_is_known_from_the_heads() -> None:
     closed = good()
     assert check_bundle_size(closed.record, closed.tip.run_id) == len(closed.bundle)
+    more = 2 * MAX_KEY_BYTES
+    with pytest.raises(LedgerError, match=f"claims a bundle of {len(closed.bundle) + more} bytes"):
+        check_bundle_size(replace(closed.record, bundle_bytes=len(closed.bundle) + more), closed.tip.run_id)
     with pytest.raises(LedgerError, match="claims a bundle of 1 bytes"):
         check_bundle_size(replace(closed.record, bundle_bytes=1), closed.tip.run_id)
     with pytest.raises(LedgerError, match="not readable: wrong_run"):
@@ -313,10 +327,34 @@ def test_bundle_size_is_known_from_the_heads() -> None:
 
 
 def test_how_a_seal_names_what_is_no_header() -> None:
+    """By all of its bytes, as it names a head."""
     head = good().record.entries[0].head
-    assert head_digest(head) == wire.digest_of(head)
-    for data in (b"", b"junk", head[:-1], head + b"\0"):
-        assert head_digest(data) == blake3(b"muster/unreadable/v1" + data).digest()
+    for data in (head, b"", b"junk", head[:-1], head + b"\0"):
+        assert wire.head_digest(data) == blake3(b"muster/head/v2" + data).digest()
+
+
+def test_a_flipped_signature_bit_in_a_recorded_head_takes_nobodys_pay() -> None:
+    """The seal lists every byte of a head, so a leader cannot record one as badly signed that it sealed as good."""
+    closed = good()
+    head = closed.record.entries[0].head
+    flipped = head[:-1] + bytes((head[-1] ^ 1,))
+    robbed = with_entry(closed, 0, head=flipped, reason="signature")
+    with pytest.raises(LedgerError, match="does not list exactly the sealed submissions"):
+        robbed.verify()
+
+
+def test_of_two_seals_of_a_round_the_keys_make_one_count() -> None:
+    """A leader that has seen its accomplice's work too late seals again with it: no honest key answers that seal."""
+    tip = open_tip()
+    honest, late = [taken_in(tip, "alice", 0), taken_in(tip, "bob", 1)], taken_in(tip, "mallory", 2)
+    first = close(tip, honest)
+    assert first.verify().record.accepted
+    claimed = close(tip, [*honest, late], answering=first.record.seal)
+    with pytest.raises(LedgerError, match="key_seal: its key answers another seal than the record names"):
+        claimed.verify()
+    admitted = close(tip, [*honest, late], {ALICE: KEY_SEAL, BOB: KEY_SEAL}).verify()
+    assert [entry.public for entry in admitted.record.accepted] == [identity("mallory").public]
+    assert admitted.tip.opening.expected == (), "who takes the keys' word away is left alone with its accomplice"
 
 
 def test_leaders_take_turns() -> None:

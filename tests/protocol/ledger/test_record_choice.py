@@ -85,7 +85,7 @@ def test_the_lot_is_drawn_before_any_payload_is_read() -> None:
     tip = tip_with(seats=2)
     made = closed(tip)
     taken = [taken_in(tip, name, uid) for uid, name in enumerate(NAMES)]
-    later = close(tip, taken, evaluate=beacon("another", 0, 6))
+    later = close(tip, taken, possess=beacon("possess", 1, 9))
     assert reasons(later) == reasons(made)
     other = replace(tip, opening=replace(tip.opening, possess=beacon("possess", 7)))
     assert other.order(PUBLIC, ()) != tip.order(PUBLIC, ())
@@ -138,19 +138,19 @@ def test_rows_are_for_peers_that_there_can_be() -> None:
 def test_a_leader_judges_its_record_without_opening_anything_again() -> None:
     """It hands over the heads it has admitted and the updates it has opened; the bundle is not even at hand."""
     tip = tip_with(seats=4)
-    taken = {head.public: (head, payload) for head, payload in (taken_in(tip, n, i) for i, n in enumerate(NAMES))}
+    taken = {one.head.public: one for one in (taken_in(tip, n, i) for i, n in enumerate(NAMES))}
     made = close(tip, list(taken.values()))
     asked: list[list[bytes]] = []
 
     def admitted(public: bytes, data: bytes) -> Signed:
-        head, _ = taken[public]
+        head = taken[public].head
         assert head.data == data
         assert head.signed is not None
         return head.signed
 
     def held(accepted: Sequence[Signed]) -> list[SparseUpdate]:
         asked.append([signed.header.public for signed in accepted])
-        return [taken[signed.header.public][1].update for signed in accepted]
+        return [taken[signed.header.public].work for signed in accepted]
 
     by_bundle, by_hand = made.verify(), made.verify(admit=admitted, open_accepted=held)
     assert asked == [sorted(PUBLIC)]

@@ -38,7 +38,10 @@ from muster.protocol.spec.layout import layout_of
 ROUNDS = 2
 MIN_BLOCKS, DEADLINE, REVEAL, GRACE, SCORE_WAIT = 3, 8, 8, 3, 4
 CLOCK = {"min_blocks": MIN_BLOCKS, "deadline": DEADLINE, "reveal": REVEAL, "grace": GRACE}
+CLOCK |= {"seal_age": 1, "evaluate": 2}
 EXPECTED = Setting("expected", CLOCK, SCORE_WAIT)
+AGED = Setting("aged", CLOCK | {"seal_age": REVEAL + 6, "evaluate": REVEAL + 7}, SCORE_WAIT)
+"""Seals may be older than keys are waited for."""
 STRANGER = Setting("stranger", CLOCK, SCORE_WAIT, strangers=("miner-0",))
 
 Wrong = str
@@ -79,14 +82,16 @@ def _of(round_: int, ending: str) -> str:
 LEADER, VALIDATOR, MINER = "aggregator-0", "validator-0", "miner-0"
 HONEST = Scenario("nothing fails", within=12)
 SEAL_FAILS_ONCE = Scenario(
-    "the seal is refused once", (Fault("error", "store.put_if_absent", _of(0, "seal"), who=LEADER, count=1),)
+    "the seal is refused once", (Fault("error", "store.put_if_absent", _of(0, "heads"), who=LEADER, count=1),)
 )
 SEAL_FAILS_LONG = Scenario(
     "the seal is refused for longer than keys are waited for",
     (
-        Fault("error", "store.put_if_absent", _of(0, "seal"), who=LEADER, blocks=REVEAL + 4),
+        Fault("error", "store.put", "*/seals/00000000-*", who=LEADER, blocks=REVEAL + 4),
         Fault("slow", "store.put", _of(0, "key"), seconds=1.5 * BLOCK),
     ),
+    setting=AGED,
+    within=60,
 )
 LEADER_BLIND = Scenario(
     "the leader cannot look until after the deadline",
@@ -97,14 +102,17 @@ LEADER_LATE = Scenario(
     (Fault("slow", "chain.commit", "anchor/0", who=LEADER, seconds=BLOCK * (DEADLINE + 2), count=1),),
 )
 LAST_BLOCK = Scenario(
-    "a submission comes in the last block", (Fault("error", "store.put", _of(0, "sub"), who=MINER, blocks=DEADLINE),)
+    "a submission comes in the last block", (Fault("error", "store.put", _of(0, "head"), who=MINER, blocks=DEADLINE),)
 )
 KEY_COMES_LATER = Scenario(
     "a key comes some blocks later", (Fault("error", "store.put", _of(0, "key"), who=MINER, blocks=4),)
 )
 LEADER_BLIND_AT_KEYS = Scenario(
     "the leader cannot look while keys come",
-    (Fault("error", "chain.snapshot", who=LEADER, from_block=MIN_BLOCKS + 1, blocks=REVEAL + 4),),
+    (
+        Fault("error", "chain.snapshot", who=LEADER, from_block=MIN_BLOCKS + 2, blocks=REVEAL + 4),
+        Fault("slow", "store.put", _of(0, "key"), seconds=1.5 * BLOCK),
+    ),
 )
 SCORES_COME_LATER = Scenario(
     "scores come some blocks later",
@@ -127,7 +135,7 @@ STRANGER_HIDES_KEY = Scenario(
     missing=True,
 )
 MINER_GONE = Scenario(
-    "a peer never submits", (Fault("error", "store.put", "*.sub", who=MINER),), within=30, missing=True
+    "a peer never submits", (Fault("error", "store.put", "*.head", who=MINER),), within=30, missing=True
 )
 SCENARIOS = (
     HONEST, SEAL_FAILS_ONCE, SEAL_FAILS_LONG, LEADER_BLIND, LEADER_LATE, LAST_BLOCK, KEY_COMES_LATER,
@@ -140,7 +148,9 @@ Play = Callable[[Scenario], Wrong]
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     """Plays a scenario and says how it ended."""
-    stages = {setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage")) for setting in (EXPECTED, STRANGER)}
+    stages = {
+        setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage")) for setting in (EXPECTED, STRANGER, AGED)
+    }
 
     def playing(scenario: Scenario) -> Wrong:
         stage, script = stages[scenario.setting], Script(scenario.faults)
@@ -178,7 +188,8 @@ def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:
 def scores_used(run: SimulatedRun) -> list[int]:
     """The rounds of the scores that steered round 1."""
     run_id, bucket = run.spec.run_id(), run.buckets.bucket("mem:operator-0")
-    data = asyncio.run(bucket.get(paths.record(run_id, 1), max_bytes=2**20))
+    (info,) = asyncio.run(bucket.list(paths.records(run_id, 1)))
+    data = asyncio.run(bucket.get(info.key, max_bytes=2**20))
     return [
         scores.round for scores in wire.decode_record(data, run_id, len(layout_of(run.spec.model).shapes))[0].scores
     ]
@@ -269,7 +280,7 @@ MUTANTS = {
         sees("ready_to_record", lambda s: replace(s, revealing_since=s.sealed_block)), SEAL_FAILS_LONG, MISSING,
     ),
     "it waits for no key": (
-        sees("ready_to_record", lambda s: replace(s, settled=s.sealed or frozenset())), KEY_COMES_LATER, NOBODY,
+        sees("ready_to_record", lambda s: replace(s, settled=s.sealed or frozenset())), KEY_COMES_LATER, MISSING,
     ),
     "it waits for everybody as for strangers": (
         sees("ready_to_record", with_opening(expected=())), KEY_COMES_LATER, MISSING,

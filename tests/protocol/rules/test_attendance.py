@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 from blake3 import blake3
-from builders import beacon, hash32, opening, run_spec
+from builders import hash32, opening, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.ledger import prepare
-from muster.protocol.reasons import HEAD_REASONS, KEY_EARLY, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.reasons import HEAD_REASONS, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
 from muster.protocol.rules.attendance import (
     MEMORY,
     Attendance,
@@ -168,14 +168,14 @@ def record(*entries: tuple[bytes, str], kind: Kind = Kind.ROUND) -> Record:
         outer_step=0,
         root=hash32("root"),
         spec_digest=hash32("spec"),
-        entries=tuple(Entry(public, b"head", reason) for public, reason in entries),
+        entries=tuple(Entry(public, 3, b"head", reason) for public, reason in entries),
         scores=(),
         weights=none,
         bundle=blake3(b"").digest(),
         bundle_bytes=0,
-        evaluate=beacon("evaluate"),
         checkpoint=bytes(32),
         amendments=(),
+        proofs=(),
         opening=opening(),
     )
 
@@ -190,7 +190,7 @@ def test_what_a_record_says() -> None:
 def test_a_failed_payload_is_a_miss_and_a_bad_head_is_not() -> None:
     for reason in PAYLOAD_REASONS:
         assert attendance(record((A, reason))).missing(A)
-    for reason in HEAD_REASONS | {KEY_EARLY, NOT_SELECTED, NULL_ROUND, ""}:
+    for reason in HEAD_REASONS | {"uid_mismatch", NOT_SELECTED, NULL_ROUND, ""}:
         assert not attendance(record((A, reason))).missing(A)
     assert attendance(record((A, ""))).missing(B)
 

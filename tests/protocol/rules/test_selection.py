@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.reasons import DECISIONS, KEY_EARLY, KEY_MISSING, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.reasons import DECISIONS, KEY_MISSING, KEY_SEAL, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.rules.selection import DEMOTION, Standing, choose, order, seat, standings
 from muster.protocol.spec import GauntletSpec, RunSpec
@@ -26,7 +26,7 @@ groups = st.frozensets(st.sampled_from(PEERS))
 scores = st.floats(0, 100, allow_nan=False)
 pasts = st.lists(st.builds(Attendance, groups, groups, groups), max_size=12)
 known_reasons = st.dictionaries(
-    st.sampled_from(PEERS), st.sampled_from(["", KEY_MISSING, "payload_auth", KEY_EARLY, "possession", "unregistered"])
+    st.sampled_from(PEERS), st.sampled_from(["", KEY_MISSING, "payload_auth", KEY_SEAL, "possession", "unregistered"])
 )
 
 

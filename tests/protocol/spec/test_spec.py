@@ -11,6 +11,7 @@ import pytest
 import rfc8785
 from blake3 import blake3
 from builders import identity, run_spec
+from pydantic import ValidationError
 
 from muster.protocol.errors import ConfigError, ProtocolMismatch
 from muster.protocol.spec import ChainSpec, OuterSpec, RunSpec, load_template, preset_names
@@ -140,6 +141,19 @@ SINGLE = {("model", "family"), ("sparse", "codec"), ("data", "tokenizer")}
 """Fields that have one legal value today."""
 NAMED = [("outer", "rule", "mean"), ("outer", "rule", "sender_mean"), ("inner", "optimizer", "muon")]
 """Fields whose values are names, and other values than the small spec's."""
+
+
+def test_a_spec_of_the_first_format_is_refused_in_one_sentence() -> None:
+    document = json.loads(run_spec().canonical())
+    for later in ("seal_age", "evaluate"):
+        del document["clock"][later]
+    with pytest.raises(ConfigError, match=r"^the run spec is of a run of format 1; this release reads format 2$"):
+        RunSpec.from_bytes(rfc8785.dumps(document))
+
+
+def test_what_is_measured_is_not_known_while_a_seal_can_be_answered() -> None:
+    with pytest.raises(ValidationError, match="evaluate must exceed seal_age"):
+        run_spec(clock={"seal_age": 5, "evaluate": 5})
 
 
 def test_every_field_changes_the_run_id() -> None:

@@ -51,7 +51,7 @@ def test_the_longest_texts_pass() -> None:
         (resigned(DATA, OWNER, RUN, lambda fields: fields.update({7: b""})), "unknown_field"),
         (resigned(DATA, identity("mallory"), RUN, lambda _: None), "signature"),
         (wire.encode_amendment(OWNER, hash32("another run"), 1, 9, "sparse.k", "32"), "wrong_run"),
-        (wire.encode_key(OWNER, RUN, 9, bytes(32)), "type"),
+        (wire.encode_key(OWNER, RUN, 9, bytes(32), bytes(32)), "type"),
         (DATA[:-1], "truncated"),
         (DATA + b"\0", "trailing"),
     ],

@@ -143,7 +143,7 @@ def test_the_address_may_be_absent() -> None:
         (DATA[:-1], "truncated"),
         (DATA + b"\0", "trailing"),
         (resigned(DATA, identity("mallory"), RUN, lambda _: None), "signature"),
-        (wire.encode_key(ALICE, RUN, 3, bytes(32)), "type"),
+        (wire.encode_key(ALICE, RUN, 3, bytes(32), bytes(32)), "type"),
         (wire.encode_hello(replace(HELLO, run_id=OTHER), ALICE), "wrong_run"),
     ],
 )

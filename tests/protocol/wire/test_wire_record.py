@@ -8,13 +8,24 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from builders import beacon, body_of, framed, hash32, identity, opening, reason_of, resigned
+from builders import body_of, framed, hash32, identity, opening, reason_of, resigned
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol import wire
 from muster.protocol.types import Beacon, Block
-from muster.protocol.wire import MAX_AMENDMENTS, MAX_SEALED, Entry, Kind, Opening, Record, ScoresUsed, Type, UsedScore
+from muster.protocol.wire import (
+    MAX_AMENDMENTS,
+    MAX_PROOFS,
+    MAX_SEALED,
+    Entry,
+    Kind,
+    Opening,
+    Record,
+    ScoresUsed,
+    Type,
+    UsedScore,
+)
 from muster.protocol.wire.record import MAX_REASON
 from muster.protocol.wire.tlv import OPTIONAL, counted, u8, u32
 
@@ -33,20 +44,20 @@ RECORD = Record(
     outer_step=2,
     root=hash32("root"),
     spec_digest=hash32("spec"),
-    entries=(Entry(A, b"head of a", ""), Entry(B, b"head of b", "possession")),
+    entries=(Entry(A, 3, b"head of a", ""), Entry(B, 2, b"head of b", "possession")),
     scores=(ScoresUsed(LEADER.public, 10, 2, hash32("scores"), (UsedScore(A, 0.5, True), UsedScore(B, 0.0, False))),),
     weights=np.array([[1.0, 0.5, 0.25]], dtype=np.float32),
     bundle=hash32("bundle"),
     bundle_bytes=1234,
-    evaluate=beacon("evaluate", 3, 106),
     checkpoint=bytes(32),
     amendments=(b"an amendment",),
+    proofs=(b"a proof",),
     opening=opening(),
 )
 DATA = wire.encode_record(RECORD, LEADER)
 (
     KIND, PARENT, TURN, SEAL, STEP, ROOT, SPEC, ENTRIES, SCORES,
-    WEIGHTS, BUNDLE, BUNDLE_BYTES, EVALUATE, CHECKPOINT, AMENDMENTS, OPENING,
+    WEIGHTS, BUNDLE, BUNDLE_BYTES, CHECKPOINT, AMENDMENTS, PROOFS, OPENING,
 ) = range(4, 20)  # fmt: skip
 
 digests = st.binary(min_size=32, max_size=32)
@@ -73,7 +84,7 @@ openings = st.builds(
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     """Any record whose parts fit each other; weights are any 32 bits, NaN among them."""
-    entries = draw(st.lists(st.builds(Entry, digests, st.binary(max_size=20), reasons), max_size=3))
+    entries = draw(st.lists(st.builds(Entry, digests, u64s, st.binary(max_size=20), reasons), max_size=3))
     accepted = sum(not entry.reason for entry in entries)
     bits = draw(st.lists(u32s, min_size=accepted * TENSORS, max_size=accepted * TENSORS))
     kind = draw(st.sampled_from(Kind))
@@ -94,9 +105,9 @@ def records(draw: st.DrawFn) -> Record:
         weights=np.array(bits, dtype="<u4").view("<f4").reshape(accepted, TENSORS).astype(np.float32),
         bundle=draw(digests),
         bundle_bytes=draw(u64s),
-        evaluate=draw(beacons),
         checkpoint=draw(digests),
         amendments=tuple(draw(st.lists(st.binary(max_size=20), max_size=2))),
+        proofs=tuple(draw(st.lists(st.binary(max_size=20), max_size=2))),
         opening=None if kind is Kind.CLOSE else draw(openings),
     )
 
@@ -150,7 +161,7 @@ def test_a_field_of_another_size(tag: int) -> None:
     assert reason_of(decoding(changed(tag, lambda value: value + b"\0"))) == "field_size"
 
 
-@pytest.mark.parametrize("tag", [ENTRIES, SCORES, EVALUATE, AMENDMENTS])
+@pytest.mark.parametrize("tag", [ENTRIES, SCORES, AMENDMENTS, PROOFS])
 def test_a_nested_value_that_does_not_end_where_it_should(tag: int) -> None:
     assert reason_of(decoding(changed(tag, lambda value: value + b"\0"))) == "trailing"
     assert reason_of(decoding(changed(tag, lambda value: value[:-1]))) == "truncated"
@@ -168,9 +179,10 @@ SCORE_HEAD = LEADER.public + bytes(8) + bytes(8) + bytes(32)
         (ENTRIES, u32(MAX_SEALED + 1), "too_many"),
         (ENTRIES, u32(1) + b"\xff" * 4, "truncated"),
         (ENTRIES, counted([A[:-1]]), "truncated"),
-        (ENTRIES, counted([A + u8(5) + b"four"]), "truncated"),
-        (ENTRIES, counted([A + u8(MAX_REASON + 1) + b"r" * (MAX_REASON + 1)]), "text"),
-        (ENTRIES, counted([A + u8(2) + b"a\n"]), "text"),
+        (ENTRIES, counted([A + bytes(7)]), "truncated"),
+        (ENTRIES, counted([A + bytes(8) + u8(5) + b"four"]), "truncated"),
+        (ENTRIES, counted([A + bytes(8) + u8(MAX_REASON + 1) + b"r" * (MAX_REASON + 1)]), "text"),
+        (ENTRIES, counted([A + bytes(8) + u8(2) + b"a\n"]), "text"),
         (SCORES, u32(MAX_SEALED + 1), "too_many"),
         (SCORES, counted([SCORE_HEAD + u32(MAX_SEALED + 1)]), "too_many"),
         (SCORES, counted([SCORE_HEAD + u32(2) + ROW + u8(1)]), "truncated"),
@@ -179,7 +191,7 @@ SCORE_HEAD = LEADER.public + bytes(8) + bytes(8) + bytes(32)
         (WEIGHTS, bytes(4 * TENSORS * 2), "field_size"),
         (WEIGHTS, b"", "field_size"),
         (AMENDMENTS, u32(MAX_AMENDMENTS + 1), "too_many"),
-        (EVALUATE, bytes(8), "truncated"),
+        (PROOFS, u32(MAX_PROOFS + 1), "too_many"),
         (OPENING, bytes(100), "truncated"),
     ],
 )

@@ -33,9 +33,10 @@ from muster.protocol.wire.tlv import OPTIONAL
 ALICE, BOB = identity("alice"), identity("bob")
 FACTS = round_facts()
 RUN = FACTS.run_id
-DATA, KEY_OBJECT = submission(FACTS, ALICE, 0)
+SENT = submission(FACTS, ALICE, 0)
+HEAD, CIPHERTEXT, KEY_OBJECT = SENT.head, SENT.payload, SENT.key()
 KEY = payload_key()
-SIGNED, CIPHERTEXT = wire.decode(DATA, RUN)
+SIGNED = wire.decode_head(HEAD, RUN)
 
 digests = st.binary(min_size=32, max_size=32)
 u32s, u64s = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -61,13 +62,13 @@ headers = st.builds(
 def test_any_submission_round_trips(made: Header, ciphertext: bytes) -> None:
     made = replace(made, payload_bytes=len(ciphertext) - 16)
     data = wire.encode(made, ALICE, ciphertext)
-    signed, tail = wire.decode(data, RUN)
-    assert (signed.header, tail) == (made, ciphertext)
-    assert signed.head + tail == data
+    signed, payload = wire.decode(data, RUN)
+    assert (signed.header, payload) == (made, ciphertext)
+    assert signed.head + payload == data
     assert signed.ciphertext_bytes == len(ciphertext)
-    assert signed.digest == wire.digest_of(signed.head)
+    assert signed.digest == wire.head_digest(signed.head)
     assert wire.decode_head(signed.head, RUN) == signed
-    assert body_of(wire.encode(signed.header, ALICE, tail)) == body_of(data)
+    assert body_of(wire.encode_head(signed.header, ALICE)) == body_of(signed.head)
 
 
 def test_an_honest_submission_opens() -> None:
@@ -85,43 +86,47 @@ def test_sealing_is_chacha20_poly1305_bound_to_run_round_and_peer() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (DATA[:10], "truncated"),
-        (DATA[:-1], "truncated"),
-        (DATA + b"\0", "trailing"),
+        (HEAD[:10], "truncated"),
+        (HEAD[:-1], "truncated"),
+        (HEAD, "ciphertext_size"),
+        (HEAD + CIPHERTEXT[:-1], "ciphertext_size"),
+        (HEAD + CIPHERTEXT + b"\0", "ciphertext_size"),
         (KEY_OBJECT, "type"),
-        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA), CIPHERTEXT[1:]), "payload_size"),
-        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA), CIPHERTEXT + b"\0"), "payload_size"),
-        (framed(Type.SUBMISSION, ALICE, RUN, body_of(DATA)), "payload_size"),
-        (framed(Type.SUBMISSION, BOB, RUN, body_of(DATA), CIPHERTEXT), "signature"),
+        (framed(Type.HEAD, BOB, RUN, body_of(HEAD)) + CIPHERTEXT, "signature"),
     ],
 )
-def test_an_object_that_is_not_a_submission(data: bytes, reason: str) -> None:
+def test_what_is_not_a_head_with_its_payload(data: bytes, reason: str) -> None:
     assert reason_of(lambda: wire.decode(data, RUN)) == reason
 
 
+@pytest.mark.parametrize(("data", "reason"), [(HEAD[:-1], "truncated"), (HEAD + b"\0", "trailing")])
+def test_a_head_is_one_object(data: bytes, reason: str) -> None:
+    assert reason_of(lambda: wire.decode_head(data, RUN)) == reason
+
+
 def test_a_submission_of_another_run() -> None:
-    assert reason_of(lambda: wire.decode(DATA, hash32("another run"))) == "wrong_run"
+    assert reason_of(lambda: wire.decode_head(HEAD, hash32("another run"))) == "wrong_run"
 
 
 @pytest.mark.parametrize("tag", range(1, 14))
 def test_every_field_of_a_header_is_needed_and_has_one_size(tag: int) -> None:
-    missing = resigned(DATA, ALICE, RUN, lambda fields: fields.pop(tag))
-    longer = resigned(DATA, ALICE, RUN, lambda fields: fields.update({tag: fields[tag] + b"\0"}))
-    assert reason_of(lambda: wire.decode(missing, RUN)) == "missing_field"
-    assert reason_of(lambda: wire.decode(longer, RUN)) == "field_size"
+    missing = resigned(HEAD, ALICE, RUN, lambda fields: fields.pop(tag))
+    longer = resigned(HEAD, ALICE, RUN, lambda fields: fields.update({tag: fields[tag] + b"\0"}))
+    assert reason_of(lambda: wire.decode_head(missing, RUN)) == "missing_field"
+    assert reason_of(lambda: wire.decode_head(longer, RUN)) == "field_size"
 
 
 def test_a_header_has_thirteen_fields() -> None:
-    assert [tag for tag, _ in split_fields(body_of(DATA))] == list(range(1, 14))
+    assert [tag for tag, _ in split_fields(body_of(HEAD))] == list(range(1, 14))
 
 
 def test_a_field_of_a_later_version() -> None:
-    optional = resigned(DATA, ALICE, RUN, lambda fields: fields.update({OPTIONAL | 14: b"group 3"}))
-    critical = resigned(DATA, ALICE, RUN, lambda fields: fields.update({14: b"group 3"}))
-    signed, _ = wire.decode(optional, RUN)
+    optional = resigned(HEAD, ALICE, RUN, lambda fields: fields.update({OPTIONAL | 14: b"group 3"}))
+    critical = resigned(HEAD, ALICE, RUN, lambda fields: fields.update({14: b"group 3"}))
+    signed = wire.decode_head(optional, RUN)
     assert signed.header == SIGNED.header
     assert signed.digest != SIGNED.digest
-    assert reason_of(lambda: wire.decode(critical, RUN)) == "unknown_field"
+    assert reason_of(lambda: wire.decode_head(critical, RUN)) == "unknown_field"
 
 
 def sealed(payload: bytes, **bound: Any) -> bytes:
@@ -164,34 +169,3 @@ def test_a_ciphertext_that_is_not_the_one_committed_to() -> None:
     assert reason_of(lambda: wire.open(made, CIPHERTEXT[:-1], KEY, update().codec)) == "ciphertext_size"
     swapped = bytes([CIPHERTEXT[0] ^ 1]) + CIPHERTEXT[1:]
     assert reason_of(lambda: wire.open(made, swapped, KEY, update().codec)) == "ciphertext_digest"
-
-
-@given(u64s, digests)
-def test_any_key_round_trips(round_: int, key: bytes) -> None:
-    data = wire.encode_key(BOB, RUN, round_, key)
-    assert wire.decode_key(data, RUN, round_, BOB.public) == key
-    assert body_of(wire.encode_key(BOB, RUN, round_, key)) == body_of(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (wire.encode_key(ALICE, RUN, 4, KEY), "key_round"),
-        (wire.encode_key(BOB, RUN, 3, KEY), "key_hotkey"),
-        (wire.encode_key(ALICE, RUN, 3, KEY[:-1]), "key_field_size"),
-        (wire.encode_key(ALICE, RUN, 3, KEY + b"\0"), "key_field_size"),
-        (wire.encode_key(ALICE, hash32("another run"), 3, KEY), "key_wrong_run"),
-        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.pop(4)), "key_missing_field"),
-        (resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({5: b""})), "key_unknown_field"),
-        (KEY_OBJECT + b"\0", "key_trailing"),
-        (KEY_OBJECT[:-1], "key_truncated"),
-        (SIGNED.head, "key_type"),
-    ],
-)
-def test_an_object_that_is_not_the_key(data: bytes, reason: str) -> None:
-    assert reason_of(lambda: wire.decode_key(data, RUN, 3, ALICE.public)) == reason
-
-
-def test_a_key_with_a_field_of_a_later_version() -> None:
-    data = resigned(KEY_OBJECT, ALICE, RUN, lambda fields: fields.update({OPTIONAL: b""}))
-    assert wire.decode_key(data, RUN, 3, ALICE.public) == KEY

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from builders import genesis_facts, header, identity, payload_key, run_spec
+from builders import NO_SEAL, genesis_facts, header, identity, payload_key, run_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,9 +30,9 @@ def opened(uid: int, size: int) -> Opened:
     """A submission whose ciphertext has so many bytes; as a map where it is large, as submissions are."""
     ciphertext = blake3(bytes((uid,))).digest(length=size)
     miner = identity(f"miner {uid}")
-    whole = wire.encode(header(FACTS, miner, uid % 4, ciphertext, payload_key(uid)), miner, ciphertext)
-    signed, _ = wire.decode(whole, FACTS.run_id)
-    return Opened(signed, payload_key(uid), memoryview(ciphertext) if size > 1000 else ciphertext)
+    head = wire.encode_head(header(FACTS, miner, uid % 4, ciphertext, payload_key(uid)), miner)
+    key = wire.encode_key(miner, FACTS.run_id, 0, payload_key(uid), NO_SEAL)
+    return Opened(wire.decode_head(head, FACTS.run_id), key, memoryview(ciphertext) if size > 1000 else ciphertext)
 
 
 def of_bytes(total: int) -> list[Opened]:

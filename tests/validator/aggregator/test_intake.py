@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
-from builders import header, identity, payload_key, possession_of, submission, update
+from builders import header, identity, payload_key, possession_of, update
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ def opened(intake: Intake) -> set[bytes]:
 
 def hangs(peers: Iterable[str]) -> dict[str, Fault]:
     """Payloads that never come; which of the faults fired tells whose was begun."""
-    return {name: Fault("hang", "store.get_range", owner=name) for name in peers}
+    return {name: Fault("hang", "store.get", "*.sub", owner=name) for name in peers}
 
 
 class TestHeads:
@@ -56,11 +57,7 @@ class TestHeads:
     def test_bytes_that_nobody_signed_are_read_again(self, kind: Kind) -> None:
         async def main() -> None:
             crowd = await Crowd.begin((A,), Script([Fault(kind, "store.get_range", count=2)]))
-            facts = crowd.tip.facts(possession_of(crowd.tip.opening))
-            data, _ = submission(facts, identity(A), 0)
-            # Little more than the head, so that what the fault does befalls the head.
-            size = wire.read_prefix(data, wire.Type.SUBMISSION).head_bytes
-            await crowd.bucket(A).put(crowd.submission, data[:size])
+            await crowd.submit()
             async with crowd.intake() as intake:
                 for _ in range(2):
                     assert await crowd.look(intake) == []
@@ -84,21 +81,32 @@ class TestHeads:
 
         play(main())
 
-    def test_an_object_longer_than_its_head_says_is_not_fetched(self) -> None:
+    @pytest.mark.parametrize(
+        ("put", "kept", "reason"),
+        [
+            (lambda head: head + b"more", lambda head: head + b"m", "trailing"),
+            (lambda head: b"junk" * 10_000, lambda head: b"junk" * 3, "magic"),
+            (lambda head: head[:8] + b"\xff\xff\0\0" + head[12:], lambda head: head[:8] + b"\xff\xff\0\0", "truncated"),
+            (lambda head: b"", lambda head: b"", "truncated"),
+        ],
+        ids=["longer", "junk", "announces too much", "empty"],
+    )
+    def test_of_what_is_no_head_only_what_shows_it_is_kept(
+        self, put: Callable[[bytes], bytes], kept: Callable[[bytes], bytes], reason: str
+    ) -> None:
+        """The record will hold it: nobody must make records larger by putting more there."""
+
         async def main() -> None:
             crowd = await Crowd.begin((A,))
             await crowd.submit()
-            data = await crowd.bucket(A).get(crowd.submission, max_bytes=2**20)
-            await crowd.bucket(A).put(crowd.submission, data + b"more")
+            head = await crowd.bucket(A).get(crowd.head_key, max_bytes=2**20)
+            await crowd.bucket(A).put(crowd.head_key, put(head))
             async with crowd.intake() as intake:
-                assert await crowd.look(intake) == [public(A)]
-                await crowd.seal(intake)
-                await crowd.show()
-                crowd.script = Script()
-                assert await crowd.reveal(intake) == {public(A)}
-                assert reasons(intake) == {A: "object_size"}
-                assert intake.candidates() == [public(A)], "the reason is of the payload's class"
-            assert crowd.script.asked() == 0
+                await crowd.look(intake)
+                found = intake.peers[public(A)].head
+                assert (found.data, found.reason) == (kept(head), reason)
+                with pytest.raises(WireError, match=reason):
+                    intake.admitted(public(A), found.data)
 
         play(main())
 
@@ -133,33 +141,13 @@ class TestHeads:
 
         play(main())
 
-    @pytest.mark.parametrize("operation", ["store.get_range", "store.head"])
-    def test_a_bucket_that_fails_is_looked_at_again(self, operation: str) -> None:
+    def test_a_bucket_that_fails_is_looked_at_again(self) -> None:
         async def main() -> None:
-            crowd = await Crowd.begin((A,), Script([Fault("error", operation, count=1)]))
+            crowd = await Crowd.begin((A,), Script([Fault("error", "store.get_range", count=1)]))
             await crowd.submit()
             async with crowd.intake() as intake:
                 assert await crowd.look(intake) == []
                 assert await crowd.look(intake) == [public(A)]
-
-        play(main())
-
-
-class TestEarly:
-    """Keys that are public before the seal."""
-
-    def test_they_are_looked_for_with_all_good_heads_and_for_a_block(self) -> None:
-        async def main() -> None:
-            crowd = await Crowd.begin(names(4), Script([Fault("hang", "store.head", "*.key", owner=C)]))
-            shown, hidden, bad = (name for name in crowd.peers if name != C)
-            await crowd.submit(shown, hidden, C)
-            await crowd.bucket(bad).put(crowd.submission, b"not a submission")
-            await crowd.show(shown, C)
-            async with crowd.intake() as intake:
-                await crowd.look(intake)
-                assert await intake.early(crowd.stores(), await crowd.head()) == (public(shown),)
-                assert asyncio.get_running_loop().time() == BLOCK
-            assert crowd.script.asked(operation="store.head", sort="submissions.key") == 3, "not of whose head is bad"
 
         play(main())
 
@@ -171,15 +159,14 @@ class TestSeal:
         async def main() -> None:
             crowd = await Crowd.begin((A, B, C))
             await crowd.submit(A, B)
-            await crowd.bucket(C).put(crowd.submission, b"not a submission")
+            await crowd.bucket(C).put(crowd.head_key, b"not a submission")
             async with crowd.intake() as intake:
                 await crowd.look(intake)
-                seal = await crowd.seal(intake, early=(public(B),))
-                assert stages(intake) == dict.fromkeys(crowd.order, Stage.FAILED) | {public(A): Stage.SEEN}
-                assert reasons(intake) == {A: "key_missing", B: "key_early", C: "truncated"}
-                assert intake.candidates() == [public(A)]
-                shorter = wire.Seal(seal.run_id, seal.leader, 0, seal.parent, 0, seal.block, seal.headers[:1], ())
-                intake.close(shorter)
+                seal = await crowd.seal(intake)
+                assert stages(intake) == dict.fromkeys(crowd.order, Stage.SEEN) | {public(C): Stage.FAILED}
+                assert reasons(intake) == {A: "key_missing", B: "key_missing", C: "magic"}
+                assert intake.candidates() == sorted((public(A), public(B)))
+                intake.close(replace(seal, headers=seal.headers[:1]), bytes(32))
                 assert list(intake.peers) == [seal.headers[0][0]]
 
         play(main())
@@ -193,7 +180,7 @@ class TestSeal:
             await crowd.submit(B)
             async with crowd.intake() as intake:
                 if first:
-                    await crowd.bucket(A).put(crowd.submission, first)
+                    await crowd.bucket(A).put(crowd.head_key, first)
                 await crowd.look(intake)
                 await crowd.submit(A)
                 crowd.script = Script([Fault("slow", "store.get_range", owner=A, seconds=1.5 * BLOCK)])
@@ -244,7 +231,7 @@ class TestKeys:
 
         play(main())
 
-    @pytest.mark.parametrize("reason", ["key_round", "key_hotkey", "key_mismatch"])
+    @pytest.mark.parametrize("reason", ["key_round", "key_hotkey", "key_mismatch", "key_seal"])
     def test_one_that_its_signer_got_wrong_ends_it(self, reason: str) -> None:
         async def main() -> None:
             crowd = await Crowd.begin((A, B))
@@ -252,7 +239,8 @@ class TestKeys:
                 await crowd.sealed(intake)
                 signer = identity(B if reason == "key_hotkey" else A)
                 key = payload_key(2 if reason == "key_mismatch" else 1)
-                wrong = wire.encode_key(signer, crowd.tip.run_id, int(reason == "key_round"), key)
+                seal = bytes(32) if reason == "key_seal" else crowd.sealed_by
+                wrong = wire.encode_key(signer, crowd.tip.run_id, int(reason == "key_round"), key, seal)
                 await crowd.bucket(A).put(crowd.key, wrong)
                 assert await crowd.reveal(intake) == set(crowd.order)
                 await crowd.show(A)
@@ -290,13 +278,13 @@ class TestPayloads:
             crowd = await Crowd.begin((A,))
             async with crowd.intake() as intake:
                 await crowd.sealed(intake)
-                crowd.script = Script([Fault(kind, "store.get_range", count=3)])
+                crowd.script = Script([Fault(kind, "store.get", "*.sub", count=3)])
                 first, asked = (await crowd.head()).number, []
                 while not opened(intake):
-                    before = crowd.script.asked(operation="store.get_range")
+                    before = crowd.script.asked(sort="submissions.sub")
                     assert await crowd.reveal(intake) == opened(intake)
                     assert reasons(intake) == ({} if opened(intake) else {A: reason})
-                    if crowd.script.asked(operation="store.get_range") > before:
+                    if crowd.script.asked(sort="submissions.sub") > before:
                         asked.append((await crowd.head()).number - first)
                     await crowd.next_block()
                 assert asked == [0, 1, 3, 7]
@@ -318,11 +306,13 @@ class TestPayloads:
                 whole = ChaCha20Poly1305(key).encrypt(nonce, b"\x02rest", bound)
             facts = crowd.tip.facts(possession_of(crowd.tip.opening))
             head = header(facts, identity(A), 0, whole, key)
-            await crowd.bucket(A).put(crowd.submission, wire.encode(head, identity(A), whole))
-            await crowd.bucket(A).put(crowd.key, wire.encode_key(identity(A), run_id, 0, key))
+            await crowd.bucket(A).put(crowd.head_key, wire.encode_head(head, identity(A)))
+            await crowd.bucket(A).put(crowd.payload, whole)
             async with crowd.intake() as intake:
                 await crowd.look(intake)
                 await crowd.seal(intake)
+                shown = wire.encode_key(identity(A), run_id, 0, key, crowd.sealed_by)
+                await crowd.bucket(A).put(crowd.key, shown)
                 assert await crowd.reveal(intake) == {public(A)}
                 assert reasons(intake) == {A: reason}
                 crowd.script = Script()
@@ -346,8 +336,8 @@ class TestPayloads:
                     assert intake.admitted(peer, taken.head.data) is taken.head.signed
                     assert intake.payload(peer).opened.signed is taken.head.signed
             assert (crowd.judging.calls, crowd.opening.calls) == (6, 6)
-            assert crowd.script.asked(operation="store.get_range") == 12, "a head and a ciphertext each"
-            assert crowd.script.asked(operation="store.get") == 6, "a key each"
+            assert crowd.script.asked() == 3 * 6, "a head, a key and a ciphertext each"
+            assert crowd.script.asked(operation="store.get") == 12, "a key and a payload each"
 
         play(main())
 
@@ -425,7 +415,7 @@ class TestOrder:
             crowd = await Crowd.begin(self.MANY)
             async with crowd.intake() as intake:
                 await crowd.sealed(intake)
-                crowd.script = Script(Fault("missing", "store.get_range", owner=name) for name in self.MANY[:20])
+                crowd.script = Script(Fault("missing", "store.get", "*.sub", owner=name) for name in self.MANY[:20])
                 before = asyncio.get_running_loop().time()
                 assert await crowd.reveal(intake, self.SEATS) >= set(crowd.order[20:])
                 assert opened(intake) >= set(crowd.order[20:23])
@@ -450,7 +440,7 @@ class TestOrder:
                 await crowd.show()
                 assert await crowd.reveal(intake, self.SEATS) == set(crowd.order[ahead:])
                 assert opened(intake) == set(crowd.order[ahead:first])
-            assert crowd.script.asked(operation="store.get_range") == first
+            assert crowd.script.asked(sort="submissions.sub") == first
 
         play(main())
 
@@ -500,9 +490,9 @@ class TestOrder:
             match fate:
                 case "hang" | "damaged" | "missing":
                     kind: Kind = fate
-                    return [Fault(kind, "store.get_range", owner=name)]
+                    return [Fault(kind, "store.get", "*.sub", owner=name)]
                 case "key hangs":
-                    return [Fault("hang", "store.get", owner=name)]
+                    return [Fault("hang", "store.get", "*.key", owner=name)]
             return []
 
         async def main() -> None:
@@ -514,7 +504,7 @@ class TestOrder:
                     if fate[name] == "no key":
                         await crowd.bucket(name).delete(crowd.key)
                     if fate[name] == "other key":
-                        other = wire.encode_key(identity(name), crowd.tip.run_id, 0, payload_key(2))
+                        other = wire.encode_key(identity(name), crowd.tip.run_id, 0, payload_key(2), crowd.sealed_by)
                         await crowd.bucket(name).put(crowd.key, other)
                 crowd.script = Script(f for name in crowd.peers for f in fault(name, fate[name]))
                 for _ in range(3):
@@ -540,14 +530,14 @@ class TestSecondLife:
             crowd = await Crowd.begin((A, B, C))
             await crowd.submit(A, B)
             await crowd.submit(B, uid=0)
-            await crowd.bucket(C).put(crowd.submission, b"not a submission")
+            await crowd.bucket(C).put(crowd.head_key, b"not a submission")
             async with crowd.intake() as intake, crowd.intake() as second:
                 await crowd.look(intake)
                 seal = await crowd.seal(intake)
-                second.load(intake.save(), seal)
-                second.close(seal)
+                second.load(intake.heads(), seal)
+                second.close(seal, crowd.sealed_by)
                 assert second.peers == intake.peers
-                assert reasons(second) == {A: "key_missing", B: "uid_mismatch", C: "truncated"}
+                assert reasons(second) == {A: "key_missing", B: "uid_mismatch", C: "magic"}
 
         play(main())
 
@@ -556,9 +546,10 @@ class TestSecondLife:
             crowd = await Crowd.begin((A, B))
             async with crowd.intake() as intake, crowd.intake() as second:
                 seal = await crowd.sealed(intake)
-                saved = intake.save()
-                flipped = saved[:200] + bytes((saved[200] ^ 1,)) + saved[201:]
-                for wrong in (saved[:-1], flipped, b"", bytes(200)):
+                heads = intake.heads()
+                head = heads[public(A)]
+                flipped = heads | {public(A): head[:-1] + bytes((head[-1] ^ 1,))}
+                for wrong in (flipped, {public(A): head}, {}, heads | {public(C): head}):
                     with pytest.raises(ObjectDamaged, match="saved heads"):
                         second.load(wrong, seal)
                 assert second.peers == {}
@@ -572,12 +563,12 @@ class TestSecondLife:
             crowd = await Crowd.begin((A, B, C))
             await crowd.submit(A, uid=1)
             await crowd.submit(B)
-            await crowd.bucket(C).put(crowd.submission, b"not a submission")
+            await crowd.bucket(C).put(crowd.head_key, b"not a submission")
             async with crowd.intake() as intake:
                 await crowd.look(intake)
                 mine, other, rubbish = (intake.peers[public(name)].head.data for name in (A, B, C))
                 assert intake.admitted(public(A), mine).header.uid == 1
-                for peer, head, reason in ((A, other, "foreign_header"), (C, rubbish, "truncated")):
+                for peer, head, reason in ((A, other, "foreign_header"), (C, rubbish, "magic")):
                     with pytest.raises(WireError, match=reason):
                         intake.admitted(public(peer), head)
 

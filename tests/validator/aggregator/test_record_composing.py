@@ -21,13 +21,12 @@ WORK = Work(Choice(Kind.ROUND, (ALICE,), {ALICE: "", BOB: KEY_MISSING}), WEIGHTS
 
 def decision(tip: Tip, peers: tuple[bytes, ...] = tuple(sorted(HEADS)), **changes: object) -> Decision:
     listed = tuple((peer, hash32(peer)) for peer in peers)
-    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(5), listed, ())
+    seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(5), listed)
     fields = {
         "seal": seal,
         "seal_digest": hash32("seal"),
         "root": hash32("root"),
         "scores": (),
-        "evaluate": beacon("evaluate", 0, 7),
         "assign": beacon("assign", 1, 0),
         "possess": beacon("possess", 1, 7),
     }

@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from muster.validator.gauntlet.evaluation import (
     Measured,
     assigned_sample,
     evaluate,
+    own_beacon,
 )
 
 BEACON = bytes(range(32))
@@ -152,3 +154,13 @@ def test_assigned_samples_come_from_the_declared_prefix(public: bytes, declared:
     drawn = assigned_sample(BEACON, public, declared, count)
     assert len(set(drawn)) == len(drawn) == min(count, len(declared))
     assert set(drawn) <= set(declared)
+
+
+def test_each_validator_draws_windows_of_its_own() -> None:
+    declared, peer = list(range(1000)), bytes(32)
+    drawn = {
+        tuple(assigned_sample(own_beacon(BEACON, bytes([validator]) * 32), peer, declared, 4))
+        for validator in range(20)
+    }
+    assert len(drawn) == 20
+    assert own_beacon(BEACON, bytes(32)) == blake3(BEACON + bytes(32)).digest()

@@ -28,11 +28,11 @@ async def crowd_of(peers: Sequence[str], script: Script | None = None) -> tuple[
     """Everybody's submission and key are public; the heads in the order of the names."""
     crowd = await Crowd.begin(peers, script, clock={"reveal": REVEAL, "grace": GRACE})
     await crowd.submit()
-    await crowd.show()
+    await crowd.show()  # for the seal that `crowd.sealed_by` names
     ranked = []
     for name in peers:
-        data = await crowd.bucket(name).get(crowd.submission, max_bytes=2**20)
-        ranked.append(wire.decode(data, crowd.tip.run_id)[0])
+        data = await crowd.bucket(name).get(crowd.head_key, max_bytes=2**20)
+        ranked.append(wire.decode_head(data, crowd.tip.run_id))
     return crowd, ranked
 
 
@@ -45,7 +45,8 @@ async def screened(
         return pressed
 
     async with crowd.intake() as intake:
-        screening = Screening(Submissions(crowd.tip, crowd.opening), crowd.stores(), intake.errands, payload_bytes)
+        submissions = Submissions(crowd.tip, crowd.opening)
+        screening = Screening(submissions, crowd.sealed_by, crowd.stores(), intake.errands, payload_bytes)
         before = crowd.chain.height
         found = await screening.run(ranked, crowd.chain, crowd.tip.spec.clock, is_pressed)
         took = crowd.chain.height - before
@@ -69,15 +70,15 @@ def test_all_that_can_be_read_are_opened_at_once_and_in_order() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault("hang", "store.get"),
-        Fault("hang", "store.get_range"),
-        Fault("slow", "store.get_range", seconds=500.0),
-        Fault("slow", "store.get", seconds=29.0),
+        Fault("hang", "store.get", "*.key"),
+        Fault("hang", "store.get", "*.sub"),
+        Fault("slow", "store.get", "*.sub", seconds=500.0),
+        Fault("slow", "store.get", "*.key", seconds=29.0),
         Fault("error", "store.*"),
-        Fault("missing", "store.get"),
-        Fault("damaged", "store.get_range"),
+        Fault("missing", "store.get", "*.key"),
+        Fault("damaged", "store.get", "*.sub"),
     ],
-    ids=lambda fault: f"{fault.kind} {fault.operation}",
+    ids=lambda fault: f"{fault.kind} {fault.operation} {fault.key}",
 )
 def test_who_cannot_be_read_is_left_out_alone_and_costs_no_more_than_the_budget(fault: Fault) -> None:
     """Its own submission where it drips, but slowly enough for the time there is, is measured."""
@@ -97,7 +98,7 @@ def test_who_hangs_holds_nobodys_place() -> None:
     """Payloads so large that eight are read at one time: the last of 24 is read after two turns, not after the end."""
 
     async def main() -> None:
-        crowd, ranked = await crowd_of(MANY, Script(Fault("hang", "store.get_range", owner=n) for n in MANY[:-1]))
+        crowd, ranked = await crowd_of(MANY, Script(Fault("hang", "store.get", "*.sub", owner=n) for n in MANY[:-1]))
         assert await screened(crowd, ranked, payload_bytes=FLIGHT_BYTES) == ([MANY[-1]], REVEAL)
         (opened_at,) = crowd.opening.times
         assert opened_at < 2 * BLOCK
@@ -109,7 +110,7 @@ def test_who_hangs_holds_nobodys_place() -> None:
 def test_large_payloads_are_read_eight_at_a_time_by_need() -> None:
     async def main() -> None:
         crowd, ranked = await crowd_of(MANY)
-        faults = {name: Fault("slow", "store.get_range", owner=name, seconds=PLACE_SECONDS / 2) for name in MANY}
+        faults = {name: Fault("slow", "store.get", "*.sub", owner=name, seconds=PLACE_SECONDS / 2) for name in MANY}
         crowd.script = Script(faults.values())
         reading = asyncio.create_task(screened(crowd, ranked[::-1], payload_bytes=FLIGHT_BYTES))
         for turn in range(3):
@@ -125,7 +126,7 @@ def test_large_payloads_are_read_eight_at_a_time_by_need() -> None:
 @pytest.mark.parametrize(("pressed", "blocks"), [(True, GRACE), (False, REVEAL)])
 def test_where_the_scores_are_waited_for_it_ends_with_grace(pressed: bool, blocks: int) -> None:
     async def main() -> None:
-        crowd, ranked = await crowd_of(MANY[:3], Script([Fault("hang", "store.get_range", owner=MANY[0])]))
+        crowd, ranked = await crowd_of(MANY[:3], Script([Fault("hang", "store.get", "*.sub", owner=MANY[0])]))
         assert await screened(crowd, ranked, pressed) == ([*MANY[1:3]], blocks)
 
     play(main())
@@ -138,7 +139,9 @@ def test_a_chain_that_fails_ends_it_and_leaves_nothing_behind() -> None:
         chain = FaultyChain(crowd.chain, script, lambda: crowd.chain.height, "validator")
         async with asyncio.TaskGroup() as tasks:
             errands = Errands(tasks, chain)
-            screening = Screening(Submissions(crowd.tip, crowd.opening), crowd.stores(), errands, 2**16)
+            screening = Screening(
+                Submissions(crowd.tip, crowd.opening), crowd.sealed_by, crowd.stores(), errands, 2**16
+            )
             with pytest.raises(ChainError):
                 await screening.run(ranked, chain, crowd.tip.spec.clock, asyncio.Event().wait)
         assert asyncio.get_running_loop().time() == 0.0, "the group has waited for nobody"

@@ -131,21 +131,21 @@ class TestScores:
             assert (await life.scores()).record == (await life.world.fetched()).digest
             assert [sorted(names) for names in life.measured] == [sorted((ALICE, BOB))] * 2
             assert life.events("scored") == [0, 1]
-            assert life.events("weights") == [0], "the second came in the same block, and the chain takes one"
+            assert life.events("weights") == [0, 1], "each after the evaluation block of its own round"
             assert store.newest_round() == 1
             assert store.states(1)[ALICE].evaluated == 2
 
         play(main())
 
-    @pytest.mark.parametrize("operation", ["store.get", "store.get_range"])
+    @pytest.mark.parametrize("part", ["*.key", "*.sub"])
     def test_a_peer_that_hangs_is_not_evaluated_and_delays_nobody(
-        self, operation: str, store: FailingStore, monkeypatch: pytest.MonkeyPatch
+        self, part: str, store: FailingStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
             world = await run_of(seats=1)
             (seated,) = (await world.followed(1))[0].accepted
             name = next(name for name in MINERS if identity(name).public != seated.public)
-            life = Life(world, store, Script([Fault("hang", operation, owner=name)]))
+            life = Life(world, store, Script([Fault("hang", "store.get", part, owner=name)]))
             before = world.chain.height
             await life.live(monkeypatch)
             assert not life.script.unfired()
@@ -170,6 +170,26 @@ class TestScores:
             assert {row.hotkey for row in (await life.scores(1)).rows} == {ALICE, BOB}
             assert life.files(0) == life.files(1) == 1
             assert life.script.asked(sort="submissions.*") == 2, "key and payload of round 1's peer without a seat"
+
+        play(main())
+
+    def test_nothing_is_measured_before_the_evaluation_block(
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It comes so many blocks after the one that the round's seal names, and windows are drawn by it alone."""
+
+        async def main() -> None:
+            world = await run_of()
+            sealed, height = (await world.fetched()).seal.block.number, world.chain.height
+            due = sealed + world.tip.spec.clock.evaluate
+            assert height < due
+            life, seen = Life(world, store), []
+            monkeypatch.setattr(
+                gauntlet, "own_beacon", lambda value, me: seen.append((world.chain.height, me)) or value
+            )
+            await life.live(monkeypatch)
+            assert seen == [(due, identity(LEADER).public)]
+            assert len(life.measured) == 1
 
         play(main())
 

@@ -1,0 +1,42 @@
+"""The one seal that a miner answers in a round: kept where everybody can read it, before the key goes out.
+
+An instruction may be carried out twice, and by two lives of a miner. The bucket decides which seal is the one, so a
+second life answers what the first one did, and whoever gets a key can read what it was shown for.
+"""
+
+from __future__ import annotations
+
+from muster.node.ledger.reader import MAX_SEAL_BYTES, FoundSeal
+from muster.protocol import paths, wire
+from muster.protocol.errors import ObjectDamaged, ObjectMissing, WireError
+from muster.protocol.ledger import Tip
+from muster.protocol.storage import Store
+
+
+async def answer(bucket: Store, tip: Tip, found: FoundSeal) -> bytes:
+    """Put a seal beside the key to come, unless one is there; the digest of the one that is answered.
+
+    Raises:
+        StorageError: the bucket does not take it, or does not show what is there.
+    """
+    if await bucket.put_if_absent(paths.answered(tip.run_id, tip.round), found.data):
+        return found.digest
+    before = await answered(bucket, tip)
+    if before is None:
+        raise ObjectMissing(f"the seal answered in round {tip.round} is there and cannot be found")
+    return before
+
+
+async def answered(bucket: Store, tip: Tip) -> bytes | None:
+    """The digest of the seal that is answered in the open round, None for none so far.
+
+    Raises:
+        StorageError: the bucket does not show what is there.
+    """
+    try:
+        data = await bucket.get(paths.answered(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
+        return wire.decode_seal(data, tip.run_id)[1]
+    except ObjectMissing:
+        return None
+    except WireError as error:
+        raise ObjectDamaged(f"the seal answered in round {tip.round} is not readable: {error}") from error

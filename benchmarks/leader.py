@@ -107,13 +107,13 @@ def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket, and its key beside it, to be shown after the seal."""
     kernels, wire, paths = room("muster.kernels"), room("muster.protocol.wire"), room("muster.protocol.paths")
     assignment, replicas = room("muster.protocol.rules.assignment"), room("muster.node.replica")
-    genesis = room("muster.node.replica.genesis")
+    genesis = room("muster.node.replica.genesis", "muster.node.genesis")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, replicas.Replica.genesis(stage.spec, history.run_id)
-    update = kernels.compress(
-        [tensor * 0.01 for tensor in genesis.genesis_parameters(spec.model, spec.genesis.seed)], tip.codec
-    )
+    delta = [tensor * 0.01 for tensor in genesis.genesis_parameters(spec.model, spec.genesis.seed)]
+    how = (tip.codec,) if hasattr(tip, "codec") else (spec.sparse.k, tip.layout.grid)  # the build before
+    update = kernels.compress(delta, *how)
     for uid, member in enumerate(stage.cast.members):
         if member in stage.cast.operators:
             continue

@@ -294,7 +294,7 @@ class TestKey:
         assert world.events("sealed_other") == [0]
 
 
-PATIENCE = 20.0
+PATIENCE = 200.0
 """Seconds after which a thread that is not let through fails the test."""
 
 

@@ -32,6 +32,7 @@ from quantiser_study import reference
 from torch import Tensor
 
 from muster.kernels import (
+    TILE,
     Codec,
     Grid,
     SparseUpdate,
@@ -52,7 +53,9 @@ PAIRS = 11
 TARGETS = {"compress": 4.0, "aggregate of 20": 6.0}
 """Times as fast as the plain torch code."""
 MEMORY_TARGET = 0.05
-"""Of the model, on top of what it is called with."""
+"""Of the model, on top of what it is called with, and of what it returns."""
+UNDO_LOG = SENDERS * K / TILE
+"""Of the model: room for the undo log that an outer step returns."""
 JUDGED = 90_000_000
 """Parameters from which on memory is judged: below, the threads' own 2 MiB show."""
 BITS_TARGETS = {32: 10.8, 64: 9.7, 128: 8.8}
@@ -149,6 +152,8 @@ def measure(entries: int, times: int) -> list[Row]:
     updates += [compress_(delta, delta, 0.0, Codec(grid, K)) for _ in range(SENDERS - 1)]
     weights = np.full((SENDERS, len(shapes)), 0.9, np.float32)
     row("aggregate of 20", lambda: aggregate_(theta, updates, weights, 1.0, "sender_mean"))
+    log = aggregate_(theta, updates, weights, 1.0, "sender_mean")
+    row("undo of 20", lambda: undo_(theta, updates, log))
     row("apply and restore", lambda: undo_(theta, updates[:1], perturb_(theta, updates[0], 0.2)))
     return rows
 
@@ -303,7 +308,8 @@ def main() -> int:
     rows = scale(options.scale) if options.scale else measure(options.entries * 1_000_000, PAIRS)
     if not options.scale:
         print_rows(rows)
-    missed += sum(row.share > MEMORY_TARGET for row in rows if row.entries >= JUDGED)
+    logs = {"aggregate of 20": UNDO_LOG}
+    missed += sum(row.share - logs.get(row.operation, 0) > MEMORY_TARGET for row in rows if row.entries >= JUDGED)
     if options.csv:
         with options.csv.open("w", newline="") as file:
             writer = csv.writer(file)

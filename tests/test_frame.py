@@ -101,7 +101,7 @@ def run(pristine: Path, tmp_path: Path) -> Path:
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process without the settings of whoever runs the tests."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
-    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=60, env=plain)
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=600, env=plain)
 
 
 def cpu_seconds() -> float:

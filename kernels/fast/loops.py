@@ -329,12 +329,12 @@ def step_tiles(
                 _move(theta[at : at + width], total[n, line], divided[n, line], alpha)
         for n in range(strip):
             _, height, width = _tile(matrix, tile + n)
-            log[1][tile + n - tiles[0]] = -saved
+            before, by, old, count = total[n], divided[n], log[0][saved:], np.uint64(0)
             for i in range(height * width):
-                # Written always and counted at times: no branch to guess wrong.
-                log[0][saved] = total[n, i]
-                saved += divided[n, i] > 0
-            log[1][tile + n - tiles[0]] += saved
+                old[count] = before[i]  # always written, counted at times, as above
+                count += np.uint64(by[i] > 0)
+            log[1][tile + n - tiles[0]] = count
+            saved += int(count)
         total[:strip], divided[:strip] = 0, 0
         tile += strip
 

@@ -185,7 +185,7 @@ def test_the_quick_plan_plays_what_its_check_reads() -> None:
     assert set(QUICK.stages[0]({})) == set(quick_rows(0.0))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     """Real processes; what is in the file is not played again, and what is there twice is played once."""
     wanted = [Variant(method="single", steps=1, rounds=2, batch=1, seed=seed) for seed in (0, 1)]

@@ -27,8 +27,8 @@ from typing import Self
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-COMMAND_SECONDS = 90.0
-PATIENCE_SECONDS = 150.0
+COMMAND_SECONDS = 900.0
+PATIENCE_SECONDS = 1500.0
 """For what comes true in time: a round or two on a machine that has other things to do."""
 LOOK_SECONDS = 0.5
 

@@ -51,7 +51,7 @@ def muster(*arguments: str, environment: Mapping[str, str]) -> subprocess.Comple
         env={**kept, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
 
@@ -217,7 +217,7 @@ def test_keys_are_asked_for_by_name(request_: CreateRequest) -> None:
 
 def test_only_bucket_commands_load_boto3() -> None:
     code = "import sys, muster.cli, muster.run.settings, muster.protocol.storage; sys.exit('boto3' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=600).returncode == 0
 
 
 def test_no_other_command_accepts_the_administrators_keys() -> None:

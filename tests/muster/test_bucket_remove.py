@@ -35,7 +35,7 @@ def muster(*arguments: str, environment: Mapping[str, str]) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "muster", *arguments],
-        env={**kept, **environment}, capture_output=True, text=True, timeout=100, check=False,
+        env={**kept, **environment}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -54,7 +54,7 @@ def locations(folder: Path) -> list[S3Location]:
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(3000)
 def test_the_same_testnet_again_and_the_first_one_removed(
     s3_server: RadosGateway, admin: dict[str, str], tmp_path: Path
 ) -> None:

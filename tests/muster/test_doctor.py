@@ -278,7 +278,7 @@ class TestCommand:
 
     def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-P", "-m", "muster", "doctor", *map(str, arguments)]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100)
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900)
 
     def test_the_first_failure_decides_the_status(self, run: RunDirectory) -> None:
         (run.data / "heldout.bin").write_bytes(b"short")

@@ -14,7 +14,7 @@ from hotkey_process import LEDGER, line, other_process
 from muster.node.turns import Lane, Turn, Turns
 from muster.protocol.errors import RateLimited, StorageError
 
-WAITING = 30.0
+WAITING = 300.0
 """Seconds that no wait lasts unless something is wrong."""
 
 SHORT = 0.05

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from source_tree import plain
 
-PIP_SECONDS = 300
+PIP_SECONDS = 1200
 
 
 def make_environment(folder: Path, *installs: Sequence[str | Path]) -> Path:

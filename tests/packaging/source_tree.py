@@ -17,7 +17,7 @@ import sys
 from setuptools import build_meta
 print(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))
 """
-BUILD_SECONDS = 60
+BUILD_SECONDS = 600
 
 
 def known() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from environments import make_environment, pip
 from source_tree import plain
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 WHERE = """
 import importlib, sys

@@ -11,10 +11,10 @@ import tomli_w
 from environments import make_environment
 from source_tree import ROOT, plain
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(2400)]
 
 NAMES = ("protocol", "queue", "types", "kernels", "node", "validator", "muster")
-SECONDS = 250
+SECONDS = 1800
 CHILDREN = 4
 """An aggregator, a validator, an honest miner and another."""
 

@@ -31,7 +31,7 @@ LABELS = ("aggregator-operator-0", "validator-operator-0", "miner-0", "miner-1",
 LOOK_SECONDS = 0.02
 """Between two looks at a journal: short against the 0.25 s block in which a killed process must be caught."""
 
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = 900.0
 SUMMARY_KEYS = {
     "rounds", "wall_s", "first_record_s", "loss", "unigram", "state_roots", "state_root", "roots_agree",
     "bits_per_value", "compression_ratio", "bytes_up", "bytes_down", "utilisation", "peers",

@@ -23,7 +23,7 @@ from muster.protocol.identity import Identity
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 2
-SECONDS = 90.0
+SECONDS = 900.0
 NOBODY = "65534"
 
 Prefix = Sequence[str]

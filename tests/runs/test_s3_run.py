@@ -31,7 +31,7 @@ MANY_ROUNDS = 12
 """As many as the default testnet has."""
 SEED = 3
 ROSTER = Roster.of(SEED, 2, 1, {})
-SECONDS = 100
+SECONDS = 900
 
 
 class Finished(NamedTuple):

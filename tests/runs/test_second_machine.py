@@ -36,7 +36,7 @@ from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials
 from muster.protocol.storage.admin import Provisioner
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(6000)]
 
 NOBODY = 65534
 """The user and group that own nothing; to run something as them one must be root."""
@@ -44,8 +44,8 @@ ROUNDS = 1000
 """More than are played: the run is under way when the stranger comes, and goes on without him."""
 SETTINGS = 10
 """As many as a person is asked to look through."""
-COMMAND_SECONDS = 120.0
-PATIENCE_SECONDS = 240.0
+COMMAND_SECONDS = 900.0
+PATIENCE_SECONDS = 2400.0
 """For what comes true after some rounds, on a machine that has other things to do."""
 LOOK_SECONDS = 0.2
 

@@ -31,15 +31,15 @@ from muster.protocol.storage import Credentials, S3Location, parse_location
 from muster.protocol.storage.admin import Provisioner, Service
 from muster.testnet.roster import Roster
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(6000)]
 
 ROUNDS = 3
 SEED = 23
 ROSTER = Roster.of(SEED, 2, 1, {"garbage": 1})
 STRANGERS = ("wrong-key", "wrong-bucket")
 LABELS = ("aggregator-operator-0", "validator-operator-0", *(miner.name for miner in ROSTER.miners))
-RUN_SECONDS = 300.0
-COMMAND_SECONDS = 120.0
+RUN_SECONDS = 3000.0
+COMMAND_SECONDS = 900.0
 LOOK_SECONDS = 0.1
 """Between two looks at all command lines and environments: short against the life of any process here."""
 PATHS = ("healthz", "status", "metrics")

@@ -325,7 +325,7 @@ class TestFolder:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         program = (sys.executable, "-P", "-m", "muster", "story", *arguments)
         environment = os.environ | {"COLUMNS": str(WIDTH)}
-        return subprocess.run(program, check=False, capture_output=True, text=True, timeout=100, env=environment)
+        return subprocess.run(program, check=False, capture_output=True, text=True, timeout=900, env=environment)
 
     def test_the_command_tells_it_and_leaves_every_byte_as_it_was(self, case: Case, folder: Path) -> None:
         before = picture(folder)

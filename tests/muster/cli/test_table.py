@@ -29,7 +29,7 @@ ALL = dict(commands())
 def muster(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a process."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "muster", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-P", "-m", "muster", *arguments], capture_output=True, text=True, check=False, timeout=600
     )
 
 
@@ -60,7 +60,7 @@ def test_help_of_a_group_imports_none_of_its_commands(words: str) -> None:
         "try: main()\n"
         "finally: print([m for m in sys.modules if m in ('torch', 'muster.run.settings', 'muster.cli.' + '{words}')])"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
     assert ended.stdout.splitlines()[-1] == "[]"
     entry = COMMANDS[words]
     assert isinstance(entry, Group)

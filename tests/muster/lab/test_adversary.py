@@ -18,7 +18,7 @@ PROGRAM = (sys.executable, "-P", "-m", "muster.lab.adversary")
 
 
 def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=100)
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=900)
 
 
 def test_the_names_are_those_of_the_classes() -> None:

@@ -29,7 +29,7 @@ from muster.testnet.supervise import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-DEADLINE = 30.0
+DEADLINE = 300.0
 AT_ONCE = RestartPolicy(first_delay=0.0)
 
 REPORT = """

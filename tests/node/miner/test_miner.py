@@ -266,7 +266,7 @@ class TestSending:
         assert world.bucket.puts == []
 
 
-PATIENCE = 20.0
+PATIENCE = 200.0
 """Seconds after which a thread that is not let through fails the test."""
 
 

@@ -116,7 +116,7 @@ store.commit(1, Dying({h: PeerState(h, mu=0.1) for h in [*(f"a{i}" for i in rang
 def test_killed_in_the_middle_of_a_commit(tmp_path: Path) -> None:
     path = tmp_path / "scores.sqlite"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.run([sys.executable, "-c", CHILD, str(path)], env=environment, timeout=60, check=False)
+    child = subprocess.run([sys.executable, "-c", CHILD, str(path)], env=environment, timeout=600, check=False)
     assert child.returncode == -signal.SIGKILL
     store = ScoreStore(path)
     assert store.newest_round() == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.node.directory import Directory
-from muster.node.ledger import reader
+from muster.node.ledger import catch_up, reader
 from muster.node.ledger.participant import judge
 from muster.node.ledger.reader import Fetched, Reader
 from muster.node.replica import Replica
@@ -194,7 +194,7 @@ class Evidence:
 
     async def checkpoint(self, tip: Tip, record: Record) -> Replica:
         """θ before a record that pins a checkpoint; raises as `record` does."""
-        return await reader.load_checkpoint(self.store, tip, record)
+        return await catch_up.load_checkpoint(self.store, tip, record)
 
     async def beyond(self, round_: int) -> list[str]:
         """The names of the records, `MAX_BEYOND` at most, in the leader's bucket from `round_` on, one a round."""

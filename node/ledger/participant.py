@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from muster.node.context import Context
 from muster.node.ledger import reader
-from muster.node.ledger.reader import CatchUp, Fetched, FoundSeal, Reader
+from muster.node.ledger.catch_up import CatchUp
+from muster.node.ledger.reader import Fetched, FoundSeal, Reader
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import ledger

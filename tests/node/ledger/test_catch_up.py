@@ -10,7 +10,8 @@ from builders import LEADER, checkpoint_of, hash32, theta
 from ledger_world import World
 
 from muster.lab.faults import Fault
-from muster.node.ledger.reader import CatchUp, genesis_tip
+from muster.node.ledger.catch_up import CatchUp
+from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError

@@ -169,7 +169,9 @@ async def test_a_round_goes_through_each_stage_once_and_in_order() -> None:
     names = [field.name for field in fields(Stages)]
     miner = world.miner(stages=Stages(**{name: noted(name) for name in names}))
     await miner.train()
-    await miner.publish_key(seal_of(miner, world.signed().digest))
+    found = await miner.choose_seal([seal_of(miner, world.signed().digest)], await world.chain.head())
+    assert found is not None
+    await miner.publish_key(found)
     assert passed == names
     assert world.events("key") == [0]
 

@@ -185,7 +185,7 @@ class RunHistory:
             hotkey=member.hotkey,
             name=member.name,
             behaviour=member.behaviour,
-            submitted=len(self._submitted.get(member.name, ())),
+            submitted=len(self._submitted.get(member.name, set()) & {number for number, _ in self._closed()}),
             accepted=sum(member.hotkey in row.accepted for row in closed),
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
             score=self._scores.get(member.hotkey),
@@ -245,14 +245,17 @@ class RunHistory:
         return all(self._finished.get(label) == last for label in self._honest)
 
     def _utilisation(self, closed: list[tuple[int, _Round]]) -> float:
-        """Σ inner-step seconds after the first record ÷ (miners × seconds from first to last record)."""
+        """Σ inner-step seconds between first and last record ÷ (miners × the seconds between them).
+
+        What miners begin while the closing round waits for its last scores is of no round, and counts nowhere.
+        """
         records = [row.recorded for _, row in closed if row.recorded is not None]
         honest = [m for m in self._setting.roster.miners if m.behaviour == HONEST]
         if len(records) < 2 or not honest:
             return 0.0
-        first = closed[0][0]
+        first, last = closed[0][0], closed[-1][0]
         names = {m.name for m in honest}
-        spent = sum(s for (label, r), s in self._training.items() if label in names and r > first)
+        spent = sum(s for (label, r), s in self._training.items() if label in names and first < r <= last)
         return spent / (len(honest) * (records[-1] - records[0]))
 
     def _absences(self, closed: list[tuple[int, _Round]]) -> list[str]:

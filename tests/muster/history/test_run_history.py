@@ -108,6 +108,18 @@ def test_the_summary_counts_what_happened() -> None:
     assert summary.ratings_history[ZERO] == ((0, 25.0, 8.0), (1, 26.0, 8.0), (2, 27.0, 8.0))
 
 
+def test_what_is_begun_in_the_closing_round_counts_nowhere() -> None:
+    """While the leader waits for the last scores, miners may train and submit once more."""
+    rounds = story()
+    rounds["miner-0"] += [
+        Noted(130.0, events.Training(ROUNDS)),
+        Noted(140.0, events.Trained(ROUNDS, steps=2, seconds=50.0, loss=1.0)),
+        Noted(141.0, events.Submitted(ROUNDS, bytes=125, values=100)),
+    ]
+    summary, usual = (told(sorted(one), one).summary(160.0, ()) for one in (rounds, story()))
+    assert (summary.utilisation, summary.peers) == (usual.utilisation, usual.peers)
+
+
 def test_the_order_of_reading_does_not_matter() -> None:
     forward, backward = sorted(story()), sorted(story(), reverse=True)
     assert told(forward, story()).summary(160.0, ()) == told(backward, story()).summary(160.0, ())

@@ -17,9 +17,6 @@ from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.rules.admission import MAX_KEY_BYTES
 from muster.protocol.wire import Record, Signed
 
-EMPTY_DIGEST = blake3(b"").digest()
-"""What a record that applies nothing says of its bundle."""
-
 
 @dataclass(frozen=True, slots=True)
 class Opened:

@@ -18,7 +18,7 @@ from muster.lab.faulty import FaultyStore
 from muster.node.submission import SPOOL_BYTES
 from muster.protocol import wire
 from muster.protocol.errors import StorageError
-from muster.protocol.ledger.bundle import EMPTY_DIGEST, Opened, read_bundle, write_bundle
+from muster.protocol.ledger.bundle import Opened, read_bundle, write_bundle
 from muster.protocol.storage.memory import MemoryStore
 from muster.validator.aggregator.bundle import make_bundle
 
@@ -72,7 +72,7 @@ class TestBytes:
 
     def test_of_nothing_it_is_empty(self, tmp_path: Path) -> None:
         bundle = make_bundle([], tmp_path)
-        assert (bundle.size, bundle.digest, kept(tmp_path)) == (0, EMPTY_DIGEST, [])
+        assert (bundle.size, bundle.digest, kept(tmp_path)) == (0, blake3(b"").digest(), [])
 
 
 class TestDisk:

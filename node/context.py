@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -13,6 +12,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Buckets, Meter, Store
+from muster.protocol.storage.thread import in_thread
 
 T = TypeVar("T")
 
@@ -22,11 +22,6 @@ class Offload(Protocol):
 
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
         """Run `work` and return its result."""
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run work beside the event loop."""
-    return await asyncio.to_thread(work)
 
 
 async def in_place(work: Callable[[], T]) -> T:

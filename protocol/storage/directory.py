@@ -23,6 +23,7 @@ from typing import TypeVar
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key, is_key
 from muster.protocol.storage.files import IncomingFile
+from muster.protocol.storage.thread import in_thread
 
 _T = TypeVar("_T")
 
@@ -166,7 +167,7 @@ class DirectoryStore(Store):
             raise StorageError(f"cannot {action} in {self._files.root}: the deadline had passed before it began")
         try:
             async with asyncio.timeout(deadline):
-                return await asyncio.to_thread(guarded)
+                return await in_thread(guarded)
         except TimeoutError as error:
             raise StorageError(f"could not {action} in {self._files.root} within {deadline:g} s") from error
         finally:

@@ -23,7 +23,7 @@ from muster.lab import clock
 from muster.lab.faults import Fault, Kind, Script
 from muster.lab.faulty import FaultyStore
 from muster.node import submission
-from muster.node.context import Offload, in_place, in_thread
+from muster.node.context import Offload, in_place
 from muster.node.ledger.reader import BULK_DEADLINE
 from muster.node.submission import Payload, Submissions
 from muster.protocol import paths, wire
@@ -33,6 +33,7 @@ from muster.protocol.reasons import PAYLOAD_REASONS
 from muster.protocol.storage import Store
 from muster.protocol.storage.directory import DirectoryStore
 from muster.protocol.storage.memory import MemoryStore
+from muster.protocol.storage.thread import in_thread
 from muster.protocol.wire import Key, Signed
 
 T = TypeVar("T")

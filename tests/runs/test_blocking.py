@@ -10,11 +10,12 @@ import pytest
 from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
-from muster.node.context import Context, Offload, in_place, in_thread
+from muster.node.context import Context, Offload, in_place
 from muster.node.ledger.participant import Follower, bootstrap
 from muster.node.ledger.session import Session
 from muster.node.miner import local_miner
 from muster.node.telemetry.journal import Journal
+from muster.protocol.storage.thread import in_thread
 from muster.protocol.types import Role
 from muster.run.daemon import label
 from muster.validator.aggregator.aggregator import Aggregator

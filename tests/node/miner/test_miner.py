@@ -18,7 +18,6 @@ from torch import Tensor
 
 from muster.kernels import Codec, compress, fold, residual
 from muster.lab.nano import counted_delta
-from muster.node.context import in_thread
 from muster.node.miner import Miner, stages
 from muster.node.miner.engine import Delta, Diverged
 from muster.node.miner.stages import OpenRound, Stages, Task
@@ -30,6 +29,7 @@ from muster.protocol import wire
 from muster.protocol.errors import ChainUnreachable, StorageError
 from muster.protocol.faults import Faults, parse_faults
 from muster.protocol.rules.assignment import assigned, data_digest
+from muster.protocol.storage.thread import in_thread
 
 WINDOWS = SPEC.inner.steps * SPEC.inner.batch
 

@@ -1,6 +1,7 @@
 """Object keys: the same layout on a file system and on S3, one place to read it from.
 
-What a round may have several of is named by round and digest, so that siblings stand beside each other.
+What a round may have several of is named by round and digest, so that siblings stand beside each other; what a leader
+signs once in a round and after a parent, by round and parent.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def seal(run_id: bytes, round_: int, digest: bytes) -> str:
     return f"{seals(run_id, round_)}{_short(digest)}.seal"
 
 
-def heads(run_id: bytes, round_: int) -> str:
-    """What a leader signs as the round's seal, and the heads it lists; what a restarted leader goes on from."""
-    return f"{run_id.hex()}/seals/{round_:08d}.heads"
+def heads(run_id: bytes, round_: int, parent: bytes) -> str:
+    """What a leader signs as the seal after this parent, and the heads it lists; a restarted one goes on there."""
+    return f"{run_id.hex()}/seals/{round_:08d}.{_short(parent)}.heads"
 
 
 def records(run_id: bytes, round_: int) -> str:
@@ -56,9 +57,9 @@ def record(run_id: bytes, round_: int, digest: bytes) -> str:
     return f"{records(run_id, round_)}{_short(digest)}.rec"
 
 
-def made(run_id: bytes, round_: int) -> str:
-    """What a leader signs as the round's record, before anybody can see it; what a restarted leader goes on from."""
-    return f"{run_id.hex()}/records/{round_:08d}.made"
+def made(run_id: bytes, round_: int, parent: bytes) -> str:
+    """What a leader signs as the record after this parent, before anybody sees it; a restarted one goes on there."""
+    return f"{run_id.hex()}/records/{round_:08d}.{_short(parent)}.made"
 
 
 def bundle(run_id: bytes, round_: int, digest: bytes) -> str:

@@ -14,6 +14,7 @@ from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec, Template
 from muster.testnet.roster import Roster
+from muster.validator.aggregator.aggregator import Aggregator
 
 BLOCK = 12.0
 """Seconds between blocks."""
@@ -24,7 +25,8 @@ STUCK = 200
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is special about a run: clock, wait for scores, operators, whom nobody expects, and seats."""
+    """What is special about a run: clock, wait for scores, operators, whom nobody expects, seats, what aggregators are,
+    and how many blocks later a block is final."""
 
     name: str
     clock: Mapping[str, int] = field(hash=False)
@@ -32,12 +34,15 @@ class Setting:
     operators: int = 1
     strangers: tuple[str, ...] = ()
     seats: int = 20
+    leader: type[Aggregator] = Aggregator
+    final_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NanoStage:
     """A run of two miners, laid out and not begun."""
 
+    setting: Setting
     roster: Roster
     spec: RunSpec
     text: TextReader
@@ -57,7 +62,7 @@ class NanoStage:
         known = [miner.hotkey for miner in roster.miners if miner.name not in setting.strangers]
         genesis = spec.genesis.model_copy(update={"miners": tuple(known)})
         text = TextReader.open(folder / "data", manifest.digest)
-        return cls(roster, spec.model_copy(update={"genesis": genesis}), text)
+        return cls(setting, roster, spec.model_copy(update={"genesis": genesis}), text)
 
     def play(self, script: Script, rounds: int, arrivals: Mapping[str, int] | None = None) -> SimulatedRun:
         """The run to its closing record, on a clock that jumps; `arrivals` as `Simulator` takes them.
@@ -73,5 +78,7 @@ class NanoStage:
             makers=lambda _: counting_miner,
             script=script,
             block_seconds=BLOCK,
+            leader=self.setting.leader,
+            final_after=self.setting.final_after,
         )
         return clock.run(simulator.run(rounds), STUCK * BLOCK)

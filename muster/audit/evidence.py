@@ -161,7 +161,9 @@ class Evidence:
 
     async def check_heads(self, record: Record) -> None:
         """What lies beside the seal is that very seal, and the heads of the record; raises as `record` does."""
-        data = await self.store.get(paths.heads(self.run_id, record.round), max_bytes=wire.MAX_BODY_BYTES)
+        data = await self.store.get(
+            paths.heads(self.run_id, record.round, record.parent), max_bytes=wire.MAX_BODY_BYTES
+        )
         seal, heads = wire.decode_sealed(data)
         if wire.decode_seal(seal, self.run_id)[1] != record.seal:
             raise LedgerError("it does not hold the seal of the record")

@@ -136,7 +136,7 @@ class Replay:
         if size is not None:
             with self._faults.noting(paths.bundle(self._run_id, round_, digest), round_):
                 bundle = await self._evidence.bundle(record, digest, size)
-        with self._faults.noting(paths.heads(self._run_id, round_), round_):
+        with self._faults.noting(paths.heads(self._run_id, round_, record.parent), round_):
             await self._evidence.check_heads(record)
         return Found(record, digest, seal, bundle)
 

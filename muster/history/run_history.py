@@ -11,7 +11,7 @@ from muster.history.status import PeerRow, ProcessRow, RatingPoint, RoundRow, Ru
 from muster.node.telemetry import events
 from muster.node.telemetry.events import RoundEvent
 from muster.node.telemetry.journal import Noted
-from muster.node.telemetry.words import some
+from muster.node.telemetry.words import SHORT, some
 from muster.protocol.incentive.row import ScoreRow
 from muster.testnet.roster import HONEST, Member, Roster
 
@@ -95,6 +95,9 @@ class RunHistory:
         match event:
             case events.Applied():
                 self._applied(label, event, row)
+            case events.Undone(record=record):
+                row.roots.pop(label, None)
+                self.note(f"{label} took the record {record[:SHORT]} of round {event.round} back: another goes first")
             case events.Scored() if label == self._validator:
                 self._scored(event)
             case events.Heldout(loss=loss) if label == self._validator:

@@ -22,7 +22,8 @@ BYTES = ("store.get", "store.get_range", "store.download")
 LOOKS = (*BYTES, "store.head", "store.list")
 STORES = ("store.put", "store.put_if_absent", "store.upload", "store.delete")
 CHAIN_READS = (
-    "chain.origin", "chain.head", "chain.next_block", "chain.block", "chain.beacon", "chain.snapshot", "chain.anchors"
+    "chain.origin", "chain.head", "chain.next_block", "chain.final", "chain.block", "chain.beacon", "chain.snapshot",
+    "chain.anchors",
 )  # fmt: skip
 CHAIN_WRITES = ("chain.register", "chain.commit", "chain.set_weights")
 OPERATIONS = (*STORES, *LOOKS, *CHAIN_READS, *CHAIN_WRITES)

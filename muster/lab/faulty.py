@@ -178,6 +178,11 @@ class FaultyChain(Chain):
         await self._call("next_block")
         return await self._chain.next_block(after)
 
+    async def final(self) -> int:
+        """Look, by script."""
+        await self._call("final")
+        return await self._chain.final()
+
     async def block(self, number: int) -> Block:
         """Look, by script."""
         await self._call("block", str(number))

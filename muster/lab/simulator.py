@@ -111,13 +111,16 @@ class Simulator:
         script: Script | None = None,
         block_seconds: float | None = None,
         folder: Path | None = None,
+        leader: type[Aggregator] = Aggregator,
+        final_after: int = 0,
     ) -> None:
         """Lay a run out.
 
         Miners in `arrivals` join only once the round given there is open; `buckets` must know `mem:NAME`. `script`
         befalls requests of `aggregator-0`, `validator-0`, `miner-0` … to the buckets of `operator-0`, `miner-0` … A
         block comes every `block_seconds` of the event loop; None: whenever everybody waits for one. `folder` keeps
-        what validators and miners remember from one `run` to the next; None: each begins with nothing.
+        what validators and miners remember from one `run` to the next; None: each begins with nothing. `leader` is
+        what aggregators are; a block is final once `final_after` further ones are there.
         """
         self._roster = roster
         self._spec = spec
@@ -129,7 +132,8 @@ class Simulator:
         self._block_seconds = block_seconds
         self._folder = folder
         self._history = SpecHistory.of(spec)
-        self._chain = VirtualChain(roster.chain_genesis(spec.data.slots))
+        self._chain = VirtualChain(roster.chain_genesis(spec.data.slots), final_after)
+        self._leader = leader
         self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
@@ -185,7 +189,7 @@ class Simulator:
 
     async def _aggregator(self, rounds: int, context: Context) -> Aggregator:
         tip, replica = await bootstrap(self._history, context)
-        return Aggregator(context, tip, replica, rounds)
+        return self._leader(context, tip, replica, rounds)
 
     async def _validator(self, scores: Path, context: Context) -> Validator:
         tip, replica = await bootstrap(self._history, context)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from muster.kernels import Undo
 from muster.node.context import Context
 from muster.node.ledger import reader
 from muster.node.ledger.catch_up import CatchUp
@@ -151,6 +153,14 @@ class Participant:
         """Move θ by a judged record; `fetched` is what it was judged from, None where it is the own one."""
         raise NotImplementedError
 
+    async def undo(self, round_: int) -> None:
+        """Take the record of a round, the newest there is, back: its round is open again."""
+        raise NotImplementedError
+
+    async def finalise(self, round_: int) -> None:
+        """Forget what taking back the record of a round would need."""
+        raise NotImplementedError
+
     def note(self, event: events.Event) -> None:
         """Write to the journal."""
 
@@ -224,6 +234,15 @@ async def commit_location(context: Context) -> None:
         await context.chain.commit(context.identity, context.location)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A record that has been applied and may be taken back: `before` is the tip before it, `log` the bits of θ."""
+
+    before: Tip
+    applied: Applied
+    log: Undo | None
+
+
 class Follower(Participant):
     """A participant whose replica follows the ledger; roles add what they do beyond that."""
 
@@ -232,11 +251,17 @@ class Follower(Participant):
         self.public = context.identity.public
         self.replica = replica
         self._tip = tip
+        self._steps: list[Step] = []
 
     @property
     def tip(self) -> Tip:
         """Where the replica stands."""
         return self._tip
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What may still be taken back, oldest first."""
+        return tuple(self._steps)
 
     async def judge(self, fetched: Fetched) -> Applied:
         """Judge by this replica's θ, in the background."""
@@ -256,7 +281,8 @@ class Follower(Participant):
         tip = self._tip
         self.context.faults.trip("apply.before")
         await self.before_apply(applied)
-        await self.context.offload(lambda: self.replica.step(applied, tip.spec))
+        log = await self.context.offload(lambda: self.replica.step(applied, tip.spec))
+        self._steps.append(Step(tip, applied, log))
         self._tip = applied.tip
         root = await self.context.offload(self.replica.root)
         done = events.Applied(
@@ -270,6 +296,30 @@ class Follower(Participant):
             bytes_down=self.context.meter.down,
         )
         self.note(done)
+
+    async def undo(self, round_: int) -> None:
+        """Give θ the bits it had before the newest record; fit to be done twice, and θ moves once.
+
+        Where that record had not moved θ yet there is nothing to take back.
+        """
+        if not self._steps or self._steps[-1].before.round != round_:
+            return
+        step = self._steps[-1]
+        await self.before_undo()
+        if step.log is not None:
+            log = step.log
+            await self.context.offload(lambda: self.replica.undo(step.applied, log))
+        self._steps.pop()
+        self._tip = step.before
+        root, record = await self.context.offload(self.replica.root), step.applied.digest
+        self.note(events.Undone(round_, record=record.hex(), root=root.hex(), outer_step=self.replica.outer_step))
+
+    async def finalise(self, round_: int) -> None:
+        """Let go of the undo logs of this round and of those before it."""
+        self._steps = [step for step in self._steps if step.before.round > round_]
+
+    async def before_undo(self) -> None:
+        """Called while the replica still holds the θ that is taken back."""
 
     async def before_apply(self, applied: Applied) -> None:
         """Called with a verified record while the replica still holds the θ it was made from."""

@@ -20,6 +20,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.forkchoice import Claim, Vote, claims
 from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
 from muster.protocol.spec.history import SpecHistory
@@ -50,9 +51,14 @@ ASSIGN, POSSESS, EVALUATE = "assign", "possess", "evaluate"
 class Pointer:
     """A record that the chain proves, and the bucket it is read from."""
 
-    digest: bytes
+    claim: Claim
     hotkey: str
     store: Store
+
+    @property
+    def digest(self) -> bytes:
+        """The record's."""
+        return self.claim.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,7 @@ class Reader:
         self._seals: dict[str, FoundSeal] = {}
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
-        """The records of the open round that the chain proves, each once, in chain order; empty before the first.
+        """The records of the open round that the chain proves, the one to stand on first; empty before the first.
 
         Where the chain shows only a later anchor of the leader, the records between it and this round prove this one.
 
@@ -130,25 +136,27 @@ class Reader:
             ChainError, StorageError: what there is cannot be looked at now.
         """
         leader = hotkey_of(tip.leader_in_turn)
-        shown = [seen.anchor for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
+        shown = [seen for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
         store = await self._directory.store_of(leader) if shown else None
         if store is None:
             return []
-        found: dict[bytes, Pointer] = {}
-        for anchor in [anchor for anchor in shown if anchor.round == tip.round] or shown[-1:]:
-            at = await self._traced(anchor, tip, store)
+        votes: list[Vote] = []
+        for seen in [seen for seen in shown if seen.anchor.round == tip.round] or shown[-1:]:
+            at = await self._traced(seen.anchor, tip, store)
             if at.round == tip.round:
-                found.setdefault(at.digest, Pointer(at.digest, leader, store))
-        return list(found.values())
+                votes.append(Vote(at.digest, seen.block))
+        found = claims(votes, await self._chain.final())
+        return [Pointer(claim, leader, store) for claim in found]
 
     async def newest_anchor(self, tip: Tip) -> Anchor | None:
-        """The anchor of the tip's leader for the latest round that the chain shows; None before the first.
+        """The anchor of the tip's leader for the latest round that is final; None before the first.
 
         Raises:
             ChainError: the chain does not say.
         """
         leader = hotkey_of(tip.leader_in_turn)
-        shown = [seen.anchor for seen in await self._chain.anchors(0) if seen.hotkey == leader]
+        final = await self._chain.final()
+        shown = [seen.anchor for seen in await self._chain.anchors(0) if seen.hotkey == leader and seen.block <= final]
         return max(shown, key=lambda anchor: anchor.round, default=None)
 
     async def _traced(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:

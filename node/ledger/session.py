@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
 from muster.node.ledger.reader import Fetched, FoundSeal, Pointer, Reader
+from muster.node.ledger.tentative import Tentative
 from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
@@ -30,7 +31,9 @@ from muster.protocol.ledger.round import (
     KeySettled,
     Looked,
     Opened,
+    Overtaken,
     Phase,
+    RecordFinal,
     RecordSeen,
     RoundMachine,
     RoundState,
@@ -47,6 +50,19 @@ CHAIN_RETRY = 2.0
 """Seconds before a chain that failed to say what block it is at is asked again; there is no other clock then."""
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """A valid record that the chain proves, for good if it is `final`; `fetched` is None where it is one's own."""
+
+    applied: Applied
+    fetched: Fetched | None
+    final: bool
+
+
+UNDER_WAY = frozenset((Phase.SUBMIT, Phase.REVEAL, Phase.APPLY, Phase.UNDO))
+"""Phases in which a round is the session's business; after them comes the next round, or an earlier one again."""
+
+
 class Session:
     """Drives one participant from its tip to the end of the run."""
 
@@ -56,17 +72,35 @@ class Session:
         self._reader = Reader(chain, directory)
         self._refused: set[bytes] = set()
         self._complaint = ""
+        self.tentative = Tentative(self._reader, self._refused, self.complain)
 
     async def run(self) -> None:
-        """Take part in every round until the closing record has been applied, or until cancelled."""
+        """Take part in every round until the closing record has been applied and is final, or until cancelled."""
         me = self._participant
-        while not me.tip.closed:
-            before = me.tip
-            async with asyncio.TaskGroup() as tasks:
-                errands = Errands(tasks, self._chain)
-                await _Round(self, me, errands).play()
-                errands.cancel()
-            assert me.tip is not before, "a round that is closed has moved the tip"
+        while not me.tip.closed or self.tentative:
+            if me.tip.closed:
+                await self._await_final()
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    errands = Errands(tasks, self._chain)
+                    await self._play(_Round(self, me, errands))
+                    errands.cancel()
+            await self.tentative.go_back()
+
+    async def _play(self, round_: _Round) -> None:
+        """A round until it is over, which may be because a record before it has been overtaken."""
+        await round_.play()
+        if round_.phase is Phase.UNDONE:
+            return
+        assert self._participant.tip is not round_.tip, "a round that is over has moved the tip"
+        if round_.phase is not Phase.CLOSED:
+            self.tentative.add(round_)
+
+    async def _await_final(self) -> None:
+        """The run is over, and its last records may still be taken back."""
+        head = await self.block_after(None)
+        while not await self.tentative.look(head) and self.tentative:
+            head = await self.block_after(head)
 
     async def newest_block(self) -> Block:
         """The newest block.
@@ -85,8 +119,8 @@ class Session:
                 self.complain(f"the chain does not say what block it is at: {error}")
                 await asyncio.sleep(CHAIN_RETRY)
 
-    async def find_record(self) -> tuple[Applied, Fetched | None] | None:
-        """The first record of the open round that is anchored, at hand and valid, in chain order."""
+    async def find_record(self) -> FoundRecord | None:
+        """The first record of the open round that is anchored, at hand and valid, in the order of fork choice."""
         me = self._participant
         try:
             pointers = await self._reader.anchored(me.tip)
@@ -96,18 +130,18 @@ class Session:
         for pointer in pointers:
             own = me.known(pointer.digest)
             if own is not None:
-                return own, None
+                return FoundRecord(own, None, pointer.claim.final)
             found = None if pointer.digest in self._refused else await self._judged(pointer)
             if found is not None:
                 return found
         return None
 
-    async def _judged(self, pointer: Pointer) -> tuple[Applied, Fetched] | None:
+    async def _judged(self, pointer: Pointer) -> FoundRecord | None:
         """Fetch and judge one record; None where its bytes are not to be had yet, or it is not valid."""
         me, tip = self._participant, self._participant.tip
         try:
-            fetched = await self._reader.fetch(pointer, tip)
-            return await me.judge(fetched), fetched
+            fetched = self.tentative.at_hand(pointer.digest) or await self._reader.fetch(pointer, tip)
+            return FoundRecord(await me.judge(fetched), fetched, pointer.claim.final)
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
@@ -135,10 +169,13 @@ class Session:
 
 
 class _Round:
-    """One round of a session, from its opening (or from wherever it is by now) to its record."""
+    """One round of a session, from its opening (or from wherever it is by now) to its record, and till that is final.
+
+    `tip` is where the ledger stood before it.
+    """
 
     def __init__(self, session: Session, participant: Participant, errands: Errands) -> None:
-        tip = participant.tip
+        self.tip = tip = participant.tip
         clock, score_wait = tip.spec.clock, tip.spec.gauntlet.score_wait
         duty = participant.duty()
         state = RoundState(duty, participant.public, tip.opening, clock, score_wait, closing=participant.closing)
@@ -148,32 +185,48 @@ class _Round:
         self._machine = RoundMachine(state, self._tell)
         self._ended: deque[Event] = deque()
         self._seal: FoundSeal | None = None
-        self._record: tuple[Applied, Fetched | None] | None = None
-        self._round = tip.round
+        self._record: FoundRecord | None = None
         participant.begin(errands)
 
+    @property
+    def phase(self) -> Phase:
+        """How far it is."""
+        return self._machine.state.phase
+
+    @property
+    def record(self) -> bytes:
+        """The digest of the record that has been applied."""
+        assert self._record is not None
+        return self._record.applied.digest
+
     async def play(self) -> None:
-        """Until the round is closed."""
+        """Until the round is over: its record has been applied, or one before it is to be taken back."""
         head = await self._session.block_after(None)
-        await self._feed([Tick(head.number), *await self._look(first=True), Opened()])
-        while not self._closed:
-            news = [*self._drain(), *(await self._look() or await self._observe(head))]
-            acted = await self._feed(news)
-            if not self._closed:
+        await self.feed([Tick(head.number), *await self._look(head, first=True), Opened()])
+        while self.phase in UNDER_WAY:
+            news = [*self._drain(), *(await self._look(head) or await self._observe(head))]
+            acted = await self.feed(news)
+            if self.phase in UNDER_WAY:
                 # Acting takes time, and what is decided next is decided by the time of now.
                 idle = not acted and all(isinstance(event, Looked) for event in news)
                 head = await self._session.block_after(head if idle else None)
-                await self._feed([Tick(head.number)])
+                await self.feed([Tick(head.number)])
+        if self._record is not None and self._record.final:
+            await self.feed([RecordFinal()])
 
-    @property
-    def _closed(self) -> bool:
-        return self._machine.state.phase is Phase.CLOSED
+    async def take_back(self) -> None:
+        """Take the record back; returns once that is done."""
+        await self.feed([Overtaken()])
+        head = None
+        while self.phase is not Phase.UNDONE:
+            head = await self._session.block_after(head)
+            await self.feed([Tick(head.number)])
 
     def _drain(self) -> Iterable[Event]:
         while self._ended:
             yield self._ended.popleft()
 
-    async def _feed(self, events: Iterable[Event]) -> bool:
+    async def feed(self, events: Iterable[Event]) -> bool:
         """Feed events and whatever follows from them; says whether anything was carried out."""
         waiting, acted = deque(events), False
         while waiting:
@@ -205,7 +258,11 @@ class _Round:
                 await me.publish_record(await self._session.newest_block())
             case Instruction.APPLY:
                 assert self._record is not None
-                await me.apply(*self._record)
+                await me.apply(self._record.applied, self._record.fetched)
+            case Instruction.UNDO:
+                await me.undo(self.tip.round)
+            case Instruction.FINAL:
+                await me.finalise(self.tip.round)
         return []
 
     async def _train(self) -> None:
@@ -218,21 +275,25 @@ class _Round:
         self._ended.append(Done(Instruction.TRAIN))
 
     def _failed(self, instruction: Instruction, error: MusterError) -> Failed:
-        log.warning("round %d: %s failed and will be given again: %s", self._round, instruction.value, error)
+        log.warning("round %d: %s failed and will be given again: %s", self.tip.round, instruction.value, error)
         return Failed(instruction, str(error))
 
-    async def _look(self, first: bool = False) -> list[Event]:
+    async def _look(self, head: Block, first: bool = False) -> list[Event]:
         """What every participant looks for: the round's record, and before it its seal where that matters.
 
         Nobody but a miner acts on a seal, and it only once its submission is made; a leader makes it, and looks once,
         in case an earlier life of this process has.
         """
         state = self._machine.state
+        if state.phase is Phase.UNDO:
+            return []
+        if self._session.tentative and await self._session.tentative.look(head):
+            return [Overtaken()]
         if state.phase is Phase.APPLY:
             return []
         self._record = await self._session.find_record()
         if self._record is not None:
-            return [RecordSeen(self._record[0].digest)]
+            return [RecordSeen(self._record.applied.digest)]
         concerned = self._me.awaits_seal or (first and state.duty in (Duty.MINE, Duty.LEAD))
         if state.phase is Phase.SUBMIT and concerned:
             seal = await self._session.find_seal()
@@ -246,18 +307,18 @@ class _Round:
     async def _observe(self, head: Block) -> list[Event]:
         """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""
         state = self._machine.state
-        if state.phase is Phase.APPLY:
+        if state.phase not in (Phase.SUBMIT, Phase.REVEAL):
             return []
         try:
             return [*await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
-            self._session.complain(f"round {self._round} cannot be looked at: {error}")
+            self._session.complain(f"round {self.tip.round} cannot be looked at: {error}")
             return []
 
     def _tell(self, transition: Transition) -> None:
         event = transition.event
         told = events.Transition(
-            self._round,
+            self.tip.round,
             block=transition.block,
             what=type(event).__name__,
             phase=transition.phase,

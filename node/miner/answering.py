@@ -11,6 +11,7 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, WireError
 from muster.protocol.ledger import Tip
 from muster.protocol.storage import Store
+from muster.protocol.wire import Seal
 
 
 async def answer(bucket: Store, tip: Tip, found: FoundSeal) -> bytes:
@@ -19,12 +20,16 @@ async def answer(bucket: Store, tip: Tip, found: FoundSeal) -> bytes:
     Raises:
         StorageError: the bucket does not take it, or does not show what is there.
     """
-    if await bucket.put_if_absent(paths.answered(tip.run_id, tip.round), found.data):
+    key = paths.answered(tip.run_id, tip.round)
+    if await bucket.put_if_absent(key, found.data):
         return found.digest
-    before = await answered(bucket, tip)
+    before = await _stored(bucket, tip)
     if before is None:
         raise ObjectMissing(f"the seal answered in round {tip.round} is there and cannot be found")
-    return before
+    if before[0].parent == tip.parent:
+        return before[1]
+    await bucket.put(key, found.data)  # the round of that seal came after a record that has been taken back
+    return found.digest
 
 
 async def answered(bucket: Store, tip: Tip) -> bytes | None:
@@ -33,9 +38,15 @@ async def answered(bucket: Store, tip: Tip) -> bytes | None:
     Raises:
         StorageError: the bucket does not show what is there.
     """
+    found = await _stored(bucket, tip)
+    return found[1] if found is not None and found[0].parent == tip.parent else None
+
+
+async def _stored(bucket: Store, tip: Tip) -> tuple[Seal, bytes] | None:
+    """The seal that stands beside the round's key, and its digest; whatever record its round came after."""
     try:
         data = await bucket.get(paths.answered(tip.run_id, tip.round), max_bytes=MAX_SEAL_BYTES)
-        return wire.decode_seal(data, tip.run_id)[1]
+        return wire.decode_seal(data, tip.run_id)
     except ObjectMissing:
         return None
     except WireError as error:

@@ -86,7 +86,7 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
-        self._sent: int | None = None
+        self._sent: Made | None = None
         self._sending = False
         self._refused: set[bytes] = set()
 
@@ -103,7 +103,7 @@ class Miner(Follower):
     def made(self) -> Made | None:
         """The open round's submission; None until it is made and durable."""
         made = self._state.made
-        return made if made is not None and made.round == self._tip.round else None
+        return made if made is not None and made.belongs(self._tip) else None
 
     @property
     def awaits_seal(self) -> bool:
@@ -141,6 +141,10 @@ class Miner(Follower):
         """Training stops before θ moves under it."""
         await self.stop_training()
 
+    async def before_undo(self) -> None:
+        """So it does before θ moves back; error feedback stays as it is, for what was made counts as sent."""
+        await self.stop_training()
+
     async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:
         """The first seal that this submission's key may answer; the journal says what is wrong with any other.
 
@@ -172,9 +176,9 @@ class Miner(Follower):
         made, now = self.made, self._now()
         assert made is not None, "a seal is chosen by what is made"
         await self._stages.key(now, made, found)
-        if self._sent != made.round and not self._sending:  # an earlier life ended between head and payload
+        if self._sent is not made and not self._sending:  # an earlier life ended between head and payload
             await self._stages.put(now, made)
-            self._sent = made.round
+            self._sent = made
 
     def _now(self) -> OpenRound:
         return OpenRound(self.context, self._tip, self.replica)
@@ -216,7 +220,7 @@ class Miner(Follower):
         """Put the submission; False where the store failed and it is worth trying again."""
         try:
             await self._stages.put(now, made)
-            self._sent = made.round
+            self._sent = made
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):
@@ -235,7 +239,7 @@ class Miner(Follower):
             if task.stop.is_set() or self._over is tip:
                 return None
             if self.made is None:
-                if self._unsaved is None or self._unsaved.made is None or self._unsaved.made.round != tip.round:
+                if self._unsaved is None or self._unsaved.made is None or not self._unsaved.made.belongs(tip):
                     self._unsaved = self._do(task)
                 if self._unsaved is None:
                     return None
@@ -263,7 +267,9 @@ class Miner(Follower):
         update = stages.compress(task, delta, self._state.error)
         key = self._random(wire.KEY_BYTES)
         trained_on = windows[: delta.steps * task.tip.spec.inner.batch]
-        return MinerState(delta.tensors, Made(round_, key, stages.build(task, update, trained_on, key)))
+        return MinerState(
+            delta.tensors, Made(round_, task.tip.parent, key, stages.build(task, update, trained_on, key))
+        )
 
     def _remember(self, state: MinerState) -> None:
         """Make a round's work durable: from here on it counts as sent."""

@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.ledger import Tip
 from muster.protocol.spec.layout import Layout
 
-FORMAT = "muster/memory/3"
-"""What the file's metadata must say. Format 2 had e by number and the moments apart; it belonged to v1 runs."""
+FORMAT = "muster/memory/4"
+"""What the file's metadata must say. Format 3 did not name the record that its submission follows."""
 
 Entry = tuple[str, Mapping[str, Tensor]]
 """A tensor of the layout, by name, and what is kept of it, by what it is ("exp_avg")."""
@@ -53,11 +54,19 @@ _Natural = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The submission of a round, as it was signed, and the key (32 bytes) that opens its payload."""
+    """The submission of a round, as it was signed, and the key (32 bytes) that opens its payload.
+
+    `parent` is the digest of the record before it: should that be taken back, this is no work on what comes instead.
+    """
 
     round: int
+    parent: bytes
     key: bytes
     submission: bytes
+
+    def belongs(self, tip: Tip) -> bool:
+        """Whether it is of the open round there."""
+        return (self.round, self.parent) == (tip.round, tip.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[
     """
     about = {"format": FORMAT}
     if state.made is not None:
-        about["round"] = str(state.made.round)
+        about |= {"round": str(state.made.round), "parent": state.made.parent.hex()}
     try:
         _replace(path, lambda: _tensors(layout, state, moments()), about)
     except OSError as problem:
@@ -222,7 +231,7 @@ class _Stored:
         if any(place.dtype != "U8" for place in places):
             raise ValueError("the submission is not bytes")
         key, submission = (self._read(place).numpy().tobytes() for place in places)
-        return Made(int(self._about["round"]), key, submission)
+        return Made(int(self._about["round"]), bytes.fromhex(self._about["parent"]), key, submission)
 
     def _read(self, place: _Place) -> Tensor:
         """One tensor, in memory of its own."""

@@ -211,6 +211,19 @@ class Applied(RoundEvent):
 
 
 @_event
+class Undone(RoundEvent):
+    """Took a record back, because another one goes before it: `record`, its digest; `root` and `outer_step` again."""
+
+    record: str
+    root: str
+    outer_step: int
+
+    def said(self) -> str:
+        """Which, and the state it came back to."""
+        return f"took the record {self.record[:SHORT]} back; state root {self.root[:SHORT]} again"
+
+
+@_event
 class Refused(RoundEvent):
     """Refused an anchored record: `record`, its digest, and `problem`, why it is not valid."""
 

@@ -93,6 +93,8 @@ class Facts:
                 self.phase = "reveal"
             case events.Applied() as applied:
                 self._applied(applied, noted.time)
+            case events.Undone(round=round_, root=root, outer_step=outer_step):
+                self.round, self.phase, self.root, self.outer_step = round_, "submit", root, outer_step
             case events.Refused():
                 self.refused += 1
             case events.Scored(peers=peers):

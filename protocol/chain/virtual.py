@@ -41,8 +41,10 @@ _current: ContextVar[_Participant | None] = ContextVar("participant", default=No
 class VirtualChain(Chain):
     """The local chain's rules over memory and a clock that only `advance` and those who call it move."""
 
-    def __init__(self, genesis: ChainGenesis) -> None:
+    def __init__(self, genesis: ChainGenesis, final_after: int = 0) -> None:
+        """A chain at height 0, of which a block is final once `final_after` further ones are there."""
         self.genesis = genesis
+        self._final_after = final_after
         self._state = ChainState()
         self._anchors: list[AnchorSeen] = []
         self._waiters: list[_Waiter] = []
@@ -63,6 +65,10 @@ class VirtualChain(Chain):
     async def head(self) -> Block:
         """The block the clock stands at."""
         return self.genesis.block(self._state.height)
+
+    async def final(self) -> int:
+        """The newest block that is old enough; −1 before the first."""
+        return self._state.height - self._final_after
 
     async def next_block(self, after: int) -> Block:
         """Park until the clock has been moved beyond `after`."""

@@ -1,6 +1,10 @@
 """The round machine: the only thing that decides what happens next in a round, without I/O, clock or sleep.
 
-    SUBMIT ──seal──▶ REVEAL ──record──▶ APPLY ──done──▶ CLOSED        (a record ends SUBMIT and REVEAL alike)
+    SUBMIT ──seal──▶ REVEAL ──record──▶ APPLY ──done──▶ APPLIED ──final──▶ FINAL ──done──▶ CLOSED
+                                                           └──overtaken──▶ UNDO ──done──▶ UNDONE
+
+A record ends SUBMIT and REVEAL alike. A round that is APPLIED is over, but not for good: the next one goes on beside
+it until its record is final, or until another record of the round, or of one before it, goes before it.
 
 Facts go in as events, instructions come out, and nothing is done that was not instructed. What is to be done follows
 from the facts alone (`wanted`); an instruction that failed is given again by name at every following block until it
@@ -32,12 +36,22 @@ class Phase(Enum):
     SUBMIT = "submit"
     REVEAL = "reveal"
     APPLY = "apply"
+    APPLIED = "applied"
+    UNDO = "undo"
+    UNDONE = "undone"
+    FINAL = "final"
     CLOSED = "closed"
+
+
+ENDED = frozenset((Phase.UNDONE, Phase.CLOSED))
+"""Nothing happens in such a round any more."""
 
 
 class Instruction(Enum):
     """What the participant has to do now; given in this order."""
 
+    UNDO = "undo"
+    FINAL = "final"
     APPLY = "apply"
     PUBLISH_SEAL = "publish_seal"
     PUBLISH_KEY = "publish_key"
@@ -146,6 +160,16 @@ class RecordSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordFinal:
+    """The round's record can never be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A record of another branch, of this round or of an earlier one, goes before the one that this replica has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """An instruction has been carried out."""
 
@@ -160,13 +184,26 @@ class Failed:
     problem: str
 
 
-Event = Opened | Tick | SubmissionSeen | Looked | SealSeen | KeySettled | ScoresIn | RecordSeen | Done | Failed
+Event = (
+    Opened
+    | Tick
+    | SubmissionSeen
+    | Looked
+    | SealSeen
+    | KeySettled
+    | ScoresIn
+    | RecordSeen
+    | RecordFinal
+    | Overtaken
+    | Done
+    | Failed
+)
 Step = tuple[RoundState, tuple[Instruction, ...]]
 
 
 def step(state: RoundState, event: Event) -> Step:
     """The state after an event, and what to do. Events that no longer matter change nothing."""
-    if state.phase is Phase.CLOSED:
+    if state.phase in ENDED:
         return state, ()
     state = _take(state, event)
     called_for = wanted(state) - (state.running | state.failed | state.done)
@@ -174,11 +211,19 @@ def step(state: RoundState, event: Event) -> Step:
     return replace(state, running=state.running | frozenset(given)), given
 
 
+_WHOEVER = {
+    Phase.APPLY: Instruction.APPLY,
+    Phase.UNDO: Instruction.UNDO,
+    Phase.FINAL: Instruction.FINAL,
+}
+"""What everybody does in a phase, whatever the duty."""
+
+
 def wanted(state: RoundState) -> frozenset[Instruction]:
     """What the facts call for, whether or not it has been given; everything else would be pointless now."""
+    if state.phase in _WHOEVER:
+        return frozenset((_WHOEVER[state.phase],))
     match state.phase, state.duty:
-        case Phase.APPLY, _:
-            return frozenset((Instruction.APPLY,))
         case Phase.SUBMIT, Duty.MINE if state.opened:
             return frozenset((Instruction.TRAIN,))
         case Phase.SUBMIT, Duty.LEAD if ready_to_seal(state):
@@ -211,8 +256,13 @@ def _take(state: RoundState, event: Event) -> RoundState:
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
             state = replace(state, scored=True)
-        case RecordSeen(digest):
+        case RecordSeen(digest) if state.phase in (Phase.SUBMIT, Phase.REVEAL):
             state = replace(state, phase=Phase.APPLY, record=digest)
+        case RecordFinal() if state.phase is Phase.APPLIED:
+            state = replace(state, phase=Phase.FINAL)
+        case Overtaken() if state.phase is not Phase.FINAL:
+            undo = state.phase in (Phase.APPLY, Phase.APPLIED, Phase.UNDO)  # θ moves before APPLY is done
+            state = replace(state, phase=Phase.UNDO if undo else Phase.UNDONE)
     return state
 
 
@@ -225,13 +275,17 @@ def _looked(state: RoundState) -> RoundState:
     return replace(state, since=since, looked=state.block, revealing_since=revealing, looks=state.looks + 1)
 
 
+_AFTER = {Instruction.APPLY: Phase.APPLIED, Instruction.UNDO: Phase.UNDONE, Instruction.FINAL: Phase.CLOSED}
+"""The phase that an instruction leads to once it is done; the others lead to none."""
+
+
 def _reported(state: RoundState, event: Done | Failed) -> RoundState:
     """What came of an instruction."""
     instruction = event.instruction
     running = state.running - {instruction}
     if isinstance(event, Failed):
         return replace(state, running=running, failed=state.failed | {instruction})
-    phase = Phase.CLOSED if instruction is Instruction.APPLY else state.phase
+    phase = _AFTER.get(instruction, state.phase)
     return replace(state, phase=phase, running=running, done=state.done | {instruction})
 
 
@@ -282,12 +336,15 @@ def check_invariants(before: RoundState, after: RoundState) -> None:
     assert order.index(after.phase) >= order.index(before.phase), "a round never goes back"
     assert after.block >= before.block, "time never goes back"
     assert (after.phase is not Phase.REVEAL) or after.sealed is not None, "nothing is revealed before the seal"
-    assert (after.record is not None) == (after.phase in (Phase.APPLY, Phase.CLOSED)), "a record, and only it, applies"
+    records = after.phase not in (Phase.SUBMIT, Phase.REVEAL)
+    assert after.phase is Phase.UNDONE or (after.record is not None) == records, "a record, and only it, applies"
     assert before.done <= after.done, "what is done stays done"
     given = (after.running, after.failed, after.done)
     assert len(frozenset().union(*given)) == sum(map(len, given)), "an instruction runs, failed, or is done"
     assert Instruction.PUBLISH_RECORD not in after.running or after.sealed is not None, "no record without a seal"
     assert after.phase is not Phase.CLOSED or Instruction.APPLY in after.done, "a round closes by applying its record"
+    assert after.phase is not Phase.CLOSED or before.phase in (Phase.FINAL, Phase.CLOSED), "only what is final closes"
+    assert after.phase is not Phase.FINAL or before.phase in (Phase.APPLIED, Phase.FINAL), "only what stands is final"
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,10 @@ class Ledger:
         (info,) = asyncio.run(self.leader.list(f"{self.run_id.hex()}/{kind}/{round_:08d}-"))
         return info.key
 
+    def heads(self, round_: int) -> str:
+        """The name of what the leader keeps of a round's seal."""
+        return paths.heads(self.run_id, round_, self.record(round_).parent)
+
     def record(self, round_: int) -> Record:
         """The record of a round."""
         data = asyncio.run(self.leader.get(self.key("records", round_), max_bytes=MAX_BYTES))

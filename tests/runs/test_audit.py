@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -141,8 +142,8 @@ def test_every_kind_of_object_is_among_those_that_are_tried(case: Case) -> None:
     for kind in ("seals", "records"):
         rounds = [round_of(key) for key in objects if f"/{kind}/" in key and not key.endswith(".heads")]
         assert rounds == list(range(ROUNDS + 1))
-    for name in (paths.heads, paths.scores):
-        assert name(run_id, 0) in objects
+    for name in (Ledger(case.run).heads(0), paths.scores(run_id, 0)):
+        assert name in objects
     rounds = [round_of(key) for key in objects if "/bundles/" in key]
     assert rounds == [0, 2, 3], "a null record has nothing to apply"
     assert sum(key.endswith(".safetensors") for key in objects) == len(CHECKPOINTS)
@@ -190,8 +191,8 @@ def test_two_records_that_changed_places(case: Case) -> None:
 @pytest.mark.parametrize("kind", ["seals", "heads", "bundles", "scores"])
 def test_two_objects_of_another_kind_that_changed_places(case: Case, kind: str) -> None:
     run_id = case.stage.run.history.run_id
-    fixed = {"heads": paths.heads, "scores": paths.scores}
-    one, two = (fixed[kind](run_id, r) if kind in fixed else case.named(kind, r) for r in (0, 2))
+    fixed = {"heads": Ledger(case.run).heads, "scores": partial(paths.scores, run_id)}
+    one, two = (fixed[kind](r) if kind in fixed else case.named(kind, r) for r in (0, 2))
     with case.changed(one, case.read(two)), case.changed(two, case.read(one)):
         fails(case, one)
 

@@ -129,7 +129,7 @@ def test_a_right_run_has_no_fault(case: Case) -> None:
 @pytest.mark.parametrize("kind", ["bundles", "seals"])
 def test_what_a_round_needs_is_lost_and_the_replay_goes_on_at_the_next_checkpoint(case: Case, kind: str) -> None:
     lost = case.named(kind, 2)
-    later = paths.heads(case.run_id, 7)
+    later = case.ledger.heads(7)
     with case.changed(lost, None), case.changed(later, b"else"):
         report = case.audit()
     assert rounds_of(report, FaultClass.LEDGER) == {lost: 2, later: 7}
@@ -230,7 +230,7 @@ class TestScores:
         ]
 
     def test_a_fault_of_the_ledger_counts_for_more(self, case: Case) -> None:
-        scores, heads = paths.scores(case.run_id, 0), paths.heads(case.run_id, 5)
+        scores, heads = paths.scores(case.run_id, 0), case.ledger.heads(5)
         with case.changed(scores, None), case.changed(heads, None):
             report = case.audit()
         assert [fault.kind for fault in report.faults] == [FaultClass.SCORES, FaultClass.LEDGER]

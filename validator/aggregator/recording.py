@@ -22,7 +22,7 @@ MAX_AMENDMENT_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class MadeRecord:
     """A record of this life's making, judged, with all that has to be published for it."""
 
     data: bytes
@@ -31,17 +31,20 @@ class _Made:
 
 
 class Recording:
-    """Decides a round; of two lives of a leader the first one's record stands."""
+    """Decides a round; of two lives of a leader the first one's record stands.
+
+    `made` is the record of this life's making, None before.
+    """
 
     def __init__(self, leading: Leading, sealing: Sealing) -> None:
         self._leading = leading
         self._sealing = sealing
-        self._made: _Made | None = None
+        self.made: MadeRecord | None = None
         self._standing: bytes | None = None
 
     def known(self, digest: bytes) -> Applied | None:
         """The record this life made was judged when it was made."""
-        made = self._made
+        made = self.made
         return made.applied if made is not None and made.applied.digest == digest else None
 
     async def publish(self, head: Block) -> None:
@@ -52,14 +55,17 @@ class Recording:
             LedgerError: this leader has a fault; going on would stall the run for everybody.
         """
         around, tip = self._leading.context, self._leading.tip
-        anchors = await around.chain.anchors(tip.round)
-        if any(seen.hotkey == around.identity.hotkey for seen in anchors):
-            return
+        own = [seen for seen in await around.chain.anchors(tip.round) if seen.hotkey == around.identity.hotkey]
+        final = await around.chain.final()
+        if any(seen.block <= final for seen in own):
+            return  # the round is decided, and this life has not seen it yet
         if self._standing is None:
             self._standing = digest = await self._put(head)
-            accepted = None if self._made is None else len(self._made.applied.record.accepted)
+            accepted = None if self.made is None else len(self.made.applied.record.accepted)
             around.journal.note(events.Recorded(tip.round, record=digest.hex(), accepted=accepted))
-        await around.chain.commit(around.identity, around.location, Anchor(tip.round, self._standing))
+        anchor = Anchor(tip.round, self._standing)
+        if all(seen.anchor != anchor for seen in own):
+            await around.chain.commit(around.identity, around.location, anchor)
 
     async def _put(self, head: Block) -> bytes:
         """Have one record of the round in the own bucket, made where there is none; its digest.
@@ -67,23 +73,23 @@ class Recording:
         What this leader signs is there before anybody can see it, under a name that the first of its lives takes.
         """
         around, tip = self._leading.context, self._leading.tip
-        if self._made is None:
+        if self.made is None:
             if (found := await self._found()) is not None:
                 return await self._show(*found)
-            self._made = await self._make(head)
-        made, digest = self._made, self._made.applied.digest
+            self.made = await self.make(head)
+        made, digest = self.made, self.made.applied.digest
         if made.bundle.size:
             around.faults.trip("bundle.before_put")
             await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round, digest))
         around.faults.trip("record.before_put")
-        if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round), made.data):
+        if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), made.data):
             return await self._show(made.data, digest)
         found = await self._found()
         if found is None:
             raise ObjectMissing(f"the own record of round {tip.round} is there and cannot be found")
         if found[1] != digest:
             log.warning("an earlier life of this leader has recorded round %d otherwise: its record stands", tip.round)
-            self._made = None
+            self.made = None
         return await self._show(*found)
 
     async def _show(self, data: bytes, digest: bytes) -> bytes:
@@ -100,7 +106,7 @@ class Recording:
         """
         tip = self._leading.tip
         try:
-            key = paths.made(tip.run_id, tip.round)
+            key = paths.made(tip.run_id, tip.round, tip.parent)
             data = await self._leading.context.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
             return data, wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
         except ObjectMissing:
@@ -108,7 +114,7 @@ class Recording:
         except WireError as error:
             raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
 
-    async def _make(self, head: Block) -> _Made:
+    async def make(self, head: Block) -> MadeRecord:
         """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored."""
         leading, tip, intake = self._leading, self._leading.tip, self._leading.intake
         chain, offload = leading.context.chain, leading.context.offload
@@ -141,7 +147,7 @@ class Recording:
         applied = await offload(
             lambda: ledger.verify(tip, record, digest, named, decision.root, intake.admitted, lambda _accepted: updates)
         )
-        return _Made(data, applied, bundle)
+        return MadeRecord(data, applied, bundle)
 
     async def _checkpoint(self) -> bytes:
         """Write the checkpoint of θ, a shard at a time, where one is due; returns what the record pins."""

@@ -35,7 +35,7 @@ class Sealing:
                 self._draft = self._make(head)  # nobody answers one that is too old
             context.faults.trip("seal.before_put")
             saved = wire.encode_sealed(self._draft.data, self._leading.intake.heads())
-            if await context.bucket.put_if_absent(paths.heads(tip.run_id, tip.round), saved):
+            if await context.bucket.put_if_absent(paths.heads(tip.run_id, tip.round, tip.parent), saved):
                 self._stands(self._draft)
         found = await self.standing()
         await context.bucket.put(paths.seal(tip.run_id, tip.round, found.digest), found.data)
@@ -65,7 +65,7 @@ class Sealing:
         """
         if self._standing is None:
             tip, bucket, intake = self._leading.tip, self._leading.context.bucket, self._leading.intake
-            saved = await bucket.get(paths.heads(tip.run_id, tip.round), max_bytes=wire.MAX_BODY_BYTES)
+            saved = await bucket.get(paths.heads(tip.run_id, tip.round, tip.parent), max_bytes=wire.MAX_BODY_BYTES)
             try:
                 data, heads = wire.decode_sealed(saved)
                 seal, digest = wire.decode_seal(data, tip.run_id)

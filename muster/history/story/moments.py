@@ -23,6 +23,8 @@ DOING = {
     Instruction.PUBLISH_KEY: "show its key",
     Instruction.PUBLISH_RECORD: "publish the record",
     Instruction.APPLY: "apply the record",
+    Instruction.UNDO: "take the record back",
+    Instruction.FINAL: "let the record be final",
 }
 """What each instruction says to do."""
 

@@ -17,6 +17,7 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.forkchoice import Claim
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, max_payload_bytes
@@ -175,7 +176,7 @@ class TestSizes:
             await world.put(made := resigned(world, written, record))
             problem = "more than 1 seats" if refused else "exactly the sealed submissions"  # which is looked at next
             with pytest.raises(LedgerError, match=problem):
-                await world.reader().fetch(Pointer(made.digest, LEAD.hotkey, world.bucket), world.tip)
+                await world.reader().fetch(Pointer(Claim(made.digest, True), LEAD.hotkey, world.bucket), world.tip)
 
     @pytest.mark.parametrize(("kind", "cap"), [("rec", wire.MAX_BODY_BYTES), ("seal", 8 * 2**20)])
     async def test_an_object_beyond_its_cap_is_not_kept(self, kind: str, cap: int) -> None:

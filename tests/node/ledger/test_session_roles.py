@@ -187,12 +187,15 @@ class TestMiner:
                 ("SealSeen", Phase.REVEAL, (Instruction.PUBLISH_KEY,)),
                 ("Done", Phase.REVEAL, ()),
                 ("RecordSeen", Phase.APPLY, (Instruction.APPLY,)),
+                ("Done", Phase.APPLIED, ()),
+                ("RecordFinal", Phase.FINAL, (Instruction.FINAL,)),
                 ("Done", Phase.CLOSED, ()),
             ]
             assert [event.instruction for event in story if event.what == "Done"] == [
                 Instruction.TRAIN,
                 Instruction.PUBLISH_KEY,
                 Instruction.APPLY,
+                Instruction.FINAL,
             ]
             assert story[2].peers == (identity(ME).hotkey,)
             assert story[2].sealed_block == written.seal.block.number
@@ -226,7 +229,8 @@ class TestFollower:
             await life.live(nothing, nothing, record)
             assert life.agrees
             assert world.script.asked(ME, "store.*") == 2 + 2 + 1, "two records, two seals, one bundle"
-            assert [event.what for event in life.events(Transition)] == ["RecordSeen", "Done"] * 2
+            told = ["RecordSeen", "Done", "RecordFinal", "Done"]
+            assert [event.what for event in life.events(Transition)] == told * 2
 
         clock.run(follow())
 
@@ -271,7 +275,7 @@ class TestLeader:
     @pytest.mark.parametrize(
         ("operation", "key"),
         [
-            ("store.put_if_absent", "*0.heads"),
+            ("store.put_if_absent", "*/00000000.*.heads"),
             ("store.put", "*/00000000-*.seal"),
             ("store.put", "*.bin"),
             ("store.put", "*/00000000-*.rec"),

@@ -55,7 +55,7 @@ def main() -> None:
     """Save, forget, load."""
     torch.set_num_threads(1)
     layout, inner, path = layout_of(MODEL), load_template("tiny").inner, Path(sys.argv[1])
-    made = Made(7, bytes(32), bytes(layout.parameters // 50))
+    made = Made(7, bytes(32), bytes(32), bytes(layout.parameters // 50))
     save = peak_over_the_end(lambda: save_filled(path, inner, made))
 
     def load() -> tuple[MinerState, LocalEngine]:

@@ -118,7 +118,7 @@ async def made_by(one: Task) -> tuple[SparseUpdate, Made]:
     error = [torch.zeros(shape) for shape in one.tip.layout.shapes]
     update, key = stages.compress(one, delta_of(one, 0.5), error), bytes(range(32))
     windows = stages.assigned_windows(one)[: SPEC.inner.batch]
-    return update, Made(0, key, stages.build(one, update, windows, key))
+    return update, Made(0, one.tip.parent, key, stages.build(one, update, windows, key))
 
 
 async def test_what_is_built_says_what_was_done_and_opens_with_its_key() -> None:

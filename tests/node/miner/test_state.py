@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from muster.node.miner.state import FORMAT, Entry, Made, MinerState, load_state, save_state
 from muster.protocol.errors import ConfigError, StorageError
 
-MADE = Made(7, bytes(range(32)), b"a submission's bytes")
+MADE = Made(7, bytes(reversed(range(32))), bytes(range(32)), b"a submission's bytes")
 
 
 REMEMBERED = MinerState(tuple(theta()), MADE)

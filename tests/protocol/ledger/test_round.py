@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.ledger.round import (
+    ENDED,
     Done,
     Duty,
     Event,
@@ -19,7 +20,9 @@ from muster.protocol.ledger.round import (
     KeySettled,
     Looked,
     Opened,
+    Overtaken,
     Phase,
+    RecordFinal,
     RecordSeen,
     RoundMachine,
     RoundState,
@@ -39,12 +42,14 @@ SEALED_AT = 105
 RECORD_SEEN = RecordSeen(b"r" * 32)
 CLOCK = run_spec(clock={"reveal": REVEAL, "grace": REVEAL}).clock
 
-TRAIN, SEAL, KEY, RECORD, APPLY = (
+TRAIN, SEAL, KEY, RECORD, APPLY, UNDO, FINAL = (
     Instruction.TRAIN,
     Instruction.PUBLISH_SEAL,
     Instruction.PUBLISH_KEY,
     Instruction.PUBLISH_RECORD,
     Instruction.APPLY,
+    Instruction.UNDO,
+    Instruction.FINAL,
 )
 
 
@@ -80,28 +85,56 @@ def applying(duty: Duty) -> RoundState:
     return play(begin(duty), RECORD_SEEN)[0]
 
 
-def closed(duty: Duty) -> RoundState:
-    """A round that is over."""
+def applied(duty: Duty) -> RoundState:
+    """A round whose record may still be taken back."""
     return play(begin(duty), RECORD_SEEN, Done(APPLY))[0]
+
+
+def undoing(duty: Duty) -> RoundState:
+    """A round whose record is to be taken back."""
+    return play(applied(duty), Overtaken())[0]
+
+
+def undone(duty: Duty) -> RoundState:
+    """A round that is to be played again, by another machine."""
+    return play(undoing(duty), Done(UNDO))[0]
+
+
+def final(duty: Duty) -> RoundState:
+    """A round whose record can never be taken back."""
+    return play(applied(duty), RecordFinal())[0]
+
+
+def closed(duty: Duty) -> RoundState:
+    """A round that is over for good."""
+    return play(final(duty), Done(FINAL))[0]
 
 
 IN_SEAL, NOT_IN_SEAL = SealSeen(frozenset({A, C}), SEALED_AT), SealSeen(frozenset({B}), SEALED_AT)
 EVENTS: tuple[Event, ...] = (
-    Opened(), Tick(OPEN + 1), SubmissionSeen(A), Looked(), IN_SEAL, KeySettled(A), ScoresIn(), RECORD_SEEN, Done(APPLY),
-    Failed(APPLY, "no disk"),
+    Opened(), Tick(OPEN + 1), SubmissionSeen(A), Looked(), IN_SEAL, KeySettled(A), ScoresIn(), RECORD_SEEN,
+    RecordFinal(), Overtaken(), Done(APPLY), Failed(APPLY, "no disk"),
 )  # fmt: skip
-SUBMIT, REVEALED, APPLYING, CLOSED = Phase.SUBMIT, Phase.REVEAL, Phase.APPLY, Phase.CLOSED
+SUBMIT, REVEALED, APPLYING, APPLIED = Phase.SUBMIT, Phase.REVEAL, Phase.APPLY, Phase.APPLIED
+STATES = {
+    SUBMIT: submitting, REVEALED: revealing, APPLYING: applying, APPLIED: applied, Phase.UNDO: undoing,
+    Phase.UNDONE: undone, Phase.FINAL: final, Phase.CLOSED: closed,
+}  # fmt: skip
 
 # Followers and validators only ever wait for the record; a miner trains and shows its key, a leader closes.
-RECORDED = {RecordSeen: (APPLYING, (APPLY,))}
+# Whoever has applied nothing has nothing to take back.
+RECORDED = {RecordSeen: (APPLYING, (APPLY,)), Overtaken: (Phase.UNDONE, ())}
 WATCHER = {
     SUBMIT: RECORDED | {SealSeen: (REVEALED, ())},
     REVEALED: RECORDED,
-    APPLYING: {Done: (CLOSED, ())},
+    APPLYING: {Done: (APPLIED, ()), Overtaken: (Phase.UNDO, (UNDO,))},
+    APPLIED: {RecordFinal: (Phase.FINAL, (FINAL,)), Overtaken: (Phase.UNDO, (UNDO,))},
+    Phase.UNDO: {},
+    Phase.FINAL: {},
 }
 MINER = WATCHER | {SUBMIT: RECORDED | {Opened: (SUBMIT, (TRAIN,)), SealSeen: (REVEALED, (KEY,))}}
 TABLE = {Duty.FOLLOW: WATCHER, Duty.LEAD: WATCHER, Duty.MINE: MINER}
-UNREAL = {(SUBMIT, Done), (SUBMIT, Failed), (REVEALED, Done), (REVEALED, Failed)}
+UNREAL = {(phase, report) for phase in STATES if phase is not APPLYING for report in (Done, Failed)}
 """Nobody reports on an instruction that was not given."""
 
 
@@ -110,12 +143,12 @@ UNREAL = {(SUBMIT, Done), (SUBMIT, Failed), (REVEALED, Done), (REVEALED, Failed)
 @pytest.mark.parametrize("phase", Phase)
 def test_every_duty_phase_and_event(duty: Duty, event: Event, phase: Phase) -> None:
     """What each event does where nothing else is due; what is not in the table leaves the phase alone."""
-    state = {SUBMIT: submitting, REVEALED: revealing, APPLYING: applying, CLOSED: closed}[phase](duty)
+    state = STATES[phase](duty)
     assert state.phase is phase
     if (phase, type(event)) in UNREAL:
         return
     after, said = step(state, event)
-    if phase is CLOSED:
+    if phase in ENDED:
         assert (after, said) == (state, ())
     else:
         assert (after.phase, said) == TABLE[duty][phase].get(type(event), (phase, ()))
@@ -365,7 +398,27 @@ def test_a_record_ends_the_round_from_any_phase_by_being_applied(duty: Duty) -> 
     for state in (begin(duty), submitting(duty), revealing(duty)):
         after, said = step(state, RECORD_SEEN)
         assert (after.phase, said) == (APPLYING, (APPLY,))
-        assert step(after, Done(APPLY))[0].phase is CLOSED
+        assert step(after, Done(APPLY))[0].phase is APPLIED
+
+
+def test_what_could_not_be_taken_back_is_tried_again() -> None:
+    """As everything is; and what made room for it is not applied meanwhile."""
+    state, said = play(undoing(Duty.FOLLOW), Failed(UNDO, "no disk"), RECORD_SEEN, RecordFinal(), Tick(200))
+    assert (state.phase, said) == (Phase.UNDO, [UNDO])
+    assert play(state, Done(UNDO))[0].phase is Phase.UNDONE
+
+
+def test_a_record_that_is_being_applied_is_taken_back_and_not_applied_again() -> None:
+    """θ may have moved although the instruction failed; taking back what has not moved does nothing."""
+    state, said = play(applying(Duty.FOLLOW), Failed(APPLY, "no disk"), Overtaken(), Tick(200))
+    assert (state.phase, said) == (Phase.UNDO, [UNDO])
+
+
+def test_what_is_final_is_never_taken_back() -> None:
+    for state in (final(Duty.FOLLOW), play(final(Duty.FOLLOW), Failed(FINAL, "no disk"))[0], closed(Duty.FOLLOW)):
+        after, said = play(state, Overtaken(), Tick(200))
+        assert after.phase is state.phase
+        assert UNDO not in said
 
 
 def test_the_log_tells_what_was_given_what_failed_and_what_changed_the_phase() -> None:
@@ -394,6 +447,8 @@ events_in_any_order = st.lists(
         st.just(ScoresIn()),
         st.just(Looked()),
         st.just(RECORD_SEEN),
+        st.just(RecordFinal()),
+        st.just(Overtaken()),
         st.sampled_from(["done", "failed"]),
     ),
     max_size=30,
@@ -418,8 +473,10 @@ def test_no_order_of_events_breaks_the_laws(duty: Duty, expected: tuple[bytes, .
         assert set(given_) <= wanted(state), "nothing pointless is given"
         assert not set(given_) & (before.running | before.done), "nothing is given twice at a time, or again once done"
         assert state.sealed in (before.sealed, None) or before.phase is SUBMIT, "the first seal stands"
-        if before.phase is CLOSED:
-            assert (state, given_) == (before, ()), "a closed round absorbs everything"
+        if before.phase in ENDED:
+            assert (state, given_) == (before, ()), "a round that has ended absorbs everything"
+        if before.phase is Phase.FINAL:
+            assert UNDO not in given_, "what is final is never taken back"
         if SEAL in given_:
             assert duty is Duty.LEAD and state.phase is SUBMIT and state.looked
         if RECORD in given_:
@@ -430,6 +487,7 @@ def test_no_order_of_events_breaks_the_laws(duty: Duty, expected: tuple[bytes, .
         if KEY in given_:
             assert duty is Duty.MINE and state.sealed and state.me in state.sealed
         assert (APPLY in given_) <= (state.phase is APPLYING)
+        assert (FINAL in given_) <= (state.phase is Phase.FINAL) and (UNDO in given_) <= (state.phase is Phase.UNDO)
 
 
 @given(expected_sets, events_in_any_order)
@@ -438,7 +496,7 @@ def test_a_leader_that_is_told_the_time_always_finishes(expected: tuple[bytes, .
     state = begin(Duty.LEAD, expected)
     for listed in events:
         for event in resolved(state, listed):
-            if not isinstance(event, RecordSeen):
+            if not isinstance(event, RecordSeen | Overtaken):
                 state, _ = step(state, event)
     state, _ = play(state, Looked())
     state, _ = play(state, *resolved(state, "failed"))

@@ -13,11 +13,12 @@ import pytest
 from builders import block, opening, run_spec
 from nano_stage import BLOCK, NanoStage, Setting
 
+from muster.lab.adversary.leaders import Equivocator
 from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
-from muster.node.telemetry.events import Applied
+from muster.node.telemetry.events import Applied, Recorded
 from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import round as machine
@@ -82,7 +83,7 @@ def _of(round_: int, ending: str) -> str:
 LEADER, VALIDATOR, MINER = "aggregator-0", "validator-0", "miner-0"
 HONEST = Scenario("nothing fails", within=12)
 SEAL_FAILS_ONCE = Scenario(
-    "the seal is refused once", (Fault("error", "store.put_if_absent", _of(0, "heads"), who=LEADER, count=1),)
+    "the seal is refused once", (Fault("error", "store.put_if_absent", _of(0, "*.heads"), who=LEADER, count=1),)
 )
 SEAL_FAILS_LONG = Scenario(
     "the seal is refused for longer than keys are waited for",
@@ -137,9 +138,16 @@ STRANGER_HIDES_KEY = Scenario(
 MINER_GONE = Scenario(
     "a peer never submits", (Fault("error", "store.put", "*.head", who=MINER),), within=30, missing=True
 )
+SIBLINGS = Scenario(
+    "a record turns up that goes before its sibling",
+    (Fault("missing", "store.get", "*/records/00000001-*", who=MINER, count=1),),
+    setting=replace(EXPECTED, leader=Equivocator, final_after=20),
+    within=60,
+    missing=True,
+)
 SCENARIOS = (
     HONEST, SEAL_FAILS_ONCE, SEAL_FAILS_LONG, LEADER_BLIND, LEADER_LATE, LAST_BLOCK, KEY_COMES_LATER,
-    LEADER_BLIND_AT_KEYS, SCORES_COME_LATER, NO_SCORES, KEY_NEVER_COMES, STRANGER_HIDES_KEY, MINER_GONE,
+    LEADER_BLIND_AT_KEYS, SCORES_COME_LATER, NO_SCORES, KEY_NEVER_COMES, STRANGER_HIDES_KEY, MINER_GONE, SIBLINGS,
 )  # fmt: skip
 
 Play = Callable[[Scenario], Wrong]
@@ -149,7 +157,8 @@ Play = Callable[[Scenario], Wrong]
 def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
     """Plays a scenario and says how it ended."""
     stages = {
-        setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage")) for setting in (EXPECTED, STRANGER, AGED)
+        setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage"))
+        for setting in {scenario.setting for scenario in SCENARIOS}
     }
 
     def playing(scenario: Scenario) -> Wrong:
@@ -188,8 +197,8 @@ def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:
 def scores_used(run: SimulatedRun) -> list[int]:
     """The rounds of the scores that steered round 1."""
     run_id, bucket = run.spec.run_id(), run.buckets.bucket("mem:operator-0")
-    (info,) = asyncio.run(bucket.list(paths.records(run_id, 1)))
-    data = asyncio.run(bucket.get(info.key, max_bytes=2**20))
+    stands = run.events(LEADER, Recorded)[1].record
+    data = asyncio.run(bucket.get(paths.record(run_id, 1, bytes.fromhex(stands)), max_bytes=2**20))
     return [
         scores.round for scores in wire.decode_record(data, run_id, len(layout_of(run.spec.model).shapes))[0].scores
     ]
@@ -206,6 +215,8 @@ WITHOUT = {
     Instruction.PUBLISH_KEY: NOBODY,
     Instruction.PUBLISH_RECORD: NEVER_ENDS,
     Instruction.APPLY: NEVER_ENDS,
+    Instruction.UNDO: NEVER_ENDS,
+    Instruction.FINAL: NEVER_ENDS,
 }
 
 
@@ -214,7 +225,7 @@ def test_a_run_needs_every_instruction(instruction: Instruction, play: Play, mon
     """One that is never given is carried out by nobody: there is no other way to what it does."""
     wanted = machine.wanted
     monkeypatch.setattr(machine, "wanted", lambda state: wanted(state) - {instruction})
-    assert play(HONEST) == WITHOUT[instruction]
+    assert play(SIBLINGS if instruction is Instruction.UNDO else HONEST) == WITHOUT[instruction]
 
 
 Mutation = Callable[[RoundState], RoundState]
@@ -348,6 +359,7 @@ BEGUN = RoundState(
 REVEALED = replace(BEGUN, phase=Phase.REVEAL, sealed=frozenset({A}))
 APPLYING = replace(REVEALED, phase=Phase.APPLY, record=b"r" * 32)
 DONE = frozenset({Instruction.APPLY})
+APPLIED = replace(APPLYING, phase=Phase.APPLIED, done=DONE)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +374,10 @@ DONE = frozenset({Instruction.APPLY})
         (BEGUN, replace(BEGUN, running=DONE, failed=DONE), "runs, failed, or is done"),
         (BEGUN, replace(BEGUN, running=frozenset({Instruction.PUBLISH_RECORD})), "without a seal"),
         (APPLYING, replace(APPLYING, phase=Phase.CLOSED), "closes by applying"),
+        (APPLIED, replace(APPLIED, phase=Phase.CLOSED), "only what is final closes"),
+        (APPLYING, replace(APPLIED, phase=Phase.FINAL), "only what stands is final"),
+        (replace(APPLIED, phase=Phase.UNDO), replace(APPLIED, phase=Phase.FINAL), "only what stands is final"),
+        (replace(APPLIED, phase=Phase.FINAL), replace(APPLIED, phase=Phase.UNDO), "never goes back"),
     ],
 )
 def test_each_invariant_is_one(before: RoundState, after: RoundState, problem: str) -> None:

@@ -148,7 +148,7 @@ def forge(folder: Path, peers: int, layers: int) -> None:
         if member in roster_of(stage).operators:
             continue
         public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
-        ciphertext = wire.seal(update, key, tip.run_id, 0, public)
+        ciphertext = wire.encrypt_payload(update, key, tip.run_id, 0, public)
         windows = assignment.assigned(tip.opening.assign.value, uid, spec.data, spec.inner.batch)
         header = wire.Header(
             run_id=tip.run_id,
@@ -171,7 +171,7 @@ def forge(folder: Path, peers: int, layers: int) -> None:
             (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
             (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
         else:  # the build before had one object for both
-            whole = wire.encode(header, member.identity, ciphertext)
+            whole = wire.encode_submission(header, member.identity, ciphertext)
             (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
 
 
@@ -231,7 +231,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     """One leader's round 0 over what `forge` made, from joining to having anchored its record."""
     calls: Counter[str] = Counter()
     counted(of("muster.protocol.rules.admission"), "admit", calls)
-    counted(of("muster.protocol.wire"), "open", calls)
+    counted(of("muster.protocol.wire"), "open_payload", calls)
     paths = of("muster.protocol.paths")
     stage = laid_out(folder / "again", peers, layers)
     chain, history, _ = await stand(stage)
@@ -264,7 +264,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
             await tasks.create_task(pass_time())
             live.cancel()
     payload = min(path.stat().st_size for path in (folder / "buckets").rglob("*.sub"))
-    return Memory(peers, layers, payload, *peak, opened=calls["open"], judged=calls["admit"])
+    return Memory(peers, layers, payload, *peak, opened=calls["open_payload"], judged=calls["admit"])
 
 
 # Requests.

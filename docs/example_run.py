@@ -157,7 +157,7 @@ class Run:
     def submission(self, uid: int) -> bytes:
         """Head and ciphertext of the miner in slot `uid`."""
         miner, key, windows = self.miners[uid], self.key(uid), 6
-        ciphertext = wire.encrypt(self.payload(uid), key, self.run_id, 0, miner.public)
+        ciphertext = wire.encrypt_frames(self.payload(uid), key, self.run_id, 0, miner.public)
         header = Header(
             run_id=self.run_id,
             public=miner.public,
@@ -173,4 +173,4 @@ class Run:
             ciphertext_digest=blake3(ciphertext).digest(),
             key_commitment=wire.key_commitment(key),
         )
-        return wire.encode(header, miner, ciphertext)
+        return wire.encode_submission(header, miner, ciphertext)

@@ -326,7 +326,7 @@ def _hello(run: Run) -> Hello:
 
 def _heads(run: Run) -> dict[bytes, Head]:
     """Everybody's head."""
-    signed = [wire.decode(run.submission(uid), run.run_id)[0] for uid in range(3)]
+    signed = [wire.decode_submission(run.submission(uid), run.run_id)[0] for uid in range(3)]
     return {one.header.public: Head(one.header.public, one.head, "", one) for one in signed}
 
 
@@ -335,7 +335,7 @@ def _payloads(run: Run, seal: bytes) -> dict[bytes, Payload]:
     found = {}
     for uid in range(2):
         miner = run.miners[uid]
-        signed, ciphertext = wire.decode(run.submission(uid), run.run_id)
+        signed, ciphertext = wire.decode_submission(run.submission(uid), run.run_id)
         key = wire.encode_key(miner, run.run_id, 0, run.key(uid), seal)
         found[miner.public] = Payload(Opened(signed, key, ciphertext), run.updates[uid])
     return found

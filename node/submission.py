@@ -170,7 +170,7 @@ class Submissions:
             raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
 
     def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
-        update = wire.open(signed.header, ciphertext, key, self._codec)
+        update = wire.open_payload(signed.header, ciphertext, key, self._codec)
         return update if small else self._on_disk(update)
 
     def _on_disk(self, update: SparseUpdate) -> SparseUpdate:

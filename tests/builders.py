@@ -232,7 +232,7 @@ def submission(
 ) -> Sent:
     """An honest miner's objects of the round."""
     opens, run_id, round_ = key or payload_key(), facts.run_id, facts.opening.round
-    ciphertext = wire.seal(work or update(), opens, run_id, round_, miner.public)
+    ciphertext = wire.encrypt_payload(work or update(), opens, run_id, round_, miner.public)
     head = wire.encode_head(header(facts, miner, uid, ciphertext, opens), miner)
     return Sent(head, ciphertext, lambda seal: wire.encode_key(miner, run_id, round_, opens, seal))
 

@@ -67,7 +67,7 @@ class Bench:
         """A sealed payload of any bytes, bound to the miner unless told else; apart from the library."""
         number = self.facts.opening.round if round_ is None else round_
         bound = (run or self.facts.run_id) + number.to_bytes(8, "little") + (public or self.miner.public)
-        return ChaCha20Poly1305(key).encrypt(bytes(12), b"\x01" + payload, b"muster/payload/v1" + bound)
+        return ChaCha20Poly1305(key).encrypt(bytes(12), b"\x01" + payload, b"muster/payload/v2" + bound)
 
     def key(self, key: bytes, signer: Identity | None = None, round_: int | None = None) -> bytes:
         """The miner's own key object, or somebody else's, or another round's."""

@@ -122,7 +122,7 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
 def build(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
     """The whole submission object: the update encrypted by `key`, under a signed header; `windows` were trained on."""
     tip, identity = task.tip, task.context.identity
-    ciphertext = wire.seal(update, key, tip.run_id, tip.round, identity.public)
+    ciphertext = wire.encrypt_payload(update, key, tip.run_id, tip.round, identity.public)
     header = Header(
         run_id=tip.run_id,
         public=identity.public,
@@ -138,7 +138,7 @@ def build(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) 
         ciphertext_digest=blake3(ciphertext).digest(),
         key_commitment=wire.key_commitment(key),
     )
-    return wire.encode(header, identity, ciphertext)
+    return wire.encode_submission(header, identity, ciphertext)
 
 
 async def put(now: OpenRound, made: Made) -> None:
@@ -149,7 +149,7 @@ async def put(now: OpenRound, made: Made) -> None:
     """
     context, tip = now.context, now.tip
     context.faults.trip("submit.before_put")
-    signed, ciphertext = wire.decode(made.submission, tip.run_id)
+    signed, ciphertext = wire.decode_submission(made.submission, tip.run_id)
     await context.bucket.put(paths.head(tip.run_id, made.round), signed.head)
     await context.bucket.put(paths.payload(tip.run_id, made.round), ciphertext, deadline=UPLOAD_DEADLINE)
     context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=tip.codec.count))
@@ -157,7 +157,7 @@ async def put(now: OpenRound, made: Made) -> None:
 
 def seal_problem(now: OpenRound, made: Made, seal: Seal, newest: Block) -> str:
     """Why this submission's key may not answer a seal that is seen at the block `newest`, "" where it may."""
-    signed, _ = wire.decode(made.submission, now.tip.run_id)
+    signed, _ = wire.decode_submission(made.submission, now.tip.run_id)
     return ledger.unanswerable(now.tip, seal, now.context.identity.public, signed.digest, newest)
 
 

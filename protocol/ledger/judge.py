@@ -361,7 +361,7 @@ def _open(tip: Tip, record: Record, submission: Opened) -> SparseUpdate:
         key = wire.decode_key(submission.key, tip.run_id, header.round, header.public)
         if key.seal != record.seal:
             raise WireError(KEY_SEAL, "its key answers another seal than the record names")
-        return wire.open(header, submission.ciphertext, key.payload_key, tip.codec)
+        return wire.open_payload(header, submission.ciphertext, key.payload_key, tip.codec)
     except WireError as error:
         raise LedgerError(f"an accepted submission of {header.hotkey} is {error}") from error
 

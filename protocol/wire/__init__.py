@@ -1,7 +1,7 @@
 """Bytes that cross between participants: one strict binary format, and nothing else is ever parsed from a peer.
 
-`encode`/`decode` are for submissions; `seal`/`open` encrypt and decrypt their payload. Everything that is wrong
-with received bytes is a `WireError` with a stable reason.
+`encrypt_payload` and `open_payload` are for what a submission says, `encode_submission` and `decode_submission` for the
+whole of it. Everything that is wrong with received bytes is a `WireError` with a stable reason.
 """
 
 from muster.protocol.errors import WireError
@@ -46,14 +46,14 @@ from muster.protocol.wire.seal import (
 from muster.protocol.wire.submission import (
     Header,
     Signed,
-    decode,
     decode_head,
-    encode,
+    decode_submission,
     encode_head,
-    encrypt,
+    encode_submission,
+    encrypt_frames,
+    encrypt_payload,
     key_commitment,
-    open,  # noqa: A004
-    seal,
+    open_payload,
 )
 
 __all__ = [
@@ -84,7 +84,6 @@ __all__ = [
     "UsedScore",
     "WireError",
     "body_digest",
-    "decode",
     "decode_amendment",
     "decode_head",
     "decode_hello",
@@ -94,8 +93,8 @@ __all__ = [
     "decode_scores",
     "decode_seal",
     "decode_sealed",
+    "decode_submission",
     "digest_of",
-    "encode",
     "encode_amendment",
     "encode_head",
     "encode_hello",
@@ -105,15 +104,16 @@ __all__ = [
     "encode_scores",
     "encode_seal",
     "encode_sealed",
-    "encrypt",
+    "encode_submission",
+    "encrypt_frames",
+    "encrypt_payload",
     "head_digest",
     "key_commitment",
     "key_object_bytes",
     "max_scores_bytes",
-    "open",
+    "open_payload",
     "read_object",
     "read_prefix",
     "scores_used",
-    "seal",
     "strictly_ascending",
 ]

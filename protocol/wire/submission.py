@@ -82,15 +82,15 @@ _COMMIT = 13
 
 def associated_data(run_id: bytes, round_: int, public: bytes) -> bytes:
     """What a payload is bound to beyond its key."""
-    return b"muster/payload/v1" + run_id + u64(round_) + public
+    return b"muster/payload/v2" + run_id + u64(round_) + public
 
 
-def seal(update: SparseUpdate, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
+def encrypt_payload(update: SparseUpdate, key: bytes, run_id: bytes, round_: int, public: bytes) -> bytes:
     """Encode and encrypt an update; returns the ciphertext with its tag."""
-    return encrypt(kernels.encode(update), key, run_id, round_, public, update.codec.version)
+    return encrypt_frames(kernels.encode(update), key, run_id, round_, public, update.codec.version)
 
 
-def encrypt(frames: bytes, key: bytes, run_id: bytes, round_: int, public: bytes, codec: int = 1) -> bytes:
+def encrypt_frames(frames: bytes, key: bytes, run_id: bytes, round_: int, public: bytes, codec: int = 1) -> bytes:
     """Encrypt frames, after the version byte of their codec, for one peer, round and run; the ciphertext with its tag.
 
     `codec` is what the run spec names as `sparse.codec`.
@@ -103,7 +103,7 @@ def key_commitment(key: bytes) -> bytes:
     return blake3(key).digest()
 
 
-def open(header: Header, ciphertext: bytes | memoryview, key: bytes, codec: Codec) -> SparseUpdate:  # noqa: A001
+def open_payload(header: Header, ciphertext: bytes | memoryview, key: bytes, codec: Codec) -> SparseUpdate:
     """Check a payload against its header, decrypt and decode it.
 
     Raises:
@@ -157,13 +157,13 @@ def decode_head(head: bytes, run_id: bytes) -> Signed:
     return Signed(_header(envelope), head, envelope.digest)
 
 
-def encode(header: Header, identity: Identity, ciphertext: bytes) -> bytes:
+def encode_submission(header: Header, identity: Identity, ciphertext: bytes) -> bytes:
     """Head ‖ ciphertext, as a miner keeps its submission: both of them, or neither."""
     return encode_head(header, identity) + ciphertext
 
 
-def decode(data: bytes, run_id: bytes) -> tuple[Signed, bytes]:
-    """Parse and verify what `encode` made; returns the signed header and the ciphertext.
+def decode_submission(data: bytes, run_id: bytes) -> tuple[Signed, bytes]:
+    """Parse and verify what `encode_submission` made; returns the signed header and the ciphertext.
 
     Raises:
         WireError: with the reason.

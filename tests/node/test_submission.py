@@ -50,7 +50,7 @@ SIZES = pytest.mark.parametrize("spool_bytes", [2**20, 0], ids=["small", "spoole
 
 def made(ciphertext: bytes | None = None, **changes: Any) -> tuple[Signed, bytes]:
     """alice's submission of round 0: its signed head and its payload; `changes` to the header."""
-    sealed = wire.seal(update(), KEY, TIP.run_id, 0, ALICE.public) if ciphertext is None else ciphertext
+    sealed = wire.encrypt_payload(update(), KEY, TIP.run_id, 0, ALICE.public) if ciphertext is None else ciphertext
     facts = genesis_facts(run_spec())
     head = wire.encode_head(replace(header(facts, ALICE, 0, sealed, KEY), **changes), ALICE)
     return wire.decode_head(head, TIP.run_id), sealed
@@ -228,7 +228,9 @@ class TestOwnDoing:
 
     @SIZES
     async def test_a_payload_for_somebody_else(self, bench: Make, spool_bytes: int) -> None:
-        b = await bench(spool_bytes=spool_bytes, ciphertext=wire.seal(update(), KEY, TIP.run_id, 0, BOB.public))
+        b = await bench(
+            spool_bytes=spool_bytes, ciphertext=wire.encrypt_payload(update(), KEY, TIP.run_id, 0, BOB.public)
+        )
         assert await refused(b, WireError) == "payload_auth"
 
     @SIZES
@@ -239,7 +241,7 @@ class TestOwnDoing:
 
     @SIZES
     async def test_frames_that_end_too_soon(self, bench: Make, spool_bytes: int) -> None:
-        short = wire.submission.encrypt(b"", KEY, TIP.run_id, 0, ALICE.public)
+        short = wire.encrypt_frames(b"", KEY, TIP.run_id, 0, ALICE.public)
         assert await refused(await bench(spool_bytes=spool_bytes, ciphertext=short), WireError) == "frame_truncated"
 
 

@@ -27,12 +27,12 @@ def judge(facts: RoundFacts, owner: bytes, work: Work, shown: bytes) -> SparseUp
     key = wire.decode_key(shown, facts.run_id, facts.opening.round, owner)
     if key.seal != NO_SEAL:
         raise WireError(KEY_SEAL)
-    return wire.open(signed.header, work.payload, key.payload_key, codec_of(facts.spec))
+    return wire.open_payload(signed.header, work.payload, key.payload_key, codec_of(facts.spec))
 
 
 def judge_by_parts(facts: RoundFacts, owner: bytes, work: Work, shown: bytes) -> SparseUpdate:
     """A submission as its miner keeps it, head and ciphertext in one."""
-    signed, ciphertext = wire.decode(work.head + work.payload, facts.run_id)
+    signed, ciphertext = wire.decode_submission(work.head + work.payload, facts.run_id)
     return judge(facts, owner, Work(signed.head, ciphertext), shown)
 
 

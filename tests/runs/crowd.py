@@ -189,7 +189,7 @@ def forge(tip: Tip, puppet: Puppet, uid: int, possession: bytes) -> Forged:
     if content == "garbage":
         frames = blake3(key).digest(length=len(frames))
     owner = bytes(32) if content == "payload_auth" else me.public
-    ciphertext = wire.encrypt(frames, key, tip.run_id, tip.round, owner)
+    ciphertext = wire.encrypt_frames(frames, key, tip.run_id, tip.round, owner)
     windows = assigned(tip.opening.assign.value, uid, tip.spec.data, tip.spec.inner.batch)
     header = Header(
         run_id=tip.run_id,

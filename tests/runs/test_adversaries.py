@@ -159,7 +159,7 @@ def test_a_ciphertext_does_not_open_without_the_key(stage: MakeStage) -> None:
     shown = asyncio.run(buckets.bucket("mem:miner-1").get(paths.key(run_id, 0), max_bytes=MAX_BYTES))
     other = wire.decode_key(shown, run_id, 0, made.member("miner-1").identity.public).payload_key
     with pytest.raises(wire.WireError, match="key_mismatch"):
-        wire.open(signed.header, ciphertext, other, run.participants["miner-0"].tip.codec)
+        wire.open_payload(signed.header, ciphertext, other, run.participants["miner-0"].tip.codec)
 
 
 async def anothers_slot(_now: OpenRound) -> int | None:

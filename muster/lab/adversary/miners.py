@@ -66,17 +66,17 @@ def build_swapped(task: Task, update: SparseUpdate, windows: Sequence[int], key:
 def build_garbage(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
     """Encrypts noise instead of codec frames, which decrypts but does not decode: a codec reason."""
     identity, tip = task.context.identity, task.tip
-    signed, _ciphertext = wire.decode(stages.build(task, update, windows, key), tip.run_id)
+    signed, _ciphertext = wire.decode_submission(stages.build(task, update, windows, key), tip.run_id)
     noise = blake3(key).digest(length=signed.header.payload_bytes - CODEC_BYTES)
-    sealed = wire.encrypt(noise, key, tip.run_id, tip.round, identity.public)
-    return wire.encode(replace(signed.header, ciphertext_digest=blake3(sealed).digest()), identity, sealed)
+    sealed = wire.encrypt_frames(noise, key, tip.run_id, tip.round, identity.public)
+    return wire.encode_submission(replace(signed.header, ciphertext_digest=blake3(sealed).digest()), identity, sealed)
 
 
 def build_desynchronised(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) -> bytes:
     """Proves possession of another θ than the run's: `possession`."""
-    signed, ciphertext = wire.decode(stages.build(task, update, windows, key), task.tip.run_id)
+    signed, ciphertext = wire.decode_submission(stages.build(task, update, windows, key), task.tip.run_id)
     stale = blake3(signed.header.possession).digest()
-    return wire.encode(replace(signed.header, possession=stale), task.context.identity, ciphertext)
+    return wire.encode_submission(replace(signed.header, possession=stale), task.context.identity, ciphertext)
 
 
 def train_noise(task: Task, windows: list[int]) -> Delta | None:

@@ -192,7 +192,7 @@ class World:
     def signed(self, round_: int = 0) -> Signed:
         """The one submission of a round."""
         (data,) = set(self.submissions(round_))
-        return wire.decode(data, open_tip(round_).run_id)[0]
+        return wire.decode_submission(data, open_tip(round_).run_id)[0]
 
 
 async def next_round(miner: Miner) -> None:

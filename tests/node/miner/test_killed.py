@@ -71,7 +71,7 @@ async def live(world: World, clock: Clock, engine: Engine | None = None) -> Mine
         miner = world.miner(faults=Ticking(clock), engine=engine)
         await miner.train()
         assert miner.made is not None
-        await answer(miner, seal_of(miner, wire.decode(miner.made.submission, miner.tip.run_id)[0].digest))
+        await answer(miner, seal_of(miner, wire.decode_submission(miner.made.submission, miner.tip.run_id)[0].digest))
     return miner
 
 

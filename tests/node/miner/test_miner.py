@@ -66,8 +66,8 @@ class TestErrorFeedback:
                 error = residual(acc, update)
                 assert bits(miner.error_feedback) == bits(error)
                 assert miner.made is not None
-                signed, ciphertext = wire.decode(miner.made.submission, miner.tip.run_id)
-                sent = wire.open(signed.header, ciphertext, miner.made.key, miner.tip.codec)
+                signed, ciphertext = wire.decode_submission(miner.made.submission, miner.tip.run_id)
+                sent = wire.open_payload(signed.header, ciphertext, miner.made.key, miner.tip.codec)
                 assert sent.identical(update)
                 await next_round(miner)
 

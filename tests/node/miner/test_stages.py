@@ -124,13 +124,13 @@ async def made_by(one: Task) -> tuple[SparseUpdate, Made]:
 async def test_what_is_built_says_what_was_done_and_opens_with_its_key() -> None:
     one = await task(1)
     update, made = await made_by(one)
-    signed, ciphertext = wire.decode(made.submission, one.tip.run_id)
+    signed, ciphertext = wire.decode_submission(made.submission, one.tip.run_id)
     header, windows = signed.header, stages.assigned_windows(one)[: SPEC.inner.batch]
     assert (header.public, header.round, header.uid) == (ME.public, 0, 1)
     assert (header.windows, header.data_digest) == (len(windows), data_digest(windows))
     assert header.possession == one.replica.possession(one.tip.opening.possess.value, ME.public, 0)
     assert header.ciphertext_digest == blake3(ciphertext).digest()
-    assert wire.open(header, ciphertext, made.key, one.tip.codec).identical(update)
+    assert wire.open_payload(header, ciphertext, made.key, one.tip.codec).identical(update)
 
 
 async def test_a_submission_that_is_put_twice_is_the_same_object() -> None:

@@ -61,8 +61,8 @@ headers = st.builds(
 @given(headers, st.binary(min_size=16, max_size=60))
 def test_any_submission_round_trips(made: Header, ciphertext: bytes) -> None:
     made = replace(made, payload_bytes=len(ciphertext) - 16)
-    data = wire.encode(made, ALICE, ciphertext)
-    signed, payload = wire.decode(data, RUN)
+    data = wire.encode_submission(made, ALICE, ciphertext)
+    signed, payload = wire.decode_submission(data, RUN)
     assert (signed.header, payload) == (made, ciphertext)
     assert signed.head + payload == data
     assert signed.ciphertext_bytes == len(ciphertext)
@@ -72,13 +72,13 @@ def test_any_submission_round_trips(made: Header, ciphertext: bytes) -> None:
 
 
 def test_an_honest_submission_opens() -> None:
-    assert wire.open(SIGNED.header, CIPHERTEXT, KEY, update().codec).identical(update())
+    assert wire.open_payload(SIGNED.header, CIPHERTEXT, KEY, update().codec).identical(update())
     assert SIGNED.header.hotkey == ALICE.hotkey
     assert SIGNED.header.key_commitment == blake3(KEY).digest() == wire.key_commitment(KEY)
 
 
 def test_sealing_is_chacha20_poly1305_bound_to_run_round_and_peer() -> None:
-    bound = b"muster/payload/v1" + RUN + (3).to_bytes(8, "little") + ALICE.public
+    bound = b"muster/payload/v2" + RUN + (3).to_bytes(8, "little") + ALICE.public
     payload = ChaCha20Poly1305(KEY).decrypt(bytes(12), CIPHERTEXT, bound)
     assert payload == b"\x01" + kernels.encode(update())
 
@@ -96,7 +96,7 @@ def test_sealing_is_chacha20_poly1305_bound_to_run_round_and_peer() -> None:
     ],
 )
 def test_what_is_not_a_head_with_its_payload(data: bytes, reason: str) -> None:
-    assert reason_of(lambda: wire.decode(data, RUN)) == reason
+    assert reason_of(lambda: wire.decode_submission(data, RUN)) == reason
 
 
 @pytest.mark.parametrize(("data", "reason"), [(HEAD[:-1], "truncated"), (HEAD + b"\0", "trailing")])
@@ -132,7 +132,7 @@ def test_a_field_of_a_later_version() -> None:
 def sealed(payload: bytes, **bound: Any) -> bytes:
     """A payload as a header would bind it, with changes."""
     run, number, public = bound.get("run", RUN), bound.get("round", 3), bound.get("public", ALICE.public)
-    data = b"muster/payload/v1" + run + number.to_bytes(8, "little") + public
+    data = b"muster/payload/v2" + run + number.to_bytes(8, "little") + public
     return ChaCha20Poly1305(KEY).encrypt(bytes(12), payload, data)
 
 
@@ -160,12 +160,12 @@ PAYLOAD = b"\x01" + kernels.encode(update())
 )
 def test_a_payload_that_does_not_open(ciphertext: bytes, key: bytes, reason: str) -> None:
     made = header(FACTS, ALICE, 0, ciphertext, KEY)
-    assert reason_of(lambda: wire.open(made, ciphertext, key, update().codec)) == reason
+    assert reason_of(lambda: wire.open_payload(made, ciphertext, key, update().codec)) == reason
 
 
 def test_a_ciphertext_that_is_not_the_one_committed_to() -> None:
     made = SIGNED.header
-    assert reason_of(lambda: wire.open(made, CIPHERTEXT + b"\0", KEY, update().codec)) == "ciphertext_size"
-    assert reason_of(lambda: wire.open(made, CIPHERTEXT[:-1], KEY, update().codec)) == "ciphertext_size"
+    assert reason_of(lambda: wire.open_payload(made, CIPHERTEXT + b"\0", KEY, update().codec)) == "ciphertext_size"
+    assert reason_of(lambda: wire.open_payload(made, CIPHERTEXT[:-1], KEY, update().codec)) == "ciphertext_size"
     swapped = bytes([CIPHERTEXT[0] ^ 1]) + CIPHERTEXT[1:]
-    assert reason_of(lambda: wire.open(made, swapped, KEY, update().codec)) == "ciphertext_digest"
+    assert reason_of(lambda: wire.open_payload(made, swapped, KEY, update().codec)) == "ciphertext_digest"

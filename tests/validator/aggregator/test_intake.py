@@ -298,11 +298,11 @@ class TestPayloads:
         async def main() -> None:
             crowd = await Crowd.begin((A,))
             run_id, key = crowd.tip.run_id, payload_key()
-            whole = wire.seal(update(), key, run_id, 0, public(B))
+            whole = wire.encrypt_payload(update(), key, run_id, 0, public(B))
             if reason == "frame_truncated":
-                whole = wire.encrypt(b"", key, run_id, 0, public(A))
+                whole = wire.encrypt_frames(b"", key, run_id, 0, public(A))
             if reason == "codec_version":
-                nonce, bound = bytes(12), b"muster/payload/v1" + run_id + bytes(8) + public(A)
+                nonce, bound = bytes(12), b"muster/payload/v2" + run_id + bytes(8) + public(A)
                 whole = ChaCha20Poly1305(key).encrypt(nonce, b"\x02rest", bound)
             facts = crowd.tip.facts(possession_of(crowd.tip.opening))
             head = header(facts, identity(A), 0, whole, key)

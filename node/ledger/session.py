@@ -140,7 +140,7 @@ class Session:
         """Fetch and judge one record; None where its bytes are not to be had yet, or it is not valid."""
         me, tip = self._participant, self._participant.tip
         try:
-            fetched = self.tentative.at_hand(pointer.digest) or await self._reader.fetch(pointer, tip)
+            fetched = self.tentative.take(pointer.digest) or await self._reader.fetch(pointer, tip)
             return FoundRecord(await me.judge(fetched), fetched, pointer.claim.final)
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
@@ -211,8 +211,10 @@ class _Round:
                 idle = not acted and all(isinstance(event, Looked) for event in news)
                 head = await self._session.block_after(head if idle else None)
                 await self.feed([Tick(head.number)])
-        if self._record is not None and self._record.final:
-            await self.feed([RecordFinal()])
+        if self._record is not None:
+            self._record = replace(self._record, fetched=None)  # a bundle is large
+            if self._record.final:
+                await self.feed([RecordFinal()])
 
     async def take_back(self) -> None:
         """Take the record back; returns once that is done."""

@@ -62,10 +62,13 @@ class Tentative:
         """A round has been applied."""
         self._rounds.append(round_)
 
-    def at_hand(self, digest: bytes) -> Fetched | None:
-        """The record that has overtaken one, and all it names, if it has this digest."""
+    def take(self, digest: bytes) -> Fetched | None:
+        """The record that has overtaken one, and all it names, if it has this digest; it is kept no longer."""
         found = self._at_hand
-        return found if found is not None and found.digest == digest else None
+        if found is None or found.digest != digest:
+            return None
+        self._at_hand = None
+        return found
 
     async def look(self, head: Block) -> bool:
         """Tell the rounds that are final at block `head` so; whether one of the others has been overtaken."""

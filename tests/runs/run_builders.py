@@ -17,7 +17,7 @@ import tomli_w
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import genesis_tip as genesis
-from muster.protocol import paths, wire
+from muster.protocol import wire
 from muster.protocol.identity import hotkey_of
 from muster.protocol.spec import RunSpec, Template, load_template
 from muster.protocol.spec.history import SpecHistory
@@ -147,7 +147,7 @@ class Ledger:
         return self.run.buckets.bucket("mem:operator-0")
 
     def key(self, kind: str, round_: int) -> str:
-        """The name of the one object of a round among the `seals`, `records` or `bundles`."""
+        """The name of the one object of a round among the `seals`, `records`, `bundles` or `scores`."""
         (info,) = asyncio.run(self.leader.list(f"{self.run_id.hex()}/{kind}/{round_:08d}-"))
         return info.key
 
@@ -171,7 +171,7 @@ class Ledger:
 
     def scores(self, round_: int) -> ScoreFile:
         """What the first validator said of a round."""
-        data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_BYTES))
+        data = asyncio.run(self.leader.get(self.key("scores", round_), max_bytes=MAX_BYTES))
         return wire.decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
 
     def reasons(self, roster: Roster, round_: int) -> dict[str, str]:

@@ -67,9 +67,14 @@ def bundle(run_id: bytes, round_: int, digest: bytes) -> str:
     return f"{run_id.hex()}/bundles/{round_:08d}-{_short(digest)}.bin"
 
 
-def scores(run_id: bytes, round_: int) -> str:
-    """A validator's signed judgement of a round."""
-    return f"{run_id.hex()}/scores/{round_:08d}.sco"
+def score_files(run_id: bytes, round_: int) -> str:
+    """Prefix of all that a validator says of a round; there is one file for each record of it that it judged."""
+    return f"{run_id.hex()}/scores/{round_:08d}-"
+
+
+def scores(run_id: bytes, round_: int, record: bytes) -> str:
+    """A validator's signed judgement of a round, by the digest of the record that it judges."""
+    return f"{score_files(run_id, round_)}{_short(record)}.sco"
 
 
 def amendments(run_id: bytes) -> str:

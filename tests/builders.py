@@ -300,7 +300,9 @@ def score_row(name: str, **changes: Any) -> ScoreRow:
     return ScoreRow(**(values | changes))
 
 
-def score_file(validator: Identity, run_id: bytes, round_: int, *rows: ScoreRow) -> ScoreFile:
-    """A validator's file about a record that nobody made, the rows in key order."""
+def score_file(
+    validator: Identity, run_id: bytes, round_: int, *rows: ScoreRow, record: bytes = b"\xab" * 32
+) -> ScoreFile:
+    """A validator's file, about a record that nobody made unless told else, the rows in key order."""
     ordered = tuple(sorted(rows, key=lambda row: public_of(row.hotkey)))
-    return ScoreFile(run_id, validator.public, round_, b"\xab" * 32, 2.75, ordered)
+    return ScoreFile(run_id, validator.public, round_, record, 2.75, ordered)

@@ -139,21 +139,27 @@ class World:
         return self.bucket(name).stored[key]
 
     def life(
-        self, script: Script | None = None, rounds: int | None = None, name: str = LEADER
+        self,
+        script: Script | None = None,
+        rounds: int | None = None,
+        name: str = LEADER,
+        start: tuple[Tip, Replica] | None = None,
     ) -> tuple[Counting, Session]:
-        """A new process of a leader."""
+        """A new process of a leader; it begins at genesis unless told else."""
         journal = self.journal if name == LEADER else Journal(None, lambda: 0.0)
         around = self.context(name, script or Script(), journal)
-        leader = Counting(around, self.tip, self.replica(), rounds)
+        leader = Counting(around, *(start or (self.tip, self.replica())), rounds)
         return leader, Session(leader, around.chain, around.directory)
 
     def replica(self) -> Replica:
         """θ_0."""
         return Replica.genesis(self.tip.history.genesis, self.run_id)
 
-    async def lead(self, script: Script | None = None, rounds: int = 1) -> Counting:
+    async def lead(
+        self, script: Script | None = None, rounds: int = 1, start: tuple[Tip, Replica] | None = None
+    ) -> Counting:
         """A whole life of the leader, until the run is closed after `rounds` rounds, or it dies (`Died`)."""
-        leader, session = self.life(script, rounds)
+        leader, session = self.life(script, rounds, start=start)
         died = False
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(self._tick()), tasks.create_task(self.mine(leader))]
@@ -204,8 +210,15 @@ class World:
 
     def seal_of(self, round_: int) -> bytes | None:
         """The digest of the round's seal, None where none is public."""
-        sealed = [stored[-1] for stored in self.named(paths.seals(self.run_id, round_)).values()]
-        return wire.digest_of(sealed[0]) if sealed else None
+        return self._digest_of(paths.seals(self.run_id, round_))
+
+    def record_of(self, round_: int) -> bytes | None:
+        """The digest of the round's record, None where none is public."""
+        return self._digest_of(paths.records(self.run_id, round_))
+
+    def _digest_of(self, prefix: str) -> bytes | None:
+        public = [stored[-1] for stored in self.named(prefix).values()]
+        return wire.digest_of(public[0]) if public else None
 
     def named(self, prefix: str, name: str = LEADER) -> dict[str, list[bytes]]:
         """Everything that was ever stored under names that begin so, by name."""

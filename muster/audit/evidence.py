@@ -59,7 +59,7 @@ class Evidence:
         self._reader = Reader(chain, Directory(chain, buckets))
         self._leader = hotkey_of(start.leader_in_turn)
         self._anchored: dict[int, tuple[bytes, ...]] = {}
-        self._unproven: dict[int, bytes] = {}
+        self._digests: dict[int, bytes] = {}
         self._store: Store | None = None
         self.last = -1
         self.peers: dict[str, Peer] = {}
@@ -104,8 +104,12 @@ class Evidence:
 
     def record_key(self, round_: int) -> str:
         """The name of a round's record, as far as it is known before it is read."""
-        known = next(iter(self._anchored.get(round_, ())), None) or self._unproven.get(round_)
+        known = self.digest_of(round_)
         return paths.record(self.run_id, round_, known) if known else paths.records(self.run_id, round_)
+
+    def digest_of(self, round_: int) -> bytes | None:
+        """The digest of a round's record: of the one that was read, else as the next record or an anchor names it."""
+        return self._digests.get(round_) or next(iter(self._anchored.get(round_, ())), None)
 
     def proven(self, round_: int) -> bool:
         """Whether an anchor names the record of a round, or leads back to it."""
@@ -128,12 +132,17 @@ class Evidence:
             StorageError: it is not there, or not the anchored one.
             LedgerError: it is the anchored one, and no record.
         """
+        record, digest = await self._record(round_)
+        self._digests[round_] = digest
+        self._digests.setdefault(round_ - 1, record.parent)
+        return record, digest
+
+    async def _record(self, round_: int) -> tuple[Record, bytes]:
         anchored = self._anchored.get(round_)
         if anchored is None:
             here = await self._reader.siblings(self.store, self._start, round_)
             if not here:
                 raise ObjectMissing("it is not there")
-            self._unproven[round_] = here[0][1]
             return here[0]
         problems: list[StorageError] = []
         for digest in anchored:

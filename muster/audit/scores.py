@@ -33,9 +33,12 @@ class ScoreFiles:
         """
         own_name = paths.record(self._run_id, record.round, digest)
         for taken in record.scores:
-            hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round)
+            judged = self._evidence.digest_of(taken.round)
+            if judged is None:
+                continue  # which file it is, lost records would say: each of them is a fault of its own
+            hotkey, name = hotkey_of(taken.validator), paths.scores(self._run_id, taken.round, judged)
             with self._faults.noting(name, taken.round, FaultClass.SCORES, hotkey):
-                file, found = await self._read(hotkey, taken.round)
+                file, found = await self._read(hotkey, taken.round, name)
                 if found != taken.digest:
                     raise LedgerError(f"the record of round {record.round} used other scores than these")
                 with self._faults.noting(own_name, record.round):
@@ -44,20 +47,24 @@ class ScoreFiles:
                         raise LedgerError(f"it misquotes the scores of {hotkey} that it names")
 
     async def check_published(self, round_: int, digest: bytes) -> None:
-        """What validators published of a round, used or not, is theirs and of its very record, which has `digest`."""
+        """What validators published of a round's record, which has `digest`, is theirs and of that very record.
+
+        What they may have published of siblings of it has other names, and is of no ledger.
+        """
+        name = paths.scores(self._run_id, round_, digest)
         for hotkey in self._evidence.validators:
-            with self._faults.noting(paths.scores(self._run_id, round_), round_, FaultClass.SCORES, hotkey):
+            with self._faults.noting(name, round_, FaultClass.SCORES, hotkey):
                 try:
-                    file, _ = await self._read(hotkey, round_)
+                    file, _ = await self._read(hotkey, round_, name)
                 except ObjectMissing:
                     continue  # a validator may be away; only what was used has to be there
                 if file.record != digest:
                     raise LedgerError("it judges another record than the one anchored on chain")
 
-    async def _read(self, hotkey: str, round_: int) -> tuple[ScoreFile, bytes]:
+    async def _read(self, hotkey: str, round_: int, name: str) -> tuple[ScoreFile, bytes]:
         peer = self._evidence.peers.get(hotkey)
         if peer is None or peer.location is None:
             raise ObjectMissing("the validator has committed no bucket")
         store = self._buckets.bucket(peer.location)
-        data = await store.get(paths.scores(self._run_id, round_), max_bytes=self._max_bytes)
+        data = await store.get(name, max_bytes=self._max_bytes)
         return decode_scores(data, self._run_id, hotkey, round_)

@@ -14,7 +14,7 @@ from muster.protocol.wire import Record
 class Lineage:
     """What records that have been read say of their parents; nothing unproven is ever in it.
 
-    It holds 40 bytes per record read, and each of them is an object that a leader published.
+    It holds 40 bytes per record that was read and is not forgotten, each of them an object that a leader published.
     """
 
     def __init__(self) -> None:
@@ -41,3 +41,7 @@ class Lineage:
         if digest != at.digest or record.round != at.round:
             raise LedgerError(f"the record of round {at.round} is not the one that the newest anchor leads back to")
         self._parents[at.round, at.digest] = record.parent
+
+    def forget(self, round_: int) -> None:
+        """Drop what the records before `round_` say; `trace` goes back to the round before it and no further."""
+        self._parents = {at: parent for at, parent in self._parents.items() if at[0] >= round_}

@@ -47,8 +47,8 @@ async def test_a_hello_is_written_and_read(context: Context) -> None:
 
 
 def test_the_prefixes_are_where_things_are() -> None:
-    named = {place(RUN, 0, bytes(32)) for place in (paths.seal, paths.record, paths.bundle)}
-    found = named | {paths.head(RUN, 0), paths.scores(RUN, 0), paths.checkpoint(RUN, 0, paths.MANIFEST)}
+    named = {place(RUN, 0, bytes(32)) for place in (paths.seal, paths.record, paths.bundle, paths.scores)}
+    found = named | {paths.head(RUN, 0), paths.checkpoint(RUN, 0, paths.MANIFEST)}
     assert {prefix for _, prefix in wire.PREFIXES} == {key.split("/")[1] + "/" for key in found}
 
 

@@ -147,7 +147,7 @@ class Ledger:
         return self.run.buckets.bucket("mem:operator-0")
 
     def key(self, kind: str, round_: int) -> str:
-        """The name of the one object of a round among the `seals`, `records` or `bundles`."""
+        """The name of the one object of a round among the `seals`, `records`, `bundles` or `scores`."""
         (info,) = asyncio.run(self.leader.list(f"{self.run_id.hex()}/{kind}/{round_:08d}-"))
         return info.key
 
@@ -175,7 +175,7 @@ class Ledger:
 
     def scores(self, round_: int) -> ScoreFile:
         """What the first validator said of a round."""
-        data = asyncio.run(self.leader.get(paths.scores(self.run_id, round_), max_bytes=MAX_BYTES))
+        data = asyncio.run(self.leader.get(self.key("scores", round_), max_bytes=MAX_BYTES))
         return wire.decode_scores(data, self.run_id, self.run.spec.genesis.leaders[0], round_)[0]
 
     def reasons(self, roster: Roster, round_: int) -> dict[str, str]:

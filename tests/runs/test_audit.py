@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport, FaultClass
 from muster.lab.simulator import SimulatedRun
-from muster.protocol import paths
 from muster.protocol.errors import AuditError, ConfigError, ScoresFault, UsageError
 from muster.protocol.identity import SIGNATURE_BYTES
 from muster.protocol.storage import Store
@@ -131,6 +129,15 @@ def test_it_reproduces_the_rest_from_every_checkpoint(case: Case, first_round: i
     assert report.state_roots == case.run.state_roots[first_round:]
 
 
+def test_scores_of_rounds_before_its_start_are_compared_too(case: Case) -> None:
+    """The first record it replays used them; which record they are of, those before it say."""
+    start = CHECKPOINTS[0]
+    key = case.named("scores", start - case.stage.spec.gauntlet.lag)
+    with case.changed(key, None):
+        fails(case, key, start)
+    assert case.audit(start).faults == []
+
+
 @pytest.mark.parametrize("first_round", [1, 3, ROUNDS + 1, 99])
 def test_it_starts_at_checkpoints_only(case: Case, first_round: int) -> None:
     with pytest.raises(UsageError, match=f"round {first_round}"):
@@ -138,12 +145,11 @@ def test_it_starts_at_checkpoints_only(case: Case, first_round: int) -> None:
 
 
 def test_every_kind_of_object_is_among_those_that_are_tried(case: Case) -> None:
-    objects, run_id = case.objects(), case.stage.run.history.run_id
-    for kind in ("seals", "records"):
+    objects = case.objects()
+    for kind, count in (("seals", ROUNDS + 1), ("records", ROUNDS + 1), ("scores", ROUNDS)):
         rounds = [round_of(key) for key in objects if f"/{kind}/" in key and not key.endswith(".heads")]
-        assert rounds == list(range(ROUNDS + 1))
-    for name in (Ledger(case.run).heads(0), paths.scores(run_id, 0)):
-        assert name in objects
+        assert rounds == list(range(count))
+    assert Ledger(case.run).heads(0) in objects
     rounds = [round_of(key) for key in objects if "/bundles/" in key]
     assert rounds == [0, 2, 3], "a null record has nothing to apply"
     assert sum(key.endswith(".safetensors") for key in objects) == len(CHECKPOINTS)
@@ -190,9 +196,7 @@ def test_two_records_that_changed_places(case: Case) -> None:
 
 @pytest.mark.parametrize("kind", ["seals", "heads", "bundles", "scores"])
 def test_two_objects_of_another_kind_that_changed_places(case: Case, kind: str) -> None:
-    run_id = case.stage.run.history.run_id
-    fixed = {"heads": Ledger(case.run).heads, "scores": partial(paths.scores, run_id)}
-    one, two = (fixed[kind](r) if kind in fixed else case.named(kind, r) for r in (0, 2))
+    one, two = (Ledger(case.run).heads(r) if kind == "heads" else case.named(kind, r) for r in (0, 2))
     with case.changed(one, case.read(two)), case.changed(two, case.read(one)):
         fails(case, one)
 

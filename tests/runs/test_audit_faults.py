@@ -207,7 +207,7 @@ class TestScores:
     @pytest.mark.parametrize("used", [True, False])
     def test_a_file_that_names_a_wrong_record(self, case: Case, *, used: bool) -> None:
         round_ = 2 if used else ROUNDS - 1
-        key = paths.scores(case.run_id, round_)
+        key = case.named("scores", round_)
         with case.changed(key, self.published(case, round_, record=b"\xab" * 32)):
             report = case.audit()
         problems = ["it judges another record than the one anchored on chain"]
@@ -217,9 +217,33 @@ class TestScores:
         with pytest.raises(ScoresFault, match=f"round {round_}: {key} of {case.hotkey}: it judges another record"):
             report.raise_fault()
 
+    def test_what_a_validator_says_of_a_sibling_stands_beside_and_is_no_fault(self, case: Case) -> None:
+        sibling = b"\xab" * 32
+        key = paths.scores(case.run_id, 2, sibling)
+        with case.changed(key, self.published(case, 2, record=sibling)):
+            assert case.audit().faults == []
+
+    def test_a_file_of_the_ledger_s_record_under_a_sibling_s_name_is_not_there(self, case: Case) -> None:
+        key = case.named("scores", 2)
+        data = case.read(key)
+        with case.changed(key, None), case.changed(paths.scores(case.run_id, 2, b"\xab" * 32), data):
+            report = case.audit()
+        (fault,) = report.faults
+        assert (fault.kind, fault.round, fault.name, fault.hotkey) == (FaultClass.SCORES, 2, key, case.hotkey)
+
+    @pytest.mark.parametrize("anchors", ["all", "the newest"])
+    def test_a_lost_record_is_named_by_the_next_one_and_so_is_what_judges_it(self, case: Case, anchors: str) -> None:
+        lost, key = case.named("records", 2), case.named("scores", 2)
+        chain = case.run.chain if anchors == "all" else case.showing(case.anchors[-1:])
+        with case.changed(lost, None), case.changed(key, self.published(case, 2, record=b"\xab" * 32)):
+            report = case.audit(chain)
+        problem = "the record of round 3 used other scores than these"
+        assert report.of(FaultClass.SCORES) == [Fault(FaultClass.SCORES, 2, key, problem, case.hotkey)]
+        assert rounds_of(report, FaultClass.LEDGER)[lost] == 2
+
     @pytest.mark.parametrize("data", [None, b"", b"{}", b"\xff" * 100])
     def test_a_file_that_is_gone_or_no_file(self, case: Case, data: bytes | None) -> None:
-        key = paths.scores(case.run_id, 2)
+        key = case.named("scores", 2)
         with case.changed(key, data):
             report = case.audit()
         (fault,) = report.faults
@@ -230,7 +254,7 @@ class TestScores:
         ]
 
     def test_a_fault_of_the_ledger_counts_for_more(self, case: Case) -> None:
-        scores, heads = paths.scores(case.run_id, 0), case.ledger.heads(5)
+        scores, heads = case.named("scores", 0), case.ledger.heads(5)
         with case.changed(scores, None), case.changed(heads, None):
             report = case.audit()
         assert [fault.kind for fault in report.faults] == [FaultClass.SCORES, FaultClass.LEDGER]
@@ -253,20 +277,31 @@ class TestScores:
         (taken,) = record.scores
         row = replace(taken.rows[0], score=taken.rows[0].score + 1)
         lie = replace(record, scores=(replace(taken, rows=(row, *taken.rows[1:])),))
+        assert self.checked(case, record, case.run.chain, 0) == []
+        problem = f"it misquotes the scores of {case.hotkey} that it names"
+        name = paths.record(case.run_id, 2, bytes(32))
+        assert self.checked(case, lie, case.run.chain, 0) == [Fault(FaultClass.LEDGER, 2, name, problem)]
+
+    def test_a_file_of_a_record_that_nothing_names_is_not_looked_for(self, case: Case) -> None:
+        """That the records which would name it are not to be had is told of them."""
+        record, key = case.ledger.record(2), case.named("scores", 1)
+        newest = case.showing(case.anchors[-1:])
+        with case.changed(key, None):
+            assert [fault.name for fault in self.checked(case, record, newest, 0)] == [key]
+            assert self.checked(case, record, newest, CLOSE) == []
+
+    def checked(self, case: Case, record: Record, chain: VirtualChain, first: int) -> list[Fault]:
+        """What is wrong with the scores a record used, by what the chain proves from a round on."""
         report = AuditReport(case.run_id.hex(), 0)
 
         async def check() -> None:
-            tip = await genesis(case.stage.run.history, case.run.chain)
-            evidence, faults = Evidence(tip, case.run.chain, case.run.buckets), FaultLog(report, lambda _line: None)
-            await evidence.look(0)
-            files = ScoreFiles(evidence, case.run.buckets, faults)
-            await files.check_used(record, bytes(32), tip.remembered)
-            assert report.faults == []
-            await files.check_used(lie, bytes(32), tip.remembered)
+            tip = await genesis(case.stage.run.history, chain)
+            evidence, faults = Evidence(tip, chain, case.run.buckets), FaultLog(report, lambda _line: None)
+            await evidence.look(first)
+            await ScoreFiles(evidence, case.run.buckets, faults).check_used(record, bytes(32), tip.remembered)
 
         asyncio.run(check())
-        problem = f"it misquotes the scores of {case.hotkey} that it names"
-        assert report.faults == [Fault(FaultClass.LEDGER, 2, paths.record(case.run_id, 2, bytes(32)), problem)]
+        return report.faults
 
 
 class TestAnchors:

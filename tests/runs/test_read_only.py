@@ -174,7 +174,7 @@ def test_the_status_tells_faults_of_the_ledger_from_faults_of_scores(
         out, err = capsys.readouterr()
         return ended.value.code, [fault["class"] for fault in json.loads(out)["faults"]], err.splitlines()[-1]
 
-    (scores,) = run.glob("buckets/operator-0/*/scores/00000000.sco")
+    (scores,) = run.glob("buckets/operator-0/*/scores/00000000-*.sco")
     scores.unlink()
     status, classes, last = audit()
     assert (status, classes) == (ScoresFault.exit_status, ["scores"])

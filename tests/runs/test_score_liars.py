@@ -13,7 +13,6 @@ from run_builders import MAX_BYTES, Ledger, Stage, lay_out, play
 from muster.audit import Auditor, FaultClass
 from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun
-from muster.protocol import paths
 from muster.protocol.errors import ScoresFault
 from muster.protocol.identity import Identity, hotkey_of, public_of
 from muster.protocol.wire import ScoreFile, encode_scores, max_scores_bytes
@@ -108,7 +107,7 @@ def test_a_file_beyond_the_cap_is_no_file(
 ) -> None:
     """It is not read any further than the cap, steers nothing, and is waited for once."""
     run = lied(invent(FAR_TOO_MANY))
-    size = asyncio.run(Ledger(run).leader.head(paths.scores(Ledger(run).run_id, 2)))
+    size = asyncio.run(Ledger(run).leader.head(Ledger(run).key("scores", 2)))
     assert size is not None
     assert size.size > 10 * max_scores_bytes(nano.spec.data.slots)
     assert all(not scores.rows for round_ in range(ROUNDS) for scores in Ledger(run).record(round_).scores)
@@ -123,5 +122,7 @@ def test_a_file_of_a_wrong_record_is_a_fault_of_its_own_and_the_run_is_right(
     nano: Stage, honest: SimulatedRun, lied: Callable[[Change], SimulatedRun]
 ) -> None:
     run = lied(wrong_record)
+    assert all(not Ledger(run).record(round_).scores for round_ in range(ROUNDS)), "nothing it says steers"
     assert run.state_roots == honest.state_roots
+    assert run.chain.height <= honest.chain.height + 2 * (nano.spec.clock.reveal + nano.spec.gauntlet.score_wait)
     assert audit_faults(nano, run) == [(FaultClass.SCORES, round_) for round_ in range(ROUNDS)]

@@ -286,6 +286,17 @@ class TestOpenRound:
         assert waited == f"the key of miner-2, until block {until} (now {story.seen.block})"
         assert failed.startswith("miner-2 to show its key, which has failed ")
 
+    @pytest.mark.parametrize("published", [True, False])
+    def test_scores_that_steer_are_looked_for_by_the_record_they_judge(
+        self, stage_of_run: Stage, published: bool
+    ) -> None:
+        key = Fault("error", "store.put", "*/00000002.key", who="miner-2")
+        scores = Fault("error", "store.put_if_absent", "*/scores/00000000-*")
+        story = self.cut(stage_of_run, 12.5, key, *(() if published else (scores,)), round_=2)
+        assert story.seen.seal is not None and story.seen.record is None
+        missing = any(line.startswith("the scores of validator-0 for round 0, until ") for line in story.waiting)
+        assert missing is not published
+
     def test_a_record_that_is_not_anchored(self, stage_of_run: Stage) -> None:
         story = self.cut(stage_of_run, 9.5, Fault("error", "chain.commit", "anchor/1"))
         waited, failed = story.waiting

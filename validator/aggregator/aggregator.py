@@ -44,7 +44,7 @@ class Aggregator(Follower):
         super().__init__(context, tip, replica)
         self._rounds = rounds
         self._spool = spool
-        self._steering = Steering(context.directory)
+        self._steering = Steering(context)
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
@@ -112,7 +112,7 @@ class Aggregator(Follower):
                 await self._check_patience(before, error)
         await super().apply(applied, fetched)
         self._failing_since = None
-        self._steering.recorded(before, applied.record)
+        self._steering.recorded(before, applied.record, applied.digest)
 
     async def _check_patience(self, tip: Tip, error: StorageError) -> None:
         """Raise the error of a copy that could not be kept, unless that has been tried for long enough."""

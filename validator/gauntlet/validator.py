@@ -263,7 +263,8 @@ class Validator(Follower):
         file = ScoreFile(self._tip.run_id, identity.public, round_, applied.digest, judged.heldout, rows)
         self.context.faults.trip("score.before_put")
         # What stands may have been used already; a second life, which may know less, must not replace it.
-        await self.context.bucket.put_if_absent(paths.scores(self._tip.run_id, round_), encode_scores(file, identity))
+        name = paths.scores(self._tip.run_id, round_, applied.digest)
+        await self.context.bucket.put_if_absent(name, encode_scores(file, identity))
         self.note(events.Scored(round_, peers=rows))
         weights = chain_weights(shares, uids)
         if weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from muster.history.story.facts import LedgerRound
 from muster.history.story.journals import read_journals
@@ -59,36 +59,47 @@ async def read_round(history: SpecHistory, chain: Chain, directory: Directory, r
         newest = f"the newest record is of round {beyond - 1}" if beyond else "there is no record yet"
         raise UsageError(f"round {round_} is not there yet: {newest}")
     stores = directory.stores(await directory.snapshot())
-    tip = await _walk(reader, stores, start, beyond, round_)
-    return await _Look(reader, chain, stores, tip, anchors).round()
+    tip, records = await _walk(reader, stores, start, beyond, round_)
+    return await _Look(reader, chain, stores, tip, records, anchors).round()
 
 
-async def _walk(reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond: int, round_: int | None) -> Tip:
-    """The tip before a round's record, record by record from genesis."""
-    wanted = beyond if round_ is None else round_
+async def _walk(
+    reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond: int, round_: int | None
+) -> tuple[Tip, list[bytes]]:
+    """The tip before a round's record, record by record from genesis, and their digests."""
+    wanted, records = beyond if round_ is None else round_, list[bytes]()
     while tip.round < wanted:
         store = stores.get(tip.leader_in_turn)
         if store is None:
             raise LedgerError(f"the leader {hotkey_of(tip.leader_in_turn)} has committed no bucket that can be opened")
-        after = ledger.advance(tip, *await reader.following(store, tip))
+        record, digest = await reader.following(store, tip)
+        after = ledger.advance(tip, record, digest)
         if after.closed:
             if round_ is None:
                 break
             raise UsageError(f"the run ended with round {tip.round}; there is no round {round_}")
         tip = after
-    return tip
+        records.append(digest)
+    return tip, records
 
 
 class _Look:
-    """One look at one round."""
+    """One look at one round; `records` are the digests of those before it."""
 
     def __init__(
-        self, reader: Reader, chain: Chain, stores: Mapping[bytes, Store], tip: Tip, anchors: list[AnchorSeen]
+        self,
+        reader: Reader,
+        chain: Chain,
+        stores: Mapping[bytes, Store],
+        tip: Tip,
+        records: Sequence[bytes],
+        anchors: list[AnchorSeen],
     ) -> None:
         self._reader = reader
         self._chain = chain
         self._stores = stores
         self._tip = tip
+        self._records = records
         self._anchors = anchors
         self._problems: list[str] = []
 
@@ -166,7 +177,8 @@ class _Look:
         else:
             asked = {peer: paths.key(tip.run_id, tip.round) for peer, _ in seal.headers}
         if tip.score_rounds:
-            scores = paths.scores(tip.run_id, tip.score_rounds[0])
+            judged = tip.score_rounds[0]
+            scores = paths.scores(tip.run_id, judged, self._records[judged])
             asked |= {public_of(hotkey): scores for hotkey in tip.history.genesis.genesis.leaders}
         there: set[bytes] = set()
         silent: set[bytes] = set()

@@ -60,3 +60,11 @@ def test_a_digest_proves_its_own_round_only() -> None:
     assert read_back(lineage, Anchor(5, digest(5)), 0) == [5, 4, 3, 2, 1]
     misplaced = Anchor(9, digest(5))
     assert lineage.trace(misplaced, 0) == misplaced
+
+
+@given(newest=st.integers(1, 20), round_=st.integers(0, 20), again=st.integers(0, 20))
+def test_what_is_forgotten_is_read_again_and_nothing_else(newest: int, round_: int, again: int) -> None:
+    lineage, anchor = Lineage(), Anchor(newest, digest(newest))
+    read_back(lineage, anchor, 0)
+    lineage.forget(round_)
+    assert read_back(lineage, anchor, min(again, newest)) == list(range(min(round_ - 1, newest), again, -1))

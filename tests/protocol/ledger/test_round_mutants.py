@@ -117,7 +117,7 @@ LEADER_BLIND_AT_KEYS = Scenario(
 )
 SCORES_COME_LATER = Scenario(
     "scores come some blocks later",
-    (Fault("error", "store.put_if_absent", _of(0, "sco"), who=VALIDATOR, blocks=MIN_BLOCKS + 3),),
+    (Fault("error", "store.put_if_absent", "*/scores/00000000-*", who=VALIDATOR, blocks=MIN_BLOCKS + 3),),
 )
 NO_SCORES = Scenario(
     "scores never come",

@@ -9,6 +9,7 @@ from builders import LEADER, MINERS, OWNER, identity, score_file, score_row
 from leader_world import BLOCK, Died, Mortal, World, play
 
 from muster.lab.faults import Fault, Kind, Script
+from muster.node.ledger.participant import bootstrap
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.identity import hotkey_of
@@ -197,18 +198,17 @@ class TestClosing:
         assert play(main(put=False)) > 50
 
 
-def scores_of(world: World, round_: int, invented: int = 0) -> bytes:
-    """The leader's operator's scores of a round: alice 2, bob 1, and peers that nobody knows."""
+async def publish_scores(world: World, round_: int, after: int = 0, invented: int = 0) -> None:
+    """Put the leader's operator's scores of a round, once it is recorded and not before a height.
+
+    Alice has 2, bob 1, and then there are peers that nobody knows.
+    """
+    while world.chain.height < after or (record := world.record_of(round_)) is None:
+        await world.chain.next_block(world.chain.height)
     names = (*MINERS, *(f"invented {i}" for i in range(invented)))
     rows = (score_row(name, uid=uid, peer_score=2.0 - (name != MINERS[0])) for uid, name in enumerate(names))
-    return wire.encode_scores(score_file(identity(LEADER), world.run_id, round_, *rows), identity(LEADER))
-
-
-async def publish_scores(world: World, round_: int, after: int) -> None:
-    """Put the scores of a round at a height."""
-    while world.chain.height < after:
-        await world.chain.next_block(world.chain.height)
-    await world.bucket().put(paths.scores(world.run_id, round_), scores_of(world, round_))
+    file = score_file(identity(LEADER), world.run_id, round_, *rows, record=record)
+    await world.bucket().put(paths.scores(world.run_id, round_, record), wire.encode_scores(file, identity(LEADER)))
 
 
 class TestScores:
@@ -235,10 +235,36 @@ class TestScores:
     def test_peers_that_a_validator_invents_have_no_row(self) -> None:
         async def main() -> None:
             world = await World.begin(data={"slots": 60, "windows": 610})
-            await world.bucket().put(paths.scores(world.run_id, 0), scores_of(world, 0, invented=50))
+            publish = asyncio.create_task(publish_scores(world, 0, invented=50))
             await world.lead(rounds=2)
+            await publish
             _, second, _ = await world.followed(2)
             assert {row.public for row in second.scores[0].rows} == {identity(name).public for name in MINERS}
+
+        play(main())
+
+    def test_a_leader_that_begins_at_a_checkpoint_is_steered_by_what_was_judged_before_it(self) -> None:
+        """With this lag the scores of round 2 steer round 5; the checkpoint is of round 4."""
+
+        async def publish(world: World) -> None:
+            for round_ in range(6):
+                await publish_scores(world, round_)
+
+        async def main() -> None:
+            world = await World.begin(gauntlet={"score_wait": 50, "lag": 3}, clock={"checkpoint_every": 4})
+            publishing = asyncio.create_task(publish(world))
+            with pytest.raises(Died):
+                await world.lead(Mortal(Fault("lost", "chain.commit", "anchor/4")), rounds=6)
+            script = Script()
+            tip, replica = await bootstrap(world.tip.history, world.context(LEADER, script, world.journal))
+            assert tip.round == 4
+            await world.lead(script, rounds=6, start=(tip, replica))
+            await publishing
+            records = await world.followed(6)
+            used = [[scores.round for scores in record.scores] for record in records]
+            assert used == [[], [], [], [0], [1], [2], []], "the last one closes the run"
+            first = max(record.opening.open.number for record in records[:5] if record.opening)
+            assert world.chain.height < first + 50, "and no round waited in vain"
 
         play(main())
 

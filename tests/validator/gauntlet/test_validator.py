@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from blake3 import blake3
-from builders import LEADER, MINERS, MODEL, identity
+from builders import LEADER, MINERS, MODEL, hash32, identity
 from leader_world import MAX_BYTES, World, play
 from noted import rounds
 
@@ -86,13 +86,14 @@ class Life:
         return rounds(self.journal, name)
 
     async def scores(self, round_: int = 0) -> ScoreFile:
-        """What it has published of a round."""
-        data = await self.world.bucket().get(paths.scores(self.world.run_id, round_), max_bytes=MAX_BYTES)
+        """What it has published of a round, of one record."""
+        (name,) = self.world.named(paths.score_files(self.world.run_id, round_))
+        data = await self.world.bucket().get(name, max_bytes=MAX_BYTES)
         return decode_scores(data, self.world.run_id, identity(LEADER).hotkey, round_)[0]
 
     def files(self, round_: int = 0) -> int:
         """How many files of a round were ever stored."""
-        return len(self.world.stored(paths.scores(self.world.run_id, round_)))
+        return sum(map(len, self.world.named(paths.score_files(self.world.run_id, round_)).values()))
 
 
 async def run_of(rounds: int = 1, lag: int = 3, seats: int = 20) -> World:
@@ -134,6 +135,25 @@ class TestScores:
             assert life.events("weights") == [0, 1], "each after the evaluation block of its own round"
             assert store.newest_round() == 1
             assert store.states(1)[ALICE].evaluated == 2
+
+        play(main())
+
+    def test_they_stand_beside_what_was_said_of_a_sibling_of_the_record(
+        self, store: FailingStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def main() -> None:
+            world = await run_of()
+            judged = {"a sibling's": hash32("a sibling"), "the ledger's": (await world.fetched()).digest}
+            names = {whose: paths.scores(world.run_id, 0, digest) for whose, digest in judged.items()}
+            await world.bucket().put(names["a sibling's"], b"by an earlier life")
+            life = Life(world, store)
+            await life.live(monkeypatch)
+            assert life.events("scored") == [0]
+            assert world.named(paths.score_files(world.run_id, 0)).keys() == set(names.values())
+            assert world.stored(names["a sibling's"]) == [b"by an earlier life"]
+            (data,) = world.stored(names["the ledger's"])
+            file, _ = decode_scores(data, world.run_id, identity(LEADER).hotkey, 0)
+            assert file.record == judged["the ledger's"]
 
         play(main())
 

@@ -131,6 +131,17 @@ def test_what_a_restarted_participant_tells_again_counts_once() -> None:
     assert told(order, twice).summary(160.0, ()) == told(order, story()).summary(160.0, ())
 
 
+def test_a_record_that_is_taken_back_counts_by_what_came_instead() -> None:
+    rounds = story()
+    other, back = applied(1, root="f" * 64), events.Undone(1, record="cd" * 32, root=f"{0:064x}", outer_step=1)
+    rounds["miner-1"][1:1] = [other, Noted(121.0, back)]
+    summary, usual = (told(sorted(one), one).summary(160.0, ()) for one in (rounds, story()))
+    assert summary.roots_agree
+    assert summary.rounds == usual.rounds
+    said = "miner-1 took the record cdcdcdcd of round 1 back: another goes first"
+    assert set(summary.events) == {*usual.events, said}
+
+
 @pytest.mark.parametrize("label", ["miner-1", "validator-operator-0", "aggregator-operator-0"])
 def test_one_honest_replica_with_another_root_is_enough(label: str) -> None:
     rounds = story()

@@ -119,6 +119,11 @@ def test_the_closing_record_opens_no_round() -> None:
     assert samples(facts)["muster_records_total", ("close",)] == 1
 
 
+def test_a_record_that_is_taken_back_opens_its_round_again() -> None:
+    facts = told(JOINED, applied(3, {}), events.Undone(3, record="cd", root="ef", outer_step=3))
+    assert (facts.round, facts.phase, facts.root, facts.outer_step) == (3, "submit", "ef", 3)
+
+
 def test_refusals_and_weights_are_told() -> None:
     found = samples(
         told(

@@ -81,6 +81,10 @@ class QueuedWrites(Chain):
         """The newest block."""
         return await self._chain.head()
 
+    async def final(self) -> int:
+        """The newest final block's height."""
+        return await self._chain.final()
+
     async def next_block(self, after: int) -> Block:
         """Wait for a block beyond `after`."""
         return await self._chain.next_block(after)

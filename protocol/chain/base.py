@@ -91,15 +91,13 @@ class Chain(ABC):
         Local chains derive them from the run's seed, purpose and round alone, so that a run can be repeated.
         """
 
+    @abstractmethod
     async def final(self) -> int:
         """The height of the newest block that is never taken back.
-
-        By default all that is shown is final: a local chain has one history, of Bittensor only final blocks are read.
 
         Raises:
             ChainError: it does not say.
         """
-        return (await self.head()).number
 
     @abstractmethod
     async def snapshot(self) -> Snapshot:

@@ -148,6 +148,10 @@ class SqliteChain(Chain):
         """The newest block, by the wall clock."""
         return await self._run(lambda connection, genesis: genesis.block(self._tick(connection).height))
 
+    async def final(self) -> int:
+        """The head's height: this chain has one history."""
+        return (await self.head()).number
+
     async def next_block(self, after: int) -> Block:
         """Sleep, a block at a time, until the head is beyond `after`."""
         while True:

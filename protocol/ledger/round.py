@@ -207,6 +207,8 @@ def step(state: RoundState, event: Event) -> Step:
         return state, ()
     state = _take(state, event)
     called_for = wanted(state) - (state.running | state.failed | state.done)
+    if not called_for:
+        return state, ()
     given = tuple(instruction for instruction in Instruction if instruction in called_for)
     return replace(state, running=state.running | frozenset(given)), given
 
@@ -245,14 +247,14 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case Tick(block):
             failed = _NONE if block > state.block else state.failed
             state = replace(state, block=max(state.block, block), failed=failed)
-        case SubmissionSeen(peer):
+        case SubmissionSeen(peer) if peer not in state.submitted:
             state = replace(state, submitted=state.submitted | {peer})
         case Looked():
             state = _looked(state)
         case SealSeen(peers, block) if state.phase is Phase.SUBMIT:
             latest = max(state.block, block)
             state = replace(state, phase=Phase.REVEAL, sealed=peers, sealed_block=block, block=latest)
-        case KeySettled(peer):
+        case KeySettled(peer) if peer not in state.settled:
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
             state = replace(state, scored=True)

@@ -65,6 +65,9 @@ class Client(Chain):
     async def head(self) -> Block:
         return Block(max(0, self.ground.height - self.behind), bytes(32))
 
+    async def final(self) -> int:
+        return (await self.head()).number
+
     async def next_block(self, after: int) -> Block:
         while (head := await self.head()).number <= after:
             self.ground.height += 1

@@ -147,12 +147,12 @@ class Place:
         return count, 2 * count if self.rarely else count + 3
 
 
-_NAMED = ("seal", "rec", "bin")
-"""What is named by round and digest."""
+_NAMED = {"seal": "-*", "rec": "-*", "bin": "-*", "sco": "-*", "heads": ".*", "made": ".*"}
+"""What is named by round and digest, and what by round and parent."""
 
 
 def _key(round_: int, ending: str) -> str:
-    return f"*/{round_:08d}{'-*' if ending in _NAMED else ''}.{ending}"
+    return f"*/{round_:08d}{_NAMED.get(ending, '')}.{ending}"
 
 
 READ: tuple[Kind, ...] = ("error", "slow", "damaged", "missing")

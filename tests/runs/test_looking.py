@@ -125,13 +125,13 @@ def test_nobody_writes_but_on_instruction(stage: MakeStage, monkeypatch: pytest.
     """Leader, follower, validator, miners; a round with a miner away; the end."""
     monkeypatch.setattr(simulator, "VirtualChain", CheckedChain)
     monkeypatch.setattr(simulator, "Session", CheckedSession)
-    monkeypatch.setattr(simulator, "Aggregator", instructed(Aggregator))
     monkeypatch.setattr(simulator, "Validator", instructed(Validator))
     written.clear()
     run = play(
         stage(miners=3, validators=2),
         4,
         buckets=CheckedBuckets(),
+        leader=instructed(Aggregator),
         makers=lambda _: instructed_miner,
         absent=lambda name, round_: name == "miner-1" and round_ == 2,
     )

@@ -27,6 +27,7 @@ from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.directory import Directory
 from muster.node.telemetry.journal import Noted, to_json
+from muster.protocol import paths
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
 from muster.protocol.storage import Buckets
@@ -37,7 +38,7 @@ ROUNDS = 5
 BAD, GOOD = 2, 4
 LATE = 3
 FAULTS = (
-    Fault("error", "store.put_if_absent", f"*/seals/{BAD:08d}.heads", who="aggregator-0", count=3),
+    Fault("error", "store.put_if_absent", f"*/seals/{BAD:08d}.*.heads", who="aggregator-0", count=3),
     Fault("error", "store.put", f"*/{BAD:08d}.key", who="miner-1", count=2),
     Fault("error", "store.get", f"*/{BAD:08d}.key", who="aggregator-0", owner="miner-2"),
     Fault("damaged", "store.get", f"*/records/{BAD:08d}-*.rec", who="validator-0", count=1),
@@ -108,8 +109,8 @@ class TestRoundWithFailures:
         story = case.story(BAD)
         lines, record = said(story, "aggregator-0"), story.seen.record
         assert record is not None and record.opening is not None
-        run, decided = case.run.spec.run_id().hex(), record.opening.open.number
-        seal = f"store.put_if_absent {run}/seals/{BAD:08d}.heads: it was refused (scripted)"
+        decided, heads = record.opening.open.number, paths.heads(record.run_id, BAD, record.parent)
+        seal = f"store.put_if_absent {heads}: it was refused (scripted)"
         anchor = f"chain.commit anchor/{BAD}: it was refused (scripted)"
         assert lines[:6] == [
             "seals the round now: everybody expected is in, miner-3 last",
@@ -268,7 +269,7 @@ class TestOpenRound:
         assert story.seen.block < deadline
 
     def test_a_leader_that_cannot_seal(self, stage_of_run: Stage) -> None:
-        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put_if_absent", "*/00000001.heads"))
+        story = self.cut(stage_of_run, 8.5, Fault("error", "store.put_if_absent", "*/00000001.*.heads"))
         now, given = story.seen.block, 4
         waited, failed = story.waiting
         assert waited == f"aggregator-0 to publish the seal: everybody expected is in (now {now})"

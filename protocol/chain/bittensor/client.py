@@ -93,6 +93,10 @@ class BittensorChain(Chain):
         """The newest final block."""
         return await self._endpoints.ask(self._read_head)
 
+    async def final(self) -> int:
+        """The head's height: nothing is shown that is not final."""
+        return (await self.head()).number
+
     async def next_block(self, after: int) -> Block:
         """Look for a new final block, a few times a block, until there is one beyond `after`."""
         while (head := await self.head()).number <= after:

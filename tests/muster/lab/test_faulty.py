@@ -79,6 +79,7 @@ CALLS: dict[str, Call] = {
     "chain.origin": lambda b: b.chain.origin(),
     "chain.head": lambda b: b.chain.head(),
     "chain.next_block": lambda b: b.chain.next_block(2),
+    "chain.final": lambda b: b.chain.final(),
     "chain.block": lambda b: b.chain.block(3),
     "chain.beacon": lambda b: b.chain.beacon("assign", 1, 3),
     "chain.snapshot": lambda b: b.chain.snapshot(),

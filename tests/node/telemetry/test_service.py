@@ -230,7 +230,7 @@ class _Heights(Chain):
             raise answer
         return Block(answer, bytes(32))
 
-    origin = block = beacon = snapshot = register = commit = anchors = set_weights = next_block = None  # type: ignore[assignment]
+    origin = block = final = beacon = snapshot = register = commit = anchors = set_weights = next_block = None  # type: ignore[assignment]
 
 
 async def test_the_heartbeat_sees_blocks_and_counts_failures() -> None:

@@ -237,9 +237,9 @@ def clone_of_this_tree(tmp_path: Path) -> Path:
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listing, cwd=DOCS.parent, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
-        if (DOCS.parent / name).is_file():
+        if os.path.lexists(DOCS.parent / name):
             (origin / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(DOCS.parent / name, origin / name)
+            shutil.copyfile(DOCS.parent / name, origin / name, follow_symlinks=False)  # the rooms are links
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "--quiet"], ["add", "--all"], [*author, "commit", "--quiet", "--message", "now"]):
         subprocess.run(["git", *command], cwd=origin, check=True)

@@ -40,7 +40,7 @@ NAMES = {
     "muster.kernels": "muster.kernels",
     "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
     "muster.node.context:Context": "muster.node.participant:Surroundings",
-    "muster.node.ledger.participant:bootstrap": "muster.node.participant:join",
+    "muster.node.ledger.bootstrap:bootstrap": "muster.node.participant:join",
     "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
     "muster.node.ledger.session:Session": "muster.protocol.session:Session",
     "muster.node.miner.inner": "muster.node.miner.inner",
@@ -239,7 +239,7 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     (operator,) = roster_of(stage).operators
     journal = of("muster.node.telemetry.journal:Journal")(None)
     context = of("muster.node.context:Context")(operator.identity, chain, buckets, f"dir:{operator.name}", journal)
-    tip, replica = await of("muster.node.ledger.participant:bootstrap")(history, context)
+    tip, replica = await of("muster.node.ledger.bootstrap:bootstrap")(history, context)
     leader = of("muster.validator.aggregator.aggregator:Aggregator")(context, tip, replica, 1)
     leader.apply = for_ever  # the step of θ comes after what is measured
     session = of("muster.node.ledger.session:Session")(leader, chain, getattr(context, "directory", buckets))

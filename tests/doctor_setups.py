@@ -21,8 +21,8 @@ from muster.doctor.software import find_software
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
 from muster.protocol.spec import Template, load_template
-from muster.protocol.types import Role
-from muster.run.file import NETWORK, RUN_FILE
+from muster.protocol.types import Origin, Role
+from muster.run.file import NETWORK, RUN_FILE, RunFile
 from muster.run.folder import RunDirectory, create
 from muster.run.settings import NodeConfig
 from muster.testnet.roster import Roster
@@ -44,14 +44,19 @@ def miniature(**sections: Mapping[str, Any]) -> Template:
     return Template.model_validate(document)
 
 
-def lay_out(path: Path, **sections: Mapping[str, Any]) -> RunDirectory:
-    """A run of one operator and two miners in folders; operator-0 and miner-0 are registered and committed."""
+def lay_out_on(path: Path, made: Template, parts: RunFile | None = None, origin: Origin | None = None) -> RunDirectory:
+    """A run of one operator and two miners in folders, on a chain (None: one of its own)."""
     text = path.with_name(f"{path.name}-text")
     text.mkdir(parents=True)
     for i in range(24):
         (text / f"{i:02d}.txt").write_text(f"text {i} " * 400)
     roster = Roster.of(SEED, 2, 1, {})
-    run = create(path, miniature(**sections), roster, sorted(text.iterdir()), BLOCK_SECONDS)
+    return create(path, made, roster, sorted(text.iterdir()), BLOCK_SECONDS, parts, origin=origin)
+
+
+def lay_out(path: Path, **sections: Mapping[str, Any]) -> RunDirectory:
+    """The same on a local chain; operator-0 and miner-0 are registered and committed."""
+    run = lay_out_on(path, miniature(**sections))
     commit(run, "operator-0", "dir:operator-0")
     commit(run, "miner-0", "dir:miner-0")
     return run

@@ -22,7 +22,8 @@ from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets, FaultyChain
 from muster.node.context import Context, in_place
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower, bootstrap
+from muster.node.ledger.bootstrap import bootstrap
+from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.miner import MakeMiner, Miner
 from muster.node.telemetry import events

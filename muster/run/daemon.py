@@ -22,7 +22,8 @@ import uvloop
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.hello import publish_hello, watch_hellos
-from muster.node.ledger.participant import Follower, bootstrap
+from muster.node.ledger.bootstrap import bootstrap
+from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner import MakeMiner, local_miner

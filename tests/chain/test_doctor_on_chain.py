@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_setups import diagnose_async, lay_out
+from doctor_setups import diagnose_async, lay_out_on, miniature
 
 from muster.doctor.checks import judge_registration
 from muster.doctor.finding import Status
@@ -16,7 +16,7 @@ from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
 from muster.protocol.types import Role
-from muster.run.file import BITTENSOR, RUN_FILE
+from muster.run.file import BITTENSOR, NO_RUN, RunFile
 
 pytestmark = [pytest.mark.chain, pytest.mark.timeout(600)]
 
@@ -53,12 +53,11 @@ async def test_members_and_strangers(subnet: Any, client: BittensorChain) -> Non
         assert f"{fix} {subnet.netuid}" in told
 
 
-async def test_a_stale_endpoint(subnet: Any, tmp_path: Path) -> None:
+async def test_a_stale_endpoint(subnet: Any, client: BittensorChain, tmp_path: Path) -> None:
     if not subnet.chain.ours:
         pytest.skip("a chain that makes blocks by itself is not stale")
-    run = await asyncio.to_thread(lay_out, tmp_path / "run")
-    file = run.file.model_copy(update={"chain": BITTENSOR, "netuid": subnet.netuid, "endpoints": (subnet.chain.url,)})
-    (run.path / RUN_FILE).write_bytes(file.to_bytes())
+    parts = RunFile(run_id=NO_RUN, chain=BITTENSOR, netuid=subnet.netuid, endpoints=(subnet.chain.url,))
+    run = lay_out_on(tmp_path / "run", miniature(), parts, await client.origin())
     async with subnet.chain.in_network():
         findings = await diagnose_async(run.path)
     failed = {name: found.exit_status for name, found in findings.items() if found.status is Status.FAIL}

@@ -11,7 +11,8 @@ from blockbuster import BlockingError, blockbuster_ctx
 from run_builders import MakeStage, Stage
 
 from muster.node.context import Context, Offload, in_place
-from muster.node.ledger.participant import Follower, bootstrap
+from muster.node.ledger.bootstrap import bootstrap
+from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.miner import local_miner
 from muster.node.telemetry.journal import Journal

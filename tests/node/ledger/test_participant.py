@@ -12,7 +12,8 @@ from ledger_world import BLOCK_SECONDS, LEAD, ME, Life, Watcher, World
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
-from muster.node.ledger.participant import BOOTSTRAP_TRIES, Errands, Participant, bootstrap, commit_location, judge
+from muster.node.ledger.bootstrap import BOOTSTRAP_TRIES, bootstrap, commit_location
+from muster.node.ledger.participant import Errands, Participant, judge
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
 from muster.node.telemetry import events

@@ -9,7 +9,7 @@ from builders import LEADER, MINERS, OWNER, identity, score_file, score_row
 from leader_world import BLOCK, Died, Mortal, World, play
 
 from muster.lab.faults import Fault, Kind, Script
-from muster.node.ledger.participant import bootstrap
+from muster.node.ledger.bootstrap import bootstrap
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.identity import hotkey_of

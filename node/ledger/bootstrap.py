@@ -1,0 +1,99 @@
+"""Joining a run: register, say where the own bucket is, and come to the newest checkpoint or to genesis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from muster.node.context import Context
+from muster.node.ledger import reader
+from muster.node.ledger.catch_up import CatchUp
+from muster.node.ledger.reader import Reader
+from muster.node.replica import Replica
+from muster.node.telemetry import events
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.spec.history import SpecHistory
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BOOTSTRAP_TRIES = 50
+"""Blocks for which joining goes on trying the same thing before it gives up: ten minutes of a chain of 12 s blocks."""
+
+JOIN_RETRY = 12.0
+"""Seconds that stand for a block where the chain does not say when the next one comes."""
+
+
+async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
+    """Register, commit the location, and catch up to the newest checkpoint (or genesis).
+
+    What fails for a reason that may pass is tried again at the next blocks.
+
+    Raises:
+        ConfigError: the chain is not the run's.
+        ChainError, StorageError, LedgerError: joining is not possible.
+    """
+    chain, identity, directory = context.chain, context.identity, context.directory
+    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
+    await _patiently(chain, partial(chain.register, identity))
+    await _patiently(chain, partial(commit_location, context))
+    way = CatchUp(start)
+
+    async def newest_checkpoint() -> tuple[Tip, Replica | None]:
+        store = await directory.store_of(hotkey_of(start.leader_in_turn))
+        return (start, None) if store is None else await way.go(Reader(chain, directory), store)
+
+    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.reached)
+    if replica is None:
+        spec = history.genesis
+        replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))
+    context.journal.note(events.Joined(tip.round, hotkey=identity.hotkey))
+    return tip, replica
+
+
+async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
+    """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
+
+    Raises:
+        ChainError, StorageError, LedgerError: trying again is of no use, or has been for `BOOTSTRAP_TRIES` blocks.
+    """
+    left = BOOTSTRAP_TRIES
+    while True:
+        before = reached()
+        try:
+            return await step()
+        except (
+            StorageError,
+            ChainUnreachable,
+            StaleChain,
+            RateLimited,
+        ) as error:  # any other chain error will not pass
+            left = (left if reached() is before else BOOTSTRAP_TRIES) - 1
+            if not left:
+                raise
+            log.warning("joining waits: %s", error)
+        try:
+            await chain.next_block((await chain.head()).number)
+        except ChainError as error:
+            log.warning("joining waits: the chain does not say what block it is at: %s", error)
+            await asyncio.sleep(JOIN_RETRY)
+
+
+async def commit_location(context: Context) -> None:
+    """Publish where the bucket is, unless the chain has it already (a commitment would replace the newest anchor).
+
+    Raises:
+        ChainError: the chain does not take it, or does not say who is registered.
+    """
+    hotkey = context.identity.hotkey
+    peer = (await context.chain.snapshot()).by_hotkey().get(hotkey)
+    if peer is None:
+        raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
+    if peer.location != context.location:
+        await context.chain.commit(context.identity, context.location)

@@ -298,3 +298,10 @@ async def run_with(*faults: Fault, ended: bool = True, **how: Any) -> World:
     if ended:
         await world.close(closing=True)
     return world
+
+
+async def drive(world: World) -> None:
+    """A block every twelve seconds."""
+    while True:
+        await asyncio.sleep(BLOCK_SECONDS)
+        world.chain.advance()

@@ -111,12 +111,15 @@ class World:
     journal: Journal = field(default_factory=lambda: Journal(None, lambda: 0.0))
 
     @classmethod
-    async def begin(cls, leaders: tuple[str, ...] = (LEADER,), stake: int = 1, **sections: Any) -> World:
-        """Everybody registered, round 0 open."""
+    async def begin(
+        cls, leaders: tuple[str, ...] = (LEADER,), stake: int = 1, final_after: int = 0, **sections: Any
+    ) -> World:
+        """Everybody registered, round 0 open; a block is final once `final_after` further ones are there."""
         genesis = run_spec().genesis.model_dump() | {"leaders": tuple(identity(name).hotkey for name in leaders)}
         spec = run_spec(genesis=genesis, **sections)
         stakes = {identity(name).hotkey: stake for name in leaders}
-        chain = VirtualChain(ChainGenesis(seed=SEED, stakes=stakes, slots=spec.data.slots, weights_rate_limit=1))
+        genesis_of_chain = ChainGenesis(seed=SEED, stakes=stakes, slots=spec.data.slots, weights_rate_limit=1)
+        chain = VirtualChain(genesis_of_chain, final_after)
         for name in (*MINERS, *leaders):
             await chain.register(identity(name))
             await chain.commit(identity(name), f"mem:{name}")

@@ -54,6 +54,7 @@ class NanoStage:
         document["clock"] |= setting.clock
         document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
         template, roster = Template.model_validate(document), Roster.of(0, 2, setting.operators, {})
+        folder.mkdir(exist_ok=True)
         texts = [folder / f"{i}.txt" for i in range(8)]
         for i, path in enumerate(texts):
             path.write_text(f"the {i}th text is like every other one and says nothing; " * 40)

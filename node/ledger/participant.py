@@ -178,11 +178,6 @@ class Follower(Participant):
         """Where the replica stands."""
         return self._tip
 
-    @property
-    def steps(self) -> Sequence[Step]:
-        """What may still be taken back, oldest first."""
-        return tuple(self._steps)
-
     async def judge(self, fetched: Fetched) -> Applied:
         """Judge by this replica's θ, in the background."""
         tip, replica = self._tip, self.replica

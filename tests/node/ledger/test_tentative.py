@@ -116,7 +116,7 @@ def test_what_is_final_is_not_taken_back() -> None:
         assert ended.group_contains(AssertionError, match="stands in round 1")
         assert moves(life) == [(0, "applied")]
         assert life.participant.tip.parent == fork.second.digest
-        assert life.participant.steps == ()
+        assert life.participant._steps == []
 
     clock.run(follow())
 
@@ -189,7 +189,7 @@ def test_a_session_ends_when_the_last_record_is_final(final_after: int) -> None:
         life = await Life.of(world)
         await life.live()
         assert life.agrees
-        assert (world.chain.height >= last.block + final_after, life.participant.steps) == (True, ())
+        assert (world.chain.height >= last.block + final_after, life.participant._steps) == (True, [])
 
     clock.run(follow())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +114,23 @@ class TestKey:
         second._state = first._state
         assert await answer(second, seal) == seal
         assert {key.seal for key in shown(world, second)} == {seal.digest}
+
+    async def test_after_a_record_was_taken_back_the_round_that_comes_instead_has_an_answer_of_its_own(self) -> None:
+        world = await World.begin()
+        miner = world.miner()
+        await miner.train()
+        left = seal_of(miner, world.signed().digest)
+        assert await answer(miner, left) == left
+        miner._tip = replace(miner.tip, parent=hash32("the other record"))
+        await miner.train()
+        assert miner.made is not None
+        signed, _ = wire.decode_submission(miner.made.submission, miner.tip.run_id)
+        seal = seal_of(miner, signed.digest)
+        for _ in range(2):
+            assert await answer(miner, seal) == seal
+        await miner.publish_key(left)
+        assert [key.seal for key in shown(world, miner)] == [left.digest, *[seal.digest] * 3]
+        assert world.bucket.put_under(paths.answered(miner.tip.run_id, 0))[-1] == seal.data
 
     async def test_a_payload_that_an_earlier_life_did_not_get_up_follows_the_key(self) -> None:
         world = await World.begin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from builders import LEADER, MINERS, OWNER, identity, score_file, score_row
+from builders import LEADER, MINERS, OWNER, hash32, identity, score_file, score_row
 from leader_world import BLOCK, Died, Mortal, World, play
 
 from muster.lab.faults import Fault, Kind, Script
@@ -14,6 +14,7 @@ from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import NO_CHECKPOINT
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Kind as RecordKind
 
 SECOND = "second"
@@ -75,6 +76,20 @@ class TestLives:
             assert leader.judged == 0
             for event in ("sealed", "recorded"):
                 assert world.events(event) == [0, 1]
+
+        play(main())
+
+    def test_an_own_anchor_that_may_be_taken_back_decides_nothing(self) -> None:
+        """It is of a branch that was left; the round's record is anchored behind it, once, and applied."""
+
+        async def main() -> None:
+            world = await World.begin(final_after=50)
+            left = Anchor(0, hash32("a record that is nowhere"))
+            await world.chain.commit(identity(LEADER), f"mem:{LEADER}", left)
+            await world.lead()
+            first, second = (seen.anchor for seen in await world.chain.anchors(0) if seen.anchor.round == 0)
+            assert (first, second == left) == (left, False)
+            assert world.events("applied") == [0, 1]
 
         play(main())
 

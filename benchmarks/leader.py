@@ -21,47 +21,23 @@ import csv
 import gc
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module as part
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-BEFORE = "5c6907b"
-NAMES = {
-    "muster.kernels": "muster.kernels",
-    "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
-    "muster.node.context:Context": "muster.node.participant:Surroundings",
-    "muster.node.ledger.bootstrap:bootstrap": "muster.node.participant:join",
-    "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
-    "muster.node.ledger.session:Session": "muster.protocol.session:Session",
-    "muster.node.miner.inner": "muster.node.miner.inner",
-    "muster.node.miner.miner:Miner": "muster.node.miner.miner:Miner",
-    "muster.node.replica.genesis": "muster.node.genesis",
-    "muster.node.replica:Replica": "muster.node.replica:Replica",
-    "muster.node.telemetry.journal:Journal": "muster.node.journal:Journal",
-    "muster.protocol.chain.virtual:VirtualChain": "muster.protocol.chain.virtual:VirtualChain",
-    "muster.protocol.paths": "muster.protocol.paths",
-    "muster.protocol.rules.admission": "muster.protocol.admission",
-    "muster.protocol.rules.assignment": "muster.protocol.assignment",
-    "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
-    "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
-    "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
-    "muster.protocol.wire": "muster.protocol.wire",
-    "muster.testnet.roster:Roster": "muster.cast:Cast",
-    "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
-}
-"""What is called how in this build and in the build before."""
-_ROOM = re.compile(r"^muster\.(?=(kernels|protocol|node|validator)\b)")
-"""The build before had its rooms installed by themselves."""
+from store_requests import PARTICIPANTS, ROUNDS, requests
+from two_builds import BEFORE, ROOT, of, roster_of
+
+READS_TARGET = 1 / 3
+"""Of the reads of seals and records of the build before."""
 
 SEATS = 20
 MODEL = {
@@ -77,24 +53,6 @@ PAYLOADS_TARGET = 4
 CONSTANT = (min(32, (os.cpu_count() or 1) + 4) + 2) << 20
 """Memory may grow by so many payloads, and so many bytes: a block of a MiB in each thread that reads, and the heads."""
 
-MINERS, ROUNDS, TRAINING = 4, 6, 25
-PARTICIPANTS = MINERS + 2
-READS_TARGET = 1 / 3
-"""Of the reads of seals and records of the build before."""
-
-
-def of(where: str) -> Any:
-    """A module ("module") or what is in one ("module:name"), by its name in this build, of the build that runs here."""
-    if not Path("muster/protocol").exists():  # the working directory is the build's
-        where = _ROOM.sub("", NAMES[where])
-    module, _, name = where.partition(":")
-    return getattr(part(module), name) if name else part(module)
-
-
-def roster_of(stage: Any) -> Any:
-    """Who takes part in a run that is laid out."""
-    return stage.roster if hasattr(stage, "roster") else stage.cast
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -107,9 +65,6 @@ class Memory:
     file: int
     opened: int
     judged: int
-
-
-# Memory.
 
 
 def laid_out(folder: Path, peers: int, layers: int) -> Any:
@@ -267,78 +222,10 @@ async def lead(folder: Path, peers: int, layers: int) -> Memory:
     return Memory(peers, layers, payload, *peak, opened=calls["open_payload"], judged=calls["admit"])
 
 
-# Requests.
-
-
-class Counting:
-    """A bucket that counts what is asked of it, by operation and kind of object."""
-
-    def __init__(self, store: Any, counts: Counter[str]) -> None:
-        self._store = store
-        self._counts = counts
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(key: str = "", *arguments: Any, **named: Any) -> Any:
-            folder, _, rest = key.partition("/")[2].partition("/")
-            self._counts[f"{name} {folder}.{rest.rpartition('.')[2]}"] += 1
-            return await getattr(self._store, name)(key, *arguments, **named)
-
-        return call
-
-
-class CountingBuckets:
-    """Everybody's buckets, counted."""
-
-    def __init__(self, counts: Counter[str]) -> None:
-        self._behind = of("muster.protocol.storage.locations:MemoryBuckets")()
-        self._counts = counts
-
-    def bucket(self, location: str) -> Any:
-        """The bucket at a location."""
-        return Counting(self._behind.bucket(location), self._counts)
-
-    async def close(self) -> None:
-        """Close what is behind."""
-        await self._behind.close()
-
-
-def requests(folder: Path) -> dict[str, int]:
-    """Requests of a whole run, by operation and kind."""
-    builders, roster = part("run_builders"), of("muster.testnet.roster:Roster").of(0, MINERS, 1, {})
-    made = builders.template(clock={"deadline": 2 * TRAINING, "min_blocks": 1})
-    stage = builders.lay_out(folder / "run", builders.write_text(folder / "text"), made, roster)
-    counts = Counter[str]()
-
-    class Slow(of("muster.node.miner.miner:Miner")):  # type: ignore[misc]  # whichever build's
-        async def train(self) -> None:
-            """Training that lasts so many blocks."""
-            chain = (self.context if hasattr(self, "context") else self.surroundings).chain
-            head = await chain.head()
-            for _ in range(TRAINING):
-                head = await chain.next_block(head.number)
-            await super().train()
-
-    def slow(context: Any, tip: Any, *around: Any) -> Any:
-        """Such a miner, with the engine that this build gives to miners."""
-        engine = of("muster.node.miner.inner").LocalEngine(tip.spec.model, tip.spec.inner)
-        return Slow(context, tip, *around, engine)
-
-    engines = hasattr(of("muster.node.miner.inner"), "LocalEngine")  # before, a miner trained by itself
-    choice = {"makers": lambda _: slow} if engines else {"classes": lambda _: Slow}
-    simulator = of("muster.lab.simulator:Simulator")(
-        roster_of(stage), stage.spec, stage.text, buckets=CountingBuckets(counts), **choice
-    )
-    run = asyncio.run(simulator.run(ROUNDS))
-    assert len(run.state_roots) == ROUNDS
-    return dict(counts)
-
-
-# Both builds.
-
-
 def measure(build: Path, what: str, folder: Path, peers: int = 0, layers: int = 0) -> Any:
     """Have a process of its own do one thing with a build; what it found."""
-    environment = {**os.environ, **MALLOC, "PYTHONPATH": os.pathsep.join(map(str, (build, build / "tests/runs")))}
+    places = (build, build / "tests/runs", ROOT / "benchmarks")
+    environment = {**os.environ, **MALLOC, "PYTHONPATH": os.pathsep.join(map(str, places))}
     command = [sys.executable, "-P", __file__, "--do", what, "--folder", str(folder)]
     command += ["--peers", str(peers), "--layers", str(layers)]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, cwd=build)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import leader
-
-ROOT = leader.ROOT
+from benchmarks.two_builds import NAMES, ROOT, of
 
 
-@pytest.mark.parametrize("where", leader.NAMES)
+@pytest.mark.parametrize("where", NAMES)
 def test_a_name_of_the_table_is_there(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert leader.of(where)
+    assert of(where)
 
 
 def test_a_name_that_is_in_no_build_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(AttributeError):
-        leader.of("muster.node.context:Surroundings")
+        of("muster.node.context:Surroundings")

@@ -1,0 +1,50 @@
+"""Two builds beside each other: what is called how in this one and in commit 5c6907b, for what runs in either."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module as part
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "5c6907b"
+NAMES = {
+    "muster.kernels": "muster.kernels",
+    "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
+    "muster.node.context:Context": "muster.node.participant:Surroundings",
+    "muster.node.ledger.bootstrap:bootstrap": "muster.node.participant:join",
+    "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
+    "muster.node.ledger.session:Session": "muster.protocol.session:Session",
+    "muster.node.miner.inner": "muster.node.miner.inner",
+    "muster.node.miner.miner:Miner": "muster.node.miner.miner:Miner",
+    "muster.node.replica.genesis": "muster.node.genesis",
+    "muster.node.replica:Replica": "muster.node.replica:Replica",
+    "muster.node.telemetry.journal:Journal": "muster.node.journal:Journal",
+    "muster.protocol.chain.virtual:VirtualChain": "muster.protocol.chain.virtual:VirtualChain",
+    "muster.protocol.paths": "muster.protocol.paths",
+    "muster.protocol.rules.admission": "muster.protocol.admission",
+    "muster.protocol.rules.assignment": "muster.protocol.assignment",
+    "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
+    "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
+    "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
+    "muster.protocol.wire": "muster.protocol.wire",
+    "muster.testnet.roster:Roster": "muster.cast:Cast",
+    "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
+}
+"""What is called how in this build and in the build before."""
+_ROOM = re.compile(r"^muster\.(?=(kernels|protocol|node|validator)\b)")
+"""The build before had its rooms installed by themselves."""
+
+
+def of(where: str) -> Any:
+    """A module ("module") or what is in one ("module:name"), by its name in this build, of the build that runs here."""
+    if not Path("muster/protocol").exists():  # the working directory is the build's
+        where = _ROOM.sub("", NAMES[where])
+    module, _, name = where.partition(":")
+    return getattr(part(module), name) if name else part(module)
+
+
+def roster_of(stage: Any) -> Any:
+    """Who takes part in a run that is laid out."""
+    return stage.roster if hasattr(stage, "roster") else stage.cast

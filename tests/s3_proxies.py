@@ -3,15 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import BytesIO
 
 from aiohttp import ClientSession, web
 from yarl import URL
 
+from muster.protocol.listening import stop_accepting
+
 _BLOCK = 1 << 16
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
+
+
+@asynccontextmanager
+async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server on a loopback port whose connections all end with it; its HOST:PORT.
+
+    Raises:
+        Exception: what `serve` raised, but for a connection that broke.
+    """
+    writers: list[asyncio.StreamWriter] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        tasks.append(asyncio.create_task(serve(reader, writer)))
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = await asyncio.start_server(accept, sock=listener, ssl=tls)
+    try:
+        yield name(listener)
+    finally:
+        await stop_accepting(listener)
+        server.close()
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+    for result in ended:
+        if isinstance(result, Exception) and not isinstance(result, OSError | asyncio.IncompleteReadError):
+            raise result
 
 
 class CuttingProxy:
@@ -25,23 +63,10 @@ class CuttingProxy:
         self.cuts = 0
         self.bytes_up = 0
         self.bytes_down = 0
-        self._connections: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
+    def running(self) -> AbstractAsyncContextManager[str]:
         """Listen on a loopback port while inside; its HOST:PORT."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            for task in self._connections:
-                task.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._pass(reader, writer))
-        self._connections.add(task)
+        return tcp_server(self._pass)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
@@ -84,12 +109,21 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
     application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application)
     await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        host, port = runner.addresses[0][:2]
-        yield f"{host}:{port}"
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+        try:
+            yield name(listener)
+        finally:
+            await stop_accepting(listener)
     finally:
         await runner.cleanup()
+
+
+def name(listener: socket.socket) -> str:
+    """HOST:PORT."""
+    host, port = listener.getsockname()
+    return f"{host}:{port}"
 
 
 async def pass_on(request: web.Request, endpoint: str, **changed: str) -> web.Response:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from muster.protocol.errors import StorageError
+from muster.protocol.listening import stop_accepting
 from muster.protocol.storage.addresses import AllowList
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -114,6 +115,7 @@ class Relay:
     async def _listen(self) -> None:
         server = await asyncio.start_server(self._serve, sock=self._listener, limit=_BLOCK)
         await self._closing.wait()
+        await stop_accepting(self._listener)
         server.close()
         for task in self._connections:
             task.cancel()

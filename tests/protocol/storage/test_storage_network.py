@@ -20,7 +20,7 @@ from blake3 import blake3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from s3_proxies import http_server, pass_on
+from s3_proxies import http_server, pass_on, tcp_server
 from s3_server import RadosGateway
 
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
@@ -215,13 +215,12 @@ class TestStrangers:
                     sent += 65536
             writer.close()
 
-        server = await asyncio.start_server(endless, "127.0.0.1", 0, ssl=authority.server)
-        store = strangers.bucket(f"s3://peer.test:{server.sockets[0].getsockname()[1]}/bkt")
-        with pytest.raises(StorageError):
-            await store.list(limit=10, deadline=20)
-        with pytest.raises(StorageError):
-            await store.get("a", max_bytes=5, deadline=20)
-        server.close()
+        async with tcp_server(endless, authority.server) as address:
+            store = strangers.bucket(f"s3://peer.test:{port(address)}/bkt")
+            with pytest.raises(StorageError):
+                await store.list(limit=10, deadline=20)
+            with pytest.raises(StorageError):
+                await store.get("a", max_bytes=5, deadline=20)
         assert 0 < sent < 100 * MB
 
     async def test_a_host_that_is_not_known_or_not_there(self, strangers: NetworkBuckets, names: Names) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from blake3 import blake3
-from s3_proxies import CuttingProxy, http_server, pass_on
+from s3_proxies import CuttingProxy, http_server, pass_on, tcp_server
 from s3_server import RadosGateway
 
 from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
@@ -317,15 +317,12 @@ class TestLiars:
             except OSError:
                 writer.close()
 
-        server = await asyncio.start_server(lie, "127.0.0.1", 0)
-        store = S3Store(place(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "bkt"))
-        try:
+        async with tcp_server(lie) as address:
+            store = S3Store(place(address, "bkt"))
             with pytest.raises(StorageError):
                 await store.get("a", max_bytes=CAP, deadline=10)
             with pytest.raises(StorageError):
                 await store.download("a", tmp_path / "target", max_bytes=CAP, deadline=10)
-        finally:
-            server.close()
         assert sent < 64 * MB
         assert not any_file(tmp_path)
 
@@ -338,12 +335,11 @@ class TestLiars:
             await writer.drain()
             writer.close()
 
-        server = await asyncio.start_server(lie, "127.0.0.1", 0)
-        store = S3Store(place(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "bkt"))
-        assert await store.get("a", max_bytes=5) == b"12345"
-        with pytest.raises(ObjectTooLarge):
-            await store.get("a", max_bytes=4)
-        server.close()
+        async with tcp_server(lie) as address:
+            store = S3Store(place(address, "bkt"))
+            assert await store.get("a", max_bytes=5) == b"12345"
+            with pytest.raises(ObjectTooLarge):
+                await store.get("a", max_bytes=4)
 
     async def test_a_server_that_stalls_is_left_at_the_deadline(self, tmp_path: Path) -> None:
         connected, waiting, nobody = 0, 0, asyncio.Event()
@@ -359,22 +355,21 @@ class TestLiars:
                 nobody.set()
             writer.close()
 
-        server = await asyncio.start_server(stall, "127.0.0.1", 0)
-        store = S3Store(place(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "bkt"))
-        for call in (
-            store.get("a", max_bytes=1, deadline=0.5),
-            store.put("a", b"x", deadline=0.5),
-            store.head("a", deadline=0.5),
-            store.list(deadline=0.5),
-            store.download("a", tmp_path / "target", max_bytes=1, deadline=0.5),
-        ):
-            with pytest.raises(StorageError, match=r"deadline of 0\.5 s"):
-                await call
-            async with asyncio.timeout(10):
-                # On a busy machine a deadline may pass before there is a connection at all.
-                await nobody.wait()
+        async with tcp_server(stall) as address:
+            store = S3Store(place(address, "bkt"))
+            for call in (
+                store.get("a", max_bytes=1, deadline=0.5),
+                store.put("a", b"x", deadline=0.5),
+                store.head("a", deadline=0.5),
+                store.list(deadline=0.5),
+                store.download("a", tmp_path / "target", max_bytes=1, deadline=0.5),
+            ):
+                with pytest.raises(StorageError, match=r"deadline of 0\.5 s"):
+                    await call
+                async with asyncio.timeout(10):
+                    # On a busy machine a deadline may pass before there is a connection at all.
+                    await nobody.wait()
         assert connected
-        server.close()
 
     async def test_names_that_are_no_keys_are_not_listed(self, s3_server: RadosGateway, s3: Any, bucket: str) -> None:
         for key in ("a/ok", "a/not ok", "a/.hidden", "a/ü"):

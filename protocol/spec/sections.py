@@ -85,13 +85,16 @@ class SparseSpec(Section):
 class OuterSpec(Section):
     """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none.
 
-    Rule and α are by default what serves any number of peers best (docs/results.md, 2).
+    Rule and α are by default what serves any number of peers best (docs/results.md, 2). A tensor that fewer than
+    `min_owners` of the accepted bring anything for is left alone: 2 is the fewest whose cap and clip are not one peer's
+    own, as of two the lower median is the smaller; with more, peers that hold their part back could stop a tensor.
     """
 
     rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
     alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.0),)
     scale_cap: Rate
     norm_clip: bool
+    min_owners: Positive = 2
 
     @model_validator(mode="before")
     @classmethod

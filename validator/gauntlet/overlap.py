@@ -62,7 +62,7 @@ def overlaps(
     usual_past = _quartile([share for row in past.values() for share in row.values()], min(len(now), len(before) + 1))
     found = {}
     for hotkey in now:
-        clone_of, clone = _clone(hotkey, same[hotkey], usual, limit, beacon)
+        clone_of, clone = _clone(same[hotkey], usual, limit, beacon)
         copy_of, share = _nearest(past[hotkey])
         copied = usual_past is not None and copy_of is not None
         found[hotkey] = Overlap(
@@ -108,7 +108,7 @@ def _quartile(shares: Sequence[float], peers: int) -> float | None:
 
 
 def _clone(
-    hotkey: str, shares: Mapping[str, float], usual: float | None, limit: float, beacon: bytes
+    shares: Mapping[str, float], usual: float | None, limit: float, beacon: bytes
 ) -> tuple[str | None, float | None]:
     """Whose clone a peer may be: of those beyond the limit the one that takes precedence, else the nearest."""
     if usual is None or not shares:

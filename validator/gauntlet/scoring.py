@@ -114,9 +114,7 @@ class Scoring:
     async def run(self, tip: Tip) -> None:
         """Score round after round until there are no more; first, finish what an earlier life had committed."""
         publishing = Publishing(self._context, tip.run_id, self._store)
-        committed = await self._context.offload(self._store.newest)
-        if committed is not None:
-            await self._surely(lambda: publishing.publish(committed, tip), tip)
+        await self._surely(lambda: publishing.publish(tip), tip)
         while not self._ended or self._jobs:
             self._news.clear()
             if not self._jobs:
@@ -159,12 +157,14 @@ class Scoring:
             said = await self._surely(lambda: self._file(job, judging), tip)
         else:
             await job.final.wait()
-        file, record = said, job.step.applied.digest
-        self._context.faults.trip("score.before_commit")
-        committed = await self._surely(
-            lambda: self._context.offload(lambda: self._store.commit(job.round, record, file)), tip
-        )
-        await self._surely(lambda: publishing.publish(committed, tip), tip)
+        file = said
+
+        async def commit() -> None:
+            self._context.faults.trip("score.before_commit")
+            await self._context.offload(lambda: self._store.commit(job.round, job.step.applied.digest, file))
+
+        await self._surely(commit, tip)
+        await self._surely(lambda: publishing.publish(tip), tip)
 
     async def _said_before(self, job: Job) -> bytes | None:
         """What a life whose store is lost has published of the round: it may have been used, and stands."""

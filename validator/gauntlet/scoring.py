@@ -30,6 +30,7 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
 from muster.validator.gauntlet.publishing import Publishing, recorded
@@ -213,7 +214,10 @@ class Scoring:
                 lambda: look_through(context, tip, applied, states, beacon, errands, pressed, self._spool), tip
             )
             errands.cancel()
-        case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, job.before or {})
+        before = job.before
+        if before is None:
+            before = await self._surely(lambda: updates_before(context, tip), tip)
+        case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, before)
         judging = Judging(case, self._text)
         while await self._theta.at(tip.round, judging.go_on):
             if await self._surely(late, tip):

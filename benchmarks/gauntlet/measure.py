@@ -7,7 +7,6 @@ than `CONTROL_OF` were accepted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,16 +154,14 @@ def _mean(applied: Sequence[tuple[SparseUpdate, Floats]]) -> tuple[list[SparseUp
 
 def listed(update: SparseUpdate, beacon: bytes) -> npt.NDArray[np.float32]:
     """Which coordinates an update lists, on the drawn tiles: fp32 (coordinates,) of 0 and 1, in tile order."""
-    grid, k = update.grid, update.k
-    starts, kept = grid.entry_starts(k), grid.kept(k)
-    tiles = np.repeat(np.arange(grid.tiles), kept)
+    grid = update.grid
+    tiles = np.repeat(np.arange(grid.tiles), grid.kept(update.k))
     begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(grid.tile_sizes, dtype=np.int64)])
     flat = np.zeros(int(begins[-1]), np.float32)
     flat[begins[tiles] + update.indices.numpy()] = 1
     if grid.tiles > OVERLAP_TILES:
         drawn = sorted(sample(beacon, b"overlap", grid.tiles, OVERLAP_TILES))
         flat = np.concatenate([flat[begins[tile] : begins[tile + 1]] for tile in drawn])
-    assert int(starts[-1]) == len(tiles)
     return flat
 
 
@@ -173,10 +170,5 @@ def overlaps(ours: Sequence[npt.NDArray[np.float32]], theirs: Sequence[npt.NDArr
     if not ours or not theirs:
         return np.zeros((len(ours), len(theirs)), np.float32)
     left, right = np.stack(ours), np.stack(theirs)
-    return (left @ right.T / left.sum(1, keepdims=True)).astype(np.float32)
-
-
-def standard_error(values: Gains) -> float:
-    """Of a mean: standard deviation (ddof 1) ÷ √n; NaN where there are fewer than two values."""
-    kept = values[~np.isnan(values)]
-    return float(kept.std(ddof=1) / math.sqrt(len(kept))) if len(kept) > 1 else math.nan
+    shared: Floats = (left @ right.T / left.sum(1, keepdims=True)).astype(np.float32)
+    return shared

@@ -21,7 +21,12 @@ VERSION = 1
 
 def definition(scenario: Scenario) -> dict[str, Any]:
     """All that a measurement depends on but its seed and the text."""
-    return {"version": VERSION, "scenario": scenario.asdict(), "template": template().model_dump(mode="json")}
+    whole = template()
+    judged = {name: getattr(whole.gauntlet, name) for name in ("eval_windows", "heldout_windows", "step_scale")}
+    parts = {
+        name: getattr(whole, name).model_dump(mode="json") for name in ("model", "inner", "sparse", "outer", "data")
+    }
+    return {"version": VERSION, "scenario": scenario.asdict(), "template": {**parts, "gauntlet": judged}}
 
 
 def digest(scenario: Scenario) -> str:
@@ -71,5 +76,6 @@ def write(folder: Path, scenario: Scenario, seed: int, raw: Raw) -> None:
     about = json.dumps({**definition(scenario), "seed": seed})
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
-        np.savez_compressed(file, about=np.array(about), digest=np.array(digest(scenario)), **raw.gains, **plain)
+        arrays = {"about": np.array(about), "digest": np.array(digest(scenario)), **raw.gains, **plain}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     part.replace(path)

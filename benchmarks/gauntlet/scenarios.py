@@ -6,8 +6,7 @@ judging stage may leave any of them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal[
@@ -23,6 +22,7 @@ Kind = Literal[
     "rider",
     "wrong_data",
     "scaled",
+    "stale",
 ]
 
 
@@ -41,7 +41,8 @@ class Role:
         declares: how many windows it says it trained on.
         of: whose update it starts from (`clone`, `perturbed`, `scaled`).
         shares: keys whose assigned windows it trains on in turn, batch by batch, its own alone by default.
-        factor: what `kind` varies by: scales times so much, part of the indices that move, share of own work mixed in.
+        factor: what `kind` varies by: scales times so much, part of the indices that move, share of noise or own work
+            mixed in, decay of the direction followed, rounds that an update is sent for.
         stands_for: the key whose slot and hotkey it has, as if that one had acted otherwise; its own by default.
     """
 
@@ -142,39 +143,86 @@ NINE_LAZY = _keys("nine-lazy", 9, steps=1, batch=LAZY_BATCH)
 CANDIDATES = (*IDLE, *IMPOSTORS, *SYBILS, *TWIN, *WORK, *OTHERS, *NINE_LAZY)
 
 LONG = 60
+"""Rounds in which `tiny`'s inner schedule is over: 480 inner steps of 8 a round."""
+SHORT = 30
 _TEN = tuple(range(10))
+
+
+def _applied(*roles: Role) -> tuple[Role, ...]:
+    return tuple(replace(role, applied=True) for role in roles)
 
 
 def _equal(peers: int) -> Scenario:
     return Scenario(f"equal-{peers}", honest(peers), LONG, _TEN)
 
 
-_UNEVEN = (
-    Role("w-25", applied=True, steps=2, declares=8),
-    Role("w-50", applied=True, steps=4, declares=16),
-    Role("w-100", applied=True),
-    Role("w-100-too", applied=True),
-    Role("w-150", applied=True, steps=12),
-    Role("w-200", applied=True, steps=16),
-    Role("noise", "noise", of="w-100", applied=True),
-    Role("copycat", "clone", of="w-100-too", applied=True),
+ALONE = _equal(8)
+ALONE_FOUR = _equal(4)
+"""Honest peers alone: what the others' effect on the model is measured against."""
+
+UNEVEN = Scenario(
+    "uneven",
+    _applied(
+        Role("w-25", steps=2, declares=8),
+        Role("w-50", steps=4, declares=16),
+        Role("w-100"),
+        Role("w-100-too"),
+        Role("w-150", steps=12),
+        Role("w-200", batch=8),
+        Role("noise", "noise", of="w-100"),
+        Role("copycat", "clone", of="w-100-too"),
+    ),
+    SHORT,
+    (0, 1, 2, 3, 4),
+    validators=2,
 )
+"""Peers of very different strength and two attackers, all applied, as two validators see them."""
+
+AMOUNTS = Scenario("work", (*honest(8), *WORK, Role("newcomer", arrives=20)), LONG, _TEN)
 
 
-def _applied(*roles: Role) -> tuple[Role, ...]:
-    from dataclasses import replace
-
-    return tuple(replace(role, applied=True) for role in roles)
+def _twice(role: Role) -> tuple[Role, ...]:
+    return tuple(replace(role, name=f"{role.name}-{i}", applied=True) for i in "ab")
 
 
-def _effect(kind: str, *attackers: Role) -> Scenario:
-    return Scenario(f"effect-{kind}", (*honest(8), *_applied(*attackers)), 30, (0, 1))
+def _effect(name: str, attackers: tuple[Role, ...], peers: int = 8, rounds: int = SHORT) -> Scenario:
+    return Scenario(f"effect-{name}", (*honest(peers), *attackers), rounds, (0, 1))
 
 
-SCENARIOS: Sequence[Scenario] = (
-    _equal(4),
-    _equal(8),
-    _equal(20),
-    Scenario("attackers", (*honest(8), *CANDIDATES), LONG, (0, 1, 2)),
+EFFECTS = (
+    _effect("ten-honest", _applied(Role("honest-8"), Role("honest-9"))),
+    *(
+        _effect(role.name, _twice(role))
+        for role in (
+            Role("noise", "noise"),
+            Role("flipped", "flipped"),
+            Role("zero", "zero"),
+            Role("copycat", "clone", of="honest-0"),
+            Role("best", "best_of_last"),
+            Role("mixer", "mixer", factor=0.1),
+            Role("rider", "rider", factor=0.0),
+            Role("stale", "stale", factor=5),
+            Role("wrong-data", "wrong_data"),
+            Role("lazy", steps=1, batch=LAZY_BATCH),
+        )
+    ),
 )
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+"""Two attackers of a kind applied beside eight honest peers."""
+HALVES = (
+    _effect("half-zero", _applied(*_keys("zero", 4, kind="zero")), 4, LONG),
+    _effect("half-work", _applied(*_keys("half", 4, steps=4, declares=16)), 4, LONG),
+    _effect("half-work-all", _applied(*_keys("half", 4, steps=4)), 4, LONG),
+)
+"""Half of the accepted bring nothing, or half of the work: caps and norms are medians of the accepted."""
+
+ATTACKERS = Scenario("attackers", (*honest(8), *CANDIDATES), LONG, (0, 1, 2))
+SCENARIOS = (ALONE_FOUR, ALONE, _equal(20), ATTACKERS, AMOUNTS, UNEVEN, *EFFECTS, *HALVES)
+
+QUICK = Scenario(
+    "quick",
+    (*honest(6), *IDLE, Role("wrong-data", "wrong_data"), *WORK[:2]),
+    24,
+    (0,),
+)
+"""Long enough for the gate to be open and for the signs to show."""
+BY_NAME = {scenario.name: scenario for scenario in (*SCENARIOS, QUICK)}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.gauntlet.measure import Bench, Measured, listed, measure, overlaps
+from benchmarks.gauntlet.measure import Bench, listed, measure, overlaps
 from benchmarks.gauntlet.peers import Last, Now, Sent, peer_of
 from benchmarks.gauntlet.scenarios import Scenario
 from benchmarks.gauntlet.setting import beacon, roster_of, spec_of, text

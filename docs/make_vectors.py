@@ -51,6 +51,10 @@ from muster.validator.aggregator.intake import Head, Payload
 
 DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
+DECLARED = [6, 2, 3]
+"""Declared windows of the three updates of the outer step."""
+SILENT_FOR = [[], [0, 1], [1]]
+"""The tensors that each of them brings nothing for: two bring the embedding, one the tensor after it."""
 ACCEPTED_BEFORE, FAILED_BEFORE = (0, 4), (3, 5)
 """What the record before says of the selection vector's peers: whose work was good, whose payload was not."""
 
@@ -213,13 +217,35 @@ def _outer(run: Run) -> dict[str, Any]:
     found["norm_of_embedding_of_the_first"] = norm(updates[0], 0).hex()
     for rule in ("sender_mean", "mean", "damped_mean"):
         outer = run.spec.outer.model_copy(update={"rule": rule})
-        capped, weights = prepare(updates, run.spec.model_copy(update={"outer": outer}))
+        capped, weights, _ = prepare(updates, [1, 1, 1], run.spec.model_copy(update={"outer": outer}))
         theta = [tensor.clone() for tensor in run.theta]
         aggregate_(theta, capped, weights, 0.65, outer.rule)
         found[f"{rule}_caps"] = f32(np.array(capped[0].scale_limit))
         found[f"{rule}_weights_of_embedding"] = f32(weights[:, 0])
         found[f"{rule}_root_at_step_1"] = state_root(theta, run.layout, run.run_id, 1).hex()
-    return found
+    return found | _uneven(run, updates)
+
+
+def _uneven(run: Run, updates: list[SparseUpdate]) -> dict[str, Any]:
+    """The same three where each did another part of its work, and some bring nothing for two tensors."""
+    scales = [update.scales.clone() for update in updates]
+    for n, tensors in enumerate(SILENT_FOR):
+        for i in tensors:
+            scales[n][slice(*run.layout.grid.tensor_tiles[i])] = 0
+    sent = [replace(update, scales=each) for update, each in zip(updates, scales, strict=True)]
+    capped, weights, unmoved = prepare(sent, DECLARED, run.spec)
+    theta = [tensor.clone() for tensor in run.theta]
+    aggregate_(theta, capped, weights, 0.65, run.spec.outer.rule)
+    return {
+        "uneven_windows": DECLARED,
+        "uneven_silent_for": SILENT_FOR,
+        "uneven_caps": f32(np.array(capped[0].scale_limit)),
+        "uneven_weights_of_the_first": f32(weights[0]),
+        "uneven_weights_of_the_second": f32(weights[1]),
+        "uneven_weights_of_the_third": f32(weights[2]),
+        "uneven_unmoved": list(unmoved),
+        "uneven_root_at_step_1": state_root(theta, run.layout, run.run_id, 1).hex(),
+    }
 
 
 def _selection(run: Run) -> dict[str, Any]:
@@ -270,9 +296,10 @@ def _objects(run: Run) -> Vectors:
     payloads = _payloads(run, sealed[1])
     choice = run.tip.choose({peer: failures.get(peer, "") for peer in heads}, ())
     taken = [payloads[peer] for peer in choice.accepted]
-    _, weights = prepare([payload.update for payload in taken], run.spec)
+    windows = [payload.opened.signed.header.windows for payload in taken]
+    weighed = prepare([payload.update for payload in taken], windows, run.spec)
     bundle = write_bundle(payload.opened for payload in taken)
-    work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
+    work = Work(choice, weighed, blake3(bundle).digest(), len(bundle))
     record = compose(run.tip, decision, {peer: head.data for peer, head in heads.items()}, work)
     record_data = wire.encode_record(record, run.leader)
     read, digest = wire.decode_record(record_data, run.run_id, len(run.layout.shapes))

@@ -22,9 +22,9 @@ bytes are no frames. Everything else that can be imported may change in any rele
         values in two bits
     encode, decode, max_encoded_bytes, FrameError
         an update as bytes
-    norm, clip_weights, scale_caps, capped
+    norm, norms_of, clip_weights, scale_caps, capped
         what an update may weigh
-    norm_part, norm_of, weights_of, scale_peaks, caps_of
+    norm_part, norm_of, medians_of, clip_of, scale_peaks, caps_of
         the same where each holds a slice: what each gives, and what it comes to
     aggregate_, perturb_, undo_, Undo, Rule
         θ moved by a round's updates, or by one of them for as long as it is measured, and put back to the bit
@@ -33,13 +33,15 @@ bytes are no frames. Everything else that can be imported may change in any rele
 from muster.kernels.clip import (
     capped,
     caps_of,
+    clip_of,
     clip_weights,
+    medians_of,
     norm,
     norm_of,
     norm_part,
+    norms_of,
     scale_caps,
     scale_peaks,
-    weights_of,
 )
 from muster.kernels.codec import VERSIONS, Codec
 from muster.kernels.compress import compress, compress_, fold, residual
@@ -68,6 +70,7 @@ __all__ = [
     "capped",
     "caps_of",
     "choose_scales",
+    "clip_of",
     "clip_weights",
     "compress",
     "compress_",
@@ -78,9 +81,11 @@ __all__ = [
     "fold",
     "join",
     "max_encoded_bytes",
+    "medians_of",
     "norm",
     "norm_of",
     "norm_part",
+    "norms_of",
     "perturb_",
     "quantise",
     "residual",
@@ -88,5 +93,4 @@ __all__ = [
     "scale_peaks",
     "scale_values",
     "undo_",
-    "weights_of",
 ]

@@ -17,10 +17,14 @@ from muster.kernels.update import SparseUpdate, common_grid
 
 
 def scale_peaks(update: SparseUpdate) -> list[float]:
-    """Per tensor, the largest scale in force; −∞ where it has no tiles. Of a tensor in parts: the largest of theirs."""
+    """Per tensor, the largest scale in force of the tiles that hold another value than 0; 0 where none does.
+
+    A scale that no value has says nothing of a tile that brings nothing. Of a tensor in parts: the largest of theirs.
+    """
     peaks = []
-    for i, (first, last) in enumerate(update.grid.tensor_tiles):
-        peaks.append(float(update.tensor_scales(i).max()) if last > first else -math.inf)
+    for i in range(len(update.grid.shapes)):
+        levels, counts = _levels(update, i)
+        peaks.append(float(levels[((counts > 0) & (levels > 0)).any(axis=1)].max(initial=0)))
     return peaks
 
 
@@ -28,8 +32,11 @@ def caps_of(peaks: Sequence[Sequence[float]], cap: float) -> list[float]:
     """`scale_caps` of the `scale_peaks` of R ≥ 1 updates."""
     caps = []
     for largest in zip(*peaks, strict=True):
-        median = sorted(largest)[(len(largest) - 1) // 2]
-        caps.append(math.inf if cap == 0 or median == -math.inf else float(np.float32(cap) * np.float32(median)))
+        brought = sorted(peak for peak in largest if peak > 0)
+        if cap == 0 or not brought:
+            caps.append(math.inf)
+        else:
+            caps.append(float(np.float32(cap) * np.float32(brought[(len(brought) - 1) // 2])))
     return caps
 
 
@@ -39,7 +46,9 @@ def scale_caps(updates: Sequence[SparseUpdate], cap: float) -> list[float]:
     It keeps one update's spike on entries that nobody else sends from outweighing a round's work. The
     median is of the largest scales and not of all: tiles of one tensor differ by orders of magnitude when
     all is well (rows of an embedding whose tokens do not occur), and a median of those would cap every
-    honest update. `cap` is rounded to fp32 first. Infinite where `cap` is 0, or the tensor has no tiles.
+    honest update. Updates that bring nothing for a tensor (`scale_peaks`) are not in its median: they would
+    drag it to 0, and nobody would move the tensor. `cap` is rounded to fp32 first. Infinite where `cap` is 0,
+    or no update brings anything.
 
     Raises:
         ValueError: the updates are of different grids, or there are none.
@@ -76,37 +85,71 @@ def norm_of(parts: Iterable[tuple[float, ...]]) -> float:
     return math.sqrt(math.fsum(number for part in parts for number in part))
 
 
-def clip_weights(updates: Sequence[SparseUpdate]) -> npt.NDArray[np.float32]:
-    """The median-norm clip, fp32 (R, tensors): min(1, median / norm) of each update's norm of each tensor.
+def norms_of(update: SparseUpdate) -> list[float]:
+    """`norm` of every tensor."""
+    return [norm(update, i) for i in range(len(update.grid.shapes))]
 
-    The lower median over the updates; divided in float64 and rounded to fp32 once; 1 where the norm is 0
-    (Gauntlet, arXiv 2505.21684).
+
+def medians_of(norms: Sequence[Sequence[float]], amounts: Sequence[int]) -> list[tuple[float, int]]:
+    """Per tensor, whose norm is the measure of the others': (its norm, its amount), of R ≥ 1 updates.
+
+    `norms` are theirs, (R, tensors), `amounts` (R,) how much work each is of, in any unit, above 0. The norm of a
+    pseudo-gradient grows about as the root of the work in it, so what is compared is norm / √amount: of the updates
+    with a norm above 0, the lower median of these quotients (of equal ones, the smaller norm first, then the smaller
+    amount). (inf, 1) where no norm is above 0. Of equal amounts it is the lower median of the norms, to the bit.
+    """
+    medians = []
+    for column in zip(*norms, strict=True):
+        brought = sorted((n / math.sqrt(amount), n, amount) for n, amount in zip(column, amounts, strict=True) if n > 0)
+        medians.append(brought[(len(brought) - 1) // 2][1:] if brought else (math.inf, 1))
+    return medians
+
+
+def clip_of(
+    norms: Sequence[float], amount: int, medians: Sequence[tuple[float, int]]
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The clip of one update, fp32 (tensors,), from its norm of each tensor, its amount of work, and `medians_of`.
+
+    min(1, allowed / norm), allowed = median norm · √(amount / median's amount): each operation rounds in float64, the
+    quotient to fp32 once. 1 where the norm is 0. Of equal amounts, allowed is the median norm to the bit.
+    """
+    clip = np.ones(len(norms), np.float32)
+    for i, (own, (median, its)) in enumerate(zip(norms, medians, strict=True)):
+        allowed = median * math.sqrt(amount / its)
+        if own > allowed:
+            clip[i] = allowed / own
+    return clip
+
+
+def clip_weights(updates: Sequence[SparseUpdate], amounts: Sequence[int]) -> npt.NDArray[np.float32]:
+    """The median-norm clip, fp32 (R, tensors), of updates of so much work each: `clip_of` by their `medians_of`.
+
+    With equal amounts it is min(1, median / norm) of each update's norm of each tensor (Gauntlet, arXiv 2505.21684),
+    the lower median over the updates whose norm is above 0.
 
     Raises:
-        ValueError: the updates are of different grids, or there are none.
+        ValueError: the updates are of different grids, or there are none, or not as many as amounts.
     """
-    tensors = len(common_grid(updates).shapes)
-    return weights_of(np.array([[norm(update, i) for i in range(tensors)] for update in updates], np.float64))
+    common_grid(updates)
+    norms = [norms_of(update) for update in updates]
+    medians = medians_of(norms, amounts)
+    return np.stack([clip_of(row, amount, medians) for row, amount in zip(norms, amounts, strict=True)])
 
 
-def weights_of(norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """`clip_weights` of the norms, float64 (R, tensors), of R ≥ 1 updates."""
-    median = np.sort(norms, axis=0)[(len(norms) - 1) // 2]
-    ratios = np.ones_like(norms)
-    np.divide(median, norms, out=ratios, where=norms > median)
-    return ratios.astype(np.float32)
+def _levels(update: SparseUpdate, i: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Of each tile of tensor i its two scales in force and how many values have them, low then high: (tiles_i, 2)."""
+    first, last = update.grid.tensor_tiles[i]
+    levels = update.tensor_scales(i).double().numpy()
+    if first == last:
+        return levels, np.zeros((0, 2), np.int64)
+    starts = update.grid.entry_starts(update.k)[first : last + 1]
+    entries = update.codes.numpy()[starts[0] : starts[-1]]
+    high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
+    return levels, np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
 
 
 def _squares(update: SparseUpdate, i: int) -> list[float]:
     """count · scale² of each tile of tensor i and each of its two scales."""
-    first, last = update.grid.tensor_tiles[i]
-    if first == last:
-        return []
-    starts = update.grid.entry_starts(update.k)[first : last + 1]
-    entries = update.codes.numpy()[starts[0] : starts[-1]]
-    high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
-    low = starts[1:] - starts[:-1] - high
-    levels = update.tensor_scales(i).double().numpy()
-    squares = levels * levels
-    terms: list[float] = (low * squares[:, 0]).tolist() + (high * squares[:, 1]).tolist()
-    return terms
+    levels, counts = _levels(update, i)
+    squares: list[float] = (counts * (levels * levels)).ravel().tolist()
+    return squares

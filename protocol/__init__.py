@@ -35,8 +35,8 @@ bytes, for who uses none of this.
         draws that everybody repeats
     rules.selection: choose, order, seat
         who gets a seat
-    rules.weighing: cap_scales, weigh
-        what each submission's tensors weigh
+    rules.weighing: Limits, as_applied, limits_of, weigh
+        what each submission's tensors weigh, and what one without a seat would
     incentive.rating: Rating, rate
     incentive.score: judge, peer_score
     incentive.pay: chain_weights, incentives

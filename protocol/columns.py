@@ -7,6 +7,7 @@ field more, and no list of columns stands anywhere else.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -18,10 +19,23 @@ MAX_COUNT = 2**32 - 1
 """Counts are 32-bit on the wire."""
 
 
+SLUG_BYTES = 32
+"""What a slug takes on the wire, padded with zeros."""
+
+_SLUG = re.compile(rf"[a-z_]{{0,{SLUG_BYTES}}}", re.ASCII)
+
+
+class Slug(str):
+    """A name that does not change, of small letters and underscores; "" for none."""
+
+    __slots__ = ()
+
+
 class Kind(Enum):
     """What the values of a column are, by the type of its field."""
 
     KEY = str
+    SLUG = Slug
     COUNT = int
     NUMBER = float
     FLAG = bool
@@ -54,10 +68,18 @@ class Column:
     nullable: bool
     about: About
 
+    def typed(self, value: Any) -> Any:
+        """A value as JSON or a database gives it, of the field's own type where those do not tell it from another."""
+        if self.kind is Kind.SLUG and type(value) is str:
+            return Slug(value)
+        return value
+
     def admits(self, value: object) -> bool:
         """Whether a field may have this value."""
         if value is None:
             return self.nullable
+        if self.kind is Kind.SLUG:
+            return isinstance(value, str) and _SLUG.fullmatch(value) is not None
         if type(value) is not self.kind.value:
             return False
         if isinstance(value, float):
@@ -107,9 +129,9 @@ def row_of(kind: type[R], values: Mapping[str, Any]) -> R:
     Raises:
         ValueError: a column is missing, or has a value that it may not have.
     """
-    known = {column.name for column in columns_of(kind)}
+    known = {column.name: column for column in columns_of(kind)}
     try:
-        row = kind(**{name: value for name, value in values.items() if name in known})
+        row = kind(**{name: known[name].typed(value) for name, value in values.items() if name in known})
     except TypeError as error:
         raise ValueError(f"a {kind.__name__} lacks a column: {error}") from error
     if wrong := misfit(row):

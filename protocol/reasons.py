@@ -3,7 +3,7 @@
 Who can know a reason decides what it counts for. What the head shows is recomputed by everybody who judges a record.
 What key and payload show decides seats and attendance, because all of it can be had by whoever reads the peer's bucket
 in time. What only the leader watched is taken on its word, and keeps a submission out of the order of seats. A decision
-says nothing against the submission.
+says nothing against the submission. A judgement is a validator's, and stands in score files, never in a record.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class ReasonClass(Enum):
     PAYLOAD = "payload"
     LEADER_WORD = "leader's word"
     DECISION = "decision"
+    JUDGEMENT = "judgement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ KEY_SEAL = "key_seal"
 UNAVAILABLE = "unavailable"
 NOT_SELECTED = "not_selected"
 NULL_ROUND = "null_round"
+CLONE = "clone"
+COPY = "copy"
+MIXTURE = "mixture"
+LOSS_NOT_FINITE = "loss_not_finite"
+NO_ASSIGNED_WINDOWS = "no_assigned_windows"
 
 _OBJECT = {
     "truncated": "The object ends before it is whole.",
@@ -93,6 +99,13 @@ _DECISION = {
     NOT_SELECTED: "Seats went to others before it was needed; nothing is said of its payload.",
     NULL_ROUND: "It is valid, but too few were, so that nothing was applied.",
 }
+_JUDGEMENT = {
+    CLONE: "The update is that of another peer of the round, which takes precedence by lot.",
+    COPY: "The update is one that another peer made in the round before.",
+    MIXTURE: "Its updates are, round after round, mixtures of what others made in the round before.",
+    LOSS_NOT_FINITE: "The loss is no number any more after a small step along the update.",
+    NO_ASSIGNED_WINDOWS: "The submission declares no data, so that nothing shows that it was computed.",
+}
 
 
 def _table() -> dict[str, Reason]:
@@ -108,6 +121,11 @@ def _table() -> dict[str, Reason]:
 
 REASONS: Mapping[str, Reason] = _table()
 """Every reason by its name; a record that gives another one is not valid."""
+
+JUDGEMENTS: Mapping[str, Reason] = {
+    slug: Reason(slug, ReasonClass.JUDGEMENT, sentence) for slug, sentence in _JUDGEMENT.items()
+}
+"""Why a validator pays nothing for a submission with which nothing else is wrong."""
 
 _BY_CLASS = {kind: frozenset(r.slug for r in REASONS.values() if r.kind is kind) for kind in ReasonClass}
 

@@ -127,9 +127,10 @@ def close(
     made = Decision(**(decided | decision))
     choice = tip.choose({peer: head.reason or failed.get(peer, "") for peer, head in heads.items()}, made.scores)
     accepted = [one for peer in choice.accepted for one in taken if one.head.public == peer]
-    _, weights = prepare([one.work for one in accepted], tip.spec)
+    sealed_heads = [wire.decode_head(one.head.data, tip.run_id) for one in accepted]
+    weighed = prepare([one.work for one in accepted], [each.header.windows for each in sealed_heads], tip.spec)
     bundle = write_bundle(one.opened(answering or seal_digest) for one in accepted)
-    work = Work(choice, weights, blake3(bundle).digest(), len(bundle))
+    work = Work(choice, weighed, blake3(bundle).digest(), len(bundle))
     return Closed(tip, compose(tip, made, {peer: head.data for peer, head in heads.items()}, work), seal, bundle)
 
 

@@ -26,7 +26,7 @@ KERNELS, PROTOCOL = promised(muster.kernels), promised(muster.protocol)
 
 ARGUMENTS = {
     "muster.kernels:SparseUpdate.dense": ["self"],
-    "muster.kernels:clip_weights": ["updates"],
+    "muster.kernels:clip_weights": ["updates", "amounts"],
     "muster.kernels:encode": ["update"],
     "muster.kernels:norm": ["update", "i"],
     "muster.kernels:scale_caps": ["updates", "cap"],
@@ -36,7 +36,9 @@ ARGUMENTS = {
     "muster.protocol.incentive.rating:rate": ["ratings", "scores", "beta", "tau"],
     "muster.protocol.rules.assignment:assigned": ["beacon", "uid", "data", "count"],
     "muster.protocol.rules.sampling:sample": ["beacon", "label", "population", "count"],
-    "muster.protocol.rules.weighing:weigh": ["updates", "outer"],
+    "muster.protocol.rules.weighing:as_applied": ["update", "windows", "limits", "outer"],
+    "muster.protocol.rules.weighing:limits_of": ["updates", "windows", "outer"],
+    "muster.protocol.rules.weighing:weigh": ["updates", "windows", "outer"],
     "muster.protocol.spec.layout:layout_of": ["model"],
     "muster.protocol.spec:RunSpec.canonical": ["self"],
     "muster.protocol.spec:RunSpec.from_bytes": ["data"],

@@ -208,27 +208,30 @@ class _Run:
     def _sparse(self, round_: int) -> None:
         """SparseLoCo: compress with error feedback, cap and weigh what is accepted, aggregate."""
         deltas = self._deltas(round_)
-        accepted: dict[bytes, SparseUpdate] = {}
+        batch = self._spec.inner.batch
+        accepted: dict[bytes, tuple[SparseUpdate, int]] = {}
         with self._stopwatch.time("compress"):
             for peer, delta in deltas:
                 good = self._accepted(round_, peer)
                 update = peer.send(delta, round_, good)
                 self._sent.append(updates.payload_bytes(update, self._variant.values))
                 if good:
-                    accepted[peer.public] = update
+                    accepted[peer.public] = update, peer.inner_steps * batch
             if accepted:
-                honest = list(accepted.values())
+                honest = [update for update, _ in accepted.values()]
                 for uid, public in enumerate(self._attackers):
                     draws = np.random.default_rng(chance(self._variant, _ATTACKER, round_, uid).getrandbits(63))
-                    accepted[public] = on_empty_entries(honest, draws)
+                    accepted[public] = on_empty_entries(honest, draws), self._spec.inner.steps * batch
         if accepted:
             with self._stopwatch.time("outer"):
                 # A record lists submissions by key, and sums are in its order.
                 self._aggregate([accepted[public] for public in sorted(accepted)])
 
-    def _aggregate(self, accepted: list[SparseUpdate]) -> None:
+    def _aggregate(self, accepted: list[tuple[SparseUpdate, int]]) -> None:
+        """The outer step with updates and their declared windows."""
         variant, outer = self._variant, self._spec.outer
-        capped, weights = prepare(accepted, self._spec)
+        sent, windows = zip(*accepted, strict=True)
+        capped, weights, _ = prepare(sent, windows, self._spec)
         if not (variant.outer_momentum or variant.sign):
             updates.aggregate_(self._theta, capped, weights, outer.alpha_at(self._outer_step), outer.rule)
             self._outer_step += 1

@@ -101,6 +101,9 @@ class Participant:
         """Whether it has something to show once the open round is sealed."""
         return False
 
+    async def beside(self) -> None:
+        """What it does beside the session for as long as that lives; the session ends when this has, too."""
+
     def begin(self, errands: Errands) -> None:
         """A round begins; background work of this round is started through `errands`."""
 

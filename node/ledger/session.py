@@ -76,6 +76,11 @@ class Session:
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied and is final, or until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._participant.beside())
+            await self._rounds()
+
+    async def _rounds(self) -> None:
         me = self._participant
         while not me.tip.closed or self.tentative:
             if me.tip.closed:

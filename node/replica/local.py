@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, Undo, aggregate_, perturb_, undo_
+from muster.kernels import SparseUpdate, Undo, aggregate_, undo_
 from muster.node.context import Offload
 from muster.node.models import model_class
 from muster.node.replica.checkpoint import SHARD_BYTES, Shard, plan_shards, read_shards
@@ -107,22 +109,27 @@ class Replica:
         self._root = self._tiles = None
 
     @contextmanager
-    def perturbed(self, update: SparseUpdate, scale: float) -> Iterator[None]:
-        """θ − scale·Δ̂ inside the block; the very bits of before after it, whatever happens inside."""
-        undo = perturb_(self._theta, update, scale)
+    def moved(self, updates: Sequence[SparseUpdate], weights: npt.NDArray[np.float32], scale: float) -> Iterator[None]:
+        """θ − scale·Σ w·Δ̂ inside the block, `weights` fp32 (updates, tensors), rounded as an outer step by `mean`;
+        the very bits of before after it, whatever happens inside."""
+        undo = aggregate_(self._theta, updates, weights, scale, "mean")
         try:
             yield
         finally:
-            undo_(self._theta, [update], undo)
+            undo_(self._theta, updates, undo)
 
-    def loss(self, windows: Tensor) -> float:
-        """Mean loss in nat/token of θ as it is now on windows, int64 (n, length + 1)."""
+    def losses(self, windows: Tensor) -> npt.NDArray[np.float64]:
+        """Loss in nat/token of θ as it is now on each of windows, int64 (n, length + 1)."""
         with torch.no_grad():
             parts = [
-                self._model.window_losses(windows[i : i + EVAL_BATCH].to(self.device)).double()
+                self._model.window_losses(windows[i : i + EVAL_BATCH].to(self.device)).double().cpu()
                 for i in range(0, len(windows), EVAL_BATCH)
             ]
-        return float(torch.cat(parts).mean())
+        return torch.cat(parts).numpy()
+
+    def loss(self, windows: Tensor) -> float:
+        """Mean of `losses`."""
+        return float(torch.from_numpy(self.losses(windows)).mean())
 
     def gradient(self, windows: Tensor) -> list[Tensor]:
         """The gradient of `loss` on windows, int64 (n, length + 1): fp32 of θ's shapes, on its device.

@@ -290,6 +290,18 @@ class Weights(RoundEvent):
 
 
 @_event
+class NoWeights(RoundEvent):
+    """Set no weights on the chain: `problem`, why nobody is paid, or why the chain did not take them."""
+
+    by, failed = VALIDATOR, True
+    problem: str
+
+    def said(self) -> str:
+        """Why."""
+        return f"set no weights: {self.problem}"
+
+
+@_event
 class Unpublished(RoundEvent):
     """Could not publish its scores: `problem`; they could not be stored while they could steer a round (nor for as long
     as one may take), or the loss of θ is no number."""

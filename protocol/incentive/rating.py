@@ -16,6 +16,9 @@ START_MU = 25.0
 START_SIGMA = 25.0 / 3.0
 """OpenSkill's prior: a newcomer's ordinal is exactly 0."""
 
+_UNITS = 2.0**30
+"""Ratings are multiples of 2⁻³⁰, halves to even."""
+
 _ORDINAL_SIGMAS = 3.0
 """How many σ below μ the ordinal lies (OpenSkill's z): with 99.7 % confidence the skill is no lower."""
 
@@ -55,4 +58,9 @@ def rate(ratings: Mapping[str, Rating], scores: Mapping[str, float], beta: float
     model = PlackettLuce(beta=beta, tau=tau)
     teams = [[model.create_rating([old[hotkey].mu, old[hotkey].sigma])] for hotkey in hotkeys]
     rated = model.rate(teams, scores=[scores[hotkey] for hotkey in hotkeys])
-    return {hotkey: Rating(player.mu, player.sigma) for hotkey, (player,) in zip(hotkeys, rated, strict=True)}
+    return {hotkey: _rounded(player.mu, player.sigma) for hotkey, (player,) in zip(hotkeys, rated, strict=True)}
+
+
+def _rounded(mu: float, sigma: float) -> Rating:
+    """OpenSkill uses powers of e, whose last bits differ between systems: what goes on from here is rounded."""
+    return Rating(round(mu * _UNITS) / _UNITS, round(sigma * _UNITS) / _UNITS)

@@ -1,6 +1,7 @@
 """The score row: all that one validator says of one peer after one round, each column declared here and nowhere else.
 
-Score file, score store, journal, metrics, status and report are made from these declarations.
+Score file, score store, journal, metrics, status and report are made from these declarations. What was measured comes
+first; everything after it anybody computes again from that and from the row of the round before (`score.judge`).
 """
 
 from __future__ import annotations
@@ -8,16 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from muster.protocol.columns import About
+from muster.protocol.columns import About, Slug
 from muster.protocol.incentive.rating import START_MU, START_SIGMA, Rating
+
+EVALUATED = Slug("evaluated")
+SCREENED = Slug("screened")
+FAILED = Slug("failed")
+ABSENT = Slug("absent")
+NOT_EVALUATED = Slug("not_evaluated")
+NO_REASON = Slug("")
+OUTCOMES = frozenset({EVALUATED, SCREENED, FAILED, ABSENT, NOT_EVALUATED})
+"""What a round can be for a peer (`score.Outcome`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
     """One peer's standing after some round: the columns that the next round's judgement is made from.
 
-    `evaluated` counts rounds in which the peer was measured; `failures` and `inactive` count failed and absent rounds
-    since the last of those, and `last_score` is the LossScore on unassigned data of that round.
+    `evaluated` counts rounds in which the peer was measured, `tested` those with an own-data test, `worked` those that
+    `work` is the mean of; `failures` and `inactive` count failed and absent rounds since it was last measured, and
+    `last_score` is the LossScore on unassigned data of that round.
     """
 
     hotkey: Annotated[str, About(6, "the peer")]
@@ -29,6 +40,13 @@ class PeerState:
     inactive: Annotated[int, About(17, "absent rounds since it was last measured", title="absent")] = 0
     last_score: Annotated[float | None, About(18, "LossScore on other data when last measured", "nat/token")] = None
     positive: Annotated[bool, About(19, "whether any LossScore on other data was ever above 0")] = False
+    mu_slow: Annotated[float, About(22, "the own-data test averaged over twenty rounds", low=-1, high=1)] = 0.0
+    mu_fast: Annotated[float, About(23, "the same over five rounds", low=-1, high=1)] = 0.0
+    tested: Annotated[int, About(24, "rounds with an own-data test")] = 0
+    work: Annotated[float, About(25, "mean of the LossScore beside the others'", title="work", low=-3, high=2)] = 0.0
+    worked: Annotated[int, About(26, "rounds of that mean")] = 0
+    mixture: Annotated[float, About(27, "mean of what it has in common with the last round's work", low=0)] = 0.0
+    compared: Annotated[int, About(28, "rounds of that mean")] = 0
 
     @property
     def rating(self) -> Rating:
@@ -40,8 +58,8 @@ class PeerState:
 class ScoreRow(PeerState):
     """A standing, what was measured for it in this round, and what it earns.
 
-    The four losses are at θ (`before`) and at θ − c·α·Δ̂ (`after`), over windows that were `assigned` to the peer and
-    over others; all are None where it was not measured in this round.
+    The four losses are at θ (`before`) and at θ − c·α·w·Δ̂ (`after`), over windows that were `assigned` to the peer and
+    over others; they, the control and the errors are None where it was not evaluated in this round.
     """
 
     uid: Annotated[int, About(7, "its slot")]
@@ -51,6 +69,32 @@ class ScoreRow(PeerState):
     unassigned_after: Annotated[float | None, About(11, "loss on other data after the step", "nat/token")] = None
     peer_score: Annotated[float, About(20, "PeerScore", title="score", low=0)]
     incentive: Annotated[float, About(21, "part of the pay", "share", title="weight", low=0, high=1)]
+    outcome: Annotated[Slug, About(30, "what the round was for it")] = NOT_EVALUATED
+    reason: Annotated[Slug, About(31, "why it failed")] = NO_REASON
+    windows: Annotated[int, About(32, "windows it declared")] = 0
+    accepted: Annotated[bool, About(33, "whether its work was applied")] = False
+    drawn: Annotated[bool, About(34, "whether it was drawn to be measured exactly")] = False
+    screened: Annotated[float | None, About(35, "LossScore on other data to first order", "nat/token")] = None
+    control_assigned: Annotated[float | None, About(36, "the control's gain on assigned data", "nat/token")] = None
+    control_unassigned: Annotated[float | None, About(37, "the control's gain on other data", "nat/token")] = None
+    assigned_spread: Annotated[float | None, About(38, "standard error of the gain, assigned", "nat/token", low=0)] = (
+        None
+    )
+    unassigned_spread: Annotated[float | None, About(39, "standard error of the gain, other", "nat/token", low=0)] = (
+        None
+    )
+    assigned_error: Annotated[float | None, About(40, "the same less the control, assigned", "nat/token", low=0)] = None
+    unassigned_error: Annotated[float | None, About(41, "the same less the control, other", "nat/token", low=0)] = None
+    factor: Annotated[float | None, About(42, "b, by how much of the control", low=0, high=3)] = None
+    own_data: Annotated[float | None, About(43, "the own-data test's statistic", low=-1, high=1)] = None
+    ratio: Annotated[float | None, About(44, "LossScore beside the accepted ones' median", low=-3, high=2)] = None
+    rank: Annotated[int | None, About(45, "its place by LossScore")] = None
+    gate: Annotated[float, About(46, "how far the own-data test lets pay through", low=0, high=1)] = 0.0
+    multiplier: Annotated[float, About(47, "what failures and absences leave", low=0, high=1)] = 1.0
+    clone_of: Annotated[str | None, About(48, "whose update of this round is nearest")] = None
+    clone: Annotated[float | None, About(49, "what it has in common with it, beside honest ones", low=0)] = None
+    copy_of: Annotated[str | None, About(50, "whose update of the last round is nearest")] = None
+    copy: Annotated[float | None, About(51, "what it has in common with it, beside honest ones", low=0)] = None
 
     @property
     def losses(self) -> tuple[float | None, ...]:
@@ -59,5 +103,5 @@ class ScoreRow(PeerState):
 
     @property
     def measured(self) -> bool:
-        """Whether the peer's work of this very round was measured."""
+        """Whether the peer's work of this very round was measured exactly."""
         return None not in self.losses

@@ -1,42 +1,67 @@
 """What a round's work says about each peer, folded into the standing it has earned so far.
 
-A peer's standing is its proof of computation μ (does its update help more on the data it was assigned than on
-other data?), its LossRating (does it help more than the others' updates?), and its failures and absences.
-All rules are Gauntlet's (arXiv 2505.21684; constants of the Covenant-72B run, arXiv 2603.08163).
+A peer's standing is its proof of computation μ (was its update made from the data it was assigned?), its work (how much
+does it help, beside the others?), its LossRating, and its failures and absences. docs/incentive.md tells the rule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
+from muster.protocol.incentive.averages import averaged
+from muster.protocol.incentive.own_data import Control, Errors, control_factor, sign, statistic
 from muster.protocol.incentive.rating import Rating, rate
 from muster.protocol.incentive.row import PeerState
+from muster.protocol.reasons import CLONE, COPY, MIXTURE
 from muster.protocol.spec import GauntletSpec
 
 FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
-"""PeerScore multiplier after 0, 1, 2 and ≥ 3 failures since the last good one (Gauntlet, fast checks)."""
+"""Where `idle` is "gauntlet": PeerScore multiplier after 0, 1, 2 and ≥ 3 failures since the last good one."""
 
 INACTIVE_MULTIPLIER = 0.75
-"""What one round without a submission leaves of a PeerScore (Gauntlet: −25 % a round)."""
+"""Where `idle` is "gauntlet": what one round without a submission leaves of a PeerScore (−25 % a round)."""
+
+MOST_WORK = 2.0
+LEAST_WORK = -3.0
+"""Bounds of one round's LossScore beside the others': one lucky round is two rounds' work at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """It was measured: LossScores on its `assigned` (s_a) and on `unassigned` (s_r) data, in nat/token.
+    """It was measured exactly: LossScores on its `assigned` (s_a) and on `unassigned` (s_r) data, in nat/token, the
+    control's, and the standard errors of what is left without the control.
 
     Raises:
-        ValueError: a LossScore is NaN or infinite.
+        ValueError: one of them is NaN or infinite.
     """
 
     assigned: float
     unassigned: float
+    control: Control
+    errors: Errors
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.assigned) and math.isfinite(self.unassigned)):
-            raise ValueError(f"LossScores must be finite, not {self.assigned} and {self.unassigned}")
+        numbers = (self.assigned, self.unassigned, self.control.assigned, self.control.unassigned)
+        if not all(map(math.isfinite, (*numbers, self.errors.assigned, self.errors.unassigned))):
+            raise ValueError(f"LossScores must be finite, not {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """It was measured to first order: its LossScore on `unassigned` data, in nat/token.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+
+    unassigned: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.unassigned):
+            raise ValueError(f"a LossScore must be finite, not {self.unassigned}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,52 +81,146 @@ class NotEvaluated:
     """This validator could not or did not measure it: no fault of the peer's, so nothing changes."""
 
 
-Outcome: TypeAlias = Evaluated | Failed | Absent | NotEvaluated
+Measured = Evaluated | Screened
+Outcome: TypeAlias = Evaluated | Screened | Failed | Absent | NotEvaluated
 
 
-def multiplier(state: PeerState) -> float:
-    """What failures and absence leave of a PeerScore, 0…1; a measured round restores it to 1."""
-    failed = FAILURE_MULTIPLIERS[min(state.failures, len(FAILURE_MULTIPLIERS) - 1)]
-    return failed * INACTIVE_MULTIPLIER**state.inactive
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a round was for a peer: how its work turned out, and what of it counts beside that.
 
-
-def judge(states: Mapping[str, PeerState], outcomes: Mapping[str, Outcome], spec: GauntletSpec) -> dict[str, PeerState]:
-    """The standings after a round with these outcomes, in ascending hotkey order.
-
-    A peer without an outcome, or with NotEvaluated, keeps its standing. A hotkey not in `states` gets one
-    when its work first counts, for it or against it. A failure does not end a spell of absence, nor the other
-    way round, so alternating between the two gains nothing.
+    `windows` are those that its valid head declares, 0 where the record has none. `clone` and `copy` are what its update
+    has in common with one of this round and one of the last, in units of what two honest ones have (None: not looked
+    at); `first` says that of its clones it takes precedence.
     """
+
+    outcome: Outcome
+    windows: int = 0
+    accepted: bool = False
+    clone: float | None = None
+    copy: float | None = None
+    first: bool = True
+
+
+_NOTHING = Finding(NotEvaluated())
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A peer's standing after a round, what the round was for it, its PeerScore, and how they came about.
+
+    `factor` is b, `own_data` the test's statistic, `ratio` s_r beside the accepted ones' median, `rank` the place by s_r.
+    """
+
+    state: PeerState
+    outcome: Outcome
+    score: float
+    gate: float
+    multiplier: float
+    factor: float | None = None
+    own_data: float | None = None
+    ratio: float | None = None
+    rank: int | None = None
+
+
+def judge(
+    states: Mapping[str, PeerState], findings: Mapping[str, Finding], spec: GauntletSpec, full: int
+) -> dict[str, Judgement]:
+    """The standings after a round with these findings, in ascending hotkey order.
+
+    A peer without a finding, or not evaluated, keeps its standing. A hotkey not in `states` gets one when its work
+    first counts, for it or against it. A failure does not end a spell of absence, nor the other way round, so alternating
+    between the two gains nothing. `full` is how many windows a round's whole work has (H · batch).
+    """
+    looked = {
+        hotkey: _looked_at(states.get(hotkey, PeerState(hotkey)), findings.get(hotkey, _NOTHING), spec)
+        for hotkey in sorted(states.keys() | findings.keys())
+    }
+    scores = {hotkey: outcome.unassigned for hotkey, (_, outcome) in looked.items() if isinstance(outcome, Measured)}
+    middle = _middle([score for hotkey, score in scores.items() if findings[hotkey].accepted])
     ratings = rate(
         {hotkey: state.rating for hotkey, state in states.items()},
-        {hotkey: outcome.unassigned for hotkey, outcome in outcomes.items() if isinstance(outcome, Evaluated)},
+        _ties(scores, None if spec.rating == "ordinal" else middle),
         spec.rating_beta,
         spec.rating_tau,
     )
-    judged = dict(states)
-    for hotkey, outcome in outcomes.items():
-        state = states.get(hotkey, PeerState(hotkey))
+    judged = {}
+    for hotkey, (state, outcome) in looked.items():
+        if hotkey not in states and isinstance(outcome, Absent | NotEvaluated):
+            continue
+        measured, own, ratio = state, None, None
         match outcome:
-            case Evaluated():
-                judged[hotkey] = _measured(state, outcome, ratings[hotkey], spec.mu_decay)
             case Failed():
-                judged[hotkey] = replace(state, failures=state.failures + 1)
+                measured = replace(state, failures=state.failures + 1)
             case Absent():
-                if hotkey in states:
-                    judged[hotkey] = replace(state, inactive=state.inactive + 1)
-            case NotEvaluated():
-                pass
-            case _:
-                assert_never(outcome)
-    return {hotkey: judged[hotkey] for hotkey in sorted(judged)}
+                measured = replace(state, inactive=state.inactive + 1)
+            case Evaluated() | Screened():
+                ratio = None if middle is None else min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
+                measured, own = _measured(state, outcome, ratings[hotkey], ratio, spec)
+        gated, left = gate(measured, spec), multiplier(measured, spec)
+        tokens = findings.get(hotkey, _NOTHING).windows / full if spec.tokens else 1.0
+        judged[hotkey] = Judgement(
+            state=measured,
+            outcome=outcome,
+            score=left * gated * worth(measured, spec) * tokens,
+            gate=gated,
+            multiplier=left,
+            factor=control_factor(outcome.unassigned, outcome.control) if isinstance(outcome, Evaluated) else None,
+            own_data=own,
+            ratio=ratio,
+            rank=1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None,
+        )
+    return judged
 
 
-def _measured(state: PeerState, outcome: Evaluated, rating: Rating, decay: float) -> PeerState:
-    """The standing after a measured round: μ ← (1 − γ)·μ + γ·sign(s_a − s_r), new rating, clean record."""
-    sign = (outcome.assigned > outcome.unassigned) - (outcome.assigned < outcome.unassigned)
-    return replace(
+def _looked_at(state: PeerState, found: Finding, spec: GauntletSpec) -> tuple[PeerState, Outcome]:
+    """What the round was for a peer once it is known whose work it sent, and its standing with that."""
+    if found.copy is not None:
+        compared = state.compared + 1
+        mixture = averaged(state.mixture, found.copy, spec.work_decay, compared)
+        state = replace(state, compared=compared, mixture=mixture)
+    reason = unoriginal(found, state.mixture, spec) if isinstance(found.outcome, Measured) else ""
+    return state, Failed(reason) if reason else found.outcome
+
+
+def unoriginal(found: Finding, mixture: float, spec: GauntletSpec) -> str:
+    """Why an update is taken for others' work, or ""; `mixture` is the mean of its `copy`, this round's included."""
+    if not found.first and _exceeds(found.clone, spec.clone_ratio):
+        return CLONE
+    if _exceeds(found.copy, spec.copy_ratio):
+        return COPY
+    return MIXTURE if found.copy is not None and _exceeds(mixture, spec.mixer_ratio) else ""
+
+
+def _exceeds(ratio: float | None, limit: float) -> bool:
+    return ratio is not None and limit > 0.0 and ratio > limit
+
+
+def _middle(scores: Sequence[float]) -> float | None:
+    """The lower median of the positive ones: an honest round's work; None where there is none."""
+    positive = sorted(score for score in scores if score > 0.0)
+    return positive[(len(positive) - 1) // 2] if positive else None
+
+
+def _ties(scores: Mapping[str, float], middle: float | None) -> dict[str, float]:
+    """Scores to rank by, in halves of the median, so that equal work ties; as they are where there is none."""
+    if middle is None:
+        return dict(scores)
+    return {hotkey: float(round(score / (middle / 2.0))) for hotkey, score in scores.items()}
+
+
+def _measured(
+    state: PeerState, outcome: Evaluated | Screened, rating: Rating, ratio: float | None, spec: GauntletSpec
+) -> tuple[PeerState, float | None]:
+    """The standing after a measured round, with a clean record, and the own-data test's statistic."""
+    own = None
+    if isinstance(outcome, Evaluated):
+        state, own = _tested(state, outcome, spec)
+    if ratio is not None:
+        worked = state.worked + 1
+        state = replace(state, worked=worked, work=averaged(state.work, ratio, spec.work_decay, worked))
+    measured = replace(
         state,
-        mu=(1.0 - decay) * state.mu + decay * sign,
         rating_mu=rating.mu,
         rating_sigma=rating.sigma,
         evaluated=state.evaluated + 1,
@@ -110,14 +229,47 @@ def _measured(state: PeerState, outcome: Evaluated, rating: Rating, decay: float
         last_score=outcome.unassigned,
         positive=state.positive or outcome.unassigned > 0.0,
     )
+    return measured, own
 
 
-def peer_score(state: PeerState, spec: GauntletSpec) -> float:
-    """PeerScore ≥ 0: multiplier · μ⁺ · (rating ordinal)⁺, where x⁺ = max(x, 0).
+def _tested(state: PeerState, outcome: Evaluated, spec: GauntletSpec) -> tuple[PeerState, float]:
+    """μ with one more own-data test: the smaller of a slow and a fast average, or Gauntlet's average of signs."""
+    tested = state.tested + 1
+    if spec.mu_rule == "sign":
+        own = sign(outcome.assigned, outcome.unassigned)
+        return replace(state, tested=tested, mu=(1.0 - spec.mu_decay) * state.mu + spec.mu_decay * own), own
+    own = statistic(outcome.assigned, outcome.unassigned, outcome.control, outcome.errors)
+    slow = averaged(state.mu_slow, own, spec.mu_decay, tested)
+    fast = averaged(state.mu_fast, own, spec.mu_fast, tested)
+    return replace(state, tested=tested, mu=min(slow, fast), mu_slow=slow, mu_fast=fast), own
 
-    Once `spec.mu_warmup` rounds were measured, a μ below `spec.mu_floor` makes it 0: whoever computes on its
-    own data shows it by then.
+
+def gate(state: PeerState, spec: GauntletSpec) -> float:
+    """g, 0…1: how far the own-data test lets pay through.
+
+    By rule "t" a ramp of μ from `mu_floor` to `mu_full`, times the part of `mu_warmup` that is over; by rule "sign" μ
+    itself, and 0 where it is below the floor after the warm-up.
     """
-    if state.evaluated >= spec.mu_warmup and state.mu < spec.mu_floor:
-        return 0.0
-    return multiplier(state) * max(state.mu, 0.0) * max(state.rating.ordinal, 0.0)
+    if spec.mu_rule == "sign":
+        return max(state.mu, 0.0) if state.tested < spec.mu_warmup or state.mu >= spec.mu_floor else 0.0
+    ramp = min(max((state.mu - spec.mu_floor) / (spec.mu_full - spec.mu_floor), 0.0), 1.0)
+    return ramp * (min(state.tested / spec.mu_warmup, 1.0) if spec.mu_warmup else 1.0)
+
+
+def multiplier(state: PeerState, spec: GauntletSpec) -> float:
+    """What failures and absence leave of a PeerScore, 0…1; a measured round restores it to 1."""
+    if spec.idle == "nothing":
+        return 0.0 if state.failures or state.inactive else 1.0
+    failed = FAILURE_MULTIPLIERS[min(state.failures, len(FAILURE_MULTIPLIERS) - 1)]
+    return failed * INACTIVE_MULTIPLIER**state.inactive
+
+
+def worth(state: PeerState, spec: GauntletSpec) -> float:
+    """What PeerScore is proportional to, ≥ 0: the mean of LossScores beside the others', or the LossRating."""
+    match spec.rating:
+        case "mean":
+            return max(state.work, 0.0)
+        case "openskill":
+            return max(state.rating_mu, 0.0)
+        case "ordinal":
+            return max(state.rating.ordinal, 0.0)

@@ -21,7 +21,7 @@ from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
 from muster.protocol.rules.selection import Choice, choose, order
-from muster.protocol.rules.weighing import Weights, cap_scales, weigh
+from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import Layout, codec_of, layout_of
@@ -195,10 +195,14 @@ def verify(
     admitted = _check_entries(record, admit)
     _check_scores(tip, record)
     _check_choice(tip, record)
-    capped, weights = prepare(open_accepted([admitted[entry.public] for entry in record.accepted]), tip.spec)
-    if not np.array_equal(weights.view(np.uint32), record.weights.view(np.uint32)):
+    accepted = [admitted[entry.public] for entry in record.accepted]
+    weighed = prepare(open_accepted(accepted), [signed.header.windows for signed in accepted], tip.spec)
+    if not np.array_equal(weighed.weights.view(np.uint32), record.weights.view(np.uint32)):
         raise LedgerError("the weights are not what the accepted submissions give")
-    return Applied(record, digest, seal[0].block, tuple(capped), weights, advance(tip, record, digest))
+    if weighed.unmoved != record.unmoved:
+        raise LedgerError("the tensors it leaves alone are not what the accepted submissions give")
+    after = advance(tip, record, digest)
+    return Applied(record, digest, seal[0].block, tuple(weighed.updates), weighed.weights, after)
 
 
 def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
@@ -366,9 +370,8 @@ def _open(tip: Tip, record: Record, submission: Opened) -> SparseUpdate:
         raise LedgerError(f"an accepted submission of {header.hotkey} is {error}") from error
 
 
-def prepare(updates: Sequence[SparseUpdate], spec: RunSpec) -> tuple[list[SparseUpdate], Weights]:
-    """Capped updates and their weights; no updates give no weights."""
+def prepare(updates: Sequence[SparseUpdate], windows: Sequence[int], spec: RunSpec) -> Weighed:
+    """What a record with these accepted updates, of so many declared windows each, applies; see `weighing.weigh`."""
     if not updates:
-        return [], np.zeros((0, len(layout_of(spec.model).shapes)), dtype=np.float32)
-    capped = cap_scales(updates, spec.outer)
-    return capped, weigh(capped, spec.outer)
+        return Weighed([], np.zeros((0, len(layout_of(spec.model).shapes)), dtype=np.float32), ())
+    return weigh(updates, windows, spec.outer)

@@ -1,33 +1,91 @@
-"""How much each accepted submission counts: the scale cap and the weights a record carries, recomputable by all."""
+"""How much each accepted submission counts: caps, clips and the weights a record carries, recomputable by all.
+
+`limits_of` says what the accepted of a round allow an update, `as_applied` what an update is under them, whether it is
+one of theirs or one that got no seat: a record's weights are made of these two, and so is what a validator measures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from muster.kernels import SparseUpdate, capped, clip_weights, scale_caps
+from muster.kernels import SparseUpdate, capped, caps_of, clip_of, medians_of, norms_of, scale_peaks
 from muster.protocol.spec import OuterSpec
 
+Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 Weights = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
-def cap_scales(updates: Sequence[SparseUpdate], outer: OuterSpec) -> list[SparseUpdate]:
-    """Limit every tile's scale to `scale_cap` × the tensor's median, so that a spike buys nothing."""
-    if not outer.scale_cap:
-        return list(updates)
-    caps = scale_caps(updates, outer.scale_cap)
-    return [capped(update, caps) for update in updates]
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the accepted of a round allow an update, tensor by tensor.
 
-
-def weigh(updates: Sequence[SparseUpdate], outer: OuterSpec) -> Weights:
-    """Weights (accepted, tensors) float32 of updates whose scales are capped.
-
-    The norm clip min(1, median/norm) per tensor; for `mean` each is divided by R in float64 and rounded once. What
-    the other rules divide by differs between coordinates, so the outer step does it.
+    Attributes:
+        caps: the largest scale, fp32 values; infinite where there is none.
+        medians: norm and declared windows of the accepted update whose norm per √window is the lower median, float64
+            and a count; (inf, 1) where nobody brings anything.
+        unmoved: the tensors that too few bring anything for, ascending: nobody moves them.
     """
-    count, tensors = len(updates), len(updates[0].grid.shapes)
-    clip = clip_weights(updates) if outer.norm_clip else np.ones((count, tensors), dtype=np.float32)
+
+    caps: tuple[float, ...]
+    medians: tuple[tuple[float, int], ...]
+    unmoved: tuple[int, ...]
+
+
+class Weighed(NamedTuple):
+    """What a record applies and says of it, in record order: capped updates, their weights, the tensors left alone."""
+
+    updates: list[SparseUpdate]
+    weights: Weights
+    unmoved: tuple[int, ...]
+
+
+def limits_of(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec) -> Limits:
+    """What R ≥ 1 accepted updates, of so many declared windows each, allow any update.
+
+    Who brings nothing for a tensor has no part in its cap nor in its median norm. A tensor is left alone where fewer
+    than `min_owners` bring anything for it, or, of fewer accepted that bring anything at all, not each of those: the
+    measure of a lone owner would be its own, so it could move the tensor as far as it liked.
+
+    Raises:
+        ValueError: the updates are of different grids, or there are none, or not as many as windows.
+    """
+    peaks = [scale_peaks(update) for update in updates]
+    caps = tuple(caps_of(peaks, outer.scale_cap))
+    medians = medians_of([norms_of(capped(update, caps)) for update in updates], windows)
+    working = sum(any(largest) for largest in peaks)
+    fewest = max(1, min(outer.min_owners, working))
+    owners = [sum(peak > 0 for peak in column) for column in zip(*peaks, strict=True)]
+    return Limits(caps, tuple(medians), tuple(i for i, count in enumerate(owners) if count < fewest))
+
+
+def as_applied(update: SparseUpdate, windows: int, limits: Limits, outer: OuterSpec) -> tuple[SparseUpdate, Row]:
+    """An update of so many declared windows as the outer step would take it: with capped scales, and its clip weights.
+
+    The weights, float32 (tensors,), are not divided by R whatever the rule: 0 for a tensor that is left alone, else
+    min(1, median norm · √(windows / the median's) / norm), 1 without `norm_clip`.
+    """
+    taken = capped(update, limits.caps)
+    clip = clip_of(norms_of(taken), windows, limits.medians) if outer.norm_clip else np.ones(len(limits.caps), "<f4")
+    clip[list(limits.unmoved)] = 0
+    return taken, clip
+
+
+def weigh(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec) -> Weighed:
+    """What R ≥ 1 accepted updates come to, by `limits_of` and `as_applied`.
+
+    Weights are the clips; for `mean` each is divided by R in float64 and rounded once. What the other rules divide by
+    differs between coordinates, so the outer step does it.
+
+    Raises:
+        ValueError: as `limits_of`.
+    """
+    limits = limits_of(updates, windows, outer)
+    pairs = [as_applied(update, its, limits, outer) for update, its in zip(updates, windows, strict=True)]
+    weights = np.stack([clip for _, clip in pairs])
     if outer.rule == "mean":
-        return (clip.astype(np.float64) / count).astype(np.float32)
-    return clip
+        weights = (weights.astype(np.float64) / len(updates)).astype(np.float32)
+    return Weighed([taken for taken, _ in pairs], weights, limits.unmoved)

@@ -1,21 +1,18 @@
 """The run spec: what all participants of a run must agree on, section by section."""
 
+from muster.protocol.spec.gauntlet import GauntletSpec
+from muster.protocol.spec.section import Natural, Positive, Rate, Share
 from muster.protocol.spec.sections import (
     HEX32,
     PROTOCOL,
     ChainSpec,
     ClockSpec,
     DataSpec,
-    GauntletSpec,
     GenesisSpec,
     InnerSpec,
     ModelSpec,
-    Natural,
     OuterSpec,
-    Positive,
-    Rate,
     RunSpec,
-    Share,
     SparseSpec,
     Template,
     first_problem,

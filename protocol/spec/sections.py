@@ -20,23 +20,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from muster.protocol.errors import ConfigError, IdentityError, ProtocolMismatch
 from muster.protocol.identity import public_of
 from muster.protocol.spec.families import FAMILIES, known_family
+from muster.protocol.spec.gauntlet import GauntletSpec
+from muster.protocol.spec.section import Natural, Positive, Rate, Section, Share
 from muster.protocol.types import Origin
 
 PROTOCOL: Final = 2
 """What docs/protocol.md describes. Specs of protocol 1 did not say a number."""
 
 HEX32 = r"[0-9a-f]{64}"
-Positive = Annotated[int, Field(gt=0, lt=2**53)]
-Natural = Annotated[int, Field(ge=0, lt=2**53)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """A model of a family of `families`. Sizes are counts; `init_std` is the standard deviation of genesis weights."""
 
     family: Annotated[str, AfterValidator(known_family)] = "llama"
@@ -59,7 +53,7 @@ class ModelSpec(_Section):
         return self
 
 
-class InnerSpec(_Section):
+class InnerSpec(Section):
     """A miner's local training: `steps` (H) inner steps of `batch` windows, AdamW or Muon, warm-up then cosine.
 
     `warmup` and `total` count inner steps over the whole run; after `total` the rate stays at `final_lr`. "muon" is
@@ -80,7 +74,7 @@ class InnerSpec(_Section):
     clip: Rate
 
 
-class SparseSpec(_Section):
+class SparseSpec(Section):
     """What of a pseudo-gradient is sent: `k` entries of each tile, error feedback decayed by `error_decay` (β)."""
 
     codec: Literal[1] = 1
@@ -88,16 +82,19 @@ class SparseSpec(_Section):
     error_decay: Share
 
 
-class OuterSpec(_Section):
+class OuterSpec(Section):
     """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none.
 
-    Rule and α are by default what serves any number of peers best (docs/results.md, 2).
+    Rule and α are by default what serves any number of peers best (docs/results.md, 2). A tensor that fewer than
+    `min_owners` of the accepted bring anything for is left alone: 2 is the fewest whose cap and clip are not one peer's
+    own, as of two the lower median is the smaller; with more, peers that hold their part back could stop a tensor.
     """
 
     rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
     alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.0),)
     scale_cap: Rate
     norm_clip: bool
+    min_owners: Positive = 2
 
     @model_validator(mode="before")
     @classmethod
@@ -118,30 +115,7 @@ class OuterSpec(_Section):
         return [alpha for step, alpha in self.alpha if step <= outer_step][-1]
 
 
-class GauntletSpec(_Section):
-    """How work is judged (FACTS: Gauntlet). Counts of windows; rates per round; `seats` is G.
-
-    `lag` is L: scores of round r−L steer the selection of round r; the leader waits up to `score_wait` blocks for
-    them. `mu_warmup` is in evaluated rounds. `loss_tolerance` bounds |published − recomputed| loss, in nat/token.
-    """
-
-    eval_windows: Positive
-    heldout_windows: Positive
-    step_scale: Share
-    mu_decay: Share
-    mu_floor: Share
-    mu_warmup: Natural
-    rating_beta: Rate
-    rating_tau: Rate
-    seats: Positive
-    newcomer_share: Share
-    power: Rate
-    lag: Positive
-    score_wait: Natural
-    loss_tolerance: Rate
-
-
-class ClockSpec(_Section):
+class ClockSpec(Section):
     """A round's time, in chain blocks counted from its opening.
 
     `reveal` and `grace` count from the seal: how long keys of expected peers are waited for, and how long those of
@@ -178,7 +152,7 @@ class ClockSpec(_Section):
         return self
 
 
-class DataSpec(_Section):
+class DataSpec(Section):
     """The text: `window` tokens are one training sequence; `slots` is how many peers a round's windows are cut for."""
 
     tokenizer: Literal["bytes"] = "bytes"
@@ -189,7 +163,7 @@ class DataSpec(_Section):
     manifest: Annotated[str, Field(pattern=f"^({HEX32})?$")] = ""
 
 
-class ChainSpec(_Section):
+class ChainSpec(Section):
     """Which chain and subnet the run stands on (`Origin`): who follows another one follows another run."""
 
     kind: Literal["local", "bittensor"]
@@ -227,7 +201,7 @@ class ChainSpec(_Section):
         return f"{subnet}the {self.kind} chain whose block 0 is {self.genesis[:16]}…"
 
 
-class GenesisSpec(_Section):
+class GenesisSpec(Section):
     """How the run begins: initial weights, the chain and its block round 0 opens at, A_0, the aggregators in turn (who
     also are the run's validators), the owner."""
 
@@ -262,7 +236,7 @@ class GenesisSpec(_Section):
         return data
 
 
-class Template(_Section):
+class Template(Section):
     """A preset: a run spec without the genesis and the data that make it one particular run."""
 
     name: str

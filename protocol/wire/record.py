@@ -88,6 +88,9 @@ class ScoresUsed:
 class Record:
     """One round. `root` is the state root of θ before it is applied; weights are (accepted, tensors) float32.
 
+    `unmoved` are the tensors, by their numbers and ascending, that it leaves alone because too few of the accepted
+    bring anything for them.
+
     `checkpoint` is the digest of the manifest of θ before this record, or 32 zero bytes where there is none.
     `amendments` and `proofs` are whole objects.
     """
@@ -105,6 +108,7 @@ class Record:
     entries: tuple[Entry, ...]
     scores: tuple[ScoresUsed, ...]
     weights: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    unmoved: tuple[int, ...]
     bundle: bytes
     bundle_bytes: int
     checkpoint: bytes
@@ -134,6 +138,7 @@ _CHECKPOINT = 16
 _AMENDMENTS = 17
 _PROOFS = 18
 _OPENING = 19
+_UNMOVED = 20
 
 
 def encode_record(record: Record, identity: Identity) -> bytes:
@@ -157,6 +162,7 @@ def encode_record(record: Record, identity: Identity) -> bytes:
     }
     if record.opening:
         fields[_OPENING] = _write_opening(record.opening)
+    fields[_UNMOVED] = b"".join(map(u32, record.unmoved))
     return write_object(Type.RECORD, identity, record.run_id, record.round, fields)
 
 
@@ -187,6 +193,7 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
         entries=entries,
         scores=tuple(whole(item, _read_scores) for item in whole(fields.raw(_SCORES), lambda c: c.items(MAX_SEALED))),
         weights=_read_weights(fields, sum(not entry.reason for entry in entries), tensors),
+        unmoved=whole(fields.raw(_UNMOVED), lambda cursor: _read_unmoved(cursor, tensors)),
         bundle=fields.digest(_BUNDLE),
         bundle_bytes=fields.u64(_BUNDLE_BYTES),
         checkpoint=fields.digest(_CHECKPOINT),
@@ -234,6 +241,16 @@ def _read_flag(cursor: Cursor) -> bool:
 def _read_weights(fields: Fields, accepted: int, tensors: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     value = fields.sized(_WEIGHTS, 4 * accepted * tensors)
     return np.frombuffer(value, dtype="<f4").astype(np.float32).reshape(accepted, tensors)
+
+
+def _read_unmoved(cursor: Cursor, tensors: int) -> tuple[int, ...]:
+    found: list[int] = []
+    while cursor.left:
+        tensor = cursor.u32()
+        if tensor >= tensors or (found and tensor <= found[-1]):
+            raise WireError("unmoved", f"tensor {tensor} of {tensors} after {found[-1:]}")
+        found.append(tensor)
+    return tuple(found)
 
 
 def _write_beacon(beacon: Beacon) -> bytes:

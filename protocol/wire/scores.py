@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from muster.protocol.columns import Column, Kind, Row, columns_of, misfit
+from muster.protocol.columns import SLUG_BYTES, Column, Kind, Row, Slug, columns_of, misfit
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity, hotkey_of, public_of
 from muster.protocol.incentive.row import ScoreRow
@@ -24,14 +24,15 @@ from muster.protocol.wire.tlv import OPTIONAL, Cursor, Fields, f64, whole
 _RECORD, _HELDOUT = 4, 5
 """The fields before the columns, whose tags `ScoreRow` gives."""
 
-_ROW_BYTES = 512
-"""A row of today's columns takes at most 134 bytes; the rest is room for later ones."""
+_ROW_BYTES = 1024
+"""A row of today's columns takes at most ROWBYTES bytes; the rest is room for later ones."""
 
 _FRAME_BYTES = 1024
 """Room for the rest of the file."""
 
 _ITEM = {
     Kind.KEY: struct.Struct(f"<{PUBLIC_BYTES}s"),
+    Kind.SLUG: struct.Struct(f"<{SLUG_BYTES}s"),
     Kind.COUNT: struct.Struct("<I"),
     Kind.NUMBER: struct.Struct("<d"),
     Kind.FLAG: struct.Struct("<B"),
@@ -154,7 +155,9 @@ def _tag(column: Column) -> int:
 
 
 def _bytes(column: Column, value: Any) -> bytes:
-    return public_of(value) if column.kind is Kind.KEY else _ITEM[column.kind].pack(value)
+    if column.kind is Kind.KEY:
+        return public_of(value)
+    return _ITEM[column.kind].pack(value.encode("ascii") if column.kind is Kind.SLUG else value)
 
 
 def _read(fields: Fields, column: Column, count: int) -> list[Any]:
@@ -176,6 +179,8 @@ def _read(fields: Fields, column: Column, count: int) -> list[Any]:
 def _value(column: Column, part: Any) -> Any:
     if column.kind is Kind.KEY:
         return hotkey_of(part)
+    if column.kind is Kind.SLUG:
+        return Slug(part.rstrip(b"\0").decode("latin-1"))
     return _flag(part) if column.kind is Kind.FLAG else part
 
 

@@ -89,6 +89,11 @@ class Cursor:
             raise WireError("too_many", f"{count} items where at most {limit} are allowed")
         return [self.take(self.u32()) for _ in range(count)]
 
+    @property
+    def left(self) -> int:
+        """How many bytes are left."""
+        return len(self._data) - self._offset
+
     def rest(self) -> bytes:
         """Everything that is left."""
         return self.take(len(self._data) - self._offset)

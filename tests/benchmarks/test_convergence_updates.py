@@ -30,7 +30,7 @@ def test_the_loops_taken_by_name_have_the_references_bits() -> None:
     pairs = zip(updates.subtracted(acc, sent), kernels.residual(acc, sent), strict=True)
     assert all(torch.equal(ours, reference) for ours, reference in pairs)
     others = [sent, updates.largest(accumulator(1), K, GRID)]
-    weights = kernels.clip_weights(others)
+    weights = kernels.clip_weights(others, [1, 1])
     for rule in ("mean", "sender_mean", "damped_mean"):
         ours, reference = accumulator(2), accumulator(2)
         updates.aggregate_(ours, others, weights, 0.7, rule)

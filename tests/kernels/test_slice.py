@@ -23,6 +23,7 @@ from muster.kernels import (
     aggregate_,
     capped,
     caps_of,
+    clip_of,
     clip_weights,
     compress,
     compress_,
@@ -30,13 +31,13 @@ from muster.kernels import (
     encode,
     fast,
     join,
+    medians_of,
     norm_of,
     norm_part,
     perturb_,
     scale_caps,
     scale_peaks,
     undo_,
-    weights_of,
 )
 
 F = np.float32
@@ -72,7 +73,7 @@ def test_the_step_and_its_undoing_are_the_whole_models(
     grid = slices[0].whole
     updates = sent(grid, k, kind, count)
     updates = [capped(each, scale_caps(updates, 0.9)) for each in updates]
-    weights = clip_weights(updates)
+    weights = clip_weights(updates, range(1, count + 1))
     theta, before = tensors(grid, 9), tensors(grid, 9)
     parts = [held.parts([tensor.clone() for tensor in theta]) for held in slices]
     with patch.object(fast, "FAST_ENTRIES", 0 if compiled else 1 << 40):
@@ -113,9 +114,11 @@ def test_norms_and_caps_come_from_what_slices_tell_each_other(
     assert caps_of(peaks, cap) == caps
     capped_parts = [[capped(part, caps) for part in each] for each in parts]
     tensors_of = range(len(grid.shapes))
-    norms = np.array([[norm_of(norm_part(part, i) for part in each) for i in tensors_of] for each in capped_parts])
-    expected = clip_weights([capped(each, caps) for each in updates])
-    assert weights_of(norms.reshape(count, len(grid.shapes))).tobytes() == expected.tobytes()
+    norms = [[norm_of(norm_part(part, i) for part in each) for i in tensors_of] for each in capped_parts]
+    amounts = range(1, count + 1)
+    medians = medians_of(norms, amounts)
+    rows = [clip_of(row, amount, medians) for row, amount in zip(norms, amounts, strict=True)]
+    assert np.stack(rows).tobytes() == clip_weights([capped(each, caps) for each in updates], amounts).tobytes()
 
 
 @given(sliced())

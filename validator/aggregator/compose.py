@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from muster.protocol.ledger import NO_CHECKPOINT, Tip, adopt_amendments, next_opening
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.selection import Choice
-from muster.protocol.rules.weighing import Weights
+from muster.protocol.rules.weighing import Weighed
 from muster.protocol.types import Beacon
 from muster.protocol.wire import Entry, Kind, Record, ScoresUsed, Seal
 
@@ -30,10 +30,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the record applies: the choice (`Tip.choose`), the accepted ones' weights and their bundle, both by key."""
+    """What the record applies: the choice (`Tip.choose`), what the accepted come to, and their bundle, both by key."""
 
     choice: Choice
-    weights: Weights
+    weighed: Weighed
     bundle: bytes
     bundle_bytes: int
 
@@ -54,7 +54,8 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
         spec_digest=tip.opening.spec_digest,
         entries=tuple(Entry(peer, tip.round, heads[peer], reasons[peer]) for peer, _ in decision.seal.headers),
         scores=decision.scores,
-        weights=work.weights,
+        weights=work.weighed.weights,
+        unmoved=work.weighed.unmoved,
         bundle=work.bundle,
         bundle_bytes=work.bundle_bytes,
         checkpoint=decision.checkpoint,

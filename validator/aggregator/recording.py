@@ -126,7 +126,8 @@ class Recording:
         choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
         payloads = [intake.payload(public) for public in choice.accepted]
         updates = [payload.update for payload in payloads]
-        _, weights = await offload(lambda: ledger.prepare(updates, tip.spec))
+        windows = [payload.opened.signed.header.windows for payload in payloads]
+        weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec))
         opened = [payload.opened for payload in payloads]
         bundle = await offload(lambda: make_bundle(opened, leading.spool))
         decision = Decision(
@@ -140,7 +141,7 @@ class Recording:
             amendments=await self._amendments(),
             closing=leading.closing,
         )
-        record = compose(tip, decision, intake.heads(), Work(choice, weights, bundle.digest, bundle.size))
+        record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
         data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
         named = (sealed.seal, sealed.digest)

@@ -1,37 +1,51 @@
-"""A validator that dies must come back with the standings it had: the score store keeps them, round by round.
+"""A validator that dies must come back with the standings it had: the score store keeps the newest round's file.
 
-One SQLite file, its columns those of `PeerState`. A round is committed whole or not at all, and never rewritten: a
-validator that repeats a round after a crash either finds what it computed before or learns that something is wrong.
+What a round comes to (ratings, shares, weights) is one signed score file, and it is written here, whole or not at all,
+before anybody sees it. From then on nothing of the round is computed again: what is left to do, publishing the file and
+setting the weights, is done from these bytes, by this life of the process or by a later one.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
-from muster.protocol.columns import Column, Kind, columns_of, row_of
 from muster.protocol.errors import LedgerError, StorageError
-from muster.protocol.incentive.row import PeerState
 
-_FORMAT = 2
-_COLUMNS = columns_of(PeerState)
-_NAMES = ", ".join(column.name for column in _COLUMNS)
-_TYPES = {Kind.KEY: "TEXT", Kind.COUNT: "INTEGER", Kind.NUMBER: "REAL", Kind.FLAG: "INTEGER"}
+_FORMAT = 3
 
-_Values = tuple[str | float | None, ...]
+
+class Stage(IntEnum):
+    """How far a committed round is."""
+
+    COMMITTED = 0
+    PUBLISHED = 1
+    DONE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A round that has been judged for good: the digest of its record, its score file as it is signed."""
+
+    round: int
+    record: bytes
+    file: bytes
+    stage: Stage
 
 
 class ScoreStore:
-    """The standings of all peers after each judged round.
+    """The newest judged round.
 
     Every call opens the file anew and waits for the disk, so it may be used from any thread, but not on an
     event loop. What `commit` has returned from survives the death of the process or of the machine.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the score store at `path`, or begin one there; columns that came later than the file are added.
+        """Open the score store at `path`, or begin one there.
 
         Raises:
             LedgerError: the file is not a score store, or one of another format.
@@ -43,57 +57,44 @@ class ScoreStore:
             if found not in (0, _FORMAT):
                 raise LedgerError(f"the score store {path} has format {found}; this release reads format {_FORMAT}")
             db.execute("BEGIN IMMEDIATE")
-            for statement in schema(_COLUMNS, {name for _, name, *_ in db.execute("PRAGMA table_info(states)")}):
-                db.execute(statement)
+            if not found:
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record BLOB NOT NULL, "
+                    "file BLOB NOT NULL, stage INTEGER NOT NULL) STRICT"
+                )
+                db.execute(f"PRAGMA user_version = {_FORMAT}")
             db.execute("COMMIT")
 
-    def newest_round(self) -> int | None:
+    def newest(self) -> Committed | None:
         """The newest round committed, None in a new store."""
         with self._open() as db:
-            (newest,) = db.execute("SELECT max(round) FROM rounds").fetchone()
-        return None if newest is None else int(newest)
+            return _newest(db)
 
-    def states(self, round_: int) -> dict[str, PeerState]:
-        """The standings after `round_`, in ascending hotkey order.
-
-        Raises:
-            LedgerError: the round was never committed, or a standing is none.
-        """
-        with self._open() as db:
-            rows = _rows(db, round_)
-        if rows is None:
-            raise LedgerError(f"the score store {self._path} holds no standings of round {round_}")
-        try:
-            states = [_state(row) for row in rows]
-        except ValueError as error:
-            raise LedgerError(f"the score store {self._path} is damaged: {error}") from error
-        return {state.hotkey: state for state in states}
-
-    def commit(self, round_: int, states: Mapping[str, PeerState]) -> None:
-        """Write the standings after `round_`; the same ones again are accepted and change nothing.
-
-        Rounds that were not judged may be left out, but what lies before the newest round is closed.
+    def commit(self, round_: int, record: bytes, file: bytes) -> Committed:
+        """Write a round's file, once; the same again changes nothing. What it replaces is of an earlier round.
 
         Raises:
-            LedgerError: the round is committed with other standings, or a later one is committed already.
+            LedgerError: the round is committed with another file, or a later one is committed already.
             StorageError: the store could not be written; nothing of the round was.
         """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
-            known = _rows(db, round_)
-            if known is not None:
-                if known != [_values(states[hotkey]) for hotkey in sorted(states)]:
-                    raise LedgerError(f"round {round_} is in the score store {self._path} with other standings")
-                return
-            (newest,) = db.execute("SELECT max(round) FROM rounds").fetchone()
-            if newest is not None and newest > round_:
-                raise LedgerError(f"round {round_} cannot follow round {newest} in the score store {self._path}")
-            db.execute("INSERT INTO rounds VALUES (?)", (round_,))
-            db.executemany(
-                f"INSERT INTO states (round, {_NAMES}) VALUES (?{', ?' * len(_COLUMNS)})",  # noqa: S608
-                ((round_, *_values(states[hotkey])) for hotkey in sorted(states)),
-            )
+            known = _newest(db)
+            if known is not None and known.round == round_ and (known.record, known.file) == (record, file):
+                return known
+            if known is not None and known.round == round_:
+                raise LedgerError(f"round {round_} is in the score store {self._path} with another file")
+            if known is not None and known.round > round_:
+                raise LedgerError(f"round {round_} cannot follow round {known.round} in the score store {self._path}")
+            db.execute("DELETE FROM rounds")
+            db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (round_, record, file, Stage.COMMITTED))
             db.execute("COMMIT")
+            return Committed(round_, record, file, Stage.COMMITTED)
+
+    def reached(self, round_: int, stage: Stage) -> None:
+        """The newest round has come so far."""
+        with self._open() as db:
+            db.execute("UPDATE rounds SET stage = max(stage, ?) WHERE round = ?", (stage, round_))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -108,37 +109,6 @@ class ScoreStore:
             raise LedgerError(f"the score store {self._path} is damaged or not a score store: {error}") from error
 
 
-def schema(columns: Iterable[Column], there: set[str]) -> list[str]:
-    """The statements that bring a file whose table of standings has the columns `there` (none: no table) up to these.
-
-    Columns that an older release may not do without are never added later, so those it lacks hold no value.
-    """
-    types = {c.name: f"{c.name} {_TYPES[c.kind]}{'' if c.nullable else ' NOT NULL'}" for c in columns}
-    if there:
-        return [f"ALTER TABLE states ADD COLUMN {types[name]}" for name in types if name not in there]
-    return [
-        "CREATE TABLE rounds (round INTEGER PRIMARY KEY) STRICT",
-        f"CREATE TABLE states (round INTEGER NOT NULL, {', '.join(types.values())}, PRIMARY KEY (round, hotkey)) "
-        "STRICT, WITHOUT ROWID",
-        f"PRAGMA user_version = {_FORMAT}",
-    ]
-
-
-def _rows(db: sqlite3.Connection, round_: int) -> list[_Values] | None:
-    """The rows of a round in hotkey order, None if it was never committed (it may well be empty)."""
-    if db.execute("SELECT 1 FROM rounds WHERE round = ?", (round_,)).fetchone() is None:
-        return None
-    return db.execute(
-        f"SELECT {_NAMES} FROM states WHERE round = ? ORDER BY hotkey",  # noqa: S608
-        (round_,),
-    ).fetchall()
-
-
-def _values(state: PeerState) -> _Values:
-    return tuple(getattr(state, column.name) for column in _COLUMNS)
-
-
-def _state(row: _Values) -> PeerState:
-    """A standing again; SQLite gives a flag back as 0 or 1."""
-    read = {c.name: bool(v) if c.kind is Kind.FLAG else v for c, v in zip(_COLUMNS, row, strict=True)}
-    return row_of(PeerState, read)
+def _newest(db: sqlite3.Connection) -> Committed | None:
+    row = db.execute("SELECT round, record, file, stage FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
+    return None if row is None else Committed(row[0], row[1], row[2], Stage(row[3]))

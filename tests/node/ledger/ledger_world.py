@@ -149,7 +149,8 @@ class World:
         await self.reach(block.number + 1)
         seal_data = wire.encode_seal(seal, LEAD)
         choice = tip.choose(dict.fromkeys(heads, ""), ())
-        _, weights = prepare([taken[public][1] for public in choice.accepted], tip.spec)
+        windows = [wire.decode_head(heads[public], tip.run_id).header.windows for public in choice.accepted]
+        weighed = prepare([taken[public][1] for public in choice.accepted], windows, tip.spec)
         sealed = wire.digest_of(seal_data)
         bundle = write_bundle(_opened(taken[public][0], sealed, tip.run_id) for public in choice.accepted)
         newest = chain.genesis.block(chain.height + ahead)
@@ -163,7 +164,7 @@ class World:
             checkpoint=changes.pop("checkpoint", bytes(32)),
             closing=closing,
         )
-        made = compose(tip, decision, heads, Work(choice, weights, blake3(bundle).digest(), len(bundle)))
+        made = compose(tip, decision, heads, Work(choice, weighed, blake3(bundle).digest(), len(bundle)))
         return self.sign(replace(made, **changes), seal, seal_data, bundle)
 
     def sign(self, record: Record, seal: Seal, seal_data: bytes, bundle: bytes) -> Written:

@@ -156,7 +156,7 @@ def test_one_silent_round_is_one_deadline() -> None:
 
 
 def record(*entries: tuple[bytes, str], kind: Kind = Kind.ROUND) -> Record:
-    _, none = prepare([], run_spec())
+    none = prepare([], [], run_spec())
     return Record(
         run_id=hash32("run"),
         leader=hash32("leader"),
@@ -170,7 +170,8 @@ def record(*entries: tuple[bytes, str], kind: Kind = Kind.ROUND) -> Record:
         spec_digest=hash32("spec"),
         entries=tuple(Entry(public, 3, b"head", reason) for public, reason in entries),
         scores=(),
-        weights=none,
+        weights=none.weights,
+        unmoved=none.unmoved,
         bundle=blake3(b"").digest(),
         bundle_bytes=0,
         checkpoint=bytes(32),

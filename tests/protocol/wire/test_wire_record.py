@@ -47,6 +47,7 @@ RECORD = Record(
     entries=(Entry(A, 3, b"head of a", ""), Entry(B, 2, b"head of b", "possession")),
     scores=(ScoresUsed(LEADER.public, 10, 2, hash32("scores"), (UsedScore(A, 0.5, True), UsedScore(B, 0.0, False))),),
     weights=np.array([[1.0, 0.5, 0.25]], dtype=np.float32),
+    unmoved=(0, 2),
     bundle=hash32("bundle"),
     bundle_bytes=1234,
     checkpoint=bytes(32),
@@ -57,8 +58,8 @@ RECORD = Record(
 DATA = wire.encode_record(RECORD, LEADER)
 (
     KIND, PARENT, TURN, SEAL, STEP, ROOT, SPEC, ENTRIES, SCORES,
-    WEIGHTS, BUNDLE, BUNDLE_BYTES, CHECKPOINT, AMENDMENTS, PROOFS, OPENING,
-) = range(4, 20)  # fmt: skip
+    WEIGHTS, BUNDLE, BUNDLE_BYTES, CHECKPOINT, AMENDMENTS, PROOFS, OPENING, UNMOVED,
+) = range(4, 21)  # fmt: skip
 
 digests = st.binary(min_size=32, max_size=32)
 u32s, u64s = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -103,6 +104,7 @@ def records(draw: st.DrawFn) -> Record:
         entries=tuple(entries),
         scores=tuple(draw(st.lists(score, max_size=2))),
         weights=np.array(bits, dtype="<u4").view("<f4").reshape(accepted, TENSORS).astype(np.float32),
+        unmoved=tuple(sorted(draw(st.sets(st.integers(0, TENSORS - 1))))),
         bundle=draw(digests),
         bundle_bytes=draw(u64s),
         checkpoint=draw(digests),
@@ -149,7 +151,7 @@ def decoding(data: bytes) -> Callable[[], object]:
     return lambda: wire.decode_record(data, RUN, TENSORS)
 
 
-@pytest.mark.parametrize("tag", range(1, OPENING))
+@pytest.mark.parametrize("tag", [*range(1, OPENING), UNMOVED])
 def test_every_field_but_the_opening_is_needed(tag: int) -> None:
     assert reason_of(decoding(resigned(DATA, LEADER, RUN, lambda f: f.pop(tag)))) == "missing_field"
 
@@ -193,6 +195,10 @@ SCORE_HEAD = LEADER.public + bytes(8) + bytes(8) + bytes(32)
         (AMENDMENTS, u32(MAX_AMENDMENTS + 1), "too_many"),
         (PROOFS, u32(MAX_PROOFS + 1), "too_many"),
         (OPENING, bytes(100), "truncated"),
+        (UNMOVED, bytes(3), "truncated"),
+        (UNMOVED, u32(TENSORS), "unmoved"),
+        (UNMOVED, u32(1) + u32(1), "unmoved"),
+        (UNMOVED, u32(1) + u32(0), "unmoved"),
     ],
 )
 def test_a_value_that_is_not_one(tag: int, value: bytes, reason: str) -> None:
@@ -212,7 +218,7 @@ def test_weights_are_counted_by_the_models_tensors() -> None:
 
 def test_a_field_of_a_later_version() -> None:
     optional = resigned(DATA, LEADER, RUN, lambda f: f.update({OPTIONAL | 1: b"groups"}))
-    critical = resigned(DATA, LEADER, RUN, lambda f: f.update({OPENING + 1: b"groups"}))
+    critical = resigned(DATA, LEADER, RUN, lambda f: f.update({UNMOVED + 1: b"groups"}))
     record, digest = wire.decode_record(optional, RUN, TENSORS)
     assert same(record, RECORD)
     assert digest != wire.digest_of(DATA)

@@ -11,12 +11,15 @@ from muster.protocol.ledger import NO_CHECKPOINT, Tip, next_opening
 from muster.protocol.reasons import KEY_MISSING
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.selection import Choice
+from muster.protocol.rules.weighing import Weighed
 from muster.protocol.wire import Kind, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
 
 HEADS = {identity(name).public: f"the head of {name}".encode() for name in MINERS}
 WEIGHTS = np.full((1, len(layout().shapes)), 0.5, np.float32)
-WORK = Work(Choice(Kind.ROUND, (ALICE,), {ALICE: "", BOB: KEY_MISSING}), WEIGHTS, hash32("bundle"), 1234)
+WEIGHED = Weighed([], WEIGHTS, (3,))
+NOTHING = Weighed([], WEIGHTS[:0], ())
+WORK = Work(Choice(Kind.ROUND, (ALICE,), {ALICE: "", BOB: KEY_MISSING}), WEIGHED, hash32("bundle"), 1234)
 
 
 def decision(tip: Tip, peers: tuple[bytes, ...] = tuple(sorted(HEADS)), **changes: object) -> Decision:
@@ -41,6 +44,7 @@ def test_it_takes_over_what_was_decided() -> None:
     assert {entry.public: entry.reason for entry in record.entries} == WORK.choice.reasons
     assert (record.bundle, record.bundle_bytes, record.kind) == (WORK.bundle, WORK.bundle_bytes, Kind.ROUND)
     assert record.weights is WEIGHTS
+    assert record.unmoved == (3,)
     assert (record.round, record.parent, record.leader, record.turn) == (0, tip.parent, LEAD.public, 0)
     assert (record.seal, record.root, record.checkpoint) == (hash32("seal"), hash32("root"), hash32("manifest"))
     assert record.spec_digest == tip.opening.spec_digest
@@ -67,7 +71,7 @@ def test_an_amendment_is_in_force_in_the_opening() -> None:
 
 def test_a_null_record_applies_nothing() -> None:
     tip = open_tip()
-    none = Work(Choice(Kind.NULL, (), dict.fromkeys(HEADS, "null_round")), WEIGHTS[:0], hash32("nothing"), 0)
+    none = Work(Choice(Kind.NULL, (), dict.fromkeys(HEADS, "null_round")), NOTHING, hash32("nothing"), 0)
     record = compose(tip, decision(tip), HEADS, none)
     assert (record.kind, record.accepted, record.checkpoint) == (Kind.NULL, (), NO_CHECKPOINT)
     assert record.opening is not None
@@ -76,6 +80,6 @@ def test_a_null_record_applies_nothing() -> None:
 
 def test_the_closing_record_opens_no_round() -> None:
     tip = open_tip()
-    none = Work(Choice(Kind.NULL, (), {}), WEIGHTS[:0], hash32("nothing"), 0)
+    none = Work(Choice(Kind.NULL, (), {}), NOTHING, hash32("nothing"), 0)
     record = compose(tip, decision(tip, peers=(), closing=True), {}, none)
     assert (record.kind, record.entries, record.opening) == (Kind.CLOSE, (), None)

@@ -1,0 +1,80 @@
+"""How work is judged and paid: every constant of the rule, with why it has the value it has by default.
+
+docs/incentive.md tells the rule. Set `mu_rule = "sign"`, `rating = "ordinal"`, `tokens = false`, `power = 2`,
+`idle = "gauntlet"` and the three overlap ratios to 0, and work is paid as Gauntlet does (arXiv 2505.21684).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from muster.protocol.spec.section import Natural, Positive, Rate, Section, Share
+
+
+class GauntletSpec(Section):
+    """How work is judged and paid. Counts of windows and peers; decays a round.
+
+    `lag` is L: scores of round r−L steer the selection of round r; the leader waits up to `score_wait` blocks for them.
+    """
+
+    eval_windows: Positive = 32
+    """Windows a side that a peer is measured on: with fewer, two honest peers' LossScores differ by luck alone."""
+    heldout_windows: Positive
+    step_scale: Share
+    """c: a LossScore is measured at c · α, where the loss is still close to linear in the step."""
+    exact_peers: Positive = 20
+    """Peers a round that are measured exactly; beyond, a drawn sample is, and the others to first order."""
+    loss_tolerance: Rate = 0.1
+    """By how many published standard errors a gain that is measured again may differ: far below what a lie that pays
+    needs, far above what devices differ by."""
+
+    mu_rule: Literal["t", "sign"] = "t"
+    """What a round adds to μ: the own-data test's t, bounded, or only the sign of s_a − s_r (Gauntlet)."""
+    mu_decay: Share = 0.05
+    """γ: μ remembers twenty rounds (Gauntlet)."""
+    mu_fast: Share = 0.2
+    """A second average, of five rounds: the smaller counts, so that who stops working stops being paid."""
+    mu_floor: Share = 0.15
+    """At a μ up to this nothing is paid: copies, mixers and work on other data stay within ±0.25 in single rounds."""
+    mu_full: Share = 0.3
+    """From this μ on all is paid: honest peers average 0.4 and more."""
+    mu_warmup: Natural = 5
+    """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
+
+    rating: Literal["mean", "openskill", "ordinal"] = "mean"
+    """What PeerScore is proportional to: the mean of LossScores beside the others' (linear in work), the mean of the
+    LossRating, or its μ − 3σ (Gauntlet), which a ranking of equals makes a lottery."""
+    work_decay: Share = 0.05
+    """The mean of LossScores remembers twenty rounds."""
+    rating_beta: Rate
+    """β of OpenSkill: how far apart skills must lie to show in one round."""
+    rating_tau: Rate
+    """τ of OpenSkill: what each round adds to σ, so that a rating can still move later."""
+    tokens: bool = True
+    """Whether pay is in proportion to the declared part of a round's windows: it makes splitting one's work a loss."""
+    power: Rate = 1.0
+    """Of PeerScore in a share: LossScore times tokens is convex already (2 in Gauntlet, whose rating is not)."""
+    idle: Literal["nothing", "gauntlet"] = "nothing"
+    """What a round without a valid submission leaves of a PeerScore: nothing, or 0.75 (Gauntlet; three failures: 0)."""
+
+    clone_ratio: Rate = 3.0
+    """An update that has more than this many times in common with another of its round than two honest ones have is a
+    clone of it; 0: not looked at. Ratios, because what honest ones have in common falls tenfold in a run."""
+    copy_ratio: Rate = 4.0
+    """The same with one of the last round's: a copy."""
+    mixer_ratio: Rate = 3.2
+    """The same with the last rounds' on average: a mixture of what others made."""
+
+    seats: Positive
+    """G: how many submissions a round applies."""
+    newcomer_share: Share
+    lag: Positive
+    score_wait: Natural
+
+    @model_validator(mode="after")
+    def _ramp(self) -> Self:
+        if self.mu_full <= self.mu_floor:
+            raise ValueError("mu_full must exceed mu_floor")
+        return self

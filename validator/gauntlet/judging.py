@@ -1,0 +1,175 @@
+"""One round's judgement: what is measured of each submission, and the score rows that follow from it.
+
+Pure but for θ, which it is given on the round's own θ whenever it goes on, piece by piece.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from muster.kernels import SparseUpdate
+from muster.node.data.dataset import TextReader
+from muster.node.replica import Replica
+from muster.protocol.identity import public_of
+from muster.protocol.incentive.row import PeerState, ScoreRow
+from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened
+from muster.protocol.incentive.sheet import judge_round, precedence, rows_of
+from muster.protocol.ledger import Applied, Tip
+from muster.protocol.rules.assignment import assigned, share, unassigned
+from muster.protocol.rules.sampling import sample
+from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.protocol.wire import Signed
+from muster.validator.gauntlet.evaluation import Candidate, Measured, RoundEvaluation, assigned_sample
+from muster.validator.gauntlet.first_order import drawn_exact, first_order
+from muster.validator.gauntlet.overlap import Overlap, overlaps
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A submission that can be measured: its signed head, and its update as it was sent."""
+
+    signed: Signed
+    update: SparseUpdate
+
+    @property
+    def hotkey(self) -> str:
+        """Whose it is."""
+        return self.signed.header.hotkey
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a round is judged by.
+
+    Attributes:
+        tip: where the ledger stood before the round's record.
+        applied: the record, judged.
+        beacon: what this validator draws its samples by; None where it is too late to measure anything.
+        states: the standings after the round before.
+        works: what can be measured, accepted ones in record order first.
+        outcomes: what is known of the others without measuring: by hotkey.
+        declared: how many windows each valid head of the record declares, by hotkey.
+        before: the accepted updates of the round before, by hotkey.
+    """
+
+    tip: Tip
+    applied: Applied
+    beacon: bytes | None
+    states: Mapping[str, PeerState]
+    works: Sequence[Work]
+    outcomes: Mapping[str, Outcome]
+    declared: Mapping[str, int]
+    before: Mapping[str, SparseUpdate]
+
+
+def sent(update: SparseUpdate) -> SparseUpdate:
+    """An applied update as its peer sent it: without the round's caps."""
+    return replace(update, scale_limit=None)
+
+
+class Judging:
+    """Measures a case's submissions, and judges."""
+
+    def __init__(self, case: Case, text: TextReader) -> None:
+        self._case = case
+        self._text = text
+        self._pieces: Iterator[None] | None = None
+        self._accepted = {entry.public for entry in case.applied.record.accepted}
+        self._overlaps: Mapping[str, Overlap] = {}
+        self._screened: Mapping[str, float] = {}
+        self._drawn: frozenset[str] = frozenset()
+        self._evaluation: RoundEvaluation | None = None
+        self.forwards = 0
+        """Batches of windows that were put through the model, each way."""
+
+    def go_on(self, replica: Replica) -> bool:
+        """Measure a piece more, with the replica on the round's θ; False where there is nothing left to measure."""
+        if self._pieces is None:
+            self._pieces = self._measure(replica)
+        return next(self._pieces, self) is None
+
+    def _measure(self, replica: Replica) -> Iterator[None]:
+        case = self._case
+        if case.beacon is None or not case.works:
+            return
+        spec = case.tip.spec.gauntlet
+        updates = {work.hotkey: work.update for work in case.works}
+        self._overlaps = overlaps(case.beacon, updates, case.before, spec.clone_ratio)
+        candidates = self._candidates(case.beacon, limits_of(*self._of_accepted(), case.tip.spec.outer))
+        yield
+        scale = spec.step_scale * case.tip.spec.outer.alpha_at(replica.outer_step)
+        positions = sample(case.beacon, b"unassigned", share(case.tip.spec.data), spec.eval_windows)
+        common = self._text.windows(unassigned(case.tip.opening.assign.value, case.tip.spec.data, positions))
+        if len(candidates) > spec.exact_peers:
+            self._screened = first_order(replica, candidates, common, scale)
+            self.forwards += 1
+            yield
+        self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec.exact_peers)
+        exact = [one for one in candidates if one.hotkey in self._drawn]
+        self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
+        yield from self._evaluation.pieces()
+
+    def _of_accepted(self) -> tuple[list[SparseUpdate], list[int]]:
+        works = [work for work in self._case.works if work.signed.header.public in self._accepted]
+        return [work.update for work in works], [work.signed.header.windows for work in works]
+
+    def _candidates(self, beacon: bytes, limits: Limits) -> list[Candidate]:
+        spec, opening = self._case.tip.spec, self._case.tip.opening
+        found = []
+        for work in self._case.works:
+            header = work.signed.header
+            update, weights = as_applied(work.update, header.windows, limits, spec.outer)
+            declared = assigned(opening.assign.value, header.uid, spec.data, header.windows)
+            windows = assigned_sample(beacon, header.public, declared, spec.gauntlet.eval_windows)
+            accepted = header.public in self._accepted
+            found.append(Candidate(work.hotkey, update, weights, self._text.windows(windows), accepted))
+        return found
+
+    def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
+        """The score rows of the round, of peers that have a slot, by what has been measured until now."""
+        case = self._case
+        findings = {hotkey: self._finding(hotkey) for hotkey in {*case.outcomes, *case.declared, *case.states}}
+        states = {hotkey: state for hotkey, state in case.states.items() if hotkey in uids}
+        judged = judge_round(states, findings, case.tip.spec)
+        measured = {hotkey: self._columns(hotkey) for hotkey in findings}
+        return rows_of(judged, findings, measured, uids, case.tip.spec.gauntlet.power)
+
+    def _finding(self, hotkey: str) -> Finding:
+        overlap, beacon = self._overlap(hotkey), self._case.beacon
+        first = True
+        if overlap.clone_of is not None:
+            assert beacon is not None, "nothing is compared without it"
+            first = precedence(beacon, hotkey) < precedence(beacon, overlap.clone_of)
+        return Finding(
+            outcome=self._outcome(hotkey),
+            windows=self._case.declared.get(hotkey, 0),
+            accepted=public_of(hotkey) in self._accepted,
+            clone=overlap.clone,
+            copy=overlap.copy,
+            first=first,
+        )
+
+    def _overlap(self, hotkey: str) -> Overlap:
+        return self._overlaps.get(hotkey, Overlap())
+
+    def _outcome(self, hotkey: str) -> Outcome:
+        known = self._case.outcomes.get(hotkey)
+        if known is not None:
+            return known
+        found = self._evaluation.found.get(hotkey) if self._evaluation else None
+        if found is not None:
+            return found.outcome() if isinstance(found, Measured) else found
+        score = self._screened.get(hotkey)
+        return Screened(score) if score is not None and math.isfinite(score) else NotEvaluated()
+
+    def _columns(self, hotkey: str) -> dict[str, Any]:
+        found = self._evaluation.found.get(hotkey) if self._evaluation else None
+        return {
+            **self._overlap(hotkey).columns(),
+            **(found.columns() if isinstance(found, Measured) else {}),
+            "drawn": hotkey in self._drawn,
+            "screened": self._screened.get(hotkey),
+        }

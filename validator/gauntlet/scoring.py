@@ -1,0 +1,255 @@
+"""Rounds are scored beside the run: measuring, publishing and setting weights hold up nobody's θ.
+
+A round is measured on the θ it was made from, to which the replica is taken back between two rounds' steps; it is
+committed to the score store once its record is final, and published from there. One round after the other, each in a
+task of its own, so that a record that is taken back takes its round's scoring with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from muster.kernels import SparseUpdate
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.ledger.participant import Errands, Step
+from muster.node.ledger.reader import EVALUATE
+from muster.node.replica import Replica
+from muster.node.telemetry import events
+from muster.protocol import paths
+from muster.protocol.errors import ChainError, ObjectMissing, StorageError, WireError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.incentive.row import PeerState
+from muster.protocol.incentive.sheet import state_of
+from muster.protocol.ledger import Tip
+from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.evaluation import own_beacon
+from muster.validator.gauntlet.judging import Case, Judging, sent
+from muster.validator.gauntlet.publishing import Publishing, recorded
+from muster.validator.gauntlet.score_store import Committed, ScoreStore
+from muster.validator.gauntlet.works import look_through
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRY_SECONDS = 2.0
+"""Before a chain that failed is asked again: it is the only clock there is."""
+
+
+class Theta(Protocol):
+    """What scoring needs of the θ that the session moves."""
+
+    async def at(self, round_: int, work: Callable[[Replica], T]) -> T:
+        """Run `work` with the replica where the record of a round was made, while nobody else uses it."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A round to be scored: the step of its record, the held-out loss before it in nat/token, and what the record
+    before applied, by hotkey; None where this life of the process has not applied that."""
+
+    step: Step
+    heldout: float
+    before: Mapping[str, SparseUpdate] | None
+    final: asyncio.Event = field(default_factory=asyncio.Event)
+    dropped: bool = False
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def round(self) -> int:
+        """Which."""
+        return self.step.before.round
+
+
+class Scoring:
+    """The rounds that are to be scored, oldest first, and the one at work."""
+
+    def __init__(self, context: Context, theta: Theta, text: TextReader, store: ScoreStore, spool: Path | None) -> None:
+        self._context = context
+        self._theta = theta
+        self._text = text
+        self._store = store
+        self._spool = spool
+        self._jobs: deque[Job] = deque()
+        self._news = asyncio.Event()
+        self._ended = False
+
+    @property
+    def oldest(self) -> int | None:
+        """The oldest round that is not scored yet: its θ is still needed."""
+        return self._jobs[0].round if self._jobs else None
+
+    def add(self, job: Job) -> None:
+        """A record has been applied."""
+        self._jobs.append(job)
+        self._news.set()
+
+    def drop(self, round_: int) -> None:
+        """The record of a round is taken back, and what was to be said of it with it."""
+        for job in [job for job in self._jobs if job.round == round_]:
+            job.dropped = True
+            if job.task is None:
+                self._jobs.remove(job)
+            else:
+                job.task.cancel()
+
+    def finalise(self, round_: int) -> None:
+        """The records of a round and of all before it are final."""
+        for job in self._jobs:
+            if job.round <= round_:
+                job.final.set()
+
+    def end(self) -> None:
+        """No round follows those there are."""
+        self._ended = True
+        self._news.set()
+
+    async def run(self, tip: Tip) -> None:
+        """Score round after round until there are no more; first, finish what an earlier life had committed."""
+        publishing = Publishing(self._context, tip.run_id, self._store)
+        committed = await self._context.offload(self._store.newest)
+        if committed is not None:
+            await self._surely(lambda: publishing.publish(committed, tip), tip)
+        while not self._ended or self._jobs:
+            self._news.clear()
+            if not self._jobs:
+                await self._news.wait()
+                continue
+            job = self._jobs[0]
+            async with asyncio.TaskGroup() as tasks:
+                job.task = tasks.create_task(self._score(job, publishing))
+                await asyncio.wait({job.task})
+            self._jobs.remove(job)
+
+    async def _surely(self, step: Callable[[], Awaitable[T]], tip: Tip) -> T:
+        """Do what needs the chain, or the disk, again until they answer."""
+        while True:
+            try:
+                return await step()
+            except (ChainError, StorageError) as error:
+                log.warning("scoring waits: %s", error)
+                self._context.journal.note(events.Trouble(tip.round, problem=f"scoring waits: {error}"))
+            try:
+                await self._context.chain.next_block((await self._context.chain.head()).number)
+            except ChainError:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _score(self, job: Job, publishing: Publishing) -> None:
+        tip = job.step.before
+        newest = await self._surely(lambda: self._context.offload(self._store.newest), tip)
+        if newest is not None and newest.round >= job.round:
+            return
+        if not math.isfinite(job.heldout):
+            problem = "the loss of θ is not finite, and no loss after a step can be compared with it"
+            log.error("the scores of round %d are not published: %s", job.round, problem)
+            self._context.journal.note(events.Unpublished(job.round, problem=problem))
+            return
+        said = await self._surely(lambda: self._said_before(job), tip)
+        if said is None:
+            states = await self._surely(lambda: self._states(job, newest, publishing), tip)
+            judging = await self._measured(job, states)
+            await job.final.wait()
+            said = await self._surely(lambda: self._file(job, judging), tip)
+        else:
+            await job.final.wait()
+        file, record = said, job.step.applied.digest
+        self._context.faults.trip("score.before_commit")
+        committed = await self._surely(
+            lambda: self._context.offload(lambda: self._store.commit(job.round, record, file)), tip
+        )
+        await self._surely(lambda: publishing.publish(committed, tip), tip)
+
+    async def _said_before(self, job: Job) -> bytes | None:
+        """What a life whose store is lost has published of the round: it may have been used, and stands."""
+        return await self._own_file(job.step.before, job.round, job.step.applied.digest)
+
+    async def _own_file(self, tip: Tip, round_: int, record: bytes) -> bytes | None:
+        name = paths.scores(tip.run_id, round_, record)
+        try:
+            data = await self._context.bucket.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
+            file, _ = decode_scores(data, tip.run_id, self._context.identity.hotkey, round_)
+        except ObjectMissing:
+            return None
+        except WireError as error:
+            log.error("the score file %s in the own bucket cannot be read: %s", name, error)
+            return None
+        return data if file.record == record else None
+
+    async def _states(self, job: Job, newest: Committed | None, publishing: Publishing) -> dict[str, PeerState]:
+        """The standings after the round before: from the score store, or from what was published of it.
+
+        Where there is neither, those of the newest round there is.
+        """
+        tip = job.step.before
+        rows = publishing.read(newest).rows if newest is not None else ()
+        if tip.round and (newest is None or newest.round < tip.round - 1):
+            data = await self._own_file(tip, tip.round - 1, tip.parent)
+            if data is not None:
+                rows = decode_scores(data, tip.run_id, self._context.identity.hotkey, tip.round - 1)[0].rows
+        return {row.hotkey: state_of(row) for row in rows}
+
+    async def _measured(self, job: Job, states: Mapping[str, PeerState]) -> Judging:
+        """Measure what can be measured before the leader has decided what these scores could steer."""
+        tip, applied, context = job.step.before, job.step.applied, self._context
+        last = tip.round + tip.spec.gauntlet.lag
+
+        async def late() -> bool:
+            return await recorded(context, tip, last)
+
+        async def pressed() -> bool:
+            return await recorded(context, tip, last - 1)
+
+        beacon = await self._surely(lambda: self._beacon(job, late), tip)
+        async with asyncio.TaskGroup() as tasks:
+            errands = Errands(tasks, context.chain)
+            found = await self._surely(
+                lambda: look_through(context, tip, applied, states, beacon, errands, pressed, self._spool), tip
+            )
+            errands.cancel()
+        case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, job.before or {})
+        judging = Judging(case, self._text)
+        while await self._theta.at(tip.round, judging.go_on):
+            if await self._surely(late, tip):
+                log.warning("round %d is scored by what was measured in time", job.round)
+                break
+        return judging
+
+    async def _beacon(self, job: Job, late: Callable[[], Awaitable[bool]]) -> bytes | None:
+        """What this validator draws its windows of the round by, once the chain has it; None where it is too late.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        chain, at = self._context.chain, job.step.applied.sealed.number + job.step.before.spec.clock.evaluate
+        head = await chain.head()
+        while not await late():
+            if head.number >= at:
+                return own_beacon(await chain.beacon(EVALUATE, job.round, at), self._context.identity.public)
+            head = await chain.next_block(head.number)
+        return None
+
+    async def _file(self, job: Job, judging: Judging) -> bytes:
+        """The signed score file of a round, of everybody who has a slot now.
+
+        Raises:
+            ChainError: the chain does not say who has one.
+        """
+        context, tip = self._context, job.step.before
+        uids = {peer.hotkey: peer.uid for peer in (await context.chain.snapshot()).peers}
+        rows = await context.offload(lambda: judging.judge(uids))
+        file = ScoreFile(tip.run_id, context.identity.public, job.round, job.step.applied.digest, job.heldout, rows)
+        return encode_scores(file, context.identity)
+
+
+def accepted_updates(step: Step) -> dict[str, SparseUpdate]:
+    """What a record applied, as it was sent, by hotkey."""
+    applied = step.applied
+    hotkeys = [hotkey_of(entry.public) for entry in applied.record.accepted]
+    return {hotkey: sent(update) for hotkey, update in zip(hotkeys, applied.updates, strict=True)}

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from benchmarks.gauntlet.measure import Bench, listed, measure, overlaps
-from benchmarks.gauntlet.peers import Last, Now, Sent, peer_of
+from benchmarks.gauntlet.measure import listed, measure, overlaps
+from benchmarks.gauntlet.peers import Last, Now, peer_of
 from benchmarks.gauntlet.scenarios import Scenario
 from benchmarks.gauntlet.setting import beacon, roster_of, spec_of, text
-from muster.kernels import aggregate_
+from muster.kernels import SparseUpdate, aggregate_
 from muster.node.ledger.reader import ASSIGN, EVALUATE
 from muster.node.replica import Replica
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.ledger import prepare
 from muster.protocol.rules.assignment import share, unassigned
 from muster.protocol.rules.sampling import sample
-from muster.validator.gauntlet.evaluation import assigned_sample, own_beacon
+from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.validator.gauntlet.evaluation import Candidate, assigned_sample, own_beacon
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
 Array = npt.NDArray[np.float32]
@@ -32,8 +32,9 @@ class Raw:
     """Raw inputs of all judgements of a run. R rounds, V validators, P roles, W windows; NaN where there is nothing.
 
     Attributes:
-        gains: by name of `Measured` (but `before`), fp32 (R, V, P, W).
+        gains: those of `Measured` by name, fp32 (R, V, P, W).
         before: mean loss on the unassigned windows before the step, fp32 (R, V).
+        screened: mean gain on the unassigned windows to first order, fp32 (R, V, P).
         present, accepted: bool (R, P).
         declared: windows it says it trained on, int16 (R, P).
         same: overlap of i with j in the round, fp32 (R, P, P).
@@ -43,6 +44,7 @@ class Raw:
 
     gains: Mapping[str, Array]
     before: Array
+    screened: Array
     present: npt.NDArray[np.bool_]
     accepted: npt.NDArray[np.bool_]
     declared: npt.NDArray[np.int16]
@@ -70,6 +72,7 @@ def _blank(scenario: Scenario, windows: int) -> Raw:
     return Raw(
         {name: nan(r, v, p, windows) for name in GAINS},
         nan(r, v),
+        nan(r, v, p),
         np.zeros((r, p), np.bool_),
         np.zeros((r, p), np.bool_),
         np.zeros((r, p), np.int16),
@@ -96,8 +99,6 @@ class World:
         # The benchmark steps θ itself, so it keeps the tensors that the replica computes with.
         self._theta = genesis_parameters(spec.model, spec.genesis.seed)
         self._replica = Replica(spec.model, spec.run_id(), self._theta, 0)
-        self._bench = Bench(spec.model, self._theta)
-        self._outer_step = 0
         self._last: Last | None = None
         self._listed: dict[str, npt.NDArray[np.float32]] = {}
         drawn = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
@@ -118,7 +119,7 @@ class World:
             spec,
             text(),
             self._replica,
-            self._outer_step,
+            self._replica.outer_step,
             beacon(self._seed, ASSIGN, round_),
             self._slots,
             self._last,
@@ -127,8 +128,12 @@ class World:
             sent = self._peers[role.name](now) if round_ >= role.arrives else None
             if sent is not None:
                 now.sent[role.name] = sent
+        # A record lists submissions by key, and sums are in its order.
         accepted = sorted((r.name for r in roles if r.applied and r.name in now.sent), key=self._publics.__getitem__)
-        scores = [self._measure(now, accepted, v, raw) for v in range(len(self._validators))]
+        updates = [now.sent[name].update for name in accepted]
+        declared = [len(now.sent[name].declared) for name in accepted]
+        limits = limits_of(updates, declared, spec.outer)
+        scores = [self._measure(now, limits, v, raw) for v in range(len(self._validators))]
         for i, role in enumerate(roles):
             if role.name in now.sent:
                 raw.present[round_, i] = True
@@ -136,28 +141,30 @@ class World:
                 raw.declared[round_, i] = len(now.sent[role.name].declared)
         self._overlap(now, raw)
         best = max(accepted, key=scores[0].__getitem__, default="")
-        step = self._step([now.sent[name] for name in accepted])
+        step = self._step(updates, declared)
         self._last = Last(now.sent, accepted, best, step)
         raw.heldout[round_] = self._replica.loss(self._heldout)
 
-    def _measure(self, now: Now, accepted: Sequence[str], v: int, raw: Raw) -> dict[str, float]:
+    def _measure(self, now: Now, limits: Limits, v: int, raw: Raw) -> dict[str, float]:
         """One validator's measurements into `raw`; s_r by role."""
         spec = self._spec
         own = own_beacon(beacon(self._seed, EVALUATE, now.round), self._validators[v])
         count = spec.gauntlet.eval_windows
         common = unassigned(now.assign, spec.data, sample(own, b"unassigned", share(spec.data), count))
-        windows: dict[str, Tensor] = {
-            name: text().windows(assigned_sample(own, self._publics[name], sent.declared, count))
-            for name, sent in now.sent.items()
-        }
-        scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self._outer_step)
-        updates = {name: sent.update for name, sent in now.sent.items()}
-        found = measure(self._bench, updates, accepted, windows, text().windows(common), spec.outer, scale)
-        rows = [i for i, role in enumerate(self._scenario.roles) if role.name in now.sent]
+        candidates, rows = [], []
+        for i, role in enumerate(self._scenario.roles):
+            if (sent := now.sent.get(role.name)) is not None:
+                update, weights = as_applied(sent.update, len(sent.declared), limits, spec.outer)
+                windows = text().windows(assigned_sample(own, self._publics[role.name], sent.declared, count))
+                candidates.append(Candidate(role.name, update, weights, windows, role.applied))
+                rows.append(i)
+        scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self._replica.outer_step)
+        found = measure(self._replica, candidates, text().windows(common), scale)
         for name in GAINS:
             raw.gains[name][now.round, v, rows] = getattr(found, name)
         raw.before[now.round, v] = found.before.mean()
-        return dict(zip(updates, found.unassigned.mean(1).tolist(), strict=True))
+        raw.screened[now.round, v, rows] = found.screened
+        return {one.hotkey: float(score) for one, score in zip(candidates, found.unassigned.mean(1), strict=True)}
 
     def _overlap(self, now: Now, raw: Raw) -> None:
         drawn = beacon(self._seed, EVALUATE, now.round)
@@ -169,13 +176,13 @@ class World:
         raw.last[now.round][np.ix_(rows, before)] = overlaps(list(ours.values()), list(self._listed.values()))
         self._listed = ours
 
-    def _step(self, accepted: Sequence[Sent]) -> list[Tensor]:
+    def _step(self, updates: Sequence[SparseUpdate], declared: Sequence[int]) -> list[Tensor]:
         """The outer step; θ before minus θ after it."""
         outer = self._spec.outer
         before = [tensor.clone() for tensor in self._theta]
-        if accepted:
-            capped, weights = prepare([sent.update for sent in accepted], self._spec)
-            aggregate_(self._theta, capped, weights, outer.alpha_at(self._outer_step), outer.rule)
-            self._outer_step += 1
-        with torch.no_grad():
-            return [a - b for a, b in zip(before, self._theta, strict=True)]
+        if updates:
+            weighed = prepare(updates, declared, self._spec)
+            alpha = outer.alpha_at(self._replica.outer_step)
+            aggregate_(self._theta, weighed.updates, weighed.weights, alpha, outer.rule)
+            self._replica.outer_step += 1
+        return [a - b for a, b in zip(before, self._theta, strict=True)]

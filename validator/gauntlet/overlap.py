@@ -56,12 +56,21 @@ def overlaps(
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
-    same = _shared(entries, entries, len(tiles))
-    past = _shared(entries, earlier, len(tiles))
-    usual = _quartile([share for one, row in same.items() for other, share in row.items() if one < other], len(now))
-    usual_past = _quartile([share for row in past.values() for share in row.values()], min(len(now), len(before) + 1))
+    same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
+    return compared(beacon, same, past, len(before), limit)
+
+
+Shares = Mapping[str, Mapping[str, float]]
+"""Of one peer's entries the part that another peer lists, too; by hotkey and the other's, never its own."""
+
+
+def compared(beacon: bytes, same: Shares, past: Shares, before: int, limit: float) -> dict[str, Overlap]:
+    """What `overlaps` makes of the shares of each peer with the round's others and with `before` earlier updates."""
+    peers = len(same)
+    usual = _quartile([share for one, row in same.items() for other, share in row.items() if one < other], peers)
+    usual_past = _quartile([share for row in past.values() for share in row.values()], min(peers, before + 1))
     found = {}
-    for hotkey in now:
+    for hotkey in same:
         clone_of, clone = _clone(hotkey, same[hotkey], usual, limit, beacon)
         copy_of, share = _nearest(past[hotkey])
         copied = usual_past is not None and copy_of is not None

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -19,6 +15,7 @@ from benchmarks.convergence.plan import Plan
 from benchmarks.convergence.results import Results, Row
 from benchmarks.convergence.setting import STUDY, open_text
 from benchmarks.convergence.variant import Variant
+from benchmarks.processes import pool_of, start
 from muster.node.data.dataset import TextReader
 from muster.protocol.spec import load_template
 
@@ -34,27 +31,6 @@ def _work(variant: Variant, folder: Path) -> Row:
     """One run, in a process of its own thread."""
     torch.set_num_threads(1)
     return Row.of(variant, play(variant, _text(folder)))
-
-
-def _start(pool: ProcessPoolExecutor) -> None:
-    """Start the processes, unless they run, deaf to the Ctrl-C a terminal sends to all: their parent decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        pool.submit(os.getpid).result()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _settle_in() -> None:
-    """End this process when its parent does, however that ended."""
-    parent = parent_process()
-    assert parent is not None, "only processes of the pool begin so"
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 class Runner:
@@ -74,7 +50,7 @@ class Runner:
 
         A KeyboardInterrupt ends it once the runs under way are over, and kept.
         """
-        with ProcessPoolExecutor(self._processes, get_context("spawn"), _settle_in) as pool:
+        with pool_of(self._processes) as pool:
             for number, stage in enumerate(plan.stages, 1):
                 self._stage(pool, stage(self._results), f"{plan.name} stage {number}/{len(plan.stages)}")
 
@@ -82,7 +58,7 @@ class Runner:
         missing = [variant for variant in variants if variant not in self._results]
         self._say(f"{title}: {len(variants)} runs, {len(variants) - len(missing)} are there already")
         if missing:
-            _start(pool)
+            start(pool)
         # Longest first, so that none is left alone at the end of a stage.
         waiting = sorted(missing, key=inner_work)
         running: set[Future[Row]] = set()

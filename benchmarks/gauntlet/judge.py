@@ -1,0 +1,158 @@
+"""Replays a rule over measured runs: who of a population would have been paid what, and why not more.
+
+The rule is the product's own (`muster.protocol.incentive`), with any spec; nothing is trained or evaluated again. Who
+was judged without being applied moved nothing, so a population is the applied ones and whomever of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.gauntlet.pieces import Piece
+from benchmarks.gauntlet.setting import beacon, template
+from muster.node.ledger.reader import EVALUATE
+from muster.protocol.incentive.own_data import Control, Errors, control_factor
+from muster.protocol.incentive.pay import incentives
+from muster.protocol.incentive.row import PeerState
+from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Outcome, gate, judge
+from muster.protocol.incentive.sheet import precedence
+from muster.protocol.spec.gauntlet import GauntletSpec
+from muster.validator.gauntlet.evaluation import own_beacon
+from muster.validator.gauntlet.overlap import Overlap, Shares, compared
+
+Table = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replay:
+    """What a rule makes of a run.
+
+    Attributes:
+        names: the population, in the order of the columns below.
+        shares: pay, float64 (R, names); a row sums to 1, or is 0 where nobody is paid.
+        own_data: x of the own-data test, NaN where there was none, float64 (R, names).
+        gates: g, float64 (R, names).
+        ratios: s_r beside the accepted ones' median, NaN where there is none, float64 (R, names).
+        failed: how often each name's work was refused, by reason.
+    """
+
+    names: tuple[str, ...]
+    shares: Table
+    own_data: Table
+    gates: Table
+    ratios: Table
+    failed: Counter[tuple[str, str]]
+
+    def pay(self, names: Collection[str], first: int = 0) -> float:
+        """What these names got together from a round on, in rounds' whole pay."""
+        columns = [i for i, name in enumerate(self.names) if name in names]
+        return float(self.shares[first:, columns].sum())
+
+
+@lru_cache(4)
+def _hotkeys(seed: int, validators: int, roles: int) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """The roles' hotkeys and the validators' public keys, as the runs had them."""
+    from muster.testnet.roster import Roster
+
+    roster = Roster.of(seed, roles, validators, {})
+    return tuple(m.hotkey for m in roster.miners), tuple(o.identity.public for o in roster.operators)
+
+
+def replay(piece: Piece, names: Collection[str], spec: GauntletSpec, validator: int = 0) -> Replay:
+    """Judge every round of a run for a population, as one validator would."""
+    return _Replaying(piece, names, spec, validator).run()
+
+
+class _Replaying:
+    def __init__(self, piece: Piece, names: Collection[str], spec: GauntletSpec, validator: int) -> None:
+        self._piece, self._spec, self._v = piece, spec, validator
+        self._places = [i for i, role in enumerate(piece.roles) if role.name in names]
+        index = {role.name: i for i, role in enumerate(piece.roles)}
+        hotkeys, validators = _hotkeys(piece.seed, piece.raw.before.shape[1], len(piece.roles))
+        self._hotkeys = {i: hotkeys[index[piece.roles[i].stands_for or piece.roles[i].name]] for i in self._places}
+        if len(set(self._hotkeys.values())) != len(self._places):
+            raise ValueError("two of these roles are one key's alternatives: they are never there together")
+        self._validator = validators[validator]
+
+    def run(self) -> Replay:
+        piece, places = self._piece, self._places
+        rounds, full = len(piece.raw.heldout), template().inner.steps * template().inner.batch
+        shares, gates = np.zeros((rounds, len(places))), np.zeros((rounds, len(places)))
+        own_data, ratios = np.full((rounds, len(places)), np.nan), np.full((rounds, len(places)), np.nan)
+        failed: Counter[tuple[str, str]] = Counter()
+        states: dict[str, PeerState] = {}
+        for round_ in range(rounds):
+            judged = judge(states, self._findings(round_, states), self._spec, full)
+            states = {hotkey: judgement.state for hotkey, judgement in judged.items()}
+            paid = incentives({hotkey: judgement.score for hotkey, judgement in judged.items()}, self._spec.power)
+            for column, place in enumerate(places):
+                judgement = judged.get(self._hotkeys[place])
+                if judgement is None:
+                    continue
+                shares[round_, column] = paid[self._hotkeys[place]]
+                gates[round_, column] = judgement.gate
+                own_data[round_, column] = math.nan if judgement.own_data is None else judgement.own_data
+                ratios[round_, column] = math.nan if judgement.ratio is None else judgement.ratio
+                if isinstance(judgement.outcome, Failed):
+                    failed[piece.roles[place].name, judgement.outcome.reason] += 1
+        names = tuple(piece.roles[place].name for place in places)
+        return Replay(names, shares, own_data, gates, ratios, failed)
+
+    def _findings(self, round_: int, states: Mapping[str, PeerState]) -> dict[str, Finding]:
+        raw = self._piece.raw
+        here = [i for i in self._places if raw.present[round_, i]]
+        drawn = own_beacon(beacon(self._piece.seed, EVALUATE, round_), self._validator)
+        found: dict[str, Finding] = {self._hotkeys[i]: Finding(Absent()) for i in self._places if i not in here}
+        proven = {hotkey for hotkey, state in states.items() if gate(state, self._spec) > 0.0}
+        overlaps = self._overlaps(round_, here, drawn, proven)
+        for i in here:
+            overlap = overlaps[self._hotkeys[i]]
+            nearest = overlap.clone_of
+            found[self._hotkeys[i]] = Finding(
+                outcome=self._outcome(round_, i),
+                windows=int(raw.declared[round_, i]),
+                accepted=bool(raw.accepted[round_, i]),
+                clone=overlap.clone,
+                copy=overlap.copy,
+                first=nearest is None or precedence(drawn, self._hotkeys[i]) < precedence(drawn, nearest),
+            )
+        return found
+
+    def _overlaps(
+        self, round_: int, here: Collection[int], drawn: bytes, proven: Collection[str]
+    ) -> dict[str, Overlap]:
+        raw, keys = self._piece.raw, self._hotkeys
+        before = [] if round_ == 0 else [i for i in self._places if raw.accepted[round_ - 1, i]]
+
+        def shares(table: npt.NDArray[np.float32], others: Collection[int]) -> Shares:
+            return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
+
+        same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
+        return compared(drawn, same, past, proven, self._spec)
+
+    def _outcome(self, round_: int, i: int) -> Outcome:
+        """The means and errors of a role's windows, as its validator would publish them."""
+        gains = {name: table[round_, self._v, i].astype(np.float64) for name, table in self._piece.raw.gains.items()}
+        own, other = _there(gains["assigned"]), _there(gains["unassigned"])
+        own_control, control = _there(gains["control_assigned"]), _there(gains["control_unassigned"])
+        if not len(control):
+            return Evaluated(own.mean(), other.mean(), Control(), Errors(_error(own), _error(other)))
+        means = Control(float(own_control.mean()), float(control.mean()))
+        factor = control_factor(float(other.mean()), means)
+        errors = Errors(_error(own - factor * own_control), _error(other - factor * control))
+        return Evaluated(float(own.mean()), float(other.mean()), means, errors)
+
+
+def _there(values: Table) -> Table:
+    return values[~np.isnan(values)]
+
+
+def _error(values: Table) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0

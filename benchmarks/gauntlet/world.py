@@ -1,0 +1,188 @@
+"""A scenario's run, round by round: everybody acts, everything is measured, and the accepted updates reach θ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from benchmarks.gauntlet.measure import listed, measure, overlaps
+from benchmarks.gauntlet.peers import Last, Now, peer_of
+from benchmarks.gauntlet.scenarios import Scenario
+from benchmarks.gauntlet.setting import beacon, roster_of, spec_of, text
+from muster.kernels import SparseUpdate, aggregate_
+from muster.node.ledger.reader import ASSIGN, EVALUATE
+from muster.node.replica import Replica
+from muster.node.replica.genesis import genesis_parameters
+from muster.protocol.ledger import prepare
+from muster.protocol.rules.assignment import share, unassigned
+from muster.protocol.rules.sampling import sample
+from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.validator.gauntlet.evaluation import Candidate, assigned_sample, own_beacon
+from muster.validator.gauntlet.validator import HELDOUT_BEACON
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raw:
+    """Raw inputs of all judgements of a run. R rounds, V validators, P roles, W windows; NaN where there is nothing.
+
+    Attributes:
+        gains: those of `Measured` by name, fp32 (R, V, P, W).
+        before: mean loss on the unassigned windows before the step, fp32 (R, V).
+        screened: mean gain on the unassigned windows to first order, fp32 (R, V, P).
+        present, accepted: bool (R, P).
+        declared: windows it says it trained on, int16 (R, P).
+        same: overlap of i with j in the round, fp32 (R, P, P).
+        last: overlap of i with what j sent the round before, fp32 (R, P, P).
+        heldout: loss after each round, nat/token, fp32 (R,).
+    """
+
+    gains: Mapping[str, Array]
+    before: Array
+    screened: Array
+    present: npt.NDArray[np.bool_]
+    accepted: npt.NDArray[np.bool_]
+    declared: npt.NDArray[np.int16]
+    same: Array
+    last: Array
+    heldout: Array
+
+
+GAINS = (
+    "assigned",
+    "unassigned",
+    "control_assigned",
+    "control_unassigned",
+    "mean_assigned",
+    "mean_unassigned",
+)
+
+
+def _blank(scenario: Scenario, windows: int) -> Raw:
+    r, v, p = scenario.rounds, scenario.validators, len(scenario.roles)
+
+    def nan(*shape: int) -> Array:
+        return np.full(shape, np.nan, np.float32)
+
+    return Raw(
+        {name: nan(r, v, p, windows) for name in GAINS},
+        nan(r, v),
+        nan(r, v, p),
+        np.zeros((r, p), np.bool_),
+        np.zeros((r, p), np.bool_),
+        np.zeros((r, p), np.int16),
+        nan(r, p, p),
+        nan(r, p, p),
+        nan(r),
+    )
+
+
+class World:
+    """θ and everybody around it."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        self._spec = spec = spec_of(scenario, seed)
+        roster = roster_of(scenario, seed)
+        self._validators = [operator.identity.public for operator in roster.operators]
+        places = {role.name: i for i, role in enumerate(scenario.roles)}
+        own = {role.name: places[role.stands_for or role.name] for role in scenario.roles}
+        self._publics = {name: roster.miners[place].identity.public for name, place in own.items()}
+        self._slots = {name: scenario.validators + place for name, place in own.items()}
+        self._peers = {role.name: peer_of(role, spec) for role in scenario.roles}
+        # The benchmark steps θ itself, so it keeps the tensors that the replica computes with.
+        self._theta = genesis_parameters(spec.model, spec.genesis.seed)
+        self._replica = Replica(spec.model, spec.run_id(), self._theta, 0)
+        self._last: Last | None = None
+        self._listed: dict[str, npt.NDArray[np.float32]] = {}
+        drawn = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
+        self._heldout = text().heldout(drawn)
+
+    def play(self) -> Raw:
+        """The whole run."""
+        raw = _blank(self._scenario, self._spec.gauntlet.eval_windows)
+        for round_ in range(self._scenario.rounds):
+            self._round(round_, raw)
+        return raw
+
+    def _round(self, round_: int, raw: Raw) -> None:
+        spec, roles = self._spec, self._scenario.roles
+        now = Now(
+            round_,
+            self._seed,
+            spec,
+            text(),
+            self._replica,
+            self._replica.outer_step,
+            beacon(self._seed, ASSIGN, round_),
+            self._slots,
+            self._last,
+        )
+        for role in roles:
+            sent = self._peers[role.name](now) if round_ >= role.arrives else None
+            if sent is not None:
+                now.sent[role.name] = sent
+        # A record lists submissions by key, and sums are in its order.
+        accepted = sorted((r.name for r in roles if r.applied and r.name in now.sent), key=self._publics.__getitem__)
+        updates = [now.sent[name].update for name in accepted]
+        declared = [len(now.sent[name].declared) for name in accepted]
+        limits = limits_of(updates, declared, spec.outer)
+        scores = [self._measure(now, limits, v, raw) for v in range(len(self._validators))]
+        for i, role in enumerate(roles):
+            if role.name in now.sent:
+                raw.present[round_, i] = True
+                raw.accepted[round_, i] = role.applied
+                raw.declared[round_, i] = len(now.sent[role.name].declared)
+        self._overlap(now, raw)
+        best = max(accepted, key=scores[0].__getitem__, default="")
+        step = self._step(updates, declared)
+        self._last = Last(now.sent, accepted, best, step)
+        raw.heldout[round_] = self._replica.loss(self._heldout)
+
+    def _measure(self, now: Now, limits: Limits, v: int, raw: Raw) -> dict[str, float]:
+        """One validator's measurements into `raw`; s_r by role."""
+        spec = self._spec
+        own = own_beacon(beacon(self._seed, EVALUATE, now.round), self._validators[v])
+        count = spec.gauntlet.eval_windows
+        common = unassigned(now.assign, spec.data, sample(own, b"unassigned", share(spec.data), count))
+        candidates, rows = [], []
+        for i, role in enumerate(self._scenario.roles):
+            if (sent := now.sent.get(role.name)) is not None:
+                update, weights = as_applied(sent.update, len(sent.declared), limits, spec.outer)
+                windows = text().windows(assigned_sample(own, self._publics[role.name], sent.declared, count))
+                candidates.append(Candidate(role.name, update, weights, windows, role.applied))
+                rows.append(i)
+        scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self._replica.outer_step)
+        found = measure(self._replica, candidates, text().windows(common), scale)
+        for name in GAINS:
+            raw.gains[name][now.round, v, rows] = getattr(found, name)
+        raw.before[now.round, v] = found.before.mean()
+        raw.screened[now.round, v, rows] = found.screened
+        return {one.hotkey: float(score) for one, score in zip(candidates, found.unassigned.mean(1), strict=True)}
+
+    def _overlap(self, now: Now, raw: Raw) -> None:
+        drawn = beacon(self._seed, EVALUATE, now.round)
+        ours = {name: listed(sent.update, drawn) for name, sent in now.sent.items()}
+        place = {role.name: i for i, role in enumerate(self._scenario.roles)}
+        rows = [place[name] for name in ours]
+        before = [place[name] for name in self._listed]
+        raw.same[now.round][np.ix_(rows, rows)] = overlaps(list(ours.values()), list(ours.values()))
+        raw.last[now.round][np.ix_(rows, before)] = overlaps(list(ours.values()), list(self._listed.values()))
+        self._listed = ours
+
+    def _step(self, updates: Sequence[SparseUpdate], declared: Sequence[int]) -> list[Tensor]:
+        """The outer step; θ before minus θ after it."""
+        outer = self._spec.outer
+        before = [tensor.clone() for tensor in self._theta]
+        if updates:
+            weighed = prepare(updates, declared, self._spec)
+            alpha = outer.alpha_at(self._replica.outer_step)
+            aggregate_(self._theta, weighed.updates, weighed.weights, alpha, outer.rule)
+            self._replica.outer_step += 1
+        return [a - b for a, b in zip(before, self._theta, strict=True)]

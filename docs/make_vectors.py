@@ -29,8 +29,9 @@ from muster.node.replica import Replica
 from muster.protocol import wire
 from muster.protocol.chain.commitments import CHEAP_LOCATION, Commitment, CommitSpace, blocks_a_write
 from muster.protocol.chain.commitments import encode as encode_commitment
-from muster.protocol.identity import public_of
-from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.own_data import Control, Errors
+from muster.protocol.incentive.score import Failed, Finding
+from muster.protocol.incentive.sheet import judge_round, rows_of
 from muster.protocol.ledger import open_bundle, prepare, tip_info, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
@@ -48,6 +49,7 @@ from muster.protocol.wire.manifest import manifest_digest
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
+from muster.validator.gauntlet.evaluation import LossPair, Measured
 
 DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
@@ -373,26 +375,19 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _scores(run: Run, record: bytes) -> dict[str, Any]:
-    """Two rows: of one miner that was measured, and of one that failed before it ever was."""
+    """Two rows: of one miner that was measured for the first time, and of one that failed before it ever was."""
     good, bad = run.miners[:2]
-    shared = {"rating_mu": 25.0, "rating_sigma": 8.125}
-    measured = ScoreRow(
-        hotkey=good.hotkey,
-        uid=0,
-        assigned_before=2.5,
-        assigned_after=2.25,
-        unassigned_before=2.5,
-        unassigned_after=2.375,
-        mu=0.05,
-        evaluated=1,
-        last_score=0.125,
-        positive=True,
-        peer_score=0.03125,
-        incentive=1.0,
-        **shared,
+    measured = Measured(
+        LossPair(2.5, 2.25), LossPair(2.5, 2.375), Control(0.125, 0.25), Errors(0.0625, 0.03125), Errors(0.0625, 0.0)
     )
-    failed = ScoreRow(hotkey=bad.hotkey, uid=1, failures=1, peer_score=0.0, incentive=0.0, **shared)
-    rows = tuple(sorted((measured, failed), key=lambda row: public_of(row.hotkey)))
+    full = run.spec.inner.steps * run.spec.inner.batch
+    findings = {
+        good.hotkey: Finding(measured.outcome(), windows=full, accepted=True),
+        bad.hotkey: Finding(Failed("key_missing")),
+    }
+    judged = judge_round({}, findings, run.spec)
+    uids = {good.hotkey: 0, bad.hotkey: 1}
+    rows = rows_of(judged, findings, {good.hotkey: {**measured.columns(), "drawn": True}}, uids, 1.0)
     return _object(wire.encode_scores(ScoreFile(run.run_id, run.leader.public, 0, record, 4.5, rows), run.leader))
 
 

@@ -57,10 +57,7 @@ def _columns() -> str:
     kinds = {Kind.SLUG: "text", Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}
     rows = ["| tag | size | column | of each row |", "|---|---|---|---|"]
     for column in columns_of(ScoreRow):
-        size, kind = (
-            sizes[column.kind],
-            {Kind.SLUG: "text", Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}.get(column.kind, ""),
-        )
+        size, kind = sizes[column.kind], kinds.get(column.kind, "")
         many = f"{size}·" if size > 1 else ""
         long = f"n + {many}m" if column.nullable else f"{many}n"
         tag = f"0x8000 + {column.about.tag}" if column.about.later else column.about.tag

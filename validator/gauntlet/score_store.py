@@ -1,9 +1,9 @@
 """A validator that dies must come back with the standings it had: the score store keeps the files of the last rounds.
 
 What a record comes to (ratings, shares, weights) is one signed score file, and it is written here, whole or not at all,
-before anybody sees it. From then on nothing of it is computed again: what is left to do, publishing the file and setting
-the weights, is done from these bytes, by this life of the process or by a later one. Files go by the digests of their
-records, so that where a record is taken back its sibling's standings follow from the round before.
+before anybody sees it. From then on nothing of it is computed again: what is left to do, publishing the file and
+setting the weights, is done from these bytes, by this life of the process or by a later one. Files go by the digests of
+their records, so that where a record is taken back its sibling's standings follow from the round before.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rounds are scored beside the run: measuring, publishing and setting weights hold up nobody's θ.
 
 A round is measured on the θ it was made from, to which the replica is taken back between two rounds' steps; what it
-comes to is committed to the score store in one step, and published from there. One round after the other, each in a task
-of its own, so that a record that is taken back takes its scoring with it. Standings follow from those after the parent of
-a record, so what was said of a record that is taken back counts for nothing.
+comes to is committed to the score store in one step, and published from there. One round after the other, each in a
+task of its own, so that a record that is taken back takes its scoring with it. Standings follow from those after the
+parent of a record, so what was said of a record that is taken back counts for nothing.
 """
 
 from __future__ import annotations

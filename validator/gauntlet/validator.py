@@ -95,7 +95,7 @@ class Validator(Follower):
                 self._handed, self._heldout = None, None
 
     async def finalise(self, round_: int) -> None:
-        """Let go of undo logs, but for those of rounds that are not scored yet; after the closing record none follows."""
+        """Let go of undo logs that the scoring does not need either; after the closing record there is no round."""
         await super().finalise(round_)
         self._final = max(self._final, round_)
         if self._tip.closed and not self._steps:

@@ -30,7 +30,10 @@ FAULT_POINTS = (
     "record.before_put",
     "bundle.before_put",
     "apply.before",
+    "score.before_commit",
     "score.before_put",
+    "score.before_weights",
+    "score.before_done",
     "train.step",
 )
 

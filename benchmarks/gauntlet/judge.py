@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Outcome, judge
+from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Outcome, gate, judge
 from muster.protocol.incentive.sheet import precedence
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
@@ -89,7 +89,7 @@ class _Replaying:
         failed: Counter[tuple[str, str]] = Counter()
         states: dict[str, PeerState] = {}
         for round_ in range(rounds):
-            judged = judge(states, self._findings(round_), self._spec, full)
+            judged = judge(states, self._findings(round_, states), self._spec, full)
             states = {hotkey: judgement.state for hotkey, judgement in judged.items()}
             paid = incentives({hotkey: judgement.score for hotkey, judgement in judged.items()}, self._spec.power)
             for column, place in enumerate(places):
@@ -105,12 +105,13 @@ class _Replaying:
         names = tuple(piece.roles[place].name for place in places)
         return Replay(names, shares, own_data, gates, ratios, failed)
 
-    def _findings(self, round_: int) -> dict[str, Finding]:
+    def _findings(self, round_: int, states: Mapping[str, PeerState]) -> dict[str, Finding]:
         raw = self._piece.raw
         here = [i for i in self._places if raw.present[round_, i]]
         drawn = own_beacon(beacon(self._piece.seed, EVALUATE, round_), self._validator)
         found: dict[str, Finding] = {self._hotkeys[i]: Finding(Absent()) for i in self._places if i not in here}
-        overlaps = self._overlaps(round_, here, drawn)
+        proven = {hotkey for hotkey, state in states.items() if gate(state, self._spec) > 0.0}
+        overlaps = self._overlaps(round_, here, drawn, proven)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
             nearest = overlap.clone_of
@@ -124,7 +125,9 @@ class _Replaying:
             )
         return found
 
-    def _overlaps(self, round_: int, here: Collection[int], drawn: bytes) -> dict[str, Overlap]:
+    def _overlaps(
+        self, round_: int, here: Collection[int], drawn: bytes, proven: Collection[str]
+    ) -> dict[str, Overlap]:
         raw, keys = self._piece.raw, self._hotkeys
         before = [] if round_ == 0 else [i for i in self._places if raw.accepted[round_ - 1, i]]
 
@@ -132,7 +135,7 @@ class _Replaying:
             return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
-        return compared(drawn, same, past, len(before), self._spec.clone_ratio)
+        return compared(drawn, same, past, proven, self._spec)
 
     def _outcome(self, round_: int, i: int) -> Outcome:
         """The means and errors of a role's windows, as its validator would publish them."""

@@ -89,9 +89,9 @@ Outcome: TypeAlias = Evaluated | Screened | Failed | Absent | NotEvaluated
 class Finding:
     """What a round was for a peer: how its work turned out, and what of it counts beside that.
 
-    `windows` are those that its valid head declares, 0 where the record has none. `clone` and `copy` are what its update
-    has in common with one of this round and one of the last, in units of what two honest ones have (None: not looked
-    at); `first` says that of its clones it takes precedence.
+    `windows` are those that its valid head declares, 0 where the record has none. `clone` and `copy` are what its
+    update has in common with one of this round and one of the last, in units of what two honest ones have (None: not
+    looked at); `first` says that of its clones it takes precedence.
     """
 
     outcome: Outcome
@@ -109,7 +109,8 @@ _NOTHING = Finding(NotEvaluated())
 class Judgement:
     """A peer's standing after a round, what the round was for it, its PeerScore, and how they came about.
 
-    `factor` is b, `own_data` the test's statistic, `ratio` s_r beside the accepted ones' median, `rank` the place by s_r.
+    `factor` is b, `own_data` the test's statistic, `ratio` s_r beside the accepted ones' median, `rank` the place by
+    s_r.
     """
 
     state: PeerState
@@ -129,8 +130,8 @@ def judge(
     """The standings after a round with these findings, in ascending hotkey order.
 
     A peer without a finding, or not evaluated, keeps its standing. A hotkey not in `states` gets one when its work
-    first counts, for it or against it. A failure does not end a spell of absence, nor the other way round, so alternating
-    between the two gains nothing. `full` is how many windows a round's whole work has (H · batch).
+    first counts, for it or against it. A failure does not end a spell of absence, nor the other way round, so
+    alternating between the two gains nothing. `full` is how many windows a round's whole work has (H · batch).
     """
     looked = {
         hotkey: _looked_at(states.get(hotkey, PeerState(hotkey)), findings.get(hotkey, _NOTHING), spec)

@@ -48,8 +48,8 @@ class Evaluator(Protocol):
 class Candidate:
     """A valid submission to be measured, as the round applies it.
 
-    `update` has capped scales, `weights` are its clip weights, fp32 (tensors,); `windows` sample its assigned data, int64
-    (n, window + 1).
+    `update` has capped scales, `weights` are its clip weights, fp32 (tensors,); `windows` sample its assigned data,
+    int64 (n, window + 1).
     """
 
     hotkey: str
@@ -143,8 +143,8 @@ class RoundEvaluation:
         unassigned: Tensor,
         scale: float,
     ) -> None:
-        """`accepted` are those whose mean is the control, `unassigned` one batch for all, int64 (n, window + 1); `scale`
-        is c·α.
+        """`accepted` are those whose mean is the control, `unassigned` one batch for all, int64 (n, window + 1);
+        `scale` is c·α.
 
         Raises:
             ValueError: there are no unassigned windows.

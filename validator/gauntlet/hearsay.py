@@ -1,8 +1,8 @@
 """What only a leader watched is not held against a peer unless this validator sees the same itself.
 
 A leader may drop a peer's submission, or say that a key or a payload never came. Whoever looks into the peer's bucket
-afterwards cannot tell a leader's lie from work that came late, so where something lies there nothing is held against the
-peer, and nothing is paid for the round; where nothing does, the leader was right.
+afterwards cannot tell a leader's lie from work that came late, so where something lies there nothing is held against
+the peer, and nothing is paid for the round; where nothing does, the leader was right.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import PeerState, ScoreRow
-from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened
+from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened, gate
 from muster.protocol.incentive.sheet import judge_round, precedence, rows_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.rules.assignment import assigned, share, unassigned
@@ -97,7 +97,8 @@ class Judging:
             return
         spec = case.tip.spec.gauntlet
         updates = {work.hotkey: work.update for work in case.works}
-        self._overlaps = overlaps(case.beacon, updates, case.before, spec.clone_ratio)
+        proven = {hotkey for hotkey, state in case.states.items() if gate(state, spec) > 0.0}
+        self._overlaps = overlaps(case.beacon, updates, case.before, proven, spec)
         candidates = self._candidates(case.beacon, limits_of(*self._of_accepted(), case.tip.spec.outer))
         yield
         scale = spec.step_scale * case.tip.spec.outer.alpha_at(replica.outer_step)

@@ -7,7 +7,7 @@ not a fixed number. Signs of shared entries say nothing: honest peers agree on n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,19 @@ from muster.kernels import SparseUpdate
 from muster.kernels.grid import TILE
 from muster.protocol.incentive.sheet import precedence
 from muster.protocol.rules.sampling import sample
+from muster.protocol.spec import GauntletSpec
 
 TILES = 1024
 """Tiles that are looked at: of the model's, as many drawn as tell a ratio of three apart within a few per cent."""
 
-_FEW = 3
-"""Fewer peers have no pair beside the one that is looked at, and nothing to compare with."""
+_PAIRS = 6
+"""Ordered pairs that the usual is the median of: of three peers."""
+
+_EARLY = 0.5
+"""More than honest peers have in common in any round: of the first, when they all move what is wrong most."""
+
+_LEAST = 2.0**-10
+"""The usual is at least this, or a few entries shared by chance would be many times it."""
 
 Entries = npt.NDArray[np.int64]
 
@@ -46,38 +53,57 @@ class Overlap:
 
 
 def overlaps(
-    beacon: bytes, now: Mapping[str, SparseUpdate], before: Mapping[str, SparseUpdate], limit: float
+    beacon: bytes,
+    now: Mapping[str, SparseUpdate],
+    before: Mapping[str, SparseUpdate],
+    proven: Collection[str],
+    spec: GauntletSpec,
 ) -> dict[str, Overlap]:
     """Compare the updates of a round with each other, and with those of the round before, all of one grid.
 
-    `beacon` draws the tiles and settles who of several clones was first; from `limit` times the usual on, two are
-    clones. Peers' own earlier updates are not compared with.
+    `beacon` draws the tiles and settles who of several clones was first. `proven` are the peers that the own-data test
+    lets through by the rounds before: what those have in common is the usual. Peers' own earlier updates are not
+    compared with.
     """
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
     same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
-    return compared(beacon, same, past, len(before), limit)
+    return compared(beacon, same, past, proven, spec)
 
 
 Shares = Mapping[str, Mapping[str, float]]
 """Of one peer's entries the part that another peer lists, too; by hotkey and the other's, never its own."""
 
 
-def compared(beacon: bytes, same: Shares, past: Shares, before: int, limit: float) -> dict[str, Overlap]:
-    """What `overlaps` makes of the shares of each peer with the round's others and with `before` earlier updates."""
-    peers = len(same)
-    usual = _quartile([share for one, row in same.items() for other, share in row.items() if one < other], peers)
-    usual_past = _quartile([share for row in past.values() for share in row.values()], min(peers, before + 1))
+def compared(
+    beacon: bytes, same: Shares, past: Shares, proven: Collection[str], spec: GauntletSpec
+) -> dict[str, Overlap]:
+    """What `overlaps` makes of the shares of each peer with the round's others and with the earlier updates."""
+    usual, usual_past = _unit(same, proven, spec.clone_ratio), _unit(past, proven, spec.copy_ratio)
     found = {}
     for hotkey in same:
-        clone_of, clone = _clone(hotkey, same[hotkey], usual, limit, beacon)
+        clone_of, clone = _clone(same[hotkey], usual, spec.clone_ratio, beacon)
         copy_of, share = _nearest(past[hotkey])
-        copied = usual_past is not None and copy_of is not None
-        found[hotkey] = Overlap(
-            clone_of, clone, copy_of if copied else None, share / usual_past if copied and usual_past else None
-        )
+        found[hotkey] = Overlap(clone_of, clone, copy_of, None if copy_of is None else share / usual_past)
     return found
+
+
+def _unit(shares: Shares, proven: Collection[str], limit: float) -> float:
+    """What two honest peers have in common: the lower median of all pairs of proven ones.
+
+    Of those alone, because whoever lists entries at random has little in common with anybody, and many such keys would
+    make honest ones look like clones. Never so much that `limit` times it came to more than half way to an identical
+    update: in early rounds honest peers choose a third of the same entries. With fewer than three proven peers there is
+    nothing to go by, and only what is half way to identical is taken for a copy.
+    """
+    pairs = sorted(
+        share for one, row in shares.items() if one in proven for other, share in row.items() if other in proven
+    )
+    usual = pairs[(len(pairs) - 1) // 2] if len(pairs) >= _PAIRS else None
+    most = (1.0 + (_EARLY if usual is None else usual)) / 2.0
+    bound = most / limit if limit else most
+    return bound if usual is None else max(min(usual, bound), _LEAST)
 
 
 def drawn_tiles(beacon: bytes, tiles: int) -> Entries:
@@ -108,26 +134,14 @@ def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int
     return shared
 
 
-def _quartile(shares: Sequence[float], peers: int) -> float | None:
-    """What two honest ones have in common: the lower quartile of all pairs, for clones may be many; None of too few."""
-    if peers < _FEW:
-        return None
-    quartile = sorted(shares)[(len(shares) - 1) // 4]
-    return quartile if quartile > 0.0 else None
-
-
-def _clone(
-    hotkey: str, shares: Mapping[str, float], usual: float | None, limit: float, beacon: bytes
-) -> tuple[str | None, float | None]:
+def _clone(shares: Mapping[str, float], usual: float, limit: float, beacon: bytes) -> tuple[str | None, float | None]:
     """Whose clone a peer may be: of those beyond the limit the one that takes precedence, else the nearest."""
-    if usual is None or not shares:
-        return None, None
     beyond = [other for other, share in shares.items() if limit and share / usual > limit]
     if beyond:
         first = min(beyond, key=lambda other: precedence(beacon, other))
         return first, shares[first] / usual
     nearest, share = _nearest(shares)
-    return nearest, share / usual
+    return nearest, None if nearest is None else share / usual
 
 
 def _nearest(shares: Mapping[str, float]) -> tuple[str | None, float]:

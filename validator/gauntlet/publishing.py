@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Publishing:
-    """Puts what the score store has committed where others see it; a later life goes on where an earlier one stopped."""
+    """Puts what the score store has committed where others see it; a later life goes on where one stopped."""
 
     def __init__(self, context: Context, run_id: bytes, store: ScoreStore) -> None:
         self._context = context
@@ -35,22 +35,29 @@ class Publishing:
         hotkey = self._context.identity.hotkey
         return decode_scores(committed.file, self._run_id, hotkey, committed.round)[0]
 
-    async def publish(self, committed: Committed, tip: Tip) -> None:
-        """Store the file and set the weights; give up the former when the scores steer nothing any more and a round's
-        time is over, as the leader has by then used what there was.
+    async def publish(self, tip: Tip) -> None:
+        """Store the newest file and set its weights, as far as that is not done; fit to be called again.
+
+        Storing is given up when the scores steer nothing any more and a round's time is over: the leader has by then
+        used what there was.
 
         Raises:
             ChainError: the chain does not say what block it is at.
+            StorageError: the score store cannot be read or written.
         """
-        offload = self._context.offload
+        offload, faults = self._context.offload, self._context.faults
+        committed = await offload(self._store.newest)
+        if committed is None:
+            return
         if committed.stage < Stage.PUBLISHED:
-            self._context.faults.trip("score.before_put")
-            if await self._put(committed, tip):
-                self._context.journal.note(events.Scored(committed.round, peers=self.read(committed).rows))
+            stored = await self._put(committed, tip)
             await offload(lambda: self._store.reached(committed.round, Stage.PUBLISHED))
+            if stored:
+                self._context.journal.note(events.Scored(committed.round, peers=self.read(committed).rows))
         if committed.stage < Stage.DONE:
-            self._context.faults.trip("score.before_weights")
+            faults.trip("score.before_weights")
             await self._set_weights(committed)
+            faults.trip("score.before_done")
             await offload(lambda: self._store.reached(committed.round, Stage.DONE))
 
     async def _put(self, committed: Committed, tip: Tip) -> bool:
@@ -58,6 +65,7 @@ class Publishing:
         name = paths.scores(self._run_id, committed.round, committed.record)
         while True:
             try:
+                self._context.faults.trip("score.before_put")
                 # What stands was committed before this, or by a life whose store is lost: `Scoring` adopts that.
                 await self._context.bucket.put_if_absent(name, committed.file)
                 return True

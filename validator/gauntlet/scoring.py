@@ -30,6 +30,7 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
 from muster.validator.gauntlet.publishing import Publishing, recorded
@@ -114,9 +115,7 @@ class Scoring:
     async def run(self, tip: Tip) -> None:
         """Score round after round until there are no more; first, finish what an earlier life had committed."""
         publishing = Publishing(self._context, tip.run_id, self._store)
-        committed = await self._context.offload(self._store.newest)
-        if committed is not None:
-            await self._surely(lambda: publishing.publish(committed, tip), tip)
+        await self._surely(lambda: publishing.publish(tip), tip)
         while not self._ended or self._jobs:
             self._news.clear()
             if not self._jobs:
@@ -159,12 +158,14 @@ class Scoring:
             said = await self._surely(lambda: self._file(job, judging), tip)
         else:
             await job.final.wait()
-        file, record = said, job.step.applied.digest
-        self._context.faults.trip("score.before_commit")
-        committed = await self._surely(
-            lambda: self._context.offload(lambda: self._store.commit(job.round, record, file)), tip
-        )
-        await self._surely(lambda: publishing.publish(committed, tip), tip)
+        file = said
+
+        async def commit() -> None:
+            self._context.faults.trip("score.before_commit")
+            await self._context.offload(lambda: self._store.commit(job.round, job.step.applied.digest, file))
+
+        await self._surely(commit, tip)
+        await self._surely(lambda: publishing.publish(tip), tip)
 
     async def _said_before(self, job: Job) -> bytes | None:
         """What a life whose store is lost has published of the round: it may have been used, and stands."""
@@ -213,7 +214,10 @@ class Scoring:
                 lambda: look_through(context, tip, applied, states, beacon, errands, pressed, self._spool), tip
             )
             errands.cancel()
-        case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, job.before or {})
+        before = job.before
+        if before is None:
+            before = await self._surely(lambda: updates_before(context, tip), tip)
+        case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, before)
         judging = Judging(case, self._text)
         while await self._theta.at(tip.round, judging.go_on):
             if await self._surely(late, tip):

@@ -29,8 +29,10 @@ HELDOUT_BEACON = bytes(32)
 
 
 class Validator(Follower):
-    """A participant that scores. Its replica is on an older θ while a round is measured, and on the newest for the rest:
-    whoever uses it holds `_turn`."""
+    """A participant that scores.
+
+    Its replica is on an older θ while a round is measured, and on the newest otherwise: whoever uses it holds `_turn`.
+    """
 
     def __init__(
         self,

@@ -25,8 +25,8 @@ from muster.validator.gauntlet.screening import Screening, by_need
 
 @dataclass(frozen=True, slots=True)
 class Works:
-    """A round's submissions: what can be measured, accepted ones in record order first; of the others what they came to,
-    by hotkey; and how many windows each valid head declares."""
+    """A round's submissions: what can be measured, accepted ones in record order first; of the others what they came
+    to, by hotkey; and how many windows each valid head declares."""
 
     works: Sequence[Work]
     outcomes: Mapping[str, Outcome]

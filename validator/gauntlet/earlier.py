@@ -1,0 +1,54 @@
+"""What the round before applied, for a validator that has not applied it itself: it was started again since."""
+
+from __future__ import annotations
+
+import logging
+
+from muster.kernels import SparseUpdate
+from muster.node.context import Context
+from muster.node.ledger.reader import Reader
+from muster.protocol import ledger, wire
+from muster.protocol.errors import LedgerError, ObjectMissing, WireError
+from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import Tip
+from muster.protocol.ledger.bundle import Opened, read_bundle
+from muster.protocol.spec.layout import codec_of
+from muster.protocol.wire import Kind, Record
+
+log = logging.getLogger(__name__)
+
+
+async def updates_before(context: Context, tip: Tip) -> dict[str, SparseUpdate]:
+    """The updates that the record before the open round applied, by hotkey, out of the leader's bucket.
+
+    Empty before round 0 and after a null record, and where the bundle is gone, or is none: then nobody can be compared.
+
+    Raises:
+        ChainError, StorageError: they cannot be read now.
+    """
+    store = await context.directory.store_of(hotkey_of(tip.leader_in_turn)) if tip.round else None
+    if store is None:
+        return {}
+    reader = Reader(context.chain, context.directory)
+    try:
+        record, _ = await reader.record(store, tip, tip.round - 1, tip.parent)
+        if record.kind is not Kind.ROUND:
+            return {}
+        size = ledger.check_bundle_size(record, tip.run_id)
+        bundle = await reader.bundle_of(store, record, tip.parent, size)
+        return await context.offload(lambda: _opened(tip, record, bundle))
+    except (ObjectMissing, LedgerError, WireError) as error:
+        log.warning("what round %d applied is not to be had, and nobody is compared with it: %s", tip.round - 1, error)
+        return {}
+
+
+def _opened(tip: Tip, record: Record, bundle: bytes) -> dict[str, SparseUpdate]:
+    codec = codec_of(tip.history.at(record.round))
+
+    def update(one: Opened) -> SparseUpdate:
+        header = one.signed.header
+        key = wire.decode_key(one.key, tip.run_id, header.round, header.public)
+        return wire.open_payload(header, one.ciphertext, key.payload_key, codec)
+
+    heads = [wire.decode_head(entry.head, tip.run_id) for entry in record.accepted]
+    return {one.signed.header.hotkey: update(one) for one in read_bundle(bundle, heads)}

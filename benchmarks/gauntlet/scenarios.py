@@ -221,8 +221,8 @@ SCENARIOS = (ALONE_FOUR, ALONE, _equal(20), ATTACKERS, AMOUNTS, UNEVEN, *EFFECTS
 QUICK = Scenario(
     "quick",
     (*honest(6), *IDLE, Role("wrong-data", "wrong_data"), *WORK[:2]),
-    24,
-    (0,),
+    40,
+    (0, 1),
 )
 """Long enough for the gate to be open and for the signs to show."""
 BY_NAME = {scenario.name: scenario for scenario in (*SCENARIOS, QUICK)}

@@ -23,7 +23,7 @@ from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, gate, judge
-from muster.protocol.incentive.sheet import precedence
+from muster.protocol.incentive.sheet import comes_first
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.overlap import Overlap, Shares, compared
@@ -111,8 +111,9 @@ class _Replaying:
         here = [i for i in self._places if raw.present[round_, i]]
         drawn = own_beacon(beacon(self._piece.seed, EVALUATE, round_), self._validator)
         found: dict[str, Finding] = {self._hotkeys[i]: Finding(Absent()) for i in self._places if i not in here}
-        proven = {hotkey for hotkey, state in states.items() if gate(state, self._spec) > 0.0}
-        overlaps = self._overlaps(round_, here, drawn, proven)
+        seated = {self._hotkeys[i] for i in here if raw.accepted[round_, i]}
+        proven = {one for one in seated if one in states and gate(states[one], self._spec) > 0.0}
+        overlaps = self._overlaps(round_, here, drawn, proven, states)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
             nearest = overlap.clone_of
@@ -122,12 +123,17 @@ class _Replaying:
                 accepted=bool(raw.accepted[round_, i]),
                 clone=overlap.clone,
                 copy=overlap.copy,
-                first=nearest is None or precedence(drawn, self._hotkeys[i]) < precedence(drawn, nearest),
+                first=nearest is None or comes_first(drawn, self._hotkeys[i], nearest, states),
             )
         return found
 
     def _overlaps(
-        self, round_: int, here: Collection[int], drawn: bytes, proven: Collection[str]
+        self,
+        round_: int,
+        here: Collection[int],
+        drawn: bytes,
+        proven: Collection[str],
+        states: Mapping[str, PeerState],
     ) -> dict[str, Overlap]:
         raw, keys = self._piece.raw, self._hotkeys
         before = [] if round_ == 0 else [i for i in self._places if raw.accepted[round_ - 1, i]]
@@ -136,7 +142,7 @@ class _Replaying:
             return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
-        return compared(drawn, same, past, proven, self._spec)
+        return compared(drawn, same, past, proven, states, self._spec)
 
 
 def outcome_of(raw: Raw, round_: int, validator: int, place: int) -> Evaluated:

@@ -186,14 +186,15 @@ def _looked_at(state: PeerState, found: Finding, spec: GauntletSpec) -> tuple[Pe
 
 def unoriginal(found: Finding, mixture: float, spec: GauntletSpec) -> str:
     """Why an update is taken for others' work, or ""; `mixture` is the mean of its `copy`, this round's included."""
-    if not found.first and _exceeds(found.clone, spec.clone_ratio):
+    if not found.first and exceeds(found.clone, spec.clone_ratio):
         return CLONE
-    if _exceeds(found.copy, spec.copy_ratio):
+    if exceeds(found.copy, spec.copy_ratio):
         return COPY
-    return MIXTURE if found.copy is not None and _exceeds(mixture, spec.mixer_ratio) else ""
+    return MIXTURE if found.copy is not None and exceeds(mixture, spec.mixer_ratio) else ""
 
 
-def _exceeds(ratio: float | None, limit: float) -> bool:
+def exceeds(ratio: float | None, limit: float) -> bool:
+    """Whether what two have in common is more than a rule allows; a limit of 0 allows anything."""
     return ratio is not None and limit > 0.0 and ratio > limit
 
 

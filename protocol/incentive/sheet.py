@@ -102,9 +102,19 @@ def _said(outcome: Outcome) -> tuple[Slug, Slug]:
             return NOT_EVALUATED, NO_REASON
 
 
-def precedence(beacon: bytes, hotkey: str) -> bytes:
-    """BLAKE3(a validator's beacon ‖ hotkey): of peers with one update the one with the lowest of these keeps it."""
-    return blake3(beacon + public_of(hotkey)).digest()
+def precedence(beacon: bytes, hotkey: str, states: Mapping[str, PeerState]) -> tuple[int, bytes]:
+    """Of peers with one update the one that comes first keeps it: who was tested in more rounds, then by lot.
+
+    The lot is BLAKE3(a validator's beacon ‖ hotkey); `states` are the standings before the round. A new key that copies
+    an old peer takes nothing from it.
+    """
+    tested = states[hotkey].tested if hotkey in states else 0
+    return -tested, blake3(beacon + public_of(hotkey)).digest()
+
+
+def comes_first(beacon: bytes, one: str, other: str, states: Mapping[str, PeerState]) -> bool:
+    """Whether of two peers with one update it is the first that keeps it."""
+    return precedence(beacon, one, states) < precedence(beacon, other, states)
 
 
 def state_of(row: ScoreRow) -> PeerState:
@@ -112,13 +122,14 @@ def state_of(row: ScoreRow) -> PeerState:
     return PeerState(**{field.name: getattr(row, field.name) for field in fields(PeerState)})
 
 
-def finding_of(row: ScoreRow, beacon: bytes) -> Finding:
-    """What a row says that its peer's round was; `beacon` is what its validator drew by.
+def finding_of(row: ScoreRow, before: Mapping[str, PeerState], beacon: bytes) -> Finding:
+    """What a row says that its peer's round was; `before` are the standings before it, `beacon` what its validator
+    drew by.
 
     Raises:
         ValueError: the row lacks what its outcome is made of.
     """
-    first = row.clone_of is None or precedence(beacon, row.hotkey) < precedence(beacon, row.clone_of)
+    first = row.clone_of is None or comes_first(beacon, row.hotkey, row.clone_of, before)
     return Finding(_outcome(row), row.windows, row.accepted, row.clone, row.copy, first)
 
 
@@ -162,7 +173,7 @@ def recomputed(
     Raises:
         ValueError: a row lacks what its outcome is made of.
     """
-    findings = {row.hotkey: finding_of(row, beacon) for row in rows}
+    findings = {row.hotkey: finding_of(row, before, beacon) for row in rows}
     judged = judge_round({hotkey: before[hotkey] for hotkey in findings.keys() & before.keys()}, findings, spec)
     measured = {row.hotkey: {name: getattr(row, name) for name in _MEASURED} for row in rows}
     uids = {row.hotkey: row.uid for row in rows if row.hotkey in judged}

@@ -36,10 +36,11 @@ class GauntletSpec(Section):
     """γ: μ remembers twenty rounds (Gauntlet)."""
     mu_fast: Share = 0.2
     """A second average, of five rounds: the smaller counts, so that who stops working stops being paid."""
-    mu_floor: Share = 0.15
-    """At a μ up to this nothing is paid: copies, mixers and work on other data stay within ±0.25 in single rounds."""
-    mu_full: Share = 0.3
-    """From this μ on all is paid: honest peers average 0.4 and more."""
+    mu_floor: Share = 0.1
+    """At a μ up to this nothing is paid: whoever does not train on its own data averages 0.05 and less."""
+    mu_full: Share = 0.25
+    """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a third
+    less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`)."""
     mu_warmup: Natural = 5
     """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
 

@@ -16,7 +16,7 @@ from muster.node.replica import Replica
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import PeerState, ScoreRow
 from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened, gate
-from muster.protocol.incentive.sheet import judge_round, precedence, rows_of
+from muster.protocol.incentive.sheet import comes_first, judge_round, rows_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
@@ -97,8 +97,9 @@ class Judging:
             return
         spec = case.tip.spec.gauntlet
         updates = {work.hotkey: work.update for work in case.works}
-        proven = {hotkey for hotkey, state in case.states.items() if gate(state, spec) > 0.0}
-        self._overlaps = overlaps(case.beacon, updates, case.before, proven, spec)
+        seated = {work.hotkey for work in case.works if work.signed.header.public in self._accepted}
+        proven = {one for one in seated if one in case.states and gate(case.states[one], spec) > 0.0}
+        self._overlaps = overlaps(case.beacon, updates, case.before, proven, case.states, spec)
         candidates = self._candidates(case.beacon, limits_of(*self._of_accepted(), case.tip.spec.outer))
         yield
         scale = spec.step_scale * case.tip.spec.outer.alpha_at(replica.outer_step)
@@ -143,7 +144,7 @@ class Judging:
         first = True
         if overlap.clone_of is not None:
             assert beacon is not None, "nothing is compared without it"
-            first = precedence(beacon, hotkey) < precedence(beacon, overlap.clone_of)
+            first = comes_first(beacon, hotkey, overlap.clone_of, self._case.states)
         return Finding(
             outcome=self._outcome(hotkey),
             windows=self._case.declared.get(hotkey, 0),

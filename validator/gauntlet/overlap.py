@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from muster.kernels import SparseUpdate
 from muster.kernels.grid import TILE
+from muster.protocol.incentive.row import PeerState
+from muster.protocol.incentive.score import exceeds
 from muster.protocol.incentive.sheet import precedence
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import GauntletSpec
@@ -57,19 +59,17 @@ def overlaps(
     now: Mapping[str, SparseUpdate],
     before: Mapping[str, SparseUpdate],
     proven: Collection[str],
+    states: Mapping[str, PeerState],
     spec: GauntletSpec,
 ) -> dict[str, Overlap]:
     """Compare the updates of a round with each other, and with those of the round before, all of one grid.
 
-    `beacon` draws the tiles and settles who of several clones was first. `proven` are the peers that the own-data test
-    lets through by the rounds before: what those have in common is the usual. Peers' own earlier updates are not
-    compared with.
-    """
+    `beacon` draws the tiles and settles who of several clones was first. X    """
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
     same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
-    return compared(beacon, same, past, proven, spec)
+    return compared(beacon, same, past, proven, states, spec)
 
 
 Shares = Mapping[str, Mapping[str, float]]
@@ -77,15 +77,27 @@ Shares = Mapping[str, Mapping[str, float]]
 
 
 def compared(
-    beacon: bytes, same: Shares, past: Shares, proven: Collection[str], spec: GauntletSpec
+    beacon: bytes,
+    same: Shares,
+    past: Shares,
+    proven: Collection[str],
+    states: Mapping[str, PeerState],
+    spec: GauntletSpec,
 ) -> dict[str, Overlap]:
     """What `overlaps` makes of the shares of each peer with the round's others and with the earlier updates."""
     usual, usual_past = _unit(same, proven, spec.clone_ratio), _unit(past, proven, spec.copy_ratio)
     found = {}
     for hotkey in same:
-        clone_of, clone = _clone(same[hotkey], usual, spec.clone_ratio, beacon)
-        copy_of, share = _nearest(past[hotkey])
-        found[hotkey] = Overlap(clone_of, clone, copy_of, None if copy_of is None else share / usual_past)
+        beyond = [other for other, share in same[hotkey].items() if exceeds(share / usual, spec.clone_ratio)]
+        first = min(beyond, key=lambda other: precedence(beacon, other, states), default=None)
+        clone_of = first or _nearest(same[hotkey])
+        copy_of = _nearest(past[hotkey])
+        found[hotkey] = Overlap(
+            clone_of,
+            None if clone_of is None else same[hotkey][clone_of] / usual,
+            copy_of,
+            None if copy_of is None else past[hotkey][copy_of] / usual_past,
+        )
     return found
 
 
@@ -134,19 +146,6 @@ def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int
     return shared
 
 
-def _clone(shares: Mapping[str, float], usual: float, limit: float, beacon: bytes) -> tuple[str | None, float | None]:
-    """Whose clone a peer may be: of those beyond the limit the one that takes precedence, else the nearest."""
-    beyond = [other for other, share in shares.items() if limit and share / usual > limit]
-    if beyond:
-        first = min(beyond, key=lambda other: precedence(beacon, other))
-        return first, shares[first] / usual
-    nearest, share = _nearest(shares)
-    return nearest, None if nearest is None else share / usual
-
-
-def _nearest(shares: Mapping[str, float]) -> tuple[str | None, float]:
-    """Of equals the lowest hotkey."""
-    if not shares:
-        return None, 0.0
-    nearest = min(shares, key=lambda other: (-shares[other], other))
-    return nearest, shares[nearest]
+def _nearest(shares: Mapping[str, float]) -> str | None:
+    """Who lists the largest part too, of equals the lowest hotkey; None where there is nobody."""
+    return min(shares, key=lambda other: (-shares[other], other), default=None)

@@ -11,7 +11,16 @@ from benchmarks.gauntlet import __main__ as command
 from benchmarks.gauntlet import pieces, report
 from benchmarks.gauntlet.figures import SECTIONS, Figure, Measurements, signs, variation
 from benchmarks.gauntlet.runner import size_of
-from benchmarks.gauntlet.scenarios import ALONE, BY_NAME, EFFECTS, QUICK, SCENARIOS, Scenario
+from benchmarks.gauntlet.scenarios import (
+    ALONE,
+    AMOUNTS,
+    BY_NAME,
+    EFFECTS,
+    QUICK,
+    SCENARIOS,
+    UNEVEN,
+    Scenario,
+)
 from benchmarks.gauntlet.setting import template
 from benchmarks.gauntlet.world import GAINS, Raw
 
@@ -72,16 +81,22 @@ def test_rounds_behind_are_counted_on_the_curve_of_the_honest_alone(tmp_path: Pa
     assert found[f"{scenario.name}: held-out loss above theirs, nat/token"].mean == pytest.approx(0.03, abs=1e-5)
 
 
-def test_every_section_is_made_of_whole_pieces(tmp_path: Path) -> None:
-    for scenario in SCENARIOS:
+def test_unequal_work_and_two_validators(tmp_path: Path) -> None:
+    for scenario in (AMOUNTS, UNEVEN):
         pieces.write(tmp_path, scenario, 0, made_up(scenario, 0))
     found = figures_of(tmp_path)
-    assert found["scales times-4 ÷ its twin"].mean < 0.1  # it is no trainer, so it has no gain here
     assert found["25 < 50 < 100 < work-200-batch: part of seeds"].mean == 1.0
     assert found["newcomer: rounds after its first to half of an honest peer's pay"].mean <= 3
     assert found["two validators: Spearman of shares, last round"].mean > 0.9
+    assert found["two validators: both attackers ÷ a full worker"].mean < 0.05
+
+
+def test_the_page_has_a_column_for_each_rule_and_only_sections_that_were_measured(tmp_path: Path) -> None:
+    pieces.write(tmp_path, ALONE, 0, made_up(ALONE, 0))
     text = report.page(tmp_path)
-    assert all(f"## {title}" in text for title, _ in SECTIONS)
+    assert f"## {SECTIONS[0][0]}" in text
+    assert f"## {SECTIONS[1][0]}" not in text
+    assert f"| | {' | '.join(report.RULES)} |" in text
 
 
 def test_a_bound_is_of_the_mean_or_of_each() -> None:

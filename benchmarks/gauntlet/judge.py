@@ -22,10 +22,11 @@ from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, gate, judge
+from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Screened, gate, judge
 from muster.protocol.incentive.sheet import comes_first
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
+from muster.validator.gauntlet.first_order import drawn_exact
 from muster.validator.gauntlet.overlap import Overlap, Shares, compared
 
 Table = npt.NDArray[np.float64]
@@ -114,11 +115,12 @@ class _Replaying:
         seated = {self._hotkeys[i] for i in here if raw.accepted[round_, i]}
         proven = {one for one in seated if one in states and gate(states[one], self._spec) > 0.0}
         overlaps = self._overlaps(round_, here, drawn, proven, states)
+        exact = drawn_exact(drawn, states, [self._hotkeys[i] for i in here], self._spec.exact_peers)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
             nearest = overlap.clone_of
             found[self._hotkeys[i]] = Finding(
-                outcome=outcome_of(raw, round_, self._v, i),
+                outcome=self._outcome(round_, i, self._hotkeys[i] in exact),
                 windows=int(raw.declared[round_, i]),
                 accepted=bool(raw.accepted[round_, i]),
                 clone=overlap.clone,
@@ -126,6 +128,12 @@ class _Replaying:
                 first=nearest is None or comes_first(drawn, self._hotkeys[i], nearest, states),
             )
         return found
+
+    def _outcome(self, round_: int, i: int, exact: bool) -> Evaluated | Screened:
+        raw = self._piece.raw
+        if exact:
+            return outcome_of(raw, round_, self._v, i)
+        return Screened(float(raw.screened[round_, self._v, i]))
 
     def _overlaps(
         self,

@@ -10,6 +10,8 @@ import pytest
 from benchmarks.gauntlet import __main__ as command
 from benchmarks.gauntlet import pieces, report
 from benchmarks.gauntlet.figures import SECTIONS, Figure, Measurements, signs, variation
+from benchmarks.gauntlet.judge import replay
+from benchmarks.gauntlet.pieces import Piece
 from benchmarks.gauntlet.runner import size_of
 from benchmarks.gauntlet.scenarios import (
     ALONE,
@@ -97,6 +99,14 @@ def test_the_page_has_a_column_for_each_rule_and_only_sections_that_were_measure
     assert f"## {SECTIONS[0][0]}" in text
     assert f"## {SECTIONS[1][0]}" not in text
     assert f"| | {' | '.join(report.RULES)} |" in text
+
+
+def test_beyond_the_peers_that_are_measured_exactly_others_are_screened(tmp_path: Path) -> None:
+    pieces.write(tmp_path, ALONE, 0, made_up(ALONE, 0))
+    piece = Piece.read(pieces.path_of(tmp_path, ALONE, 0))
+    names = [role.name for role in ALONE.roles]
+    few = replay(piece, names, template().gauntlet.model_copy(update={"exact_peers": 3}))
+    assert (np.isfinite(few.own_data).sum(1) == 3).all()
 
 
 def test_a_bound_is_of_the_mean_or_of_each() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.convergence import engine
 from benchmarks.convergence.variant import Variant
-from benchmarks.gauntlet import measure, pieces, world
+from benchmarks.gauntlet import measure, pieces, setting, world
 from benchmarks.gauntlet.judge import outcome_of, replay
 from benchmarks.gauntlet.measure import Measured
 from benchmarks.gauntlet.pieces import Piece
@@ -44,11 +44,14 @@ PUBLISHED = 1e-6
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_measured() -> Iterator[None]:
-    """As the benchmark's processes run."""
+def as_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As the benchmark's processes run, with a text of the tests' own."""
     torch.set_num_threads(1)
-    with compiled_loops():
+    with compiled_loops(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setting, "TEXT", tmp_path_factory.mktemp("text"))
+        text.cache_clear()
         yield
+    text.cache_clear()
 
 
 def test_losses_are_the_convergence_studys_to_the_bit() -> None:

@@ -18,6 +18,7 @@ from benchmarks.gauntlet.scenarios import (
     ALONE_FOUR,
     AMOUNTS,
     ATTACKERS,
+    DISGUISED,
     EFFECTS,
     HALVES,
     IDLE,
@@ -155,22 +156,38 @@ def _names(roles: Iterable[Role]) -> list[str]:
     return [role.name for role in roles]
 
 
-_BOUNDS = {"three": 1.0, "three-all": 1.0, "half-all": 0.5, "split": 0.6, "five-percent": 0.05, "wrong-data": 0.05}
+_BOUNDS = {
+    "three": 1.0,
+    "three-all": 1.0,
+    "disguised": 1.0,
+    "disguised-all": 1.0,
+    "half-all": 0.5,
+    "split": 0.6,
+    "five-percent": 0.05,
+    "wrong-data": 0.05,
+}
+
+
+def purses(data: Measurements, found: Sequence[Piece]) -> Iterator[Figure]:
+    """What each purse gets alone beside the applied ones."""
+    keys: dict[str, list[str]] = {}
+    for role in found[0].roles:
+        if not role.applied and role not in TWIN:
+            keys.setdefault(role.purse, []).append(role.name)
+    idle = set(_names(IDLE)) | {"nine-lazy", "perturbed-50", "perturbed-80", "booster"}
+    for purse, names in keys.items():
+        bound = 0.05 if purse in idle else _BOUNDS.get(purse)
+        yield from _both(purse, [_beside(data, piece, names)[:2] for piece in found], bound)
 
 
 def attackers(data: Measurements) -> Iterator[Figure]:
-    """What each purse gets beside eight honest peers, alone and all of a kind together."""
+    """What attackers get beside eight honest peers, alone and all of a kind together."""
+    if disguised := data.of(DISGUISED):
+        yield from purses(data, disguised)
     found = data.of(ATTACKERS)
     if not found:
         return
-    purses: dict[str, list[str]] = {}
-    for role in found[0].roles:
-        if not role.applied and role not in TWIN:
-            purses.setdefault(role.purse, []).append(role.name)
-    idle = set(_names(IDLE)) | {"nine-lazy", "perturbed-50", "perturbed-80", "booster"}
-    for purse, names in purses.items():
-        bound = 0.05 if purse in idle else _BOUNDS.get(purse)
-        yield from _both(purse, [_beside(data, piece, names)[:2] for piece in found], bound)
+    yield from purses(data, found)
     nine, eleven = _names(IDLE), _names((*IDLE, *IMPOSTORS))
     yield from _both("nine idle at once", [_beside(data, p, nine)[:2] for p in found], 0.10)
     yield from _both("eleven at once", [_beside(data, p, eleven)[:2] for p in found], 0.10)

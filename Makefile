@@ -15,9 +15,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10 --t
 PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
 
 STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.convergence
+GAUNTLET := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.gauntlet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick vectors pages image clean
+.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick gauntlet gauntlet-quick vectors pages image clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -58,9 +59,10 @@ test: lint  ## What every change must pass: under 10 minutes on two cores
 	$(PYTEST) -n 2 -m "not processes and not slow and not night and not chain"
 	$(PYTEST) -n 2 --dist loadfile -m "processes and not slow and not night and not chain"
 
-test-all: test  ## And the slow tests, and the main effects of training: under an hour
+test-all: test  ## And the slow tests, and the main effects of training and of pay: under an hour
 	$(PYTEST) -m "slow and not night and not chain"
 	$(STUDY) quick
+	$(GAUNTLET) quick
 
 test-night: test  ## And those that take a night
 	$(PYTEST) -m "(slow or night) and not chain"
@@ -77,6 +79,13 @@ results: $(VENV)/.draws  ## Play what is missing of the convergence study (an ho
 
 results-quick: $(VENV)/.runs  ## Its main effects in three minutes; fails where one points the wrong way
 	$(STUDY) quick
+
+gauntlet: $(VENV)/.runs  ## Measure what is missing of what the gauntlet pays (an hour), and write benchmarks/gauntlet/results.md
+	$(GAUNTLET) run
+	$(GAUNTLET) report
+
+gauntlet-quick: $(VENV)/.runs  ## Its signs in three minutes; fails where one points the wrong way
+	$(GAUNTLET) quick
 
 vectors: $(VENV)/.tests  ## Write tests/vectors and the generated blocks of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py

@@ -1,31 +1,59 @@
-"""The benchmark of the gauntlet: `run` measures what is missing."""
+"""What the gauntlet pays: `run` measures, `judge` and `report` apply rules to what is there, `quick` looks at signs."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
+import tempfile
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gauntlet import runner
-from benchmarks.gauntlet.scenarios import BY_NAME, SCENARIOS
+from benchmarks.gauntlet import report, runner
+from benchmarks.gauntlet.figures import Measurements, signs
+from benchmarks.gauntlet.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario
+from benchmarks.gauntlet.setting import template
+from muster.protocol.spec.gauntlet import GauntletSpec
 
 RESULTS = Path(__file__).parents[1] / ".cache" / "gauntlet"
 """Where pieces are kept; git does not see them."""
+PAGE = Path(__file__).with_name("results.md")
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
 
 
-def run(results: Path, only: list[str], processes: int) -> int:
+def run(results: Path, scenarios: Iterable[Scenario], processes: int) -> int:
     """Measure what is missing; the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    scenarios = [BY_NAME[name] for name in only] or list(SCENARIOS)
     try:
-        runner.run(results, scenarios, processes, partial(print, flush=True))
+        runner.run(results, list(scenarios), processes, partial(print, flush=True))
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
+
+
+def quick(processes: int) -> int:
+    """Measure the quick scenario afresh and print its signs; 1 if one of them is the other way round."""
+    with tempfile.TemporaryDirectory() as folder:
+        status = run(Path(folder), [QUICK], processes)
+        if status:
+            return status
+        found = list(signs(Measurements(Path(folder), template().gauntlet)))
+    for figure in found:
+        print(report.line(figure))
+    return 0 if all(figure.holds for figure in found) else 1
+
+
+def rule_of(settings: Iterable[str]) -> GauntletSpec:
+    """The study's rule with some fields, `name=value` in JSON, set otherwise.
+
+    Raises:
+        ValueError: there is no such field, or it cannot have the value.
+    """
+    changed = {name: json.loads(value) for name, _, value in (setting.partition("=") for setting in settings)}
+    return GauntletSpec.model_validate({**template().gauntlet.model_dump(), **changed})
 
 
 def main() -> int:
@@ -33,11 +61,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gauntlet", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="measure what is missing, going on where it was stopped")
-    runs.add_argument("--results", type=Path, default=RESULTS, help="the folder of the pieces")
-    runs.add_argument("--only", action="append", default=[], choices=sorted(BY_NAME), help="this scenario alone")
-    runs.add_argument("--processes", type=int, default=2)
+    runs.add_argument("--only", action="append", choices=sorted(BY_NAME), help="this scenario alone")
+    quicks = commands.add_parser("quick", help="measure the signs afresh; fails where one is the other way round")
+    for command in (runs, quicks):
+        command.add_argument("--processes", type=int, default=2)
+    judges = commands.add_parser("judge", help="print the figures of a rule over what has been measured")
+    judges.add_argument(
+        "--set", action="append", default=[], metavar="NAME=JSON", help="such as rating='\"openskill\"'"
+    )
+    reports = commands.add_parser("report", help=f"write {PAGE.name}: the default rule beside the others")
+    for command in (runs, judges, reports):
+        command.add_argument("--results", type=Path, default=RESULTS, help="the folder of the pieces")
     options = parser.parse_args()
-    return run(options.results, options.only, options.processes)
+    if options.command == "run":
+        return run(
+            options.results, [BY_NAME[name] for name in options.only or map(_name, SCENARIOS)], options.processes
+        )
+    if options.command == "quick":
+        return quick(options.processes)
+    if options.command == "judge":
+        return report.show(Measurements(options.results, rule_of(options.set)))
+    PAGE.write_text(report.page(options.results), encoding="utf-8")
+    print(PAGE)
+    return 0
+
+
+def _name(scenario: Scenario) -> str:
+    return scenario.name
 
 
 if __name__ == "__main__":

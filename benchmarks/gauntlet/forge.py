@@ -19,9 +19,17 @@ _OCTAVE = 8
 _TOP = 255
 
 
+def _well_formed(update: SparseUpdate) -> SparseUpdate:
+    """The same values, where a value of scale 0 has code 0, as the codec wants it."""
+    counts = torch.from_numpy(np.diff(update.grid.entry_starts(update.k)))
+    scales = update.scales.repeat_interleave(counts, 0)
+    there = scales.gather(1, (update.codes & 1).long()[:, None]).squeeze(1) > 0
+    return replace(update, codes=torch.where(there, update.codes, 0).to(torch.uint8))
+
+
 def flipped(update: SparseUpdate) -> SparseUpdate:
     """−Δ̂."""
-    return replace(update, codes=update.codes ^ _SIGN)
+    return _well_formed(replace(update, codes=update.codes ^ _SIGN))
 
 
 def scaled(update: SparseUpdate, factor: float) -> SparseUpdate:
@@ -40,7 +48,7 @@ def part_zero(update: SparseUpdate) -> SparseUpdate:
     scales = update.scales.clone()
     for first, last in update.grid.tensor_tiles[::2]:
         scales[first:last] = 0
-    return replace(update, scales=scales)
+    return _well_formed(replace(update, scales=scales))
 
 
 def perturbed(update: SparseUpdate, part: float, draws: np.random.Generator) -> SparseUpdate:

@@ -17,14 +17,16 @@ import numpy.typing as npt
 
 from benchmarks.gauntlet.pieces import Piece
 from benchmarks.gauntlet.setting import beacon, template
+from benchmarks.gauntlet.world import Raw
 from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Outcome, gate, judge
+from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Screened, gate, judge
 from muster.protocol.incentive.sheet import comes_first
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
+from muster.validator.gauntlet.first_order import drawn_exact
 from muster.validator.gauntlet.overlap import Overlap, Shares, compared
 
 Table = npt.NDArray[np.float64]
@@ -113,11 +115,12 @@ class _Replaying:
         seated = {self._hotkeys[i] for i in here if raw.accepted[round_, i]}
         proven = {one for one in seated if one in states and gate(states[one], self._spec) > 0.0}
         overlaps = self._overlaps(round_, here, drawn, proven, states)
+        exact = drawn_exact(drawn, states, [self._hotkeys[i] for i in here], self._spec.exact_peers)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
             nearest = overlap.clone_of
             found[self._hotkeys[i]] = Finding(
-                outcome=self._outcome(round_, i),
+                outcome=self._outcome(round_, i, self._hotkeys[i] in exact),
                 windows=int(raw.declared[round_, i]),
                 accepted=bool(raw.accepted[round_, i]),
                 clone=overlap.clone,
@@ -125,6 +128,12 @@ class _Replaying:
                 first=nearest is None or comes_first(drawn, self._hotkeys[i], nearest, states),
             )
         return found
+
+    def _outcome(self, round_: int, i: int, exact: bool) -> Evaluated | Screened:
+        raw = self._piece.raw
+        if exact:
+            return outcome_of(raw, round_, self._v, i)
+        return Screened(float(raw.screened[round_, self._v, i]))
 
     def _overlaps(
         self,
@@ -143,17 +152,18 @@ class _Replaying:
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
         return compared(drawn, same, past, proven, states, self._spec)
 
-    def _outcome(self, round_: int, i: int) -> Outcome:
-        """The means and errors of a role's windows, as its validator would publish them."""
-        gains = {name: table[round_, self._v, i].astype(np.float64) for name, table in self._piece.raw.gains.items()}
-        own, other = _there(gains["assigned"]), _there(gains["unassigned"])
-        own_control, control = _there(gains["control_assigned"]), _there(gains["control_unassigned"])
-        if not len(control):
-            return Evaluated(own.mean(), other.mean(), Control(), Errors(_error(own), _error(other)))
-        means = Control(float(own_control.mean()), float(control.mean()))
-        factor = control_factor(float(other.mean()), means)
-        errors = Errors(_error(own - factor * own_control), _error(other - factor * control))
-        return Evaluated(float(own.mean()), float(other.mean()), means, errors)
+
+def outcome_of(raw: Raw, round_: int, validator: int, place: int) -> Evaluated:
+    """The means and errors of a role's windows, as its validator would publish them."""
+    gains = {name: table[round_, validator, place].astype(np.float64) for name, table in raw.gains.items()}
+    own, other = _there(gains["assigned"]), _there(gains["unassigned"])
+    own_control, control = _there(gains["control_assigned"]), _there(gains["control_unassigned"])
+    scores = float(own.mean()), float(other.mean())
+    if not len(control):
+        return Evaluated(*scores, Control(), Errors(_error(own), _error(other)))
+    means = Control(float(own_control.mean()), float(control.mean()))
+    factor = control_factor(scores[1], means)
+    return Evaluated(*scores, means, Errors(_error(own - factor * own_control), _error(other - factor * control)))
 
 
 def _there(values: Table) -> Table:

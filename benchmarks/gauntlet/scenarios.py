@@ -216,13 +216,32 @@ HALVES = (
 """Half of the accepted bring nothing, or half of the work: caps and norms are medians of the accepted."""
 
 ATTACKERS = Scenario("attackers", (*honest(8), *CANDIDATES), LONG, (0, 1, 2))
-SCENARIOS = (ALONE_FOUR, ALONE, _equal(20), ATTACKERS, AMOUNTS, UNEVEN, *EFFECTS, *HALVES)
+
+
+def _disguised(group: str, declares: tuple[int, int, int]) -> tuple[Role, ...]:
+    """One computation under three keys, of which two list other indices for a third of the entries."""
+    names = tuple(f"{group}-{i}" for i in range(3))
+    first = Role(names[0], group=group, shares=names, declares=declares[0])
+    copies = (
+        Role(name, "perturbed", group=group, of=names[0], factor=1 / 3, declares=count)
+        for name, count in zip(names[1:], declares[1:], strict=True)
+    )
+    return first, *copies
+
+
+DISGUISED = Scenario(
+    "disguised",
+    (*honest(8), *_disguised("disguised", (12, 12, 8)), *_disguised("disguised-all", (32, 32, 32))),
+    LONG,
+    (0, 1, 2),
+)
+SCENARIOS = (ALONE_FOUR, ALONE, _equal(20), ATTACKERS, DISGUISED, AMOUNTS, UNEVEN, *EFFECTS, *HALVES)
 
 QUICK = Scenario(
     "quick",
     (*honest(6), *IDLE, Role("wrong-data", "wrong_data"), *WORK[:2]),
-    24,
-    (0,),
+    40,
+    (0, 1),
 )
 """Long enough for the gate to be open and for the signs to show."""
 BY_NAME = {scenario.name: scenario for scenario in (*SCENARIOS, QUICK)}

@@ -4,10 +4,10 @@
 
 Four peers do all of a round's work, four half of it and say so. `norms` weighs them as if all declared the same,
 `windows` is the product's clip, norm per declared window; `root` takes norm per root of the declared windows, `none`
-does not clip. `…, count` also counts a peer by its share of the largest declared work, in R and in the number of senders
-of each coordinate, instead of as one. `alone` is the four full ones by themselves, `all full` eight of them. Held-out
-loss, nat/byte, mean over the last quarter of the rounds, for each seed, and the mean and standard error over the seeds
-of its difference to `norms`.
+does not clip. `…, count` also counts a peer by its share of the largest declared work, in R and in the number of
+senders of each coordinate, instead of as one. `alone` is the four full ones by themselves, `all full` eight of them.
+Held-out loss, nat/byte, mean over the last quarter of the rounds, for each seed, and the mean and standard error over
+the seeds of its difference to `norms`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from muster.audit.replay import Progress, Replay, find_record, find_theta
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
+from muster.audit.weights import ShownWeights
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica, genesis_root
 from muster.protocol import ledger, paths
@@ -43,6 +44,8 @@ class Auditor:
         await self._check_text()
         tip = await genesis(self._run.history, self._chain)
         evidence = Evidence(tip, self._chain, self._buckets)
+        weights = ShownWeights(evidence, self._faults)
+        await weights.look()
         await evidence.look(first_round or 0)
         if first_round:
             self._report.first_round = first_round
@@ -52,8 +55,10 @@ class Auditor:
         if evidence.last < 0 and not self._report.faults:
             raise AuditError("the run has no records yet, so there is nothing to audit")
         if standing is not None:
-            scores = ScoreFiles(evidence, self._buckets, self._faults)
-            await Replay(standing, evidence, scores, self._report, self._faults, self._progress).run()
+            scores = ScoreFiles(evidence, self._buckets, self._report, self._faults)
+            replay = Replay(standing, evidence, scores, weights, self._report, self._faults, self._progress)
+            await replay.run()
+            weights.tell(whole=not first_round)
         return self._report
 
     async def _check_text(self) -> None:

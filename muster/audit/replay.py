@@ -15,6 +15,7 @@ from muster.audit.evidence import Evidence, Found
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
+from muster.audit.weights import ShownWeights
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import Shard
 from muster.protocol import ledger, paths
@@ -36,6 +37,7 @@ class Replay:
         standing: Standing,
         evidence: Evidence,
         scores: ScoreFiles,
+        weights: ShownWeights,
         report: AuditReport,
         faults: FaultLog,
         progress: Progress,
@@ -43,6 +45,7 @@ class Replay:
         self._standing = standing
         self._evidence = evidence
         self._scores = scores
+        self._weights = weights
         self._report = report
         self._faults = faults
         self._progress = progress
@@ -89,8 +92,10 @@ class Replay:
         found = await self._named(record, digest)
         tip = self._standing.tip
         await self._scores.check_used(record, digest, frozenset() if tip is None else tip.remembered)
-        await self._scores.check_published(round_, digest)
         standing = self._standing
+        spec = tip.spec if tip is not None and standing.by_the_rules else None
+        await self._scores.check_published(record, digest, spec, None if found.seal is None else found.seal[0])
+        self._weights.take(self._scores.newest, round_)
         resumed = False
         if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
             assert tip is not None

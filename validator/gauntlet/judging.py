@@ -104,7 +104,8 @@ class Judging:
         positions = sample(case.beacon, b"unassigned", share(case.tip.spec.data), spec.eval_windows)
         common = self._text.windows(unassigned(case.tip.opening.assign.value, case.tip.spec.data, positions))
         if len(candidates) > spec.exact_peers:
-            self._screened = first_order(replica, candidates, common, scale)
+            scores = first_order(replica, candidates, common, scale)
+            self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
             self.forwards += 1
             yield
         self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec.exact_peers)
@@ -131,7 +132,9 @@ class Judging:
     def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
         """The score rows of the round, of peers that have a slot, by what has been measured until now."""
         case = self._case
-        findings = {hotkey: self._finding(hotkey) for hotkey in {*case.outcomes, *case.declared, *case.states}}
+        # Nothing is found of who has no slot: it would have no row, and what the others have would not follow from rows.
+        known = {*case.outcomes, *case.declared, *case.states} & uids.keys()
+        findings = {hotkey: self._finding(hotkey) for hotkey in known}
         states = {hotkey: state for hotkey, state in case.states.items() if hotkey in uids}
         judged = judge_round(states, findings, case.tip.spec)
         measured = {hotkey: self._columns(hotkey) for hotkey in findings}
@@ -163,7 +166,7 @@ class Judging:
         if found is not None:
             return found.outcome() if isinstance(found, Measured) else found
         score = self._screened.get(hotkey)
-        return Screened(score) if score is not None and math.isfinite(score) else NotEvaluated()
+        return Screened(score) if score is not None else NotEvaluated()
 
     def _columns(self, hotkey: str) -> dict[str, Any]:
         found = self._evaluation.found.get(hotkey) if self._evaluation else None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from blake3 import blake3
 
 from muster.audit.evidence import Evidence, Found
+from muster.audit.losses import Losses
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
@@ -38,6 +39,7 @@ class Replay:
         evidence: Evidence,
         scores: ScoreFiles,
         weights: ShownWeights,
+        losses: Losses | None,
         report: AuditReport,
         faults: FaultLog,
         progress: Progress,
@@ -46,6 +48,7 @@ class Replay:
         self._evidence = evidence
         self._scores = scores
         self._weights = weights
+        self._losses = losses
         self._report = report
         self._faults = faults
         self._progress = progress
@@ -109,6 +112,8 @@ class Replay:
             return True
         if record.checkpoint != ledger.NO_CHECKPOINT and not resumed:
             await self._check_checkpoint(tip, record, digest)
+        if self._losses is not None and found.seal is not None and standing.replica is not None:
+            await self._losses.check(tip, applied, found.seal[0], standing.replica)
         await asyncio.to_thread(standing.apply, applied, tip)
         self._take_down(record)
         return True

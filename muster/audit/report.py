@@ -83,7 +83,8 @@ class AuditReport:
 
     `not_replayed` are the rounds after a fault in which θ was not known: of these the objects were compared with the
     digests that name them, and the rules checked that need no θ. Replay goes on at the next checkpoint that a record
-    pins. `sheets` counts the score files that were computed again, `measured` the rows that were measured again.
+    pins. `sheets` counts the score files that were computed again, `measured` the rows that were measured again, which
+    were drawn by `seed`.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class AuditReport:
     notes: list[Note] = field(default_factory=list)
     sheets: int = 0
     measured: int = 0
+    seed: str | None = None
 
     @property
     def state_root(self) -> str:
@@ -134,6 +136,7 @@ class AuditReport:
             "not_replayed": self.not_replayed,
             "sheets": self.sheets,
             "measured": self.measured,
+            "seed": self.seed,
             "faults": [fault.to_json_object() for fault in self.faults],
             "notes": [note.to_json_object() for note in self.notes],
         }
@@ -143,7 +146,7 @@ class AuditReport:
         counts = ", ".join(f"{len(self.of(kind))} {kind.value}" for kind in FaultClass if self.of(kind))
         ending = "closed" if self.closed else "still open"
         skipped = f", {len(self.not_replayed)} not replayed" if self.not_replayed else ""
-        again = f", {self.measured} of their rows measured again" if self.measured else ""
+        again = f", {self.measured} of their rows measured again" if self.seed is not None else ""
         return (
             f"{f'faults: {counts}' if counts else 'ok'}; {self.rounds} rounds from round {self.first_round}{skipped}, "
             f"{self.accepted} submissions, {self.checkpoints} checkpoints remade; the run is {ending}\n"

@@ -6,9 +6,11 @@ Pure but for θ, which it is given on the round's own θ whenever it goes on, pi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.node.data.dataset import TextReader
@@ -20,7 +22,7 @@ from muster.protocol.incentive.sheet import judge_round, precedence, rows_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
-from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.protocol.rules.weighing import as_applied, limits_of
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.evaluation import Candidate, Measured, RoundEvaluation, assigned_sample
 from muster.validator.gauntlet.first_order import drawn_exact, first_order
@@ -70,6 +72,38 @@ def sent(update: SparseUpdate) -> SparseUpdate:
     return replace(update, scale_limit=None)
 
 
+def candidates_of(
+    tip: Tip, works: Sequence[Work], accepted: Collection[bytes], beacon: bytes, text: TextReader
+) -> list[Candidate]:
+    """A round's submissions as it applies them, each with the windows that a validator's `beacon` draws of its data.
+
+    `accepted` are the peers with a seat, whose works are among these.
+    """
+    seated = [work for work in works if work.signed.header.public in accepted]
+    spec = tip.spec
+    limits = limits_of([work.update for work in seated], [work.signed.header.windows for work in seated], spec.outer)
+    found = []
+    for work in works:
+        header = work.signed.header
+        update, weights = as_applied(work.update, header.windows, limits, spec.outer)
+        declared = assigned(tip.opening.assign.value, header.uid, spec.data, header.windows)
+        windows = assigned_sample(beacon, header.public, declared, spec.gauntlet.eval_windows)
+        found.append(Candidate(work.hotkey, update, weights, text.windows(windows), header.public in accepted))
+    return found
+
+
+def common_windows(tip: Tip, beacon: bytes, text: TextReader) -> Tensor:
+    """The windows that are nobody's which a validator's `beacon` draws, int64 (n, window + 1)."""
+    data = tip.spec.data
+    positions = sample(beacon, b"unassigned", share(data), tip.spec.gauntlet.eval_windows)
+    return text.windows(unassigned(tip.opening.assign.value, data, positions))
+
+
+def measuring_scale(tip: Tip, outer_step: int) -> float:
+    """c·α of the open round, whose θ has taken so many outer steps."""
+    return tip.spec.gauntlet.step_scale * tip.spec.outer.alpha_at(outer_step)
+
+
 class Judging:
     """Measures a case's submissions, and judges."""
 
@@ -98,11 +132,10 @@ class Judging:
         spec = case.tip.spec.gauntlet
         updates = {work.hotkey: work.update for work in case.works}
         self._overlaps = overlaps(case.beacon, updates, case.before, spec.clone_ratio)
-        candidates = self._candidates(case.beacon, limits_of(*self._of_accepted(), case.tip.spec.outer))
+        candidates = candidates_of(case.tip, case.works, self._accepted, case.beacon, self._text)
         yield
-        scale = spec.step_scale * case.tip.spec.outer.alpha_at(replica.outer_step)
-        positions = sample(case.beacon, b"unassigned", share(case.tip.spec.data), spec.eval_windows)
-        common = self._text.windows(unassigned(case.tip.opening.assign.value, case.tip.spec.data, positions))
+        scale = measuring_scale(case.tip, replica.outer_step)
+        common = common_windows(case.tip, case.beacon, self._text)
         if len(candidates) > spec.exact_peers:
             scores = first_order(replica, candidates, common, scale)
             self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
@@ -113,26 +146,10 @@ class Judging:
         self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
         yield from self._evaluation.pieces()
 
-    def _of_accepted(self) -> tuple[list[SparseUpdate], list[int]]:
-        works = [work for work in self._case.works if work.signed.header.public in self._accepted]
-        return [work.update for work in works], [work.signed.header.windows for work in works]
-
-    def _candidates(self, beacon: bytes, limits: Limits) -> list[Candidate]:
-        spec, opening = self._case.tip.spec, self._case.tip.opening
-        found = []
-        for work in self._case.works:
-            header = work.signed.header
-            update, weights = as_applied(work.update, header.windows, limits, spec.outer)
-            declared = assigned(opening.assign.value, header.uid, spec.data, header.windows)
-            windows = assigned_sample(beacon, header.public, declared, spec.gauntlet.eval_windows)
-            accepted = header.public in self._accepted
-            found.append(Candidate(work.hotkey, update, weights, self._text.windows(windows), accepted))
-        return found
-
     def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
         """The score rows of the round, of peers that have a slot, by what has been measured until now."""
         case = self._case
-        # Nothing is found of who has no slot: it would have no row, and what the others have would not follow from rows.
+        # Nothing is found of who has no slot: without a row of it, what others get would not follow from the rows.
         known = {*case.outcomes, *case.declared, *case.states} & uids.keys()
         findings = {hotkey: self._finding(hotkey) for hotkey in known}
         states = {hotkey: state for hotkey, state in case.states.items() if hotkey in uids}

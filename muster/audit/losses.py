@@ -21,7 +21,7 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import StorageError, WireError
 from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.reasons import DECISIONS
+from muster.protocol.reasons import DECISIONS, LEADERS_WORD, PAYLOAD_REASONS
 from muster.protocol.rules.sampling import sample
 from muster.protocol.wire import ScoreFile, Seal
 from muster.validator.gauntlet.again import disagreement, measured_again, mismatch
@@ -122,9 +122,10 @@ class Losses:
     ) -> dict[str, Overlap]:
         """What the accepted have in common with each other and with those before; nothing where others, whose work is
         in no bundle, were compared too, or where those before are not known."""
-        compared = sum(not entry.reason or entry.reason in DECISIONS for entry in applied.record.entries)
+        beside = DECISIONS | (LEADERS_WORD - PAYLOAD_REASONS)  # of these a validator may have read the payload itself
+        compared = sum(not entry.reason or entry.reason in beside for entry in applied.record.entries)
         updates = {work.hotkey: work.update for work in works}
-        before = {} if tip.round == 0 else None
+        before: dict[str, SparseUpdate] | None = {} if tip.round == 0 else None
         if self._before is not None and self._before[0] == tip.round - 1:
             before = self._before[1]
         if all(row.copy_of is None for row in file.rows):

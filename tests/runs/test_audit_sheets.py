@@ -265,7 +265,7 @@ class TestLiar:
         assert row.unassigned_after is not None
         gain = row.unassigned_before - row.unassigned_after
         said, honest = f"{gain:.9g}", f"{gain + 0.02:.9g}"
-        assert fault.problem.startswith(f"{victim}: `unassigned_before − unassigned_after` is {said}, and {honest} ")
+        assert fault.problem.startswith(f"{victim}: `unassigned_before - unassigned_after` is {said}, and {honest} ")
 
     def test_without_text_it_is_said_that_nothing_is_measured(self, lied: Scene, tmp_path: Path) -> None:
         (lied.stage.run.path / "data" / "train.bin").rename(tmp_path / "train.bin")

@@ -21,28 +21,44 @@ LEAST = 1e-6
 """Nat/token that any two devices may differ by: a few units in the last place of a loss in fp32."""
 
 
-def measured_again(
-    replica: Replica,
-    tip: Tip,
-    works: Sequence[Work],
-    accepted: Collection[bytes],
-    beacon: bytes,
-    text: TextReader,
-    hotkeys: Collection[str],
-) -> dict[str, Evaluation]:
-    """What a validator that drew by `beacon` must have measured of these peers in the open round of `tip`, by hotkey.
+class Again:
+    """What a validator must have measured of some peers, in pieces that each leave θ as it was; `found` by hotkey."""
 
-    The replica holds the round's θ, and has it again afterwards. `works` are the accepted submissions, in record order,
-    and those of `hotkeys`; `accepted` are the keys of who has a seat.
-    """
-    candidates = candidates_of(tip, works, accepted, beacon, text)
-    asked = [one for one in candidates if one.hotkey in hotkeys]
-    scale = measuring_scale(tip, replica.outer_step)
-    seated = [one for one in candidates if one.accepted]
-    evaluation = RoundEvaluation(replica, asked, seated, common_windows(tip, beacon, text), scale)
-    for _ in evaluation.pieces():
-        pass
-    return evaluation.found
+    def __init__(
+        self,
+        tip: Tip,
+        works: Sequence[Work],
+        accepted: Collection[bytes],
+        beacon: bytes,
+        text: TextReader,
+        hotkeys: Collection[str],
+    ) -> None:
+        """Of the open round of `tip`, by a validator that drew by `beacon`.
+
+        `works` are the accepted submissions, in record order, and those of `hotkeys`; `accepted` are the keys of who
+        has a seat.
+        """
+        self._tip = tip
+        self._candidates = candidates_of(tip, works, accepted, beacon, text)
+        self._common = common_windows(tip, beacon, text)
+        self._hotkeys = frozenset(hotkeys)
+        self._evaluation: RoundEvaluation | None = None
+        self._pieces: Iterator[None] = iter(())
+
+    def go_on(self, replica: Replica) -> bool:
+        """Measure a piece more, with the replica on the round's θ; False where there is nothing left to measure."""
+        if self._evaluation is None:
+            asked = [one for one in self._candidates if one.hotkey in self._hotkeys]
+            seated = [one for one in self._candidates if one.accepted]
+            scale = measuring_scale(self._tip, replica.outer_step)
+            self._evaluation = RoundEvaluation(replica, asked, seated, self._common, scale)
+            self._pieces = self._evaluation.pieces()
+        return next(self._pieces, self) is None
+
+    @property
+    def found(self) -> dict[str, Evaluation]:
+        """What was measured so far."""
+        return {} if self._evaluation is None else self._evaluation.found
 
 
 def disagreement(row: ScoreRow, found: Evaluation, tolerance: float) -> str:
@@ -77,7 +93,7 @@ def _figures(row: ScoreRow, found: Measured, tolerance: float) -> Iterator[tuple
     for side, losses in sides:
         spread = float(getattr(row, f"{side}_spread"))
         gain = float(getattr(row, f"{side}_before")) - float(getattr(row, f"{side}_after"))
-        yield f"{side}_before − {side}_after", gain, losses.score, tolerance * spread
+        yield f"{side}_before - {side}_after", gain, losses.score, tolerance * spread
         control = float(getattr(found.control, side))
         yield f"control_{side}", float(getattr(row, f"control_{side}")), control, tolerance * spread
     for kind, errors in (("spread", found.spreads), ("error", found.errors)):

@@ -146,6 +146,12 @@ class Judging:
         self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
         yield from self._evaluation.pieces()
 
+    def measured_works(self) -> list[Work]:
+        """The works that were applied or measured exactly, accepted ones in record order first."""
+        found = self._evaluation.found if self._evaluation else {}
+        seated = self._accepted
+        return [work for work in self._case.works if work.hotkey in found or work.signed.header.public in seated]
+
     def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
         """The score rows of the round, of peers that have a slot, by what has been measured until now."""
         case = self._case

@@ -30,6 +30,7 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.checking import Checking, Scored
 from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
@@ -78,14 +79,16 @@ class Scoring:
         self._text = text
         self._store = store
         self._spool = spool
+        self._checking = Checking(context, theta, text)
         self._jobs: deque[Job] = deque()
         self._news = asyncio.Event()
         self._ended = False
 
     @property
     def oldest(self) -> int | None:
-        """The oldest round that is not scored yet: its θ is still needed."""
-        return self._jobs[0].round if self._jobs else None
+        """The oldest round whose θ is still needed: of those that are not scored yet, or looked at in others' files."""
+        rounds = [self._jobs[0].round] if self._jobs else []
+        return min([*rounds, *([] if self._checking.oldest is None else [self._checking.oldest])], default=None)
 
     def add(self, job: Job) -> None:
         """A record has been applied."""
@@ -151,11 +154,13 @@ class Scoring:
             self._context.journal.note(events.Unpublished(job.round, problem=problem))
             return
         said = await self._surely(lambda: self._said_before(job), tip)
+        judging: Judging | None = None
         if said is None:
             states = await self._surely(lambda: self._states(job, newest, publishing), tip)
             judging = await self._measured(job, states)
             await job.final.wait()
-            said = await self._surely(lambda: self._file(job, judging), tip)
+            found = judging
+            said = await self._surely(lambda: self._file(job, found), tip)
         else:
             await job.final.wait()
         file = said
@@ -166,6 +171,25 @@ class Scoring:
 
         await self._surely(commit, tip)
         await self._surely(lambda: publishing.publish(tip), tip)
+        if judging is not None:
+            await self._check(job, judging, file)
+
+    async def _check(self, job: Job, judging: Judging, data: bytes) -> None:
+        """Look at what others said of this round, and of the one before."""
+        tip, applied = job.step.before, job.step.applied
+        beacon = await self._surely(lambda: self._evaluation_beacon(job), tip)
+        rows = decode_scores(data, tip.run_id, self._context.identity.hotkey, job.round)[0].rows
+        works = judging.measured_works()
+        await self._checking.look(Scored(tip, applied, beacon, works, {row.hotkey: row for row in rows}))
+
+    async def _evaluation_beacon(self, job: Job) -> bytes:
+        """What all validators' own beacons of a round are made of.
+
+        Raises:
+            ChainError: the chain does not say, or has not reached its block.
+        """
+        at = job.step.applied.sealed.number + job.step.before.spec.clock.evaluate
+        return await self._context.chain.beacon(EVALUATE, job.round, at)
 
     async def _said_before(self, job: Job) -> bytes | None:
         """What a life whose store is lost has published of the round: it may have been used, and stands."""
@@ -235,7 +259,7 @@ class Scoring:
         head = await chain.head()
         while not await late():
             if head.number >= at:
-                return own_beacon(await chain.beacon(EVALUATE, job.round, at), self._context.identity.public)
+                return own_beacon(await self._evaluation_beacon(job), self._context.identity.public)
             head = await chain.next_block(head.number)
         return None
 

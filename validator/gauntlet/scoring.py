@@ -31,6 +31,7 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.checking import Checking, Scored
 from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
@@ -77,14 +78,16 @@ class Scoring:
         self._text = text
         self._store = store
         self._spool = spool
+        self._checking = Checking(context, theta, text)
         self._jobs: deque[Job] = deque()
         self._news = asyncio.Event()
         self._ended = False
 
     @property
     def oldest(self) -> int | None:
-        """The oldest round that is not scored yet: its θ is still needed."""
-        return self._jobs[0].round if self._jobs else None
+        """The oldest round whose θ is still needed: of those that are not scored yet, or looked at in others' files."""
+        rounds = [self._jobs[0].round] if self._jobs else []
+        return min([*rounds, *([] if self._checking.oldest is None else [self._checking.oldest])], default=None)
 
     def add(self, job: Job) -> None:
         """A record has been applied."""
@@ -143,6 +146,7 @@ class Scoring:
 
     async def _score(self, job: Job, publishing: Publishing) -> None:
         tip, context, record = job.step.before, self._context, job.step.applied.digest
+        judging: Judging | None = None
         committed = await self._surely(lambda: context.offload(lambda: self._store.find(record)), tip)
         if committed is None:
             # What a life whose store is lost has published may have been used, and stands.
@@ -152,8 +156,8 @@ class Scoring:
                     self._unpublished(job)
                     return
                 states = await self._surely(lambda: self._states(tip, publishing), tip)
-                judging = await self._measured(job, states)
-                file = await self._surely(lambda: self._file(job, judging), tip)
+                judging = found = await self._measured(job, states)
+                file = await self._surely(lambda: self._file(job, found), tip)
             made = file
 
             async def commit() -> Committed:
@@ -162,6 +166,25 @@ class Scoring:
 
             committed = await self._surely(commit, tip)
         await self._publish(publishing, committed, tip)
+        if judging is not None:
+            await self._check(job, judging, committed.file)
+
+    async def _check(self, job: Job, judging: Judging, data: bytes) -> None:
+        """Look at what others said of this round, and of the one before."""
+        tip, applied = job.step.before, job.step.applied
+        beacon = await self._surely(lambda: self._evaluation_beacon(job), tip)
+        rows = decode_scores(data, tip.run_id, self._context.identity.hotkey, job.round)[0].rows
+        works = judging.measured_works()
+        await self._checking.look(Scored(tip, applied, beacon, works, {row.hotkey: row for row in rows}))
+
+    async def _evaluation_beacon(self, job: Job) -> bytes:
+        """What all validators' own beacons of a round are made of.
+
+        Raises:
+            ChainError: the chain does not say, or has not reached its block.
+        """
+        at = job.step.applied.sealed.number + job.step.before.spec.clock.evaluate
+        return await self._context.chain.beacon(EVALUATE, job.round, at)
 
     def _unpublished(self, job: Job) -> None:
         problem = "the loss of θ is not finite, and no loss after a step can be compared with it"
@@ -237,7 +260,7 @@ class Scoring:
         head = await chain.head()
         while not await late():
             if head.number >= at:
-                return own_beacon(await chain.beacon(EVALUATE, job.round, at), self._context.identity.public)
+                return own_beacon(await self._evaluation_beacon(job), self._context.identity.public)
             head = await chain.next_block(head.number)
         return None
 

@@ -38,7 +38,8 @@ bytes, for who uses none of this.
     rules.weighing: Limits, as_applied, limits_of, weigh
         what each submission's tensors weigh, and what one without a seat would
     incentive.rating: Rating, rate
-    incentive.score: judge, peer_score
+    incentive.score: judge
+    incentive.sheet: recomputed, rows_of
     incentive.pay: chain_weights, incentives
         from measurements to what a validator sets on chain
     ledger: Tip, advance, genesis_tip, verify

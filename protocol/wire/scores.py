@@ -25,7 +25,7 @@ _RECORD, _HELDOUT = 4, 5
 """The fields before the columns, whose tags `ScoreRow` gives."""
 
 _ROW_BYTES = 1024
-"""A row of today's columns takes at most ROWBYTES bytes; the rest is room for later ones."""
+"""A row of today's columns takes at most 443 bytes; the rest is room for later ones."""
 
 _FRAME_BYTES = 1024
 """Room for the rest of the file."""

@@ -139,7 +139,15 @@ def other(value: Any) -> Any:
 
 SINGLE = {("model", "family"), ("sparse", "codec"), ("data", "tokenizer")}
 """Fields that have one legal value today."""
-NAMED = [("outer", "rule", "mean"), ("outer", "rule", "sender_mean"), ("inner", "optimizer", "muon")]
+NAMED = [
+    ("outer", "rule", "mean"),
+    ("outer", "rule", "sender_mean"),
+    ("inner", "optimizer", "muon"),
+    ("gauntlet", "mu_rule", "sign"),
+    ("gauntlet", "rating", "openskill"),
+    ("gauntlet", "rating", "ordinal"),
+    ("gauntlet", "idle", "gauntlet"),
+]
 """Fields whose values are names, and other values than the small spec's."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Any
 
 import pytest
@@ -253,11 +253,19 @@ def test_a_part_of_a_key_is_no_key(keys: list[str], size: int) -> None:
     assert reason_of(lambda: read({1: data, 2: b"", 3: b""}, Toy)) == "field_size"
 
 
+MOST_ROW_BYTES = 443
+
+
 @pytest.mark.parametrize("slots", [1, 4, 256])
 def test_the_cap_leaves_as_much_room_again_for_later_columns(slots: int) -> None:
-    rows = (score_row(f"peer {i}", uid=i) for i in range(slots))
+    whole: dict[str, Any] = {
+        "screened": 0.1, "factor": 1.0, "own_data": 0.5, "ratio": 1.0, "rank": 1,
+        "clone_of": VALIDATOR.hotkey, "clone": 1.0, "copy_of": VALIDATOR.hotkey, "copy": 1.0,
+    }  # fmt: skip
+    rows = [score_row(f"peer {i}", uid=i, **whole) for i in range(slots)]
+    assert None not in astuple(rows[0]), "a row with a value in every column"
     data = encode_scores(score_file(VALIDATOR, RUN, 5, *rows), VALIDATOR)
-    assert len(data) - len(encode_scores(replace(FILE, rows=()), VALIDATOR)) == 134 * slots
+    assert len(data) - len(encode_scores(replace(FILE, rows=()), VALIDATOR)) == MOST_ROW_BYTES * slots
     assert 2 * len(data) < max_scores_bytes(slots)
 
 

@@ -17,7 +17,7 @@ from muster.lab.simulator import SimulatedRun
 from muster.node.miner import MakeMiner, Miner, local_miner, stages
 from muster.node.miner.engine import Delta
 from muster.node.miner.stages import Stages, Task
-from muster.node.telemetry.events import Joined, Sealed
+from muster.node.telemetry.events import Joined, Scored, Sealed
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity
 from muster.protocol.reasons import NOT_SELECTED, NULL_ROUND
@@ -101,6 +101,25 @@ def test_every_rule_trains(stage: MakeStage, rule: str, decay: float) -> None:
     run = play(stage(outer={"rule": rule}, sparse={"error_decay": decay}), 4)
     assert len(run.state_roots) == 4
     assert run.losses[-1] < run.losses[0]
+
+
+@pytest.mark.parametrize("rating", ["mean", "openskill", "ordinal"])
+def test_whoever_passes_the_own_data_test_is_paid_by_every_rating(stage: MakeStage, rating: str) -> None:
+    """Of runs this small the test itself shows little, so its ramp is where most honest peers are."""
+    gauntlet = {"rating": rating, "mu_floor": 0.0, "mu_full": 0.01, "eval_windows": 6}
+    run = play(stage(gauntlet=gauntlet), 6)
+    rows = run.events("validator-0", Scored)[-1].peers
+    paid = [row for row in rows if row.incentive > 0.0]
+    assert paid
+    assert all(row.gate > 0.0 and row.windows for row in paid)
+    assert sum(row.incentive for row in rows) == pytest.approx(1.0)
+
+
+def test_a_lone_miner_is_paid(stage: MakeStage) -> None:
+    run = play(stage(miners=1, gauntlet={"mu_floor": 0.0, "mu_full": 0.01}), 8)
+    shares = [row.incentive for scored in run.events("validator-0", Scored) for row in scored.peers]
+    assert set(shares) <= {0.0, 1.0}
+    assert 1.0 in shares
 
 
 def test_each_rule_is_another_run(stage: MakeStage) -> None:

@@ -116,8 +116,6 @@ class Judging:
         self._screened: Mapping[str, float] = {}
         self._drawn: frozenset[str] = frozenset()
         self._evaluation: RoundEvaluation | None = None
-        self.forwards = 0
-        """Batches of windows that were put through the model, each way."""
 
     def go_on(self, replica: Replica) -> bool:
         """Measure a piece more, with the replica on the round's θ; False where there is nothing left to measure."""
@@ -141,12 +139,17 @@ class Judging:
         if len(candidates) > spec.exact_peers:
             scores = first_order(replica, candidates, common, scale)
             self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
-            self.forwards += 1
             yield
         self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec.exact_peers)
         exact = [one for one in candidates if one.hotkey in self._drawn]
         self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
         yield from self._evaluation.pieces()
+
+    def cost(self) -> str:
+        """What was measured, and what that took, in words."""
+        found = self._evaluation.found if self._evaluation else {}
+        said = f"{len(found)} measured exactly, by {self._evaluation.forwards if self._evaluation else 0} forwards"
+        return f"{said}; {len(self._screened)} to first order, by one gradient" if self._screened else said
 
     def measured_works(self) -> list[Work]:
         """The works that were applied or measured exactly, accepted ones in record order first."""

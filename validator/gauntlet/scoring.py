@@ -248,6 +248,7 @@ class Scoring:
             if await self._surely(late, tip):
                 log.warning("round %d is scored by what was measured in time", job.round)
                 break
+        log.info("round %d: %s", job.round, judging.cost())
         return judging
 
     async def _beacon(self, job: Job, late: Callable[[], Awaitable[bool]]) -> bytes | None:

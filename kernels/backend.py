@@ -32,8 +32,11 @@ class Backend(Protocol):
         ValueError where a value is not finite; `delta` is void then.
         """
 
-    def subtract_(self, theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
-        """theta −= fl(fl32(factor) · Δ̂); what was there, fp32 (N,) in the update's order, or nothing unless `save`."""
+    def subtract_(self, theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:
+        """theta −= fl(fl32(factor) · Δ̂), a factor a tensor.
+
+        Returns what was there, fp32 (N,) in the update's order, or nothing unless `save`.
+        """
 
     def step_(
         self,

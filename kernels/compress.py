@@ -42,7 +42,7 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     """
     _check_shapes(acc, update.grid)
     left = [tensor.clone(memory_format=torch.contiguous_format) for tensor in acc]
-    backend_of(left).subtract_(left, update, 1.0, save=False)
+    backend_of(left).subtract_(left, update, [1.0] * len(left), save=False)
     return left
 
 

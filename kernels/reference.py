@@ -54,23 +54,22 @@ def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, co
     """See `muster.kernels.compress.compress_`."""
     acc = fold(error, delta, decay)
     update = compress(acc, codec)
-    subtract_(acc, update, 1.0, save=False)
+    subtract_(acc, update, [1.0] * len(acc), save=False)
     for target, left in zip(delta, acc, strict=True):
         target.copy_(left)
     return update
 
 
-def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
+def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:
     """See `muster.kernels.step.perturb_`."""
-    rounded = float(np.float32(factor))
     before = [torch.empty(0)]
-    for i, tensor in enumerate(theta):
+    for i, (tensor, factor) in enumerate(zip(theta, factors, strict=True)):
         flat = tensor.detach().view(-1)
         positions, values = _entries(update, i, flat)
         old = flat[positions]
         if save:
             before.append(old.cpu())
-        flat[positions] = old - rounded * values
+        flat[positions] = old - float(np.float32(factor)) * values
     return torch.cat(before)
 
 

@@ -79,16 +79,27 @@ def aggregate_(
     return _backend(theta, updates).step_(theta, updates, weights, lr, table)
 
 
-def perturb_(theta: Sequence[Tensor], update: SparseUpdate, scale: float) -> Undo:
-    """θ ← θ − scale·Δ̂ in place, for a look at what one update does; `undo_` takes it back.
+def perturb_(
+    theta: Sequence[Tensor],
+    update: SparseUpdate,
+    scale: float,
+    weights: npt.NDArray[np.float32] | None = None,
+) -> Undo:
+    """θ ← θ − scale·w·Δ̂ in place, for a look at what one update does; `undo_` takes it back.
 
-    θ = fl(θ − fl(scale·v)) at the update's entries, scale rounded to fp32 first; `theta` as for `aggregate_`.
+    θ = fl(θ − fl(factor·v)) at the update's entries, factor = fl32(fl32(scale)·w), w of its tensor (None: 1). Its
+    cost goes by the update's entries, and not by the model's; `theta` as for `aggregate_`.
 
     Raises:
-        ValueError: θ does not have the update's shapes.
+        ValueError: θ does not have the update's shapes, or there is not one weight a tensor.
     """
     _check_theta(theta, update.grid)
-    old = backend_of(theta).subtract_(theta, update, scale, save=True)
+    if weights is None:
+        weights = np.ones(len(theta), np.float32)
+    if weights.shape != (len(theta),):
+        raise ValueError(f"weights must be ({len(theta)},), one a tensor")
+    factors: list[float] = (np.float32(scale) * weights).astype(np.float32).tolist()
+    old = backend_of(theta).subtract_(theta, update, factors, save=True)
     return Undo(old, update.grid.entry_starts(update.k))
 
 

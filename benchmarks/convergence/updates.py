@@ -85,7 +85,7 @@ def subtracted(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     if isinstance(update, PreciseUpdate):
         return kernels.residual(acc, update)
     left = [tensor.clone() for tensor in acc]
-    fast.subtract_(left, update, 1.0, save=False)
+    fast.subtract_(left, update, [1.0] * len(left), save=False)
     return left
 
 

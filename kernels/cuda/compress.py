@@ -68,15 +68,15 @@ def _compress(error: Sequence[Tensor] | None, delta: Sequence[Tensor], decay: fl
     return SparseUpdate(codec=codec, indices=indices.cpu(), codes=codes.cpu(), scales=scales.cpu())
 
 
-def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
-    """theta −= fl(factor · Δ̂) in place, contiguous; `factor` is rounded to fp32 first.
+def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:
+    """theta −= fl(factor · Δ̂) in place, contiguous; `factors`, one a tensor, are rounded to fp32 first.
 
     Returns the values fp32 (N,) that were there, in the update's order, on the GPU; none unless `save`.
     """
     device = theta[0].device
     sent = [tensor.to(device) for tensor in (update.indices, update.codes, update.scales)]
     saved = torch.empty(len(update.indices) if save else 0, device=device)
-    begin, rounded = starts(update.grid, update.k, device), number(factor, device)
+    begin = starts(update.grid, update.k, device)
     with on_device_of(theta[0]):
         for part in parts(update.grid):
             subtract_tiles[(part.tiles,)](
@@ -87,7 +87,7 @@ def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save
                 begin,
                 *sent,
                 number(limit(update, part.tensor), device),
-                rounded,
+                number(factors[part.tensor], device),
                 scale_table(device),
                 saved,
                 TILE_COLS=part.tile_cols,

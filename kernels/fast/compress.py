@@ -61,8 +61,8 @@ def _compress(error: Sequence[Tensor] | None, delta: Sequence[Tensor], beta: np.
     return SparseUpdate(codec=codec, indices=indices, codes=codes, scales=scales)
 
 
-def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save: bool) -> Tensor:
-    """theta −= fl(factor · Δ̂) in place, contiguous; `factor` is rounded to fp32 first.
+def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:
+    """theta −= fl(factor · Δ̂) in place, contiguous; `factors`, one a tensor, are rounded to fp32 first.
 
     Returns the values fp32 (N,) that were there, in the update's order; none unless `save`.
     """
@@ -81,7 +81,7 @@ def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factor: float, save
             starts[first : last + 1],
             (sent[0], sent[1], sent[2][first:last]),
             limit(update, i),
-            np.float32(factor),
+            np.float32(factors[i]),
             SCALE_TABLE,
             saved,
         )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from muster.kernels import SparseUpdate, Undo, aggregate_, undo_
+from muster.kernels import SparseUpdate, Undo, aggregate_, perturb_, undo_
 from muster.node.context import Offload
 from muster.node.models import model_class
 from muster.node.replica.checkpoint import SHARD_BYTES, Shard, plan_shards, read_shards
@@ -107,6 +107,16 @@ class Replica:
         undo_(self._theta, applied.updates, undo)
         self.outer_step -= 1
         self._root = self._tiles = None
+
+    @contextmanager
+    def perturbed(self, update: SparseUpdate, weights: npt.NDArray[np.float32], scale: float) -> Iterator[None]:
+        """θ − scale·w·Δ̂ inside the block, `weights` fp32 (tensors,); the very bits of before after it, whatever happens
+        inside."""
+        undo = perturb_(self._theta, update, scale, weights)
+        try:
+            yield
+        finally:
+            undo_(self._theta, [update], undo)
 
     @contextmanager
     def moved(self, updates: Sequence[SparseUpdate], weights: npt.NDArray[np.float32], scale: float) -> Iterator[None]:

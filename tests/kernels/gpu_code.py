@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
     for updates in ([sent], [sent, sent]):
         step.put_(tensors(grid, 0), updates, undo)
     for flag in (False, True):
-        compress.subtract_(tensors(grid, 0), sent, 1.0, save=flag)
+        compress.subtract_(tensors(grid, 0), sent, [1.0] * len(grid.shapes), save=flag)
 
 
 main(Path(sys.argv[1]))

@@ -82,7 +82,7 @@ def test_no_product_is_fused_with_a_sum() -> None:
     grid = Grid([(64, 64)])
     update = fast_compress.compress_(tensors(grid, 1), tensors(grid, 0), 0.5, Codec(grid, 64))
     step_(tensors(grid, 0), [update], np.ones((1, 1), np.float32), 1.0, np.ones(2, np.float32))
-    fast_compress.subtract_(tensors(grid, 0), update, 1.0, save=True)
+    fast_compress.subtract_(tensors(grid, 0), update, [1.0] * len(grid.shapes), save=True)
     spec = spec_from_file_location("fresh_loops", loops.__file__)
     assert spec is not None
     assert spec.loader is not None

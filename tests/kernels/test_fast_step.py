@@ -80,9 +80,10 @@ def test_a_perturbation_is_the_references(
     update = capped(compress(awkward_list(grid, kind, 1), Codec(grid, k)), [0.01] * len(shapes))
     theta = [torch.where(part == 0, -part, part) for part in tensors(grid, 7)]
     before, expected = [part.clone() for part in theta], [part.clone() for part in theta]
-    saved = perturb_(expected, update, scale)
+    weights = np.linspace(0.25, 1.0, len(expected), dtype=np.float32)
+    saved = perturb_(expected, update, scale, weights)
     with patch.object(fast, "FAST_ENTRIES", 0), shared_out(split):
-        fast_saved = perturb_(theta, update, scale)
+        fast_saved = perturb_(theta, update, scale, weights)
     assert same_lists(theta, expected)
     assert same_lists([fast_saved.values], [saved.values])
     undo_(expected, [update], fast_saved)

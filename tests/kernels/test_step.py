@@ -178,6 +178,19 @@ def test_a_perturbation_is_undone_to_the_bit(shapes: list[tuple[int, ...]], k: i
     assert all(same_bits(part, was) for part, was in zip(theta, before, strict=True))
 
 
+def test_each_tensor_has_a_weight_of_its_own() -> None:
+    grid = Grid([(70, 64), (33,)])
+    made, theta = update(grid, 64, 6), tensors(grid, 7)
+    before = [part.clone() for part in theta]
+    saved = perturb_(theta, made, 0.3, np.array([0.5, 0.0], F))
+    assert torch.equal(theta[0], before[0] - made.dense()[0] * float(F(0.3) * F(0.5)))
+    assert torch.equal(theta[1], before[1])
+    undo_(theta, [made], saved)
+    assert all(same_bits(part, was) for part, was in zip(theta, before, strict=True))
+    with pytest.raises(ValueError, match="one a tensor"):
+        perturb_(theta, made, 0.3, np.ones(3, F))
+
+
 def test_a_negative_zero_survives_a_perturbation() -> None:
     theta = torch.full((8,), -0.0)
     saved = perturb_([theta], one(2, 2, 242), 0.5)

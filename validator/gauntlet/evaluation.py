@@ -39,6 +39,9 @@ class Evaluator(Protocol):
     def losses(self, windows: Tensor) -> Losses:
         """Loss in nat/token of each of `windows`, int64 (n, window + 1), n ≥ 1; may be NaN or infinite."""
 
+    def perturbed(self, update: SparseUpdate, weights: Row, scale: float) -> AbstractContextManager[None]:
+        """Inside the context θ is θ − scale·w·Δ̂, `weights` fp32 (tensors,); as `moved` after it."""
+
     def moved(self, updates: Sequence[SparseUpdate], weights: Row, scale: float) -> AbstractContextManager[None]:
         """Inside the context θ is θ − scale·Σ w·Δ̂, `weights` fp32 (updates, tensors); after it, also by an exception,
         θ has its old bits again."""
@@ -192,7 +195,7 @@ class RoundEvaluation:
         before = _Sides(self._losses(candidate.windows), unassigned)
         if not before.finite:
             return NotEvaluated()
-        with self._evaluator.moved([candidate.update], candidate.weights[None], self._scale):
+        with self._evaluator.perturbed(candidate.update, candidate.weights, self._scale):
             after = self._sides(candidate)
         if not after.finite:
             return Failed(LOSS_NOT_FINITE)

@@ -81,7 +81,7 @@ ONES = np.ones((1, len(layout().shapes)), np.float32)
 def test_a_perturbation_is_taken_back_to_the_bit(scale: float) -> None:
     held = replica()
     before = bits(held)
-    with held.moved([update()], ONES, scale):
+    with held.perturbed(update(), ONES[0], scale):
         assert bits(held) != before
     assert bits(held) == before
 
@@ -89,7 +89,7 @@ def test_a_perturbation_is_taken_back_to_the_bit(scale: float) -> None:
 def test_a_perturbation_is_taken_back_when_the_evaluation_fails() -> None:
     held = replica()
     before = bits(held)
-    with pytest.raises(RuntimeError, match="out of memory"), held.moved([update()], ONES, 0.2):
+    with pytest.raises(RuntimeError, match="out of memory"), held.perturbed(update(), ONES[0], 0.2):
         raise RuntimeError("out of memory")
     assert bits(held) == before
 
@@ -110,7 +110,7 @@ def test_loss_is_the_mean_over_windows_of_theta_as_it_is(count: int) -> None:
     assert held.losses(text).tolist() == pytest.approx(alone, abs=1e-6)
     assert held.losses(text).dtype == np.float64
     before = held.loss(text)
-    with held.moved([update()], ONES, 1.0):
+    with held.perturbed(update(), ONES[0], 1.0):
         assert held.loss(text) != before
     assert held.loss(text) == before
 

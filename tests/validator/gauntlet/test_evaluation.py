@@ -57,6 +57,11 @@ class Parabola:
         return np.array([math.inf if t == POISON and self.theta != 0 else (self.theta - t) ** 2 for t in tokens])
 
     @contextmanager
+    def perturbed(self, update: SparseUpdate, weights: Row, scale: float) -> Iterator[None]:
+        with self.moved([update], weights[None], scale):
+            yield
+
+    @contextmanager
     def moved(self, updates: Sequence[SparseUpdate], weights: Row, scale: float) -> Iterator[None]:
         saved = self.theta
         self.theta -= scale * sum(
@@ -112,7 +117,7 @@ def test_the_control_of_a_few_is_the_mean_of_the_others() -> None:
 
 
 def test_from_five_accepted_on_all_share_one_control() -> None:
-    offered = [candidate(name, -1.0, 4, accepted=name != "e") for name in "abcdef"]
+    offered = [candidate(name, -1.0, 4, accepted=name != "e") for name in "abcdefghi"]
     found = evaluate(Parabola(), offered, windows(4), 1.0)
     assert {measured(one).control for one in found.values()} == {Control(7.0, 7.0)}
 

@@ -334,7 +334,9 @@ def _objects(run: Run) -> Vectors:
 def _proof(run: Run, file: bytes) -> bytes:
     """Bob's dispute of the score file with this digest, for Alice."""
     alice, bob = run.miners[:2]
-    return wire.encode_dispute(bob, run.run_id, 0, run.leader.public, file, alice.public, "0.5, and 0.25 measured again")
+    return wire.encode_dispute(
+        bob, run.run_id, 0, run.leader.public, file, alice.public, "0.5, and 0.25 measured again"
+    )
 
 
 def _hello(run: Run) -> Hello:

@@ -263,6 +263,7 @@ def _objects(run: Run) -> Vectors:
     theta = [tensor.clone() for tensor in run.theta]
     aggregate_(theta, applied.updates, applied.weights, run.spec.outer.alpha_at(0), run.spec.outer.rule)
     alice = run.miners[0].public
+    scores = _scores(run, digest)
     return {
         "head": _object(heads[alice].data),
         "payload": {
@@ -273,7 +274,7 @@ def _objects(run: Run) -> Vectors:
         "key": _object(payloads[alice].opened.key),
         "seal": _object(seal_data),
         "amendment": _object(amendment),
-        "proof": _object(_proof(run, seal_data)),
+        "proof": _object(_proof(run, bytes.fromhex(scores["digest"]))),
         "hello": _object(wire.encode_hello(_hello(run), run.miners[0])),
         "record": _object(record_data)
         | {
@@ -281,13 +282,16 @@ def _objects(run: Run) -> Vectors:
             "bundle_digest": record.bundle.hex(),
             "root_after": state_root(theta, run.layout, run.run_id, 1).hex(),
         },
-        "scores": _scores(run, digest),
+        "scores": scores,
     }
 
 
-def _proof(run: Run, seal: bytes) -> bytes:
-    """Bob's, of nothing: no rule takes a proof, the format alone is shown."""
-    return wire.encode_proof(run.miners[1], run.run_id, 0, 0, (seal, seal), "two seals of one round")
+def _proof(run: Run, file: bytes) -> bytes:
+    """Bob's dispute of the score file with this digest, for Alice."""
+    alice, bob = run.miners[:2]
+    return wire.encode_dispute(
+        bob, run.run_id, 0, run.leader.public, file, alice.public, "0.5, and 0.25 measured again"
+    )
 
 
 def _hello(run: Run) -> Hello:

@@ -7,18 +7,29 @@ very file that a record names says otherwise than the record does, it is the rec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from muster.audit.evidence import Evidence
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.sheets import Sheet, by_the_record, follows, pays
+from muster.history.status import printable
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.spec import RunSpec
-from muster.protocol.storage import Buckets
-from muster.protocol.wire import Record, ScoreFile, Seal, decode_scores, max_scores_bytes, scores_used
+from muster.protocol.storage import Buckets, Store
+from muster.protocol.wire import (
+    MAX_DISPUTE_BYTES,
+    Record,
+    ScoreFile,
+    Seal,
+    decode_dispute,
+    decode_scores,
+    max_scores_bytes,
+    scores_used,
+)
 from muster.validator.gauntlet.evaluation import own_beacon
 
 
@@ -66,8 +77,10 @@ class ScoreFiles:
         and seal, which lost objects would give, nothing is computed again.
         """
         round_ = record.round
+        self._tell_silenced(record)
         beacon = None if spec is None or seal is None else await self._evidence.evaluation_beacon(spec, seal)
         for hotkey in self._evidence.validators:
+            await self._tell_disputes(hotkey, round_)
             name = paths.scores(self._run_id, round_, digest)
             with self._faults.noting(name, round_, FaultClass.SCORES, hotkey):
                 try:
@@ -88,6 +101,29 @@ class ScoreFiles:
                 sheet = Sheet(file, record, drawn_by, spec, self._of_before(round_), slots, self.before[hotkey])
                 self._tell(name, sheet, before)
         self._applied = round_, frozenset(hotkey_of(entry.public) for entry in record.accepted)
+
+    def _tell_silenced(self, record: Record) -> None:
+        """Whose scores do not count from the next record on, by disputes that this one carries."""
+        by: dict[bytes, int] = {}
+        for data in record.proofs:
+            with suppress(WireError):  # a record with such a proof is not valid, which is told of it
+                accused = decode_dispute(data, self._run_id)[0].validator
+                by[accused] = by.get(accused, 0) + 1
+        for accused, count in by.items():
+            said = f"its record silences the validator {hotkey_of(accused)}, by disputes of {count} others"
+            self._faults.remark(record.round, None, said)
+
+    async def _tell_disputes(self, hotkey: str, round_: int) -> None:
+        """What a validator says of others' files of a round; what is none says nothing."""
+        validators = self._evidence.validators
+        with suppress(StorageError, WireError):
+            store = self._store(hotkey)
+            for info in await store.list(paths.disputes(self._run_id, round_), limit=len(validators)):
+                dispute, _ = decode_dispute(await store.get(info.key, max_bytes=MAX_DISPUTE_BYTES), self._run_id)
+                accused, peer = hotkey_of(dispute.validator), hotkey_of(dispute.peer)
+                if hotkey_of(dispute.signer) == hotkey and accused in validators:
+                    said = f"it disputes the file of {accused}, for {peer}: {printable(dispute.sentence)}"
+                    self._faults.remark(round_, hotkey, said)
 
     def _of_before(self, round_: int) -> frozenset[str] | None:
         """Whose work the record before a round's applied, as far as that is known."""
@@ -151,12 +187,14 @@ class ScoreFiles:
             StorageError: it is not there or cannot be read.
             WireError: it is no score file of that validator and round.
         """
+        data = await self._store(hotkey).get(paths.scores(self._run_id, round_, record), max_bytes=self._max_bytes)
+        return decode_scores(data, self._run_id, hotkey, round_)
+
+    def _store(self, hotkey: str) -> Store:
         peer = self._evidence.peers.get(hotkey)
         if peer is None or peer.location is None:
             raise ObjectMissing("the validator has committed no bucket")
-        store = self._buckets.bucket(peer.location)
-        data = await store.get(paths.scores(self._run_id, round_, record), max_bytes=self._max_bytes)
-        return decode_scores(data, self._run_id, hotkey, round_)
+        return self._buckets.bucket(peer.location)
 
 
 def states_of(file: ScoreFile | None) -> Mapping[str, PeerState]:

@@ -181,7 +181,7 @@ def test_every_object_is_signed() -> None:
         "amendment": lambda data: wire.decode_amendment(data, run_id),
         "hello": lambda data: wire.decode_hello(data, run_id),
         "scores": lambda data: wire.decode_scores(data, run_id, spec.genesis.leaders[0], 0),
-        "proof": lambda data: wire.decode_proof(data, run_id),
+        "proof": lambda data: wire.decode_dispute(data, run_id),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():

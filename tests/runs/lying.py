@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -15,8 +15,8 @@ from muster.protocol.wire import ScoreFile, encode_scores
 from muster.validator.gauntlet import scoring
 from muster.validator.gauntlet.evaluation import own_beacon
 
-Lie = Callable[[int, ScoreRow], ScoreRow]
-"""(round, row) → the row with other measurements."""
+Lie = Callable[[ScoreFile], tuple[ScoreRow, ...]]
+"""What it found → its rows with other measurements; what follows from them is worked out."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,11 @@ class Liar:
     def _encode(self, file: ScoreFile, identity: Identity) -> bytes:
         if identity.hotkey != self.hotkey:
             return encode_scores(file, identity)
-        rows = tuple(self.lie(file.round, row) for row in file.rows)
-        rows = recomputed(self._states, rows, self._beacon, self.spec)
+        rows = recomputed(self._states, self.lie(file), self._beacon, self.spec)
         self._states = {row.hotkey: state_of(row) for row in rows}
-        return encode_scores(ScoreFile(file.run_id, file.public, file.round, file.record, file.heldout, rows), identity)
+        return encode_scores(replace(file, rows=rows), identity)
+
+
+def less(row: ScoreRow, gain: float) -> ScoreRow:
+    """The row with a LossScore on other data that is smaller by so much."""
+    return row if row.unassigned_after is None else replace(row, unassigned_after=row.unassigned_after + gain)

@@ -14,7 +14,7 @@ import pytest
 from folder_runs import write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lying import Liar
+from lying import Liar, less
 from run_builders import Ledger, MakeStage, Stage, lay_out, play
 from score_rows import values_of
 
@@ -241,10 +241,9 @@ def lied(stage: MakeStage) -> Scene:
     made = stage(miners=3, validators=2, seed=6)
     victim = made.member("miner-1").hotkey
 
-    def lie(round_: int, row: ScoreRow) -> ScoreRow:
-        if round_ != 2 or row.hotkey != victim or row.unassigned_after is None:
-            return row
-        return replace(row, unassigned_after=row.unassigned_after + 0.02)
+    def lie(file: ScoreFile) -> tuple[ScoreRow, ...]:
+        at = 0.02 if file.round == 2 else 0.0
+        return tuple(less(row, at) if row.hotkey == victim else row for row in file.rows)
 
     with pytest.MonkeyPatch.context() as patch:
         Liar(made.member("operator-1").hotkey, made.spec, lie).install(patch)

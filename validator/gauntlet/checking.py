@@ -53,7 +53,7 @@ BY_ODDS, BY_LOT, BY_WORD = 1, 1, 2
 
 
 class Theta(Protocol):
-    """What checking needs of the θ that the session moves."""
+    """What scoring and checking need of the θ that the session moves."""
 
     async def at(self, round_: int, work: Callable[[Replica], T]) -> T:
         """Run `work` with the replica where the record of a round was made, while nobody else uses it."""
@@ -108,6 +108,8 @@ class Checking:
     async def look(self, scored: Scored) -> None:
         """Keep a round that is scored and final, and measure again what is doubtful of the files that are there."""
         self._kept.append(scored)
+        digests = {digest for kept in self._kept for _, digest in kept.files.values()}
+        self._measured = {key for key in self._measured if key[0] in digests}
         try:
             doubts = await self._doubts()
             for doubt in doubts:

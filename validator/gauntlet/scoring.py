@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from muster.kernels import SparseUpdate
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Step
 from muster.node.ledger.reader import EVALUATE
-from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import paths
 from muster.protocol.errors import ChainError, ObjectMissing, StorageError, WireError
@@ -31,7 +30,7 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
-from muster.validator.gauntlet.checking import Checking, Scored
+from muster.validator.gauntlet.checking import Checking, Scored, Theta
 from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
@@ -44,13 +43,6 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 2.0
 """Before a chain that failed is asked again: it is the only clock there is."""
-
-
-class Theta(Protocol):
-    """What scoring needs of the θ that the session moves."""
-
-    async def at(self, round_: int, work: Callable[[Replica], T]) -> T:
-        """Run `work` with the replica where the record of a round was made, while nobody else uses it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +78,8 @@ class Scoring:
     @property
     def oldest(self) -> int | None:
         """The oldest round whose θ is still needed: of those that are not scored yet, or looked at in others' files."""
-        rounds = [self._jobs[0].round] if self._jobs else []
-        return min([*rounds, *([] if self._checking.oldest is None else [self._checking.oldest])], default=None)
+        rounds = (self._jobs[0].round if self._jobs else None, self._checking.oldest)
+        return min((round_ for round_ in rounds if round_ is not None), default=None)
 
     def add(self, job: Job) -> None:
         """A record has been applied."""

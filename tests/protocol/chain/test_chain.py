@@ -257,7 +257,10 @@ class TestChain:
 
     async def test_an_epoch_pays_by_consensus(self, world: World) -> None:
         await register_all(world.chain, ALICE, BOB, CAROL, DAVE)
+        assert await world.chain.weights(ALICE.hotkey) == {}
         await world.chain.set_weights(ALICE, {2: 300, 3: 100, 0: 50_000})
+        assert await world.chain.weights(ALICE.hotkey) == {0: 50_000, 2: 300, 3: 100}
+        assert await world.chain.weights("5Nobody") == {}
         await world.chain.set_weights(BOB, {3: 1})
         world.advance(GENESIS.tempo - 1)
         assert [p.incentive for p in (await world.chain.snapshot()).peers] == [0.0] * 4

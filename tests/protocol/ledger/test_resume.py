@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from builders import MINERS, OWNER, hash32, identity
+from builders import LEADER, MINERS, OWNER, hash32, identity
 from closed_rounds import close, open_tip, taken_in
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.ledger import Tip, advance, resume, tip_info
 from muster.protocol.ledger.resume import past_of
 from muster.protocol.rules.attendance import MEMORY, Attendance
-from muster.protocol.wire import Record
+from muster.protocol.wire import Record, ScoresUsed
 from muster.protocol.wire.manifest import Manifest, TipInfo, decode_manifest, manifest_digest
 
 PEERS = [hash32("peer", i) for i in range(5)]
@@ -33,9 +33,23 @@ def manifest(tip: Tip, **changes: Any) -> Manifest:
     return Manifest(**named, round=tip.round, outer_step=tip.outer_step, shards=(), tip=info)
 
 
+VALIDATORS = sorted((identity(name) for name in (LEADER, "second", "third")), key=lambda one: one.public)
+ACCUSED, *SIGNERS = VALIDATORS
+
+
+def silencing(tip: Tip) -> dict[str, Any]:
+    """What a record takes that silences one of three validators."""
+    said = (hash32("file"), hash32("peer"), "it lies")
+    proofs = tuple(wire.encode_dispute(one, tip.run_id, 1, ACCUSED.public, *said) for one in SIGNERS)
+    scores = tuple(ScoresUsed(one.public, 1, tip.round - 1, hash32("used"), ()) for one in VALIDATORS)
+    return {"proofs": proofs, "scores": scores}
+
+
 def ledger() -> tuple[Tip, list[Step]]:
-    """A run of a round with work in it, of null rounds, and of two amendments: each tip with the record before it."""
-    start = tip = open_tip(clock={"amend_delay": 1})
+    """A run of a round with work in it, of null rounds, of two amendments and of a validator that is silenced: each tip
+    with the record before it."""
+    leaders = (identity(LEADER).hotkey, *(one.hotkey for one in VALIDATORS if one.hotkey != identity(LEADER).hotkey))
+    start = tip = open_tip(clock={"amend_delay": 1}, genesis={"leaders": leaders})
     steps: list[Step] = []
     wishes = {
         1: wire.encode_amendment(identity(OWNER), start.run_id, 1, 3, "clock.deadline", "12"),
@@ -43,7 +57,8 @@ def ledger() -> tuple[Tip, list[Step]]:
     }
     for round_ in range(20):
         taken = [taken_in(tip, name, uid) for uid, name in enumerate(MINERS)] if round_ == 0 else []
-        record = close(tip, taken, amendments=(wishes[round_],) if round_ in wishes else ()).record
+        more = silencing(tip) if round_ == 4 else {}
+        record = close(tip, taken, amendments=(wishes[round_],) if round_ in wishes else (), **more).record
         digest = hash32("record", round_)
         tip = advance(tip, record, digest)
         steps.append((tip, record, digest))
@@ -51,6 +66,15 @@ def ledger() -> tuple[Tip, list[Step]]:
 
 
 START, STEPS = ledger()
+
+
+def test_a_silenced_validator_is_in_the_tip_from_the_next_record_on() -> None:
+    assert [bool(tip.silenced) for tip, _, _ in STEPS] == [False] * 4 + [True] * 16
+    assert STEPS[-1][0].silenced == {ACCUSED.public}
+    tip = STEPS[5][0]
+    (used, *_) = silencing(tip)["scores"]
+    with pytest.raises(LedgerError, match="of a validator that is silenced"):
+        close(tip, [], scores=(used,)).verify()
 
 
 @pytest.mark.parametrize("at", range(20))
@@ -74,6 +98,8 @@ def changed(**fields: Any) -> Manifest:
 TRUE = tip_info(STEPS[5][0])
 FIRST, SECOND = (info.model_dump() for info in TRUE.amendments)
 OTHER = wire.encode_amendment(identity(OWNER), START.run_id, 2, 4, "sparse.k", "16").hex()
+LATER = wire.encode_dispute(SIGNERS[0], START.run_id, 6, ACCUSED.public, bytes(32), bytes(32), "").hex()
+STRANGER = wire.encode_dispute(SIGNERS[0], START.run_id, 1, bytes(32), bytes(32), bytes(32), "").hex()
 LIES: dict[str, tuple[Manifest, str]] = {
     "an amendment left out": (changed(amendments=TRUE.amendments[:1]), "opens the round for"),
     "all amendments left out": (changed(amendments=()), "opens the round for"),
@@ -87,6 +113,8 @@ LIES: dict[str, tuple[Manifest, str]] = {
     "an amendment of the open round": (changed(amendments=(FIRST, SECOND | {"round": 6})), "order of the records"),
     "other leaders": (changed(leaders=(identity("bob").hotkey,)), "leaders that nothing"),
     "a proof that is none": (changed(proofs=("00",)), "a proof that is none"),
+    "a dispute of a later round": (changed(proofs=(LATER,)), "disputes that nothing before it gives"),
+    "a dispute against a stranger": (changed(proofs=(STRANGER,)), "disputes that nothing before it gives"),
     "nobody remembered": (changed(past="", peers={}), "remembers another record"),
     "another past": (changed(past="r" * len(TRUE.past)), "remembers another record"),
     "everybody always good": (

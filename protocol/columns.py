@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
@@ -29,6 +29,11 @@ class Slug(str):
     """A name that does not change, of small letters and underscores; "" for none."""
 
     __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, handler: Callable[[type], Any]) -> Any:
+        """A journal is read by the types of its events, and of this one pydantic must be told that it is text."""
+        return handler(str)
 
 
 class Kind(Enum):

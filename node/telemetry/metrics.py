@@ -10,11 +10,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from muster.node.telemetry.facts import ACCEPTED, KINDS, Facts
-from muster.protocol.columns import columns_of
+from muster.protocol.columns import Kind, columns_of
 from muster.protocol.incentive.row import ScoreRow
 
-_MEASURES = [column for column in columns_of(ScoreRow) if column.name not in ("hotkey", "uid")]
-"""What is told of each peer: every column of a score row but the ones that say whose it is."""
+_MEASURES = [
+    column for column in columns_of(ScoreRow) if column.name != "uid" and column.kind not in (Kind.KEY, Kind.SLUG)
+]
+"""What is told of each peer: every column of a score row that is a number, but the one that says whose it is."""
 
 
 class NodeCollector(Collector):

@@ -127,6 +127,13 @@ JUDGEMENTS: Mapping[str, Reason] = {
 }
 """Why a validator pays nothing for a submission with which nothing else is wrong."""
 
+
+def sentence_of(slug: str) -> str:
+    """What a reason of a record or of a score file means; one of another release is its own name."""
+    known = REASONS.get(slug) or JUDGEMENTS.get(slug)
+    return known.sentence if known else slug
+
+
 _BY_CLASS = {kind: frozenset(r.slug for r in REASONS.values() if r.kind is kind) for kind in ReasonClass}
 
 HEAD_REASONS = _BY_CLASS[ReasonClass.HEAD]

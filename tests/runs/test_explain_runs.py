@@ -26,9 +26,11 @@ from muster.history.explain.working import lines as working_lines
 from muster.lab.nano import nano_template
 from muster.lab.simulator import SimulatedRun
 from muster.node.directory import Directory
+from muster.node.telemetry import events
 from muster.protocol.errors import UsageError
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.pay import chain_weights
+from muster.protocol.incentive.words import last_reason
 from muster.protocol.reasons import REASONS
 from muster.protocol.rules.selection import standings
 from muster.protocol.spec import Template
@@ -154,6 +156,18 @@ def test_what_steers_is_the_median_that_the_later_record_used(told: Told) -> Non
     assert f"{agreed.score!r} for this peer" in explained.selection
     assert "(used: " in explained.selection
     assert "no record has used them yet" in told.explain("miner-3").selection
+
+
+def test_a_miner_sees_what_the_files_say_once_a_round(told: Told) -> None:
+    for miner in ("miner-0", "garbage-0"):
+        seen = told.run.events(miner, events.Judged)
+        assert len({one.round for one in seen}) == len(seen) >= ROUNDS - 1
+        judged = told.case(miner).judged[0]
+        for one in seen:
+            row = judged.row(one.round, told.case(miner).hotkey)
+            assert row is not None
+            assert one.validator == judged.validator
+            assert (one.rank, one.share, one.reason) == (row.rank, row.incentive, last_reason(row))
 
 
 def test_one_validator_may_be_named(told: Told) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import incentive_vectors
 import numpy as np
 import page_blocks
 import refused
@@ -29,8 +30,9 @@ from muster.node.replica import Replica
 from muster.protocol import wire
 from muster.protocol.chain.commitments import CHEAP_LOCATION, Commitment, CommitSpace, blocks_a_write
 from muster.protocol.chain.commitments import encode as encode_commitment
-from muster.protocol.identity import public_of
-from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.own_data import Control, Errors
+from muster.protocol.incentive.score import Evaluated, Failed, Finding
+from muster.protocol.incentive.sheet import judge_round, rows_of
 from muster.protocol.ledger import open_bundle, prepare, tip_info, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
@@ -120,6 +122,8 @@ def make_vectors(run: Run) -> Vectors:
         "codec": _codec(run),
         "outer": _outer(run),
         "selection": _selection(run),
+        "incentive": incentive_vectors.section(incentive_vectors.SHORT),
+        "incentive_gauntlet": incentive_vectors.section(incentive_vectors.GAUNTLETS),
     }
     vectors |= _objects(run)
     vectors["checkpoint"] = _checkpoint(run)
@@ -374,25 +378,29 @@ def _object(data: bytes) -> dict[str, Any]:
 
 def _scores(run: Run, record: bytes) -> dict[str, Any]:
     """Two rows: of one miner that was measured, and of one that failed before it ever was."""
-    good, bad = run.miners[:2]
-    shared = {"rating_mu": 25.0, "rating_sigma": 8.125}
-    measured = ScoreRow(
-        hotkey=good.hotkey,
-        uid=0,
-        assigned_before=2.5,
-        assigned_after=2.25,
-        unassigned_before=2.5,
-        unassigned_after=2.375,
-        mu=0.05,
-        evaluated=1,
-        last_score=0.125,
-        positive=True,
-        peer_score=0.03125,
-        incentive=1.0,
-        **shared,
-    )
-    failed = ScoreRow(hotkey=bad.hotkey, uid=1, failures=1, peer_score=0.0, incentive=0.0, **shared)
-    rows = tuple(sorted((measured, failed), key=lambda row: public_of(row.hotkey)))
+    good, bad = (miner.hotkey for miner in run.miners[:2])
+    errors = Errors(0.0625, 0.03125)
+    findings = {
+        good: Finding(Evaluated(0.25, 0.125, Control(), errors), windows=6, accepted=True),
+        bad: Finding(Failed(KEY_MISSING)),
+    }
+    measured = {
+        good: {
+            "assigned_before": 2.5,
+            "assigned_after": 2.25,
+            "unassigned_before": 2.5,
+            "unassigned_after": 2.375,
+            "control_assigned": 0.0,
+            "control_unassigned": 0.0,
+            "assigned_spread": errors.assigned,
+            "unassigned_spread": errors.unassigned,
+            "assigned_error": errors.assigned,
+            "unassigned_error": errors.unassigned,
+            "drawn": True,
+        }
+    }
+    judged = judge_round({}, findings, run.spec)
+    rows = rows_of(judged, findings, measured, {good: 0, bad: 1}, run.spec.gauntlet.power)
     return _object(wire.encode_scores(ScoreFile(run.run_id, run.leader.public, 0, record, 4.5, rows), run.leader))
 
 

@@ -131,7 +131,8 @@ class Judging:
     def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
         """The score rows of the round, of peers that have a slot, by what has been measured until now."""
         case = self._case
-        findings = {hotkey: self._finding(hotkey) for hotkey in {*case.outcomes, *case.declared, *case.states}}
+        known = {*case.outcomes, *case.declared, *case.states} & uids.keys()  # the file must show all it is made of
+        findings = {hotkey: self._finding(hotkey) for hotkey in known}
         states = {hotkey: state for hotkey, state in case.states.items() if hotkey in uids}
         judged = judge_round(states, findings, case.tip.spec)
         measured = {hotkey: self._columns(hotkey) for hotkey in findings}

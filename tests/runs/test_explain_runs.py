@@ -45,7 +45,7 @@ GAUNTLET = {
 }  # fmt: skip
 """A model too small to learn shows little of whose work is whose: here a trace of it is paid."""
 
-_SUM = re.compile(r"(?:: |, |^)([-+*/() 0-9.e]*(?:sqrt)?[-+*/() 0-9.e]*) = (-?[0-9.e+-]+)(?:$|, counted as )")
+_SUM = re.compile(r"(?:: |^)((?:min|max|sqrt|[-+*/(), 0-9.e])+) = (-?[0-9.e+-]+)(?:$|, counted as )")
 
 
 @dataclass(frozen=True)

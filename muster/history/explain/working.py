@@ -240,9 +240,10 @@ def _gate(w: Working) -> str:
     row, spec = w.row, w.spec.gauntlet
     if spec.mu_rule == "sign":
         return f"{row.gate!r}: μ, and 0 below {spec.mu_floor!r} after {spec.mu_warmup} tests"
-    ramp = f"within 0 and 1, ({row.mu!r} - {spec.mu_floor!r}) / ({spec.mu_full!r} - {spec.mu_floor!r})"
-    warm = f", times {min(row.tested, spec.mu_warmup)} / {spec.mu_warmup} tested rounds" if spec.mu_warmup else ""
-    return f"{ramp}{warm} = {row.gate!r}"
+    ramp = f"min(max(({row.mu!r} - {spec.mu_floor!r}) / ({spec.mu_full!r} - {spec.mu_floor!r}), 0.0), 1.0)"
+    warm = f" * min({row.tested} / {spec.mu_warmup}, 1.0)" if spec.mu_warmup else ""
+    named = ", and the part of the warm-up that is over" if spec.mu_warmup else ""
+    return f"μ between floor and full{named}: {ramp}{warm} = {row.gate!r}"
 
 
 def _share(w: Working) -> str:

@@ -31,7 +31,7 @@ class Earnings:
     """Notes, once for each round that has a score file, what the validator with the most stake says of this miner.
 
     Score files are named by the record they judge, so only rounds that were applied here can be looked up. A file that
-    is not there, or cannot be read, is nothing.
+    is not there, or cannot be read, is nothing, and so is one that comes after that of a later round.
     """
 
     def __init__(self, context: Context) -> None:
@@ -47,7 +47,7 @@ class Earnings:
         self._records = {number: digest for number, digest in self._records.items() if number >= kept}
 
     async def look(self, tip: Tip) -> None:
-        """Look for the newest score file that has not been told of; raises nothing and ends in time."""
+        """Look for score files of rounds not told of yet; raises nothing and ends in time."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._look(tip)
@@ -58,13 +58,13 @@ class Earnings:
         snapshot = (await self._context.chain.snapshot()).by_hotkey()
         validators = [snapshot[hotkey] for hotkey in tip.spec.genesis.leaders if hotkey in snapshot]
         validators.sort(key=lambda peer: -peer.stake)
-        rounds = sorted((round_ for round_ in self._records if self._told < round_ < tip.round), reverse=True)
+        rounds = sorted(round_ for round_ in self._records if self._told < round_ < tip.round)
         wanted = [(round_, validator) for round_ in rounds for validator in validators]
         found = await asyncio.gather(*(self._read(tip, *one) for one in wanted))
-        newest = next((file for file in found if file is not None), None)
-        if newest is not None:
-            self._told = newest.round
-            self._note(newest)
+        for file in found:
+            if file is not None and file.round > self._told:
+                self._told = file.round
+                self._note(file)
 
     async def _read(self, tip: Tip, round_: int, validator: Peer) -> ScoreFile | None:
         store, record = self._context.directory.store(validator), self._records[round_]

@@ -113,13 +113,15 @@ def test_without_a_file_nothing_is_seen(world: World) -> None:
     assert look(world) == []
 
 
-def test_the_newest_round_is_seen_once(world: World) -> None:
+def test_each_round_is_seen_once_and_in_order(world: World) -> None:
     asyncio.run(world.publish(2))
     asyncio.run(world.publish(3, gate=1.0, incentive=0.125))
-    (seen,) = look(world)
+    earlier, seen = look(world)
+    assert earlier.round == 2
     assert (seen.round, seen.validator, seen.rank, seen.peers, seen.share) == (3, BIG.hotkey, 2, 2, 0.125)
     assert seen.pay == "rank 2 of 2, share 0.125; It is paid for all its work."
-    assert look(world) == [seen]
+    asyncio.run(world.publish(1))
+    assert look(world) == [earlier, seen]
 
 
 def test_it_is_the_validator_with_the_most_stake_that_is_told_of(world: World) -> None:
@@ -128,10 +130,10 @@ def test_it_is_the_validator_with_the_most_stake_that_is_told_of(world: World) -
     assert [seen.share for seen in look(world)] == [0.25]
 
 
-def test_a_smaller_one_s_newer_file_goes_before_it(world: World) -> None:
+def test_where_it_says_nothing_a_smaller_one_does(world: World) -> None:
     asyncio.run(world.publish(2, BIG))
     asyncio.run(world.publish(3, SMALL))
-    assert [(seen.round, seen.validator) for seen in look(world)] == [(3, SMALL.hotkey)]
+    assert [(seen.round, seen.validator) for seen in look(world)] == [(2, BIG.hotkey), (3, SMALL.hotkey)]
 
 
 @pytest.mark.parametrize(

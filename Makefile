@@ -90,6 +90,7 @@ gauntlet-quick: $(VENV)/.runs  ## Its signs in three minutes; fails where one po
 vectors: $(VENV)/.tests  ## Write tests/vectors and the generated blocks of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py
 	$(BIN)/python docs/make_events.py
+	$(BIN)/python docs/make_incentive.py
 
 pages: $(VENV)/.runs  ## Write what follows from the code into the pages of docs/ again
 	$(BIN)/python docs/make_settings.py

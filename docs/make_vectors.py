@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import incentive_vectors
 import numpy as np
 import page_blocks
 import refused
@@ -114,6 +115,8 @@ def make_vectors(run: Run) -> Vectors:
         "codec": _codec(run),
         "outer": outer_vectors(run),
         "selection": _selection(run),
+        "incentive": incentive_vectors.section(incentive_vectors.SHORT),
+        "incentive_gauntlet": incentive_vectors.section(incentive_vectors.GAUNTLETS),
     }
     vectors |= _objects(run)
     vectors["checkpoint"] = _checkpoint(run)

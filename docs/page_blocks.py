@@ -15,7 +15,7 @@ from vector_files import Section, place_of
 
 from muster.protocol.columns import SLUG_BYTES, Column, Kind, columns_of
 from muster.protocol.incentive.row import ScoreRow
-from muster.protocol.reasons import LEADERS_WORD, REASONS
+from muster.protocol.reasons import JUDGEMENTS, LEADERS_WORD, REASONS
 
 PAGE = Path(__file__).with_name("protocol.md")
 
@@ -32,7 +32,13 @@ def quoted(page: str, sections: dict[str, Section]) -> str:
         return f"<!-- vectors: {match['name']} -->\n```\n{lines}\n```\n<!-- end -->"
 
     page = re.sub(r"<!-- vectors: (?P<name>\w+) -->.*?<!-- end -->", vectors, page, flags=re.DOTALL)
-    for name, table in (("reasons", _reasons()), ("columns", _columns()), ("spec fields", spec_table.table())):
+    tables = {
+        "reasons": _reasons(),
+        "judgements": _judgements(),
+        "columns": _columns(),
+        "spec fields": spec_table.table(),
+    }
+    for name, table in tables.items():
         page = _replaced(page, name, table)
     return page
 
@@ -51,13 +57,21 @@ def _reasons() -> str:
     return "\n".join(rows)
 
 
+def _judgements() -> str:
+    """The table of what only a score file says."""
+    rows = ["| reason | what is wrong |", "|---|---|"]
+    return "\n".join([*rows, *(f"| `{reason.slug}` | {reason.sentence} |" for reason in JUDGEMENTS.values())])
+
+
+_TYPES = {Kind.SLUG: "name", Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}
+
+
 def _columns() -> str:
     """The table of a score row's columns."""
     sizes = {Kind.KEY: 32, Kind.SLUG: SLUG_BYTES, Kind.COUNT: 4, Kind.NUMBER: 8, Kind.FLAG: 1}
-    kinds = {Kind.SLUG: "text", Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}
     rows = ["| tag | size | column | of each row |", "|---|---|---|---|"]
     for column in columns_of(ScoreRow):
-        size, kind = sizes[column.kind], kinds.get(column.kind, "")
+        size, kind = sizes[column.kind], _TYPES.get(column.kind, "")
         many = f"{size}·" if size > 1 else ""
         long = f"n + {many}m" if column.nullable else f"{many}n"
         tag = f"0x8000 + {column.about.tag}" if column.about.later else column.about.tag
@@ -69,7 +83,7 @@ def _columns() -> str:
 def _range(column: Column) -> str:
     """Unit and range of a column's values."""
     low, high = column.about.low, column.about.high
-    if column.kind is Kind.SLUG:
+    if column.kind is Kind.KEY:
         return ""
     if column.kind is Kind.FLAG:
         return "0 or 1"

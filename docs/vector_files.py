@@ -35,6 +35,8 @@ class Place:
         return f"{self.rule}/{self.case}.json"
 
 
+_JUDGED = ("gauntlet", "full", "round_0", "round_1", "round_2", "round_3")
+
 PLACES: Mapping[str, Place] = {
     "identity": Place("identity", "alice", "A participant of a local run, by its seed and a name", ("seed", "name")),
     "spec": Place("spec", "example", "The canonical bytes of the spec of all these vectors", ("canonical",)),
@@ -66,6 +68,8 @@ PLACES: Mapping[str, Place] = {
             "failed_before", "beacon",
         ),
     ),
+    "incentive": Place("incentive", "four-rounds", "Four rounds of four peers by the default rule", _JUDGED),
+    "incentive_gauntlet": Place("incentive", "as-gauntlet", "The same four rounds, paid as Gauntlet does", _JUDGED),
     "checkpoint": Place("checkpoint", "example", "θ_0 and the first tip, as files"),
 }  # fmt: skip
 """Other sections are signed objects: `wire/<section>.json`."""

@@ -100,7 +100,7 @@ _DECISION = {
     NULL_ROUND: "It is valid, but too few were, so that nothing was applied.",
 }
 _JUDGEMENT = {
-    CLONE: "The update is that of another peer of the round, which takes precedence by lot.",
+    CLONE: "The update is that of another peer of the round, which takes precedence: it is older, or by lot.",
     COPY: "The update is one that another peer made in the round before.",
     MIXTURE: "Its updates are, round after round, mixtures of what others made in the round before.",
     LOSS_NOT_FINITE: "The loss is no number any more after a small step along the update.",
@@ -126,6 +126,13 @@ JUDGEMENTS: Mapping[str, Reason] = {
     slug: Reason(slug, ReasonClass.JUDGEMENT, sentence) for slug, sentence in _JUDGEMENT.items()
 }
 """Why a validator pays nothing for a submission with which nothing else is wrong."""
+
+
+def sentence_of(slug: str) -> str:
+    """What a reason of a record or of a score file means; one of another release is its own name."""
+    known = REASONS.get(slug) or JUDGEMENTS.get(slug)
+    return known.sentence if known else slug
+
 
 _BY_CLASS = {kind: frozenset(r.slug for r in REASONS.values() if r.kind is kind) for kind in ReasonClass}
 

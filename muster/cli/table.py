@@ -30,6 +30,10 @@ COMMANDS: Mapping[str, Command | Group] = {
         "muster.cli.story:story",
         "Tell what happened in a round, in order: what failed, who was missed, what it waits for; changes nothing.",
     ),
+    "explain": Command(
+        "muster.cli.explain:explain",
+        "Explain a peer's pay: what it sent, what was measured, each factor with its arithmetic, what would change it.",
+    ),
     "audit": Command(
         "muster.cli.audit:audit",
         "Replay a run with no trust in anybody; names every object that is not what it must be, and changes none.",

@@ -16,8 +16,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from muster.history.status import PHASES, PeerRow, RunSummary, printable
-from muster.history.view import ROOT_DIGITS, clock, reasons, score_cells
+from muster.history.view import ROOT_DIGITS, clock, score_cells
 from muster.protocol.errors import StorageError
+from muster.protocol.reasons import sentence_of
 
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 36
@@ -236,13 +237,19 @@ def _peer_cells(peer: PeerRow) -> str:
     texts = [str(peer.uid), printable(peer.label), printable(peer.behaviour)]
     numbers = [f"{peer.accepted}/{peer.submitted}", *score_cells(peer.score).values()]
     cells = "".join(f"<td class=text>{escape(text)}</td>" for text in texts)
-    cells += f"<td class=wrap>{escape(reasons(peer.rejected.items()))}</td>"
+    cells += "".join(f"<td class=wrap>{escape(text)}</td>" for text in (_rejections(peer), printable(peer.why)))
     cells += "".join(f"<td>{escape(text)}</td>" for text in numbers)
     return f'<tr title="{escape(printable(peer.hotkey))}">{cells}</tr>'
 
 
+def _rejections(peer: PeerRow) -> str:
+    """Why its submissions were rejected, most frequent first, each as its sentence."""
+    ordered = sorted(peer.rejected.items(), key=lambda item: (-item[1], item[0]))
+    return " ".join(f"{count} × {printable(sentence_of(reason))}" for reason, count in ordered)
+
+
 def _peer_table(peers: Sequence[PeerRow]) -> str:
-    head = "".join(f"<th class=text>{name}</th>" for name in ("uid", "miner", "behaviour", "rejected"))
+    head = "".join(f"<th class=text>{name}</th>" for name in ("uid", "miner", "behaviour", "rejected", "pay"))
     head += "".join(f"<th>{n}</th>" for n in ("accepted", *score_cells(None)))
     rows = "".join(_peer_cells(peer) for peer in sorted(peers, key=lambda peer: peer.uid))
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -270,6 +277,8 @@ def render_report(summary: RunSummary) -> str:
 <h2>Check it yourself</h2>
 <p>An audit trusts nobody: it replays signatures, digests, selection, weights and every outer step.</p>
 <pre>muster audit {escape(shlex.quote(printable(summary.directory)))}</pre>
+<p>Why a miner is paid what it is paid, with all the arithmetic:</p>
+<pre>muster explain {escape(shlex.quote(printable(summary.directory)))} --peer UID</pre>
 <h2>State roots</h2>
 <p class="dim">After each round; two replicas with one root hold the same bits. The last:</p>
 <pre>{escape(printable(summary.state_root))}</pre><pre>{roots}</pre>

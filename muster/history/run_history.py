@@ -13,6 +13,7 @@ from muster.node.telemetry.events import RoundEvent
 from muster.node.telemetry.journal import Noted
 from muster.node.telemetry.words import SHORT, some
 from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.words import in_short, last_reason, ranked
 from muster.testnet.roster import HONEST, Member, Roster
 
 FP32_BYTES = 4
@@ -71,6 +72,7 @@ class RunHistory:
         self._moved: dict[str, tuple[int, int]] = {}
         self._wire: dict[tuple[str, int], tuple[int, int]] = {}
         self._scores: dict[str, ScoreRow] = {}
+        self._why: dict[str, str] = {}
         self._ratings: dict[str, list[RatingPoint]] = {}
         self._events: list[str] = []
         self._finished: dict[str, str] = {}
@@ -141,8 +143,11 @@ class RunHistory:
         row.rejected = event.rejected
 
     def _scored(self, event: events.Scored) -> None:
+        peers = ranked(event.peers)
         for row in event.peers:
             self._scores[row.hotkey] = row
+            said = in_short(row.rank, peers, row.incentive, last_reason(row))
+            self._why[row.hotkey] = f"round {event.round}: {said}"
             points = self._ratings.setdefault(row.hotkey, [])
             if not points or points[-1][0] < event.round:
                 points.append((event.round, row.rating_mu, row.rating_sigma))
@@ -192,6 +197,7 @@ class RunHistory:
             accepted=sum(member.hotkey in row.accepted for row in closed),
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
             score=self._scores.get(member.hotkey),
+            why=self._why.get(member.hotkey, ""),
         )
 
     def _row(self, number: int, row: _Round) -> RoundRow:

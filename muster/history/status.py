@@ -36,7 +36,8 @@ def printable(text: str) -> str:
 class PeerRow:
     """One miner. `behaviour` is "honest" or an adversary's name; `rejected` counts submissions by reason.
 
-    `score` is the newest judgement of it, None until there is one.
+    `score` is the newest judgement of it, None until there is one, and `why` that in one line: rank, share, and what
+    takes most from it.
     """
 
     uid: int
@@ -47,6 +48,7 @@ class PeerRow:
     accepted: int
     rejected: Mapping[str, int]
     score: ScoreRow | None = None
+    why: str = ""
 
     @property
     def label(self) -> str:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.participant import Follower
+from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.answering import answered
+from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
 from muster.node.miner.state import Made, MinerState, load_state, save_state
@@ -89,10 +90,15 @@ class Miner(Follower):
         self._sent: Made | None = None
         self._sending = False
         self._refused: set[bytes] = set()
+        self._earnings = Earnings(context)
 
     def duty(self) -> Duty:
         """A miner mines."""
         return Duty.MINE
+
+    def begin(self, errands: Errands) -> None:
+        """See beside the round what is made of the earlier ones' work."""
+        errands.start(self._earnings.look(self._tip))
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:
@@ -140,6 +146,10 @@ class Miner(Follower):
     async def before_apply(self, applied: Applied) -> None:  # noqa: ARG002
         """Training stops before θ moves under it."""
         await self.stop_training()
+
+    async def after_apply(self, applied: Applied) -> None:
+        """Scores of the round will be named by its record."""
+        self._earnings.applied(applied)
 
     async def before_undo(self) -> None:
         """So it does before θ moves back; error feedback stays as it is, for what was made counts as sent."""

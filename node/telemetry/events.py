@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar, dataclass_transform
 
 from muster.node.telemetry.words import SHORT, size, some
 from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.words import in_short
 from muster.protocol.ledger.round import Instruction, Phase
 
 MINER, LEADER, VALIDATOR = "miner", "leader", "validator"
@@ -150,6 +151,28 @@ class SealRefused(RoundEvent):
     def said(self) -> str:
         """Which, and why."""
         return f"keeps its key from the seal {self.seal[:SHORT]}: {self.problem}"
+
+
+@_event
+class Judged(RoundEvent):
+    """Saw what a validator makes of its work: the `validator`, its `rank` among the `peers` measured (none where it was
+    not), its `share` of the pay, and the `reason` for that, a sentence."""
+
+    by = MINER
+    validator: str
+    peers: int
+    share: float
+    reason: str
+    rank: int | None = None
+
+    @property
+    def pay(self) -> str:
+        """All of it in one line."""
+        return in_short(self.rank, self.peers, self.share, self.reason)
+
+    def said(self) -> str:
+        """What it comes to."""
+        return f"has {self.pay}"
 
 
 @_event

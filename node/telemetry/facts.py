@@ -29,7 +29,8 @@ class Facts:
 
     Counts begin at 0 with the process, so they only ever grow while it lives. `lost_in_a_row` is how many rounds a
     miner has lost since its newest submission, `lost_problem` why the last of them; `unregistered` is the newest round
-    that it sat out because its hotkey had no slot, None while it has one. Events may come from any thread.
+    that it sat out because its hotkey had no slot, None while it has one; `judged` is the newest that it has seen of
+    its pay. Events may come from any thread.
     """
 
     role: str = ""
@@ -60,6 +61,7 @@ class Facts:
     submissions: Counter[Outcome] = field(default_factory=Counter)
     own: Counter[Outcome] = field(default_factory=Counter)
     peers: tuple[ScoreRow, ...] = ()
+    judged: events.Judged | None = None
     lock: Lock = field(default_factory=Lock, repr=False)
 
     def note(self, noted: Noted) -> None:
@@ -120,6 +122,8 @@ class Facts:
                 self.submitted += 1
             case events.Unregistered(round=round_):
                 self.unregistered = round_
+            case events.Judged():
+                self.judged = event
             case events.Lost(problem=problem):
                 self.phase, self.lost_problem = "submit", problem
                 self.lost_in_a_row += 1

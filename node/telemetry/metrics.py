@@ -13,8 +13,10 @@ from muster.node.telemetry.facts import ACCEPTED, KINDS, Facts
 from muster.protocol.columns import Kind, columns_of
 from muster.protocol.incentive.row import ScoreRow
 
-_MEASURES = [c for c in columns_of(ScoreRow) if c.kind not in (Kind.KEY, Kind.SLUG) and c.name != "uid"]
-"""What is told of each peer: every column of a score row but the ones that say whose it is."""
+_MEASURES = [
+    column for column in columns_of(ScoreRow) if column.name != "uid" and column.kind not in (Kind.KEY, Kind.SLUG)
+]
+"""What is told of each peer: every column of a score row that is a number, but the one that says whose it is."""
 
 
 class NodeCollector(Collector):

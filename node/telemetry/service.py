@@ -139,6 +139,7 @@ class Service:
                 "submitted": facts.submitted,
                 "accepted": facts.own[ACCEPTED, ""],
                 "rejected": rejected,
+                "pay": facts.judged and asdict(facts.judged),
                 "errors": {"store": facts.store_errors, "chain": facts.chain_errors, "refused": facts.refused},
                 "peers": [asdict(peer) for peer in facts.peers],
             }

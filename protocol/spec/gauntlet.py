@@ -22,6 +22,7 @@ class GauntletSpec(Section):
     eval_windows: Positive = 32
     """Windows a side that a peer is measured on: with fewer, two honest peers' LossScores differ by luck alone."""
     heldout_windows: Positive
+    """Windows of the held-out loss: it is shown, and nobody is paid by it."""
     step_scale: Share
     """c: a LossScore is measured at c · α, where the loss is still close to linear in the step."""
     exact_peers: Positive = 20
@@ -71,8 +72,11 @@ class GauntletSpec(Section):
     seats: Positive
     """G: how many submissions a round applies."""
     newcomer_share: Share
+    """The part of contested seats that newcomers get, so that who has not proven itself yet can."""
     lag: Positive
+    """L: after so many rounds scores steer seats; measuring takes that long, and the rounds between do not wait."""
     score_wait: Natural
+    """Blocks for which a leader waits for scores that are late."""
 
     @model_validator(mode="after")
     def _ramp(self) -> Self:

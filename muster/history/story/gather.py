@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from muster.history.story.facts import LedgerRound
 from muster.history.story.journals import read_journals
 from muster.history.story.story import Story, tell
+from muster.history.walk import walk
 from muster.node.directory import Directory
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
 from muster.protocol import ledger, paths
@@ -59,27 +60,22 @@ async def read_round(history: SpecHistory, chain: Chain, directory: Directory, r
         newest = f"the newest record is of round {beyond - 1}" if beyond else "there is no record yet"
         raise UsageError(f"round {round_} is not there yet: {newest}")
     stores = directory.stores(await directory.snapshot())
-    tip, records = await _walk(reader, stores, start, beyond, round_)
+    tip, records = await _before(reader, stores, start, beyond, round_)
     return await _Look(reader, chain, stores, tip, records, anchors).round()
 
 
-async def _walk(
+async def _before(
     reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond: int, round_: int | None
 ) -> tuple[Tip, list[bytes]]:
     """The tip before a round's record, record by record from genesis, and their digests."""
-    wanted, records = beyond if round_ is None else round_, list[bytes]()
-    while tip.round < wanted:
-        store = stores.get(tip.leader_in_turn)
-        if store is None:
-            raise LedgerError(f"the leader {hotkey_of(tip.leader_in_turn)} has committed no bucket that can be opened")
-        record, digest = await reader.following(store, tip)
-        after = ledger.advance(tip, record, digest)
-        if after.closed:
+    records: list[bytes] = []
+    async for passed in walk(reader, stores, tip, beyond if round_ is None else round_):
+        if passed.after.closed:
             if round_ is None:
                 break
-            raise UsageError(f"the run ended with round {tip.round}; there is no round {round_}")
-        tip = after
-        records.append(digest)
+            raise UsageError(f"the run ended with round {passed.round}; there is no round {round_}")
+        tip = passed.after
+        records.append(passed.digest)
     return tip, records
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from muster.history.story.facts import LedgerRound, Names
 from muster.protocol.errors import LedgerError
 from muster.protocol.identity import hotkey_of, public_of
-from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, REASONS, UNAVAILABLE
+from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
 from muster.protocol.rules.selection import standings
 from muster.protocol.wire import Record
 
@@ -32,8 +32,7 @@ class Submission:
     @property
     def sentence(self) -> str:
         """What its reason means; "" where it was accepted."""
-        known = REASONS.get(self.reason)
-        return known.sentence if known else ""
+        return sentence_of(self.reason)
 
     def to_json_object(self) -> dict[str, object]:
         """One of `submissions` in what `muster story --json` prints."""

@@ -35,8 +35,8 @@ def muster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_has_every_command() -> None:
     assert set(ALL) == {
-        "testnet", "join", "doctor", "miner", "validator", "aggregator", "story", "audit", "spec show", "spec new",
-        "run publish", "bucket create", "bucket check", "bucket rotate", "bucket remove",
+        "testnet", "join", "doctor", "miner", "validator", "aggregator", "story", "explain", "audit",
+        "spec show", "spec new", "run publish", "bucket create", "bucket check", "bucket rotate", "bucket remove",
     }  # fmt: skip
 
 

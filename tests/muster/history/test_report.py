@@ -26,7 +26,7 @@ SCORE = score_row("alice", mu=0.4, rating_mu=26.0, rating_sigma=3.0, peer_score=
 
 
 def peer(uid: int, name: str) -> PeerRow:
-    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"late": 1}, SCORE)
+    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"late": 1, "possession": 2}, SCORE, "rank 1 of 2")
 
 
 def round_row(number: int) -> RoundRow:
@@ -97,7 +97,18 @@ def test_the_page_tells_the_run() -> None:
     for expected in (
         "2 miners brought held-out loss from 5.000 to 3.000 nat/byte in 3 rounds; every honest replica",
         *("1:15", "80.0%", "213×", "9.61 bits", "letter frequencies alone (3.3121)"),
-        *("miner-0", "26.00 ± 3.00", "17.00", "late ×1", "50.0%", ROOTS[2], ROOTS[0][:16], "miner-1 crashed"),
+        *(
+            "miner-0",
+            "26.00 ± 3.00",
+            "17.00",
+            "2 × The peer did not show that",
+            "1 × late",
+            "rank 1 of 2",
+            "50.0%",
+            ROOTS[2],
+            ROOTS[0][:16],
+            "miner-1 crashed",
+        ),
         *("muster audit '/runs/my run'", "round 1, train: 4.00 s", "round 2: 1.0 kB up"),
     ):
         assert expected in page.text, expected

@@ -149,29 +149,45 @@ def judge(
     for hotkey, (state, outcome) in looked.items():
         if hotkey not in states and isinstance(outcome, Absent | NotEvaluated):
             continue
-        measured, own, ratio = state, None, None
-        match outcome:
-            case Failed():
-                measured = replace(state, failures=state.failures + 1)
-            case Absent():
-                measured = replace(state, inactive=state.inactive + 1)
-            case Evaluated() | Screened():
-                ratio = None if middle is None else min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
-                measured, own = _measured(state, outcome, ratings[hotkey], ratio, spec)
-        gated, left = gate(measured, spec), multiplier(measured, spec)
+        ratio = None
+        if isinstance(outcome, Measured) and middle is not None:
+            ratio = min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
+        judged[hotkey] = _judged(state, outcome, ratio, ratings.get(hotkey, state.rating), spec)
+    sight = _sight({hotkey: one.state for hotkey, one in judged.items()}, findings, spec)
+    for hotkey, one in judged.items():
+        rank = 1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None
         tokens = findings.get(hotkey, _NOTHING).windows / full if spec.tokens else 1.0
-        judged[hotkey] = Judgement(
-            state=measured,
-            outcome=outcome,
-            score=left * gated * worth(measured, spec) * tokens,
-            gate=gated,
-            multiplier=left,
-            factor=control_factor(outcome.unassigned, outcome.control) if isinstance(outcome, Evaluated) else None,
-            own_data=own,
-            ratio=ratio,
-            rank=1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None,
-        )
+        gated, left = gate(one.state, spec, sight), multiplier(one.state, spec)
+        score = left * gated * worth(one.state, spec) * tokens
+        judged[hotkey] = replace(one, score=score, gate=gated, multiplier=left, rank=rank)
     return judged
+
+
+def _judged(state: PeerState, outcome: Outcome, ratio: float | None, rating: Rating, spec: GauntletSpec) -> Judgement:
+    """The standing after a round that was this for a peer; what it scores follows from everybody's."""
+    own = None
+    match outcome:
+        case Failed():
+            state = replace(state, failures=state.failures + 1)
+        case Absent():
+            state = replace(state, inactive=state.inactive + 1)
+        case Evaluated() | Screened():
+            state, own = _measured(state, outcome, rating, ratio, spec)
+    factor = control_factor(outcome.unassigned, outcome.control) if isinstance(outcome, Evaluated) else None
+    return Judgement(state, outcome, 0.0, 0.0, 1.0, factor=factor, own_data=own, ratio=ratio)
+
+
+def _sight(states: Mapping[str, PeerState], findings: Mapping[str, Finding], spec: GauntletSpec) -> float:
+    """How far the own-data test sees anything, 0…1: what the accepted peers' median μ is of `mu_full`, and no less than
+    the part of `mu_settled` that the longest-tested peer has behind it. Where nobody was accepted, of all peers."""
+    tested = {hotkey: state for hotkey, state in states.items() if state.tested}
+    accepted = {hotkey for hotkey, found in findings.items() if found.accepted} & tested.keys() or tested.keys()
+    if not accepted or not spec.mu_settled:
+        return 1.0
+    means = sorted(tested[hotkey].mu for hotkey in accepted)
+    seen = means[(len(means) - 1) // 2] / spec.mu_full
+    settled = max(state.tested for state in tested.values()) / spec.mu_settled
+    return min(max(seen, settled, 0.0), 1.0)
 
 
 def _looked_at(state: PeerState, found: Finding, spec: GauntletSpec) -> tuple[PeerState, Outcome]:
@@ -246,16 +262,17 @@ def _tested(state: PeerState, outcome: Evaluated, spec: GauntletSpec) -> tuple[P
     return replace(state, tested=tested, mu=min(slow, fast), mu_slow=slow, mu_fast=fast), own
 
 
-def gate(state: PeerState, spec: GauntletSpec) -> float:
-    """g, 0…1: how far the own-data test lets pay through.
+def gate(state: PeerState, spec: GauntletSpec, sight: float = 1.0) -> float:
+    """g, 0…1: how far the own-data test lets pay through, where `sight` says how far it sees anything.
 
-    By rule "t" a ramp of μ from `mu_floor` to `mu_full`, times the part of `mu_warmup` that is over; by rule "sign" μ
-    itself, and 0 where it is below the floor after the warm-up.
+    By rule "t" a ramp of μ from `mu_floor` to `mu_full`, which closes no further than there is sight, times the part of
+    `mu_warmup` that is over; by rule "sign" μ itself, and 0 where it is below the floor after the warm-up.
     """
     if spec.mu_rule == "sign":
         return max(state.mu, 0.0) if state.tested < spec.mu_warmup or state.mu >= spec.mu_floor else 0.0
     ramp = min(max((state.mu - spec.mu_floor) / (spec.mu_full - spec.mu_floor), 0.0), 1.0)
-    return ramp * (min(state.tested / spec.mu_warmup, 1.0) if spec.mu_warmup else 1.0)
+    through = 1.0 - sight * (1.0 - ramp)
+    return through * (min(state.tested / spec.mu_warmup, 1.0) if spec.mu_warmup else 1.0)
 
 
 def multiplier(state: PeerState, spec: GauntletSpec) -> float:

@@ -246,7 +246,7 @@ def uneven(data: Measurements) -> Iterator[Figure]:
         for found in both:
             one, other = found.pay(["w-100"]), found.pay(["w-100-too"])
             equals.append(abs(one - other) / max((one + other) / 2, 1e-12))
-            tops.append(found.pay(["noise", "copycat"]) / max(found.pay(["w-100"]), 1e-12))
+            tops.append(found.pay(["noise", "best"]) / max(found.pay(["w-100"]), 1e-12))
     if ranks:
         yield Figure("two validators: Spearman of shares, last round", tuple(ranks), at_least=0.9)
         yield Figure("two validators: difference of two equals ÷ their share", tuple(equals), at_most=0.10)

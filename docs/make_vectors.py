@@ -21,16 +21,18 @@ import vector_files
 import zstandard
 from blake3 import blake3
 from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
+from outer_vectors import f32, outer_vectors
 from torch import Tensor
 from vector_files import Document
 
-from muster.kernels import SCALES, Codec, Grid, SparseUpdate, aggregate_, max_encoded_bytes, norm, quantise
+from muster.kernels import SCALES, Codec, Grid, aggregate_, max_encoded_bytes, quantise
 from muster.node.replica import Replica
 from muster.protocol import wire
 from muster.protocol.chain.commitments import CHEAP_LOCATION, Commitment, CommitSpace, blocks_a_write
 from muster.protocol.chain.commitments import encode as encode_commitment
-from muster.protocol.identity import public_of
-from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.own_data import Control, Errors
+from muster.protocol.incentive.score import Failed, Finding
+from muster.protocol.incentive.sheet import judge_round, rows_of
 from muster.protocol.ledger import open_bundle, prepare, tip_info, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
@@ -48,22 +50,14 @@ from muster.protocol.wire.manifest import manifest_digest
 from muster.protocol.wire.submission import associated_data
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head, Payload
+from muster.validator.gauntlet.evaluation import LossPair, Measured
 
 DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
-DECLARED = [6, 2, 3]
-"""Declared windows of the three updates of the outer step."""
-SILENT_FOR = [[], [0, 1], [1]]
-"""The tensors that each of them brings nothing for: two bring the embedding, one the tensor after it."""
 ACCEPTED_BEFORE, FAILED_BEFORE = (0, 4), (3, 5)
 """What the record before says of the selection vector's peers: whose work was good, whose payload was not."""
 
 Vectors = dict[str, dict[str, Any]]
-
-
-def f32(values: Tensor | np.ndarray[Any, Any]) -> str:
-    """The little-endian bytes of fp32 values, hexadecimal."""
-    return np.asarray(values, dtype="<f4").tobytes().hex()
 
 
 def tensors_digest(tensors: list[Tensor]) -> str:
@@ -118,7 +112,7 @@ def make_vectors(run: Run) -> Vectors:
         },
         "quantiser": _quantiser(),
         "codec": _codec(run),
-        "outer": _outer(run),
+        "outer": outer_vectors(run),
         "selection": _selection(run),
     }
     vectors |= _objects(run)
@@ -206,45 +200,6 @@ def _codec(run: Run) -> dict[str, Any]:
         "code_bytes": payload[codes:].hex(),
         "payload_to_decode": payload.hex(),
         "dense_digest": tensors_digest(update.dense()),
-    }
-
-
-def _outer(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    spike = replace(run.updates[2], scales=(run.updates[2].scales.int() + 40).clamp(max=255).to(torch.uint8))
-    updates: list[SparseUpdate] = [run.updates[0], run.updates[1], spike]
-    found["scale_bytes_of_the_third"] = spike.scales.numpy().tobytes().hex()
-    found["norm_of_embedding_of_the_first"] = norm(updates[0], 0).hex()
-    for rule in ("sender_mean", "mean", "damped_mean"):
-        outer = run.spec.outer.model_copy(update={"rule": rule})
-        capped, weights, _ = prepare(updates, [1, 1, 1], run.spec.model_copy(update={"outer": outer}))
-        theta = [tensor.clone() for tensor in run.theta]
-        aggregate_(theta, capped, weights, 0.65, outer.rule)
-        found[f"{rule}_caps"] = f32(np.array(capped[0].scale_limit))
-        found[f"{rule}_weights_of_embedding"] = f32(weights[:, 0])
-        found[f"{rule}_root_at_step_1"] = state_root(theta, run.layout, run.run_id, 1).hex()
-    return found | _uneven(run, updates)
-
-
-def _uneven(run: Run, updates: list[SparseUpdate]) -> dict[str, Any]:
-    """The same three where each did another part of its work, and some bring nothing for two tensors."""
-    scales = [update.scales.clone() for update in updates]
-    for n, tensors in enumerate(SILENT_FOR):
-        for i in tensors:
-            scales[n][slice(*run.layout.grid.tensor_tiles[i])] = 0
-    sent = [replace(update, scales=each) for update, each in zip(updates, scales, strict=True)]
-    capped, weights, unmoved = prepare(sent, DECLARED, run.spec)
-    theta = [tensor.clone() for tensor in run.theta]
-    aggregate_(theta, capped, weights, 0.65, run.spec.outer.rule)
-    return {
-        "uneven_windows": DECLARED,
-        "uneven_silent_for": SILENT_FOR,
-        "uneven_caps": f32(np.array(capped[0].scale_limit)),
-        "uneven_weights_of_the_first": f32(weights[0]),
-        "uneven_weights_of_the_second": f32(weights[1]),
-        "uneven_weights_of_the_third": f32(weights[2]),
-        "uneven_unmoved": list(unmoved),
-        "uneven_root_at_step_1": state_root(theta, run.layout, run.run_id, 1).hex(),
     }
 
 
@@ -373,26 +328,19 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _scores(run: Run, record: bytes) -> dict[str, Any]:
-    """Two rows: of one miner that was measured, and of one that failed before it ever was."""
+    """Two rows: of one miner that was measured for the first time, and of one that failed before it ever was."""
     good, bad = run.miners[:2]
-    shared = {"rating_mu": 25.0, "rating_sigma": 8.125}
-    measured = ScoreRow(
-        hotkey=good.hotkey,
-        uid=0,
-        assigned_before=2.5,
-        assigned_after=2.25,
-        unassigned_before=2.5,
-        unassigned_after=2.375,
-        mu=0.05,
-        evaluated=1,
-        last_score=0.125,
-        positive=True,
-        peer_score=0.03125,
-        incentive=1.0,
-        **shared,
+    measured = Measured(
+        LossPair(2.5, 2.25), LossPair(2.5, 2.375), Control(0.125, 0.25), Errors(0.0625, 0.03125), Errors(0.0625, 0.0)
     )
-    failed = ScoreRow(hotkey=bad.hotkey, uid=1, failures=1, peer_score=0.0, incentive=0.0, **shared)
-    rows = tuple(sorted((measured, failed), key=lambda row: public_of(row.hotkey)))
+    full = run.spec.inner.steps * run.spec.inner.batch
+    findings = {
+        good.hotkey: Finding(measured.outcome(), windows=full, accepted=True),
+        bad.hotkey: Finding(Failed("key_missing")),
+    }
+    judged = judge_round({}, findings, run.spec)
+    uids = {good.hotkey: 0, bad.hotkey: 1}
+    rows = rows_of(judged, findings, {good.hotkey: {**measured.columns(), "drawn": True}}, uids, 1.0)
     return _object(wire.encode_scores(ScoreFile(run.run_id, run.leader.public, 0, record, 4.5, rows), run.leader))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import spec_table
 from vector_files import Section, place_of
 
-from muster.protocol.columns import Column, Kind, columns_of
+from muster.protocol.columns import SLUG_BYTES, Column, Kind, columns_of
 from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.reasons import LEADERS_WORD, REASONS
 
@@ -53,10 +53,11 @@ def _reasons() -> str:
 
 def _columns() -> str:
     """The table of a score row's columns."""
-    sizes = {Kind.KEY: 32, Kind.COUNT: 4, Kind.NUMBER: 8, Kind.FLAG: 1}
+    sizes = {Kind.KEY: 32, Kind.SLUG: SLUG_BYTES, Kind.COUNT: 4, Kind.NUMBER: 8, Kind.FLAG: 1}
+    kinds = {Kind.SLUG: "text", Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}
     rows = ["| tag | size | column | of each row |", "|---|---|---|---|"]
     for column in columns_of(ScoreRow):
-        size, kind = sizes[column.kind], {Kind.COUNT: "u32", Kind.NUMBER: "f64", Kind.FLAG: "u8, "}.get(column.kind, "")
+        size, kind = sizes[column.kind], kinds.get(column.kind, "")
         many = f"{size}·" if size > 1 else ""
         long = f"n + {many}m" if column.nullable else f"{many}n"
         tag = f"0x8000 + {column.about.tag}" if column.about.later else column.about.tag
@@ -68,6 +69,8 @@ def _columns() -> str:
 def _range(column: Column) -> str:
     """Unit and range of a column's values."""
     low, high = column.about.low, column.about.high
+    if column.kind is Kind.SLUG:
+        return ""
     if column.kind is Kind.FLAG:
         return "0 or 1"
     unit = f", {column.about.unit}" if column.about.unit == "nat/token" else ""

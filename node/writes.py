@@ -105,6 +105,10 @@ class QueuedWrites(Chain):
         """The anchors for `round_` or later."""
         return await self._chain.anchors(round_)
 
+    async def weights(self, hotkey: str) -> Mapping[int, int] | None:
+        """The weights that a hotkey set last."""
+        return await self._chain.weights(hotkey)
+
     async def commit_space(self) -> CommitSpace | None:
         """How much the hotkey may commit."""
         return await self._chain.commit_space()

@@ -25,17 +25,11 @@ SLUG_BYTES = 32
 _SLUG = re.compile(rf"[a-z_]{{0,{SLUG_BYTES}}}", re.ASCII)
 
 
-class Slug(str):
-    """A name that does not change, of small letters and underscores; "" for none."""
-
-    __slots__ = ()
-
-
 class Kind(Enum):
-    """What the values of a column are, by the type of its field."""
+    """What the values of a column are, by the type of its field; of texts, keys are hotkeys, and slugs say so."""
 
     KEY = str
-    SLUG = Slug
+    SLUG = "slug"
     COUNT = int
     NUMBER = float
     FLAG = bool
@@ -47,7 +41,8 @@ class About:
 
     `tag` is its number on the wire, for ever. Values lie in `low` … `high`, and are finite. `title` is its heading
     where a table shows it, "" where none does; `unit` is "" for a plain number and "share" for a part of 1. A column
-    that came `later` may be absent from files and stores older than it: its field is optional and None by default.
+    that came `later` may be absent from files and stores older than it: its field is optional and None by default. A
+    `slug` is a name that does not change, of small letters and underscores, "" for none.
     """
 
     tag: int
@@ -57,6 +52,7 @@ class About:
     low: float = -math.inf
     high: float = math.inf
     later: bool = False
+    slug: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +64,12 @@ class Column:
     nullable: bool
     about: About
 
-    def typed(self, value: Any) -> Any:
-        """A value as JSON or a database gives it, of the field's own type where those do not tell it from another."""
-        if self.kind is Kind.SLUG and type(value) is str:
-            return Slug(value)
-        return value
-
     def admits(self, value: object) -> bool:
         """Whether a field may have this value."""
         if value is None:
             return self.nullable
         if self.kind is Kind.SLUG:
-            return isinstance(value, str) and _SLUG.fullmatch(value) is not None
+            return type(value) is str and _SLUG.fullmatch(value) is not None
         if type(value) is not self.kind.value:
             return False
         if isinstance(value, float):
@@ -104,7 +94,8 @@ def columns_of(row: type[Row]) -> tuple[Column, ...]:
     for field in fields(row):
         annotation, about = get_args(hints[field.name])
         types = get_args(annotation) or (annotation,)
-        (kind,) = (Kind(one) for one in types if one is not NoneType)
+        (type_,) = (one for one in types if one is not NoneType)
+        kind = Kind.SLUG if about.slug else Kind(type_)
         assert not about.later or (NoneType in types and field.default is None), field.name
         columns.append(Column(field.name, kind, NoneType in types, about))
     columns.sort(key=lambda column: column.about.tag)
@@ -129,9 +120,9 @@ def row_of(kind: type[R], values: Mapping[str, Any]) -> R:
     Raises:
         ValueError: a column is missing, or has a value that it may not have.
     """
-    known = {column.name: column for column in columns_of(kind)}
+    known = {column.name for column in columns_of(kind)}
     try:
-        row = kind(**{name: known[name].typed(value) for name, value in values.items() if name in known})
+        row = kind(**{name: value for name, value in values.items() if name in known})
     except TypeError as error:
         raise ValueError(f"a {kind.__name__} lacks a column: {error}") from error
     if wrong := misfit(row):

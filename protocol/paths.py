@@ -77,6 +77,16 @@ def scores(run_id: bytes, round_: int, record: bytes) -> str:
     return f"{score_files(run_id, round_)}{_short(record)}.sco"
 
 
+def disputes(run_id: bytes, round_: int) -> str:
+    """Prefix of what a validator says of others' score files of a round."""
+    return f"{run_id.hex()}/disputes/{round_:08d}-"
+
+
+def dispute(run_id: bytes, round_: int, file: bytes) -> str:
+    """A validator's signed dispute of another's score file of a round, by that file's digest."""
+    return f"{disputes(run_id, round_)}{_short(file)}.dis"
+
+
 def amendments(run_id: bytes) -> str:
     """Prefix under which an aggregator looks for amendments to record."""
     return f"{run_id.hex()}/amendments/"

@@ -89,10 +89,10 @@ class Taken:
         return Opened(signed, key, self.ciphertext)
 
 
-def taken_in(tip: Tip, name: str, uid: int, **changes: Any) -> Taken:
-    """One miner's submission of the open round; `changes` to the header."""
+def taken_in(tip: Tip, name: str, uid: int, work: SparseUpdate | None = None, **changes: Any) -> Taken:
+    """One miner's submission of the open round, its own work where none is given; `changes` to the header."""
     miner, facts, key = identity(name), tip.facts(possession_of(tip.opening)), payload_key(uid)
-    work = update(uid + 1)
+    work = work or update(uid + 1)
     ciphertext = wire.encrypt_payload(work, key, tip.run_id, tip.round, miner.public)
     head = wire.encode_head(replace(header(facts, miner, uid, ciphertext, key), **changes), miner)
     return Taken(miner, Head(miner.public, head, "", wire.decode_head(head, tip.run_id)), key, ciphertext, work)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from muster.protocol.columns import MAX_COUNT, Column, Kind, Row, Slug, columns_of
+from muster.protocol.columns import MAX_COUNT, Column, Kind, Row, columns_of
 from muster.protocol.identity import hotkey_of
 
 R = TypeVar("R", bound=Row)
@@ -19,7 +19,7 @@ def values_of(column: Column) -> st.SearchStrategy[Any]:
     low, high = (None if abs(bound) == float("inf") else bound for bound in (column.about.low, column.about.high))
     values: dict[Kind, st.SearchStrategy[Any]] = {
         Kind.KEY: KEYS,
-        Kind.SLUG: st.from_regex(r"\A[a-z_]{0,32}\Z").map(Slug),
+        Kind.SLUG: st.from_regex(r"\A[a-z_]{0,32}\Z"),
         Kind.COUNT: st.integers(0, MAX_COUNT),
         Kind.NUMBER: st.floats(low, high, allow_nan=False, allow_infinity=False),
         Kind.FLAG: st.booleans(),

@@ -22,12 +22,12 @@ from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Screened, gate, judge
+from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Screened, judge
 from muster.protocol.incentive.sheet import comes_first
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.first_order import drawn_exact
-from muster.validator.gauntlet.overlap import Overlap, Shares, compared
+from muster.validator.gauntlet.overlap import Overlap, Shares, compared, proven
 
 Table = npt.NDArray[np.float64]
 
@@ -113,8 +113,8 @@ class _Replaying:
         drawn = own_beacon(beacon(self._piece.seed, EVALUATE, round_), self._validator)
         found: dict[str, Finding] = {self._hotkeys[i]: Finding(Absent()) for i in self._places if i not in here}
         seated = {self._hotkeys[i] for i in here if raw.accepted[round_, i]}
-        proven = {one for one in seated if one in states and gate(states[one], self._spec) > 0.0}
-        overlaps = self._overlaps(round_, here, drawn, proven, states)
+        honest = proven(seated, states, self._spec)
+        overlaps = self._overlaps(round_, here, drawn, honest, states)
         exact = drawn_exact(drawn, states, [self._hotkeys[i] for i in here], self._spec.exact_peers)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
@@ -140,7 +140,7 @@ class _Replaying:
         round_: int,
         here: Collection[int],
         drawn: bytes,
-        proven: Collection[str],
+        honest: Collection[str],
         states: Mapping[str, PeerState],
     ) -> dict[str, Overlap]:
         raw, keys = self._piece.raw, self._hotkeys
@@ -150,7 +150,7 @@ class _Replaying:
             return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
-        return compared(drawn, same, past, proven, states, self._spec)
+        return compared(drawn, same, past, honest, states, self._spec)
 
 
 def outcome_of(raw: Raw, round_: int, validator: int, place: int) -> Evaluated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.audit.auditor import Auditor, audit_run
-from muster.audit.report import AuditReport, Fault, FaultClass
+from muster.audit.losses import Sampling
+from muster.audit.report import AuditReport, Fault, FaultClass, Note
 
-__all__ = ["AuditReport", "Auditor", "Fault", "FaultClass", "audit_run"]
+__all__ = ["AuditReport", "Auditor", "Fault", "FaultClass", "Note", "Sampling", "audit_run"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from muster.audit.evidence import Evidence, genesis
+from muster.audit.losses import Losses, Sampling
 from muster.audit.replay import Progress, Replay, find_record, find_theta
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
+from muster.audit.weights import ShownWeights
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica, genesis_root
 from muster.protocol import ledger, paths
@@ -32,17 +34,21 @@ class Auditor:
         self._report = AuditReport(run.history.run_id.hex(), 0)
         self._faults = FaultLog(self._report, progress)
 
-    async def audit(self, first_round: int | None) -> AuditReport:
+    async def audit(self, first_round: int | None, sampling: Sampling | None = None) -> AuditReport:
         """Replay everything from genesis, or from the checkpoint before the record of `first_round`.
+
+        With `sampling`, that many of the rows in the validators' files are measured again.
 
         Raises:
             AuditError: there is nothing to audit: no record, or no bucket of the leader.
             UsageError: there is no checkpoint to start from.
             ChainError: the chain cannot be read.
         """
-        await self._check_text()
+        text = await self._check_text()
         tip = await genesis(self._run.history, self._chain)
         evidence = Evidence(tip, self._chain, self._buckets)
+        weights = ShownWeights(evidence, self._faults)
+        await weights.look()
         await evidence.look(first_round or 0)
         if first_round:
             self._report.first_round = first_round
@@ -52,20 +58,33 @@ class Auditor:
         if evidence.last < 0 and not self._report.faults:
             raise AuditError("the run has no records yet, so there is nothing to audit")
         if standing is not None:
-            scores = ScoreFiles(evidence, self._buckets, self._faults)
-            await Replay(standing, evidence, scores, self._report, self._faults, self._progress).run()
+            scores = ScoreFiles(evidence, self._buckets, self._report, self._faults)
+            losses = None
+            if sampling is not None and text is None:
+                self._faults.remark(
+                    None, None, "no row is measured again: that takes the run's text, which is not here"
+                )
+            elif sampling is not None and text is not None:
+                losses = Losses(evidence, scores, text, self._report, self._faults)
+                await losses.draw(sampling, self._report.first_round)
+            replay = Replay(standing, evidence, scores, weights, losses, self._report, self._faults, self._progress)
+            await replay.run()
+            weights.tell(whole=not first_round)
+            if losses is not None:
+                losses.tell()
         return self._report
 
-    async def _check_text(self) -> None:
-        """The text is the one the spec pins, and the genesis root is that of the seed."""
-        spec = self._run.history.genesis
+    async def _check_text(self) -> TextReader | None:
+        """The text is the one the spec pins, and the genesis root is that of the seed; the text, where it is."""
+        spec, text = self._run.history.genesis, None
         try:
-            await asyncio.to_thread(TextReader.open, self._run.data, spec.data.manifest)
+            text = await asyncio.to_thread(TextReader.open, self._run.data, spec.data.manifest)
         except DataError as error:
             self._faults.add(Fault(FaultClass.LEDGER, None, "the training text", str(error)))
         with self._faults.noting(SPEC_FILE, None):
             if (await asyncio.to_thread(genesis_root, spec.model, spec.genesis.seed)).hex() != spec.genesis.root:
                 raise LedgerError("the genesis root is not that of its seed")
+        return text
 
     async def _from_checkpoint(self, evidence: Evidence, tip: Tip, first_round: int) -> Standing | None:
         """Where a later start stands; None where what leads there is not to be had."""
@@ -91,9 +110,16 @@ class Auditor:
 
 
 async def audit_run(
-    run: str, first_round: int | None, progress: Progress, chain: str | None = None, allow: str = ""
+    run: str,
+    first_round: int | None,
+    progress: Progress,
+    chain: str | None = None,
+    allow: str = "",
+    sampling: Sampling | None = None,
 ) -> AuditReport:
     """Audit a run by its folder or URL, changing nothing of it; `chain` and `allow` are the settings.
+
+    With `sampling`, that many rows of the validators' files are measured again.
 
     Raises:
         MusterError: the run cannot be audited at all. What is wrong with it is in the report.
@@ -102,7 +128,7 @@ async def audit_run(
     await fetch_text(directory, allow)
     client, buckets = directory.chain(chain, read_only=True), directory.buckets(allow=allow)
     try:
-        return await Auditor(directory, client, buckets, progress).audit(first_round)
+        return await Auditor(directory, client, buckets, progress).audit(first_round, sampling)
     finally:
         await client.close()
         await buckets.close()

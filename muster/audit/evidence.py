@@ -5,6 +5,7 @@ The one place of the audit that reads the ledger; it shares the participants' ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.node.directory import Directory
@@ -17,6 +18,7 @@ from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import Record, Seal
@@ -194,6 +196,25 @@ class Evidence:
         if newest > head.number:
             raise LedgerError(f"it names block {newest}, and the chain is at {head.number}")
         await self._reader.check_beacons(tip, record, found.seal[0])
+
+    async def evaluation_beacon(self, spec: RunSpec, seal: Seal) -> bytes | None:
+        """What validators draw by in the round of a seal, of this spec; None while the chain does not have its block.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        at = seal.block.number + spec.clock.evaluate
+        if at > (await self._chain.head()).number:
+            return None
+        return await self._chain.beacon(reader.EVALUATE, seal.round, at)
+
+    async def weights(self, hotkey: str) -> Mapping[int, int] | None:
+        """The weights that the chain shows of a validator; None where it shows none.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        return await self._chain.weights(hotkey)
 
     def judge(self, fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
         """Apply every rule; blocks on the processor.

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from blake3 import blake3
 
 from muster.audit.evidence import Evidence, Found
+from muster.audit.losses import Losses
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
 from muster.audit.standing import Standing
+from muster.audit.weights import ShownWeights
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import Shard
 from muster.protocol import ledger, paths
@@ -36,6 +38,8 @@ class Replay:
         standing: Standing,
         evidence: Evidence,
         scores: ScoreFiles,
+        weights: ShownWeights,
+        losses: Losses | None,
         report: AuditReport,
         faults: FaultLog,
         progress: Progress,
@@ -43,6 +47,8 @@ class Replay:
         self._standing = standing
         self._evidence = evidence
         self._scores = scores
+        self._weights = weights
+        self._losses = losses
         self._report = report
         self._faults = faults
         self._progress = progress
@@ -89,8 +95,10 @@ class Replay:
         found = await self._named(record, digest)
         tip = self._standing.tip
         await self._scores.check_used(record, digest, frozenset() if tip is None else tip.remembered)
-        await self._scores.check_published(round_, digest)
         standing = self._standing
+        spec = tip.spec if tip is not None and standing.by_the_rules else None
+        await self._scores.check_published(record, digest, spec, None if found.seal is None else found.seal[0])
+        self._weights.take(self._scores.newest, round_)
         resumed = False
         if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
             assert tip is not None
@@ -104,6 +112,8 @@ class Replay:
             return True
         if record.checkpoint != ledger.NO_CHECKPOINT and not resumed:
             await self._check_checkpoint(tip, record, digest)
+        if self._losses is not None and found.seal is not None and standing.replica is not None:
+            await self._losses.check(tip, applied, found.seal[0], standing.replica)
         await asyncio.to_thread(standing.apply, applied, tip)
         self._take_down(record)
         return True

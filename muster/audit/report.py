@@ -56,13 +56,35 @@ class Fault:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an audit could not see, or had to take at somebody's word: no fault; `hotkey` is whose objects it is about.
+
+    `round` is None for what belongs to no round.
+    """
+
+    round: int | None
+    hotkey: str | None
+    said: str
+
+    def __str__(self) -> str:
+        where = "" if self.round is None else f"round {self.round}: "
+        whose = f"validator {self.hotkey}: " if self.hotkey else ""
+        return f"{where}{whose}{self.said}"
+
+    def to_json_object(self) -> dict[str, object]:
+        """One of `notes` in what `muster audit --json` prints."""
+        return {"round": self.round, "hotkey": self.hotkey, "said": self.said}
+
+
 @dataclass(slots=True)
 class AuditReport:
     """What an audit established; roots are after each replayed round, hexadecimal.
 
     `not_replayed` are the rounds after a fault in which θ was not known: of these the objects were compared with the
     digests that name them, and the rules checked that need no θ. Replay goes on at the next checkpoint that a record
-    pins.
+    pins. `sheets` counts the score files that were computed again, `measured` the rows that were measured again, which
+    were drawn by `seed`.
     """
 
     run_id: str
@@ -74,6 +96,10 @@ class AuditReport:
     state_roots: list[str] = field(default_factory=list)
     not_replayed: list[int] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    sheets: int = 0
+    measured: int = 0
+    seed: str | None = None
 
     @property
     def state_root(self) -> str:
@@ -108,17 +134,23 @@ class AuditReport:
             "state_root": self.state_root,
             "state_roots": self.state_roots,
             "not_replayed": self.not_replayed,
+            "sheets": self.sheets,
+            "measured": self.measured,
+            "seed": self.seed,
             "faults": [fault.to_json_object() for fault in self.faults],
+            "notes": [note.to_json_object() for note in self.notes],
         }
 
     def summary(self) -> str:
-        """The same for people, in two lines."""
+        """The same for people, in three lines."""
         counts = ", ".join(f"{len(self.of(kind))} {kind.value}" for kind in FaultClass if self.of(kind))
         ending = "closed" if self.closed else "still open"
         skipped = f", {len(self.not_replayed)} not replayed" if self.not_replayed else ""
+        again = f", {self.measured} of their rows measured again" if self.seed is not None else ""
         return (
             f"{f'faults: {counts}' if counts else 'ok'}; {self.rounds} rounds from round {self.first_round}{skipped}, "
             f"{self.accepted} submissions, {self.checkpoints} checkpoints remade; the run is {ending}\n"
+            f"{self.sheets} score files computed again{again}\n"
             f"state root {self.state_root}"
         )
 
@@ -144,6 +176,13 @@ class FaultLog:
             self._known.add(fault)
             self._report.faults.append(fault)
             self._tell(f"fault [{fault.kind.value}] {fault}")
+
+    def remark(self, round_: int | None, hotkey: str | None, said: str) -> None:
+        """What is no fault, and has to be said."""
+        note = Note(round_, hotkey, said)
+        if note not in self._report.notes:
+            self._report.notes.append(note)
+            self._tell(f"note: {note}")
 
     @contextmanager
     def noting(

@@ -69,6 +69,8 @@ class Standing:
             return
         with suppress(LedgerError):  # it may build on one that was lost; then the next line finds another spec
             tip = replace(tip, history=ledger.adopt_amendments(tip.history, record.amendments, record.round))
+        with suppress(LedgerError):  # whose stake stood behind disputes is the record's own word
+            tip = ledger.adopt_proofs(tip, record)
         known = ledger.spec_digest(tip.history.at(record.opening.round)) == record.opening.spec_digest
         self._doubtful = max(0, self._doubtful - 1) if known else MEMORY
         self._set(replace(tip, opening=record.opening))

@@ -203,6 +203,11 @@ class FaultyChain(Chain):
         await self._call("anchors", str(round_))
         return await self._chain.anchors(round_)
 
+    async def weights(self, hotkey: str) -> Mapping[int, int] | None:
+        """Look, by script."""
+        await self._call("weights", hotkey)
+        return await self._chain.weights(hotkey)
+
     async def register(self, identity: Identity) -> int:
         """Write, by script."""
         call = await self._call("register")

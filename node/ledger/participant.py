@@ -214,6 +214,8 @@ class Follower(Participant):
             bytes_down=self.context.meter.down,
         )
         self.note(done)
+        for public in sorted(applied.tip.silenced - tip.silenced):
+            self.note(events.Silenced(tip.round, validator=hotkey_of(public)))
 
     async def undo(self, round_: int) -> None:
         """Give θ the bits it had before the newest record; fit to be done twice, and θ moves once.

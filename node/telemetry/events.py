@@ -278,6 +278,32 @@ class Scored(RoundEvent):
 
 
 @_event
+class Disputed(RoundEvent):
+    """Found that another validator did not measure what it published of the round: `validator` and `peer`, by hotkey,
+    and `problem`, with both figures; whoever agrees signs the same."""
+
+    by = VALIDATOR
+    validator: str
+    peer: str
+    problem: str
+
+    def said(self) -> str:
+        """Whose, and what."""
+        return f"disputes the scores of {self.validator} for {self.peer}: {self.problem}"
+
+
+@_event
+class Silenced(RoundEvent):
+    """Stopped counting a validator's scores, because the record carries disputes of enough others: `validator`."""
+
+    validator: str
+
+    def said(self) -> str:
+        """Whose."""
+        return f"does not count the scores of {self.validator} any more: enough others dispute them"
+
+
+@_event
 class Weights(RoundEvent):
     """Set weights on the chain: `weights` uid → 1…65535."""
 

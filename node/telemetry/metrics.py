@@ -10,10 +10,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from muster.node.telemetry.facts import ACCEPTED, KINDS, Facts
-from muster.protocol.columns import columns_of
+from muster.protocol.columns import Kind, columns_of
 from muster.protocol.incentive.row import ScoreRow
 
-_MEASURES = [column for column in columns_of(ScoreRow) if column.name not in ("hotkey", "uid")]
+_MEASURES = [c for c in columns_of(ScoreRow) if c.kind not in (Kind.KEY, Kind.SLUG) and c.name != "uid"]
 """What is told of each peer: every column of a score row but the ones that say whose it is."""
 
 

@@ -148,6 +148,13 @@ class Chain(ABC):
             ChainError: not registered, no permit, an unknown uid, a weight out of range, or too soon.
         """
 
+    async def weights(self, hotkey: str) -> Mapping[int, int] | None:  # noqa: ARG002
+        """The weights that a hotkey set last, as far as its uids are still the same peers', uid → weight.
+
+        None where that cannot be seen: Bittensor may hold weights sealed, and shows them only some epochs later.
+        """
+        return None
+
     async def close(self) -> None:
         """Release connections and handles."""
         return

@@ -303,6 +303,12 @@ def _check_location(location: str) -> None:
         raise ChainError(f"the committed location has {size} bytes, over {MAX_LOCATION}; use a shorter prefix")
 
 
+def weights_of(state: ChainState, hotkey: str) -> dict[int, int]:
+    """The weights that a hotkey set last, uid → weight; none of one that is not registered."""
+    member = state.member(hotkey)
+    return dict(member.weights) if member else {}
+
+
 def _anchor_json(anchor: Anchor) -> dict[str, str | int]:
     sizes = {len(part) for part in (anchor.digest, anchor.seal) if part is not None}
     if not 0 <= anchor.round <= MAX_INTEGER or sizes != {DIGEST_BYTES}:

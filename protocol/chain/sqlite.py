@@ -9,13 +9,12 @@ transactions.
 from __future__ import annotations
 
 import asyncio
-import math
 import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 from muster.protocol.chain import rules
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
+from muster.protocol.chain.wall import Clock
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
 from muster.protocol.types import Anchor, Block, Origin
@@ -35,12 +35,6 @@ VERSION = 2
 
 BUSY_SECONDS = 30.0
 """How long a transaction waits for the others': thousands of times what one takes."""
-
-MIN_BLOCK_SECONDS = 0.001
-"""A shorter block would be over before a transaction in it is."""
-
-MIN_WAIT = 0.001
-"""Seconds that `next_block` sleeps at least, so that rounding at a block's edge cannot make it spin."""
 
 _SCHEMA = """
 CREATE TABLE genesis (
@@ -66,34 +60,6 @@ CREATE INDEX anchors_by_round ON anchors (round, block, idx);
 """
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """How wall time becomes heights: block n begins at `origin` + n·`block_seconds`, in unix seconds.
-
-    `height` is the highest that anybody has seen.
-    """
-
-    block_seconds: float
-    origin: float
-    height: int
-
-    def __post_init__(self) -> None:
-        if not MIN_BLOCK_SECONDS <= self.block_seconds < math.inf:
-            raise ChainError(f"a block must last at least {MIN_BLOCK_SECONDS} seconds")
-
-    def at(self, now: float) -> Clock:
-        """The clock at `now`. Heights never go back: if time did, blocks go on from the highest."""
-        height = math.floor((now - self.origin) / self.block_seconds)
-        if height >= self.height:
-            return Clock(self.block_seconds, self.origin, height)
-        return Clock(self.block_seconds, now - self.height * self.block_seconds, self.height)
-
-    def wait(self, number: int, now: float) -> float:
-        """Seconds to sleep before looking for block `number`: at most a block, as the clock may be set."""
-        remaining = self.origin + number * self.block_seconds - now
-        return max(MIN_WAIT, min(remaining, self.block_seconds))
 
 
 class SqliteChain(Chain):
@@ -177,10 +143,7 @@ class SqliteChain(Chain):
         """Everybody registered at the newest block, its epoch paid."""
 
         def read(connection: sqlite3.Connection, genesis: ChainGenesis) -> Snapshot:
-            height = self._tick(connection).height
-            with connection:
-                connection.execute("BEGIN")
-                state = _read_state(connection)
+            height, state = self._tick(connection).height, _state_now(connection)
             # Another process may have made a block since: the state's is then the newer height.
             return rules.snapshot(genesis, rules.reach(genesis, state, max(height, state.height)))
 
@@ -204,6 +167,10 @@ class SqliteChain(Chain):
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
         """Replace a validator's weights."""
         await self._submit(identity, SetWeights(tuple(sorted(weights.items()))))
+
+    async def weights(self, hotkey: str) -> dict[int, int]:
+        """The weights that a hotkey set last; none of one that is not registered."""
+        return await self._run(lambda connection, _: rules.weights_of(_state_now(connection), hotkey))
 
     async def close(self) -> None:
         """Close the connection, after the call that is using it; later calls raise `ChainError`."""
@@ -346,6 +313,12 @@ def read_genesis(connection: sqlite3.Connection, path: Path) -> ChainGenesis:
 def read_clock(connection: sqlite3.Connection) -> Clock:
     """The clock as the file has it."""
     return Clock(*_one(connection, "SELECT block_seconds, origin, height FROM clock"))
+
+
+def _state_now(connection: sqlite3.Connection) -> ChainState:
+    with connection:
+        connection.execute("BEGIN")
+        return _read_state(connection)
 
 
 def _read_state(connection: sqlite3.Connection) -> ChainState:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState
-from muster.protocol.chain.sqlite import Clock, SqliteChain, read_clock, read_genesis
+from muster.protocol.chain.sqlite import SqliteChain, read_clock, read_genesis
+from muster.protocol.chain.wall import Clock
 from muster.protocol.errors import ChainError, NotPermitted
 from muster.protocol.identity import Identity
 

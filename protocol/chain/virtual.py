@@ -114,6 +114,10 @@ class VirtualChain(Chain):
         """Replace a validator's weights."""
         self._submit(identity, SetWeights(tuple(sorted(weights.items()))))
 
+    async def weights(self, hotkey: str) -> dict[int, int]:
+        """The weights that a hotkey set last; none of one that is not registered."""
+        return rules.weights_of(self._state, hotkey)
+
     def advance(self, blocks: int = 1) -> None:
         """Add `blocks` ≥ 1 blocks and wake who waited for one of them, in the order participants joined."""
         assert blocks >= 1

@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from muster.protocol.columns import About, Slug
+from muster.protocol.columns import About
 from muster.protocol.incentive.rating import START_MU, START_SIGMA, Rating
 
-EVALUATED = Slug("evaluated")
-SCREENED = Slug("screened")
-FAILED = Slug("failed")
-ABSENT = Slug("absent")
-NOT_EVALUATED = Slug("not_evaluated")
-NO_REASON = Slug("")
+EVALUATED = "evaluated"
+SCREENED = "screened"
+FAILED = "failed"
+ABSENT = "absent"
+NOT_EVALUATED = "not_evaluated"
 OUTCOMES = frozenset({EVALUATED, SCREENED, FAILED, ABSENT, NOT_EVALUATED})
 """What a round can be for a peer (`score.Outcome`)."""
 
@@ -69,8 +68,8 @@ class ScoreRow(PeerState):
     unassigned_after: Annotated[float | None, About(11, "loss on other data after the step", "nat/token")] = None
     peer_score: Annotated[float, About(20, "PeerScore", title="score", low=0)]
     incentive: Annotated[float, About(21, "part of the pay", "share", title="weight", low=0, high=1)]
-    outcome: Annotated[Slug, About(30, "what the round was for it")] = NOT_EVALUATED
-    reason: Annotated[Slug, About(31, "why it failed")] = NO_REASON
+    outcome: Annotated[str, About(30, "what the round was for it", slug=True)] = NOT_EVALUATED
+    reason: Annotated[str, About(31, "why it failed", slug=True)] = ""
     windows: Annotated[int, About(32, "windows it declared")] = 0
     accepted: Annotated[bool, About(33, "whether its work was applied")] = False
     drawn: Annotated[bool, About(34, "whether it was drawn to be measured exactly")] = False
@@ -97,11 +96,23 @@ class ScoreRow(PeerState):
     copy: Annotated[float | None, About(51, "what it has in common with it, beside honest ones", low=0)] = None
 
     @property
-    def losses(self) -> tuple[float | None, ...]:
-        """What was measured: assigned before and after the step, unassigned before and after it."""
-        return self.assigned_before, self.assigned_after, self.unassigned_before, self.unassigned_after
+    def measurements(self) -> tuple[float | None, ...]:
+        """What an exact measurement gives: losses, assigned before and after the step, other before and after it; the
+        control's gains; four standard errors."""
+        return (
+            self.assigned_before,
+            self.assigned_after,
+            self.unassigned_before,
+            self.unassigned_after,
+            self.control_assigned,
+            self.control_unassigned,
+            self.assigned_spread,
+            self.unassigned_spread,
+            self.assigned_error,
+            self.unassigned_error,
+        )
 
     @property
     def measured(self) -> bool:
         """Whether the peer's work of this very round was measured exactly."""
-        return None not in self.losses
+        return None not in self.measurements

@@ -12,7 +12,6 @@ from typing import Any
 
 from blake3 import blake3
 
-from muster.protocol.columns import Slug
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.own_data import Control, Errors
 from muster.protocol.incentive.pay import incentives
@@ -20,7 +19,6 @@ from muster.protocol.incentive.row import (
     ABSENT,
     EVALUATED,
     FAILED,
-    NO_REASON,
     NOT_EVALUATED,
     SCREENED,
     PeerState,
@@ -88,18 +86,18 @@ def _row(judgement: Judgement, finding: Finding, measured: Mapping[str, Any], ui
     )
 
 
-def _said(outcome: Outcome) -> tuple[Slug, Slug]:
+def _said(outcome: Outcome) -> tuple[str, str]:
     match outcome:
         case Evaluated():
-            return EVALUATED, NO_REASON
+            return EVALUATED, ""
         case Screened():
-            return SCREENED, NO_REASON
+            return SCREENED, ""
         case Failed(reason):
-            return FAILED, Slug(reason)
+            return FAILED, reason
         case Absent():
-            return ABSENT, NO_REASON
+            return ABSENT, ""
         case NotEvaluated():
-            return NOT_EVALUATED, NO_REASON
+            return NOT_EVALUATED, ""
 
 
 def precedence(beacon: bytes, hotkey: str, states: Mapping[str, PeerState]) -> tuple[int, bytes]:

@@ -20,6 +20,7 @@ from muster.protocol.ledger.bundle import Opened, check_bundle, read_bundle
 from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
+from muster.protocol.rules.disputes import silenced_by
 from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
@@ -52,8 +53,9 @@ class Tip:
     """Where the ledger stands: the round that is open and everything its record will be judged by.
 
     `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
-    that changed θ, `past` is what the last records say about who was there, oldest first. A closed ledger has no open
-    round.
+    that changed θ, `past` is what the last records say about who was there, oldest first. `silenced` are the validators
+    whose scores do not count any more, `proofs` the disputes that made it so, in the order they were recorded. A closed
+    ledger has no open round.
     """
 
     history: SpecHistory
@@ -63,6 +65,8 @@ class Tip:
     outer_step: int
     past: tuple[Attendance, ...]
     closed: bool = False
+    proofs: tuple[bytes, ...] = ()
+    silenced: frozenset[bytes] = frozenset()
 
     @property
     def run_id(self) -> bytes:
@@ -93,6 +97,11 @@ class Tip:
     def leader_in_turn(self) -> bytes:
         """The public key of who closes the open round: in this release the turn never passes on."""
         return self.leader(turn=0)
+
+    @property
+    def validators(self) -> frozenset[bytes]:
+        """Whose scores may count, the silenced among them, by public key."""
+        return frozenset(public_of(hotkey) for hotkey in self.history.genesis.genesis.leaders)
 
     @property
     def score_rounds(self) -> range:
@@ -156,6 +165,18 @@ def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded
     return history
 
 
+def adopt_proofs(tip: Tip, record: Record) -> Tip:
+    """The tip with a record's proofs: whom they silence has no say from the next record on.
+
+    Raises:
+        LedgerError: one of them is not valid.
+    """
+    if not record.proofs:
+        return tip
+    silenced = silenced_by(record.proofs, tip.run_id, record.round, tip.validators, tip.silenced, record.scores)
+    return replace(tip, proofs=(*tip.proofs, *record.proofs), silenced=tip.silenced | silenced)
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """A verified record: what to apply (capped updates and their weights, in record order) and the tip after it.
@@ -191,7 +212,6 @@ def verify(
     """
     check_link(tip, record, root)
     check_seal(tip, record, *seal)
-    _check_proofs(record)
     admitted = _check_entries(record, admit)
     _check_scores(tip, record)
     _check_choice(tip, record)
@@ -209,10 +229,11 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     """The tip after a record that continues this ledger, without looking at θ or at submissions.
 
     Raises:
-        LedgerError: an amendment or the next opening breaks a rule.
+        LedgerError: an amendment, a proof or the next opening breaks a rule.
     """
     check_link(tip, record, None)
     history = adopt_amendments(tip.history, record.amendments, record.round)
+    tip = adopt_proofs(tip, record)
     past = remember(tip.past, record)
     opening = record.opening
     if opening is None:
@@ -280,16 +301,6 @@ def _in_time(tip: Tip, seal: Seal) -> bool:
     return early or seal.block.number >= opening.deadline
 
 
-def _check_proofs(record: Record) -> None:
-    """A record may carry proofs; no rule of this release takes one."""
-    for data in record.proofs:
-        try:
-            proof = wire.decode_proof(data, record.run_id)
-        except WireError as error:
-            raise LedgerError(f"a proof is not readable: {error}") from error
-        raise LedgerError(f"it carries a proof of kind {proof.kind}, and this release takes none")
-
-
 def _check_entries(record: Record, admit: Admit) -> dict[bytes, Signed]:
     """Every reason that can be recomputed from a head is; returns the admitted headers by peer."""
     admitted: dict[bytes, Signed] = {}
@@ -316,9 +327,10 @@ def _check_entries(record: Record, admit: Admit) -> dict[bytes, Signed]:
 def _check_scores(tip: Tip, record: Record) -> None:
     """The scores are of rounds that may steer this one, one file of a validator, with rows for possible peers only."""
     validators = [scores.validator for scores in record.scores]
-    allowed = {public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders}
-    if not wire.strictly_ascending(validators) or not allowed.issuperset(validators):
+    if not wire.strictly_ascending(validators) or not tip.validators.issuperset(validators):
         raise LedgerError("the scores are not by validators of the run, each once and in key order")
+    if tip.silenced.intersection(validators):
+        raise LedgerError("it uses scores of a validator that is silenced")
     most = tip.spec.data.slots + len(tip.remembered)
     for scores in record.scores:
         if scores.round not in tip.score_rounds:

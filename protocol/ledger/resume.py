@@ -6,11 +6,11 @@ the record before it, and both must be what the rules make of the tip.
 
 from __future__ import annotations
 
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.ledger.judge import Tip, next_opening
 from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.wire import Kind, Record
+from muster.protocol.wire import Kind, Record, decode_dispute
 from muster.protocol.wire.manifest import AmendmentInfo, Manifest, TipInfo
 
 ROUND, NULL = "r", "n"
@@ -23,7 +23,7 @@ def tip_info(tip: Tip) -> TipInfo:
     return TipInfo(
         amendments=tuple(AmendmentInfo(round=each.recorded_in, object=each.data.hex()) for each in tip.history.adopted),
         leaders=tip.spec.genesis.leaders,
-        proofs=(),
+        proofs=tuple(data.hex() for data in tip.proofs),
         past="".join(NULL if seen.null else ROUND for seen in tip.past),
         peers={peer.hex(): "".join(_mark(peer, seen) for seen in tip.past) for peer in peers},
     )
@@ -48,9 +48,10 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
         raise LedgerError("the checkpoint's tip remembers another record than the one before it")
     if opening != next_opening(history, manifest.round, past, opening.assign, opening.possess):
         raise LedgerError("the checkpoint's tip is not one that the record before it opens the round for")
-    tip = Tip(history, start.layout, opening, digest, step, past)
-    if manifest.tip.leaders != tip.spec.genesis.leaders or manifest.tip.proofs:
-        raise LedgerError("the checkpoint's tip has leaders or proofs that nothing before it gives")
+    proofs, silenced = _silenced(start, manifest)
+    tip = Tip(history, start.layout, opening, digest, step, past, proofs=proofs, silenced=silenced)
+    if manifest.tip.leaders != tip.spec.genesis.leaders:
+        raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
     return tip
 
 
@@ -58,6 +59,19 @@ def _mark(peer: bytes, seen: Attendance) -> str:
     if peer not in seen.present:
         return ABSENT
     return GOOD if peer in seen.accepted else FAILED if peer in seen.failed else OTHER
+
+
+def _silenced(start: Tip, manifest: Manifest) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
+    """The disputes that were recorded, and whom they silenced: signed as they must be. Whose stake stood behind them,
+    the records before that carried them say; here it is the pinned manifest's word."""
+    proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
+    try:
+        disputes = [decode_dispute(data, start.run_id)[0] for data in proofs]
+    except WireError as error:
+        raise LedgerError(f"the checkpoint's tip has a proof that is none: {error}") from error
+    if any(not {one.validator, one.signer} <= start.validators or one.round >= manifest.round for one in disputes):
+        raise LedgerError("the checkpoint's tip has disputes that nothing before it gives")
+    return proofs, frozenset(one.validator for one in disputes)
 
 
 def _history(start: Tip, manifest: Manifest) -> SpecHistory:

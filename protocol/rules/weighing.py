@@ -25,7 +25,7 @@ class Limits:
 
     Attributes:
         caps: the largest scale, fp32 values; infinite where there is none.
-        medians: norm and declared windows of the accepted update whose norm per √window is the lower median, float64
+        medians: norm and declared windows of the accepted update whose norm per window is the lower median, float64
             and a count; (inf, 1) where nobody brings anything.
         unmoved: the tensors that too few bring anything for, ascending: nobody moves them.
     """
@@ -66,7 +66,7 @@ def as_applied(update: SparseUpdate, windows: int, limits: Limits, outer: OuterS
     """An update of so many declared windows as the outer step would take it: with capped scales, and its clip weights.
 
     The weights, float32 (tensors,), are not divided by R whatever the rule: 0 for a tensor that is left alone, else
-    min(1, median norm · √(windows / the median's) / norm), 1 without `norm_clip`.
+    min(1, median norm · (windows / the median's) / norm), 1 without `norm_clip`.
     """
     taken = capped(update, limits.caps)
     clip = clip_of(norms_of(taken), windows, limits.medians) if outer.norm_clip else np.ones(len(limits.caps), "<f4")

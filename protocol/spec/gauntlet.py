@@ -39,8 +39,8 @@ class GauntletSpec(Section):
     mu_floor: Share = 0.1
     """At a μ up to this nothing is paid: whoever does not train on its own data averages 0.05 and less."""
     mu_full: Share = 0.25
-    """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a third
-    less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`)."""
+    """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a
+    third less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`)."""
     mu_warmup: Natural = 5
     """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
 

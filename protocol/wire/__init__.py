@@ -6,6 +6,7 @@ whole of it. Everything that is wrong with received bytes is a `WireError` with 
 
 from muster.protocol.errors import WireError
 from muster.protocol.wire.amendment import Amendment, decode_amendment, encode_amendment
+from muster.protocol.wire.dispute import MAX_DISPUTE_BYTES, Dispute, decode_dispute, encode_dispute
 from muster.protocol.wire.envelope import (
     MAX_BODY_BYTES,
     PREFIX_BYTES,
@@ -60,12 +61,14 @@ __all__ = [
     "KEY_BYTES",
     "MAX_AMENDMENTS",
     "MAX_BODY_BYTES",
+    "MAX_DISPUTE_BYTES",
     "MAX_HELLO_BYTES",
     "MAX_PROOFS",
     "MAX_SEALED",
     "PREFIXES",
     "PREFIX_BYTES",
     "Amendment",
+    "Dispute",
     "Entry",
     "Envelope",
     "Header",
@@ -85,6 +88,7 @@ __all__ = [
     "WireError",
     "body_digest",
     "decode_amendment",
+    "decode_dispute",
     "decode_head",
     "decode_hello",
     "decode_key",
@@ -96,6 +100,7 @@ __all__ = [
     "decode_submission",
     "digest_of",
     "encode_amendment",
+    "encode_dispute",
     "encode_head",
     "encode_hello",
     "encode_key",

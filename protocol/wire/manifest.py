@@ -20,7 +20,7 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 """Cap of a manifest: about 90 bytes for everybody who had an entry in the records that a tip remembers."""
 
 _MAX_OBJECT = 1024 + MAX_PATH + MAX_VALUE
-"""Bytes of an amendment at most, its frame included."""
+"""Bytes of an amendment or a proof at most, its frame included."""
 
 Hex32 = Annotated[str, Field(pattern=f"^{HEX32}$")]
 _Object = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * _MAX_OBJECT)]
@@ -49,15 +49,16 @@ class AmendmentInfo(_Part):
 class TipInfo(_Part):
     """What of a tip no single record says; the rest is in the record before the checkpoint.
 
-    `amendments` are all that were recorded, in order; `leaders` the list in force; `proofs` those that count. `past`
-    has a letter for each record remembered, oldest first: `r` or, for a null record, `n`. `peers` has a letter for each
-    of these for everybody (public key, hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the
-    payload's class, `a` another entry, `-` none.
+    `amendments` are all that were recorded, in order; `leaders` the list in force; `proofs` all disputes that were
+    recorded, in order, each as it stands there (hexadecimal). `past` has a letter for each record remembered, oldest
+    first: `r` or, for a null record, `n`. `peers` has a letter for each of these for everybody (public key,
+    hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the payload's class, `a` another entry,
+    `-` none.
     """
 
     amendments: tuple[AmendmentInfo, ...]
     leaders: tuple[str, ...]
-    proofs: tuple[str, ...]
+    proofs: tuple[_Object, ...]
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]
 

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from muster.protocol.columns import SLUG_BYTES, Column, Kind, Row, Slug, columns_of, misfit
+from muster.protocol.columns import SLUG_BYTES, Column, Kind, Row, columns_of, misfit
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity, hotkey_of, public_of
-from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.row import EVALUATED, OUTCOMES, SCREENED, ScoreRow
 from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.record import ScoresUsed, UsedScore
 from muster.protocol.wire.seal import chunks, strictly_ascending
@@ -103,8 +103,11 @@ def _fault(file: ScoreFile) -> tuple[str, str] | None:
     for row in file.rows:
         if wrong := misfit(row):
             return "scores_range", f"{row.hotkey}: {wrong}"
-        if len({loss is None for loss in row.losses}) > 1:
-            return "scores_losses", f"{row.hotkey}: some of its losses are there, and others are not"
+        if row.outcome not in OUTCOMES:
+            return "scores_range", f"{row.hotkey}: {row.outcome!r} is no outcome"
+        lacking = row.screened is None if row.outcome == SCREENED else row.outcome == EVALUATED and not row.measured
+        if lacking or len({number is None for number in row.measurements}) > 1:
+            return "scores_losses", f"{row.hotkey}: not all is there that its outcome is made of"
     if not strictly_ascending([public_of(row.hotkey) for row in file.rows]):
         return "scores_order", "the rows are not in key order, each peer once"
     return None
@@ -180,7 +183,7 @@ def _value(column: Column, part: Any) -> Any:
     if column.kind is Kind.KEY:
         return hotkey_of(part)
     if column.kind is Kind.SLUG:
-        return Slug(part.rstrip(b"\0").decode("latin-1"))
+        return part.rstrip(b"\0").decode("latin-1")
     return _flag(part) if column.kind is Kind.FLAG else part
 
 

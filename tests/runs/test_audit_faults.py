@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -176,12 +176,23 @@ def test_a_lost_checkpoint_is_a_fault_of_its_own(case: Case) -> None:
     assert report.state_roots == case.run.state_roots[:2] + case.run.state_roots[6:]
 
 
-def test_a_record_that_breaks_a_rule_is_named_and_so_is_the_one_that_does_not_follow_it(case: Case) -> None:
-    record = case.ledger.record(3)
-    with case.led(replace(record, weights=record.weights * 2)) as chain:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda r: replace(r, weights=r.weights * 2), "the weights are not what the accepted submissions give"),
+        (
+            lambda r: replace(r, unmoved=(0,)),
+            "the tensors it leaves alone are not what the accepted submissions give",
+        ),
+    ],
+)
+def test_a_record_that_breaks_a_rule_is_named_and_so_is_the_one_that_does_not_follow_it(
+    case: Case, change: Callable[[Record], Record], problem: str
+) -> None:
+    with case.led(change(case.ledger.record(3))) as chain:
         report = case.audit(chain)
     assert [(fault.round, fault.problem) for fault in report.faults if fault.kind is FaultClass.LEDGER] == [
-        (3, "the weights are not what the accepted submissions give"),
+        (3, problem),
         (4, "its parent is another record"),
     ]
     assert report.not_replayed == [3, 4, 5]
@@ -298,7 +309,7 @@ class TestScores:
             tip = await genesis(case.stage.run.history, chain)
             evidence, faults = Evidence(tip, chain, case.run.buckets), FaultLog(report, lambda _line: None)
             await evidence.look(first)
-            await ScoreFiles(evidence, case.run.buckets, faults).check_used(record, bytes(32), tip.remembered)
+            await ScoreFiles(evidence, case.run.buckets, report, faults).check_used(record, bytes(32), tip.remembered)
 
         asyncio.run(check())
         return report.faults

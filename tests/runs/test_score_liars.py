@@ -17,7 +17,7 @@ from muster.protocol.errors import ScoresFault
 from muster.protocol.identity import Identity, hotkey_of, public_of
 from muster.protocol.wire import ScoreFile, encode_scores, max_scores_bytes
 from muster.testnet.roster import Roster
-from muster.validator.gauntlet import validator
+from muster.validator.gauntlet import scoring
 
 ROUNDS = 5
 MINERS = 2
@@ -66,7 +66,7 @@ def lied(nano: Stage, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], Sim
         def encode(file: ScoreFile, identity: Identity) -> bytes:
             return encode_scores(change(file), identity)
 
-        monkeypatch.setattr(validator, "encode_scores", encode)
+        monkeypatch.setattr(scoring, "encode_scores", encode)
         return play(nano, ROUNDS, makers=lambda _: counting_miner)
 
     return lie
@@ -98,8 +98,8 @@ def test_invented_peers_have_no_row_in_any_record(
     assert {row.public for scores in used for row in scores.rows} <= known
     assert record_sizes(run) == record_sizes(honest)
     assert run.state_roots == honest.state_roots
-    assert run.chain.height == honest.chain.height
-    assert audit_faults(nano, run) == []
+    assert run.chain.height <= honest.chain.height + 1, "its own looking for them is not waited for"
+    assert set(audit_faults(nano, run)) == {(FaultClass.SCORES, round_) for round_ in range(ROUNDS)}
 
 
 def test_a_file_beyond_the_cap_is_no_file(

@@ -16,6 +16,7 @@ from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty, Event, KeySettled, Phase, RoundState, ScoresIn, SubmissionSeen
 from muster.protocol.types import Block
+from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.recording import Recording
 from muster.validator.aggregator.sealing import Sealing
@@ -45,6 +46,7 @@ class Aggregator(Follower):
         self._rounds = rounds
         self._spool = spool
         self._steering = Steering(context)
+        self._disputes = Disputes(context)
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
@@ -59,8 +61,9 @@ class Aggregator(Follower):
 
     def begin(self, errands: Errands) -> None:
         """The round begins with nothing taken in."""
+        steering, disputes = self._steering, self._disputes
         self._round = _Open(
-            Leading(self.context, self._tip, self.replica, errands, self._steering, self.closing, self._spool)
+            Leading(self.context, self._tip, self.replica, errands, steering, disputes, self.closing, self._spool)
         )
 
     @property

@@ -25,6 +25,7 @@ class Decision:
     possess: Beacon
     checkpoint: bytes = NO_CHECKPOINT
     amendments: tuple[bytes, ...] = ()
+    proofs: tuple[bytes, ...] = ()
     closing: bool = False
 
 
@@ -60,7 +61,7 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
         bundle_bytes=work.bundle_bytes,
         checkpoint=decision.checkpoint,
         amendments=decision.amendments,
-        proofs=(),
+        proofs=decision.proofs,
         opening=None,
     )
     if decision.closing:

@@ -13,6 +13,7 @@ from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.types import Block
 from muster.protocol.wire import ScoresUsed
+from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.intake import Intake
 from muster.validator.aggregator.steering import Steering
 
@@ -30,6 +31,7 @@ class Leading:
         replica: Replica,
         errands: Errands,
         steering: Steering,
+        disputes: Disputes,
         closing: bool,
         spool: Path | None,
     ) -> None:
@@ -43,6 +45,7 @@ class Leading:
         self.intake = Intake(facts, Submissions(tip, offload, spool), errands, offload)
         self._errands = errands
         self._steering = steering
+        self._disputes = disputes
 
     async def look(self, snapshot: Snapshot, head: Block) -> list[bytes]:
         """Before the seal: the peers whose head is known since the last look.
@@ -68,11 +71,16 @@ class Leading:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
+        self._disputes.look(self.tip, self._errands)
         return await self._steering.look(self.tip, self.score_rounds, snapshot, self._errands, head)
 
     def scores(self, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
         """The scores that steer the round, as far as they are in."""
         return () if self.closing else self._steering.used(self.tip, snapshot)
+
+    def proofs(self, scores: tuple[ScoresUsed, ...]) -> tuple[bytes, ...]:
+        """The disputes that a record with these scores carries, as far as they are in."""
+        return () if self.closing else self._disputes.carried(self.tip, scores)
 
     def order(self, snapshot: Snapshot) -> tuple[bytes, ...]:
         """Who has the first claim to a seat, by who holds its slot and what is known of the scores now."""

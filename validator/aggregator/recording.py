@@ -139,6 +139,7 @@ class Recording:
             possess=await draw(chain, POSSESS, tip.round + 1, head.number),
             checkpoint=await self._checkpoint(),
             amendments=await self._amendments(),
+            proofs=leading.proofs(scores),
             closing=leading.closing,
         )
         record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))

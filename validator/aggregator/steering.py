@@ -73,7 +73,8 @@ class Steering:
     def _stores(self, tip: Tip, snapshot: Snapshot) -> dict[str, Store]:
         """The buckets of the validators that count."""
         peers = snapshot.by_hotkey()
-        allowed = (peers[hotkey] for hotkey in tip.spec.genesis.leaders if hotkey in peers and peers[hotkey].permit)
+        heard = (hotkey for hotkey in tip.spec.genesis.leaders if public_of(hotkey) not in tip.silenced)
+        allowed = (peers[hotkey] for hotkey in heard if hotkey in peers and peers[hotkey].permit)
         found = ((peer.hotkey, self._context.directory.store(peer)) for peer in allowed)
         return {hotkey: store for hotkey, store in found if store is not None}
 

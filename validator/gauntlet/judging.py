@@ -6,25 +6,27 @@ Pure but for θ, which it is given on the round's own θ whenever it goes on, pi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import PeerState, ScoreRow
-from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened, gate
+from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened
 from muster.protocol.incentive.sheet import comes_first, judge_round, rows_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.rules.assignment import assigned, share, unassigned
 from muster.protocol.rules.sampling import sample
-from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.protocol.rules.weighing import as_applied, limits_of
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.evaluation import Candidate, Measured, RoundEvaluation, assigned_sample
 from muster.validator.gauntlet.first_order import drawn_exact, first_order
-from muster.validator.gauntlet.overlap import Overlap, overlaps
+from muster.validator.gauntlet.overlap import Overlap, overlaps, proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,38 @@ def sent(update: SparseUpdate) -> SparseUpdate:
     return replace(update, scale_limit=None)
 
 
+def candidates_of(
+    tip: Tip, works: Sequence[Work], accepted: Collection[bytes], beacon: bytes, text: TextReader
+) -> list[Candidate]:
+    """A round's submissions as it applies them, each with the windows that a validator's `beacon` draws of its data.
+
+    `accepted` are the peers with a seat, whose works are among these.
+    """
+    seated = [work for work in works if work.signed.header.public in accepted]
+    spec = tip.spec
+    limits = limits_of([work.update for work in seated], [work.signed.header.windows for work in seated], spec.outer)
+    found = []
+    for work in works:
+        header = work.signed.header
+        update, weights = as_applied(work.update, header.windows, limits, spec.outer)
+        declared = assigned(tip.opening.assign.value, header.uid, spec.data, header.windows)
+        windows = assigned_sample(beacon, header.public, declared, spec.gauntlet.eval_windows)
+        found.append(Candidate(work.hotkey, update, weights, text.windows(windows), header.public in accepted))
+    return found
+
+
+def common_windows(tip: Tip, beacon: bytes, text: TextReader) -> Tensor:
+    """The windows that are nobody's which a validator's `beacon` draws, int64 (n, window + 1)."""
+    data = tip.spec.data
+    positions = sample(beacon, b"unassigned", share(data), tip.spec.gauntlet.eval_windows)
+    return text.windows(unassigned(tip.opening.assign.value, data, positions))
+
+
+def measuring_scale(tip: Tip, outer_step: int) -> float:
+    """c·α of the open round, whose θ has taken so many outer steps."""
+    return tip.spec.gauntlet.step_scale * tip.spec.outer.alpha_at(outer_step)
+
+
 class Judging:
     """Measures a case's submissions, and judges."""
 
@@ -98,15 +132,15 @@ class Judging:
         spec = case.tip.spec.gauntlet
         updates = {work.hotkey: work.update for work in case.works}
         seated = {work.hotkey for work in case.works if work.signed.header.public in self._accepted}
-        proven = {one for one in seated if one in case.states and gate(case.states[one], spec) > 0.0}
-        self._overlaps = overlaps(case.beacon, updates, case.before, proven, case.states, spec)
-        candidates = self._candidates(case.beacon, limits_of(*self._of_accepted(), case.tip.spec.outer))
+        honest = proven(seated, case.states, spec)
+        self._overlaps = overlaps(case.beacon, updates, case.before, honest, case.states, spec)
+        candidates = candidates_of(case.tip, case.works, self._accepted, case.beacon, self._text)
         yield
-        scale = spec.step_scale * case.tip.spec.outer.alpha_at(replica.outer_step)
-        positions = sample(case.beacon, b"unassigned", share(case.tip.spec.data), spec.eval_windows)
-        common = self._text.windows(unassigned(case.tip.opening.assign.value, case.tip.spec.data, positions))
+        scale = measuring_scale(case.tip, replica.outer_step)
+        common = common_windows(case.tip, case.beacon, self._text)
         if len(candidates) > spec.exact_peers:
-            self._screened = first_order(replica, candidates, common, scale)
+            scores = first_order(replica, candidates, common, scale)
+            self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
             self.forwards += 1
             yield
         self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec.exact_peers)
@@ -114,26 +148,18 @@ class Judging:
         self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
         yield from self._evaluation.pieces()
 
-    def _of_accepted(self) -> tuple[list[SparseUpdate], list[int]]:
-        works = [work for work in self._case.works if work.signed.header.public in self._accepted]
-        return [work.update for work in works], [work.signed.header.windows for work in works]
-
-    def _candidates(self, beacon: bytes, limits: Limits) -> list[Candidate]:
-        spec, opening = self._case.tip.spec, self._case.tip.opening
-        found = []
-        for work in self._case.works:
-            header = work.signed.header
-            update, weights = as_applied(work.update, header.windows, limits, spec.outer)
-            declared = assigned(opening.assign.value, header.uid, spec.data, header.windows)
-            windows = assigned_sample(beacon, header.public, declared, spec.gauntlet.eval_windows)
-            accepted = header.public in self._accepted
-            found.append(Candidate(work.hotkey, update, weights, self._text.windows(windows), accepted))
-        return found
+    def measured_works(self) -> list[Work]:
+        """The works that were applied or measured exactly, accepted ones in record order first."""
+        found = self._evaluation.found if self._evaluation else {}
+        seated = self._accepted
+        return [work for work in self._case.works if work.hotkey in found or work.signed.header.public in seated]
 
     def judge(self, uids: Mapping[str, int]) -> tuple[ScoreRow, ...]:
         """The score rows of the round, of peers that have a slot, by what has been measured until now."""
         case = self._case
-        findings = {hotkey: self._finding(hotkey) for hotkey in {*case.outcomes, *case.declared, *case.states}}
+        # Nothing is found of who has no slot: without a row of it, what others get would not follow from the rows.
+        known = {*case.outcomes, *case.declared, *case.states} & uids.keys()
+        findings = {hotkey: self._finding(hotkey) for hotkey in known}
         states = {hotkey: state for hotkey, state in case.states.items() if hotkey in uids}
         judged = judge_round(states, findings, case.tip.spec)
         measured = {hotkey: self._columns(hotkey) for hotkey in findings}
@@ -165,7 +191,7 @@ class Judging:
         if found is not None:
             return found.outcome() if isinstance(found, Measured) else found
         score = self._screened.get(hotkey)
-        return Screened(score) if score is not None and math.isfinite(score) else NotEvaluated()
+        return Screened(score) if score is not None else NotEvaluated()
 
     def _columns(self, hotkey: str) -> dict[str, Any]:
         found = self._evaluation.found.get(hotkey) if self._evaluation else None

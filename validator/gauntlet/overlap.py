@@ -16,7 +16,7 @@ import numpy.typing as npt
 from muster.kernels import SparseUpdate
 from muster.kernels.grid import TILE
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import exceeds
+from muster.protocol.incentive.score import exceeds, gate
 from muster.protocol.incentive.sheet import precedence
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import GauntletSpec
@@ -58,18 +58,18 @@ def overlaps(
     beacon: bytes,
     now: Mapping[str, SparseUpdate],
     before: Mapping[str, SparseUpdate],
-    proven: Collection[str],
+    honest: Collection[str],
     states: Mapping[str, PeerState],
     spec: GauntletSpec,
 ) -> dict[str, Overlap]:
     """Compare the updates of a round with each other, and with those of the round before, all of one grid.
 
-    `beacon` draws the tiles and settles who of several clones was first. X    """
+    `beacon` draws the tiles and settles who of several clones was first. X"""
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
     same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
-    return compared(beacon, same, past, proven, states, spec)
+    return compared(beacon, same, past, honest, states, spec)
 
 
 Shares = Mapping[str, Mapping[str, float]]
@@ -80,12 +80,12 @@ def compared(
     beacon: bytes,
     same: Shares,
     past: Shares,
-    proven: Collection[str],
+    honest: Collection[str],
     states: Mapping[str, PeerState],
     spec: GauntletSpec,
 ) -> dict[str, Overlap]:
     """What `overlaps` makes of the shares of each peer with the round's others and with the earlier updates."""
-    usual, usual_past = _unit(same, proven, spec.clone_ratio), _unit(past, proven, spec.copy_ratio)
+    usual, usual_past = _unit(same, honest, spec.clone_ratio), _unit(past, honest, spec.copy_ratio)
     found = {}
     for hotkey in same:
         beyond = [other for other, share in same[hotkey].items() if exceeds(share / usual, spec.clone_ratio)]
@@ -101,7 +101,7 @@ def compared(
     return found
 
 
-def _unit(shares: Shares, proven: Collection[str], limit: float) -> float:
+def _unit(shares: Shares, honest: Collection[str], limit: float) -> float:
     """What two honest peers have in common: the lower median of all pairs of proven ones.
 
     Of those alone, because whoever lists entries at random has little in common with anybody, and many such keys would
@@ -110,12 +110,17 @@ def _unit(shares: Shares, proven: Collection[str], limit: float) -> float:
     nothing to go by, and only what is half way to identical is taken for a copy.
     """
     pairs = sorted(
-        share for one, row in shares.items() if one in proven for other, share in row.items() if other in proven
+        share for one, row in shares.items() if one in honest for other, share in row.items() if other in honest
     )
     usual = pairs[(len(pairs) - 1) // 2] if len(pairs) >= _PAIRS else None
     most = (1.0 + (_EARLY if usual is None else usual)) / 2.0
     bound = most / limit if limit else most
     return bound if usual is None else max(min(usual, bound), _LEAST)
+
+
+def proven(accepted: Collection[str], states: Mapping[str, PeerState], spec: GauntletSpec) -> frozenset[str]:
+    """The accepted peers that the own-data test lets through by the rounds before."""
+    return frozenset(one for one in accepted if one in states and gate(states[one], spec) > 0.0)
 
 
 def drawn_tiles(beacon: bytes, tiles: int) -> Entries:

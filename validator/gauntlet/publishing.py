@@ -35,30 +35,28 @@ class Publishing:
         hotkey = self._context.identity.hotkey
         return decode_scores(committed.file, self._run_id, hotkey, committed.round)[0]
 
-    async def publish(self, tip: Tip) -> None:
-        """Store the newest file and set its weights, as far as that is not done; fit to be called again.
+    async def publish(self, committed: Committed, tip: Tip, weights: bool = True) -> None:
+        """Store the file and set its weights (unless those of a later round follow), as far as that is not done.
 
         Storing is given up when the scores steer nothing any more and a round's time is over: the leader has by then
         used what there was.
 
         Raises:
             ChainError: the chain does not say what block it is at.
-            StorageError: the score store cannot be read or written.
+            StorageError: the score store cannot be written.
         """
         offload, faults = self._context.offload, self._context.faults
-        committed = await offload(self._store.newest)
-        if committed is None:
-            return
         if committed.stage < Stage.PUBLISHED:
             stored = await self._put(committed, tip)
-            await offload(lambda: self._store.reached(committed.round, Stage.PUBLISHED))
+            await offload(lambda: self._store.reached(committed.record, Stage.PUBLISHED))
             if stored:
                 self._context.journal.note(events.Scored(committed.round, peers=self.read(committed).rows))
         if committed.stage < Stage.DONE:
-            faults.trip("score.before_weights")
-            await self._set_weights(committed)
+            if weights:
+                faults.trip("score.before_weights")
+                await self._set_weights(committed)
             faults.trip("score.before_done")
-            await offload(lambda: self._store.reached(committed.round, Stage.DONE))
+            await offload(lambda: self._store.reached(committed.record, Stage.DONE))
 
     async def _put(self, committed: Committed, tip: Tip) -> bool:
         chain, failing_since = self._context.chain, None

@@ -1,8 +1,9 @@
-"""A validator that dies must come back with the standings it had: the score store keeps the newest round's file.
+"""A validator that dies must come back with the standings it had: the score store keeps the files of the last rounds.
 
-What a round comes to (ratings, shares, weights) is one signed score file, and it is written here, whole or not at all,
-before anybody sees it. From then on nothing of the round is computed again: what is left to do, publishing the file and
-setting the weights, is done from these bytes, by this life of the process or by a later one.
+What a record comes to (ratings, shares, weights) is one signed score file, and it is written here, whole or not at all,
+before anybody sees it. From then on nothing of it is computed again: what is left to do, publishing the file and
+setting the weights, is done from these bytes, by this life of the process or by a later one. Files go by the digests of
+their records, so that where a record is taken back its sibling's standings follow from the round before.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A round that has been judged for good: the digest of its record, its score file as it is signed."""
+    """A record that has been judged: its round, its digest, the score file as it is signed, and how far that is."""
 
     round: int
     record: bytes
@@ -37,8 +38,12 @@ class Committed:
     stage: Stage
 
 
+KEPT = 16
+"""Rounds whose files are kept: far more than may be taken back."""
+
+
 class ScoreStore:
-    """The newest judged round.
+    """The judged records of the last rounds.
 
     Every call opens the file anew and waits for the disk, so it may be used from any thread, but not on an
     event loop. What `commit` has returned from survives the death of the process or of the machine.
@@ -59,42 +64,51 @@ class ScoreStore:
             db.execute("BEGIN IMMEDIATE")
             if not found:
                 db.execute(
-                    "CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, record BLOB NOT NULL, "
+                    "CREATE TABLE files (round INTEGER NOT NULL, record BLOB PRIMARY KEY, "
                     "file BLOB NOT NULL, stage INTEGER NOT NULL) STRICT"
                 )
                 db.execute(f"PRAGMA user_version = {_FORMAT}")
             db.execute("COMMIT")
 
-    def newest(self) -> Committed | None:
-        """The newest round committed, None in a new store."""
+    def find(self, record: bytes) -> Committed | None:
+        """What was said of the record with this digest, None where nothing was."""
         with self._open() as db:
-            return _newest(db)
+            return _one(db, "WHERE record = ?", record)
+
+    def newest(self, before: int) -> Committed | None:
+        """What was said last of a round before this one."""
+        with self._open() as db:
+            return _one(db, "WHERE round < ? ORDER BY round DESC, rowid DESC LIMIT 1", before)
+
+    def unfinished(self) -> list[Committed]:
+        """What was committed and is not done with, oldest first."""
+        with self._open() as db:
+            rows = db.execute(f"{_SELECT} WHERE stage < ? ORDER BY round, rowid", (Stage.DONE,)).fetchall()
+        return [_committed(row) for row in rows]
 
     def commit(self, round_: int, record: bytes, file: bytes) -> Committed:
-        """Write a round's file, once; the same again changes nothing. What it replaces is of an earlier round.
+        """Write what is said of a record, once; the same again changes nothing.
 
         Raises:
-            LedgerError: the round is committed with another file, or a later one is committed already.
-            StorageError: the store could not be written; nothing of the round was.
+            LedgerError: something else has been said of it.
+            StorageError: the store could not be written; nothing of it was.
         """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
-            known = _newest(db)
-            if known is not None and known.round == round_ and (known.record, known.file) == (record, file):
+            known = _one(db, "WHERE record = ?", record)
+            if known is not None:
+                if known.file != file:
+                    raise LedgerError(f"another file of round {round_} is in the score store {self._path}")
                 return known
-            if known is not None and known.round == round_:
-                raise LedgerError(f"round {round_} is in the score store {self._path} with another file")
-            if known is not None and known.round > round_:
-                raise LedgerError(f"round {round_} cannot follow round {known.round} in the score store {self._path}")
-            db.execute("DELETE FROM rounds")
-            db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (round_, record, file, Stage.COMMITTED))
+            db.execute("INSERT INTO files VALUES (?, ?, ?, ?)", (round_, record, file, Stage.COMMITTED))
+            db.execute("DELETE FROM files WHERE round <= ?", (round_ - KEPT,))
             db.execute("COMMIT")
             return Committed(round_, record, file, Stage.COMMITTED)
 
-    def reached(self, round_: int, stage: Stage) -> None:
-        """The newest round has come so far."""
+    def reached(self, record: bytes, stage: Stage) -> None:
+        """The file of a record has come so far."""
         with self._open() as db:
-            db.execute("UPDATE rounds SET stage = max(stage, ?) WHERE round = ?", (stage, round_))
+            db.execute("UPDATE files SET stage = max(stage, ?) WHERE record = ?", (stage, record))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -109,6 +123,13 @@ class ScoreStore:
             raise LedgerError(f"the score store {self._path} is damaged or not a score store: {error}") from error
 
 
-def _newest(db: sqlite3.Connection) -> Committed | None:
-    row = db.execute("SELECT round, record, file, stage FROM rounds ORDER BY round DESC LIMIT 1").fetchone()
-    return None if row is None else Committed(row[0], row[1], row[2], Stage(row[3]))
+_SELECT = "SELECT round, record, file, stage FROM files"
+
+
+def _one(db: sqlite3.Connection, which: str, value: bytes | int) -> Committed | None:
+    row = db.execute(f"{_SELECT} {which}", (value,)).fetchone()
+    return None if row is None else _committed(row)
+
+
+def _committed(row: tuple[int, bytes, bytes, int]) -> Committed:
+    return Committed(row[0], row[1], row[2], Stage(row[3]))

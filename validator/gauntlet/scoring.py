@@ -1,8 +1,9 @@
 """Rounds are scored beside the run: measuring, publishing and setting weights hold up nobody's θ.
 
-A round is measured on the θ it was made from, to which the replica is taken back between two rounds' steps; it is
-committed to the score store once its record is final, and published from there. One round after the other, each in a
-task of its own, so that a record that is taken back takes its round's scoring with it.
+A round is measured on the θ it was made from, to which the replica is taken back between two rounds' steps; what it
+comes to is committed to the score store in one step, and published from there. One round after the other, each in a
+task of its own, so that a record that is taken back takes its scoring with it. Standings follow from those after the
+parent of a record, so what was said of a record that is taken back counts for nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -30,11 +31,12 @@ from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_scores_bytes
+from muster.validator.gauntlet.checking import Checking, Scored
 from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Case, Judging, sent
 from muster.validator.gauntlet.publishing import Publishing, recorded
-from muster.validator.gauntlet.score_store import Committed, ScoreStore
+from muster.validator.gauntlet.score_store import Committed, ScoreStore, Stage
 from muster.validator.gauntlet.works import look_through
 
 log = logging.getLogger(__name__)
@@ -59,8 +61,6 @@ class Job:
     step: Step
     heldout: float
     before: Mapping[str, SparseUpdate] | None
-    final: asyncio.Event = field(default_factory=asyncio.Event)
-    dropped: bool = False
     task: asyncio.Task[None] | None = None
 
     @property
@@ -78,14 +78,16 @@ class Scoring:
         self._text = text
         self._store = store
         self._spool = spool
+        self._checking = Checking(context, theta, text)
         self._jobs: deque[Job] = deque()
         self._news = asyncio.Event()
         self._ended = False
 
     @property
     def oldest(self) -> int | None:
-        """The oldest round that is not scored yet: its θ is still needed."""
-        return self._jobs[0].round if self._jobs else None
+        """The oldest round whose θ is still needed: of those that are not scored yet, or looked at in others' files."""
+        rounds = [self._jobs[0].round] if self._jobs else []
+        return min([*rounds, *([] if self._checking.oldest is None else [self._checking.oldest])], default=None)
 
     def add(self, job: Job) -> None:
         """A record has been applied."""
@@ -95,17 +97,10 @@ class Scoring:
     def drop(self, round_: int) -> None:
         """The record of a round is taken back, and what was to be said of it with it."""
         for job in [job for job in self._jobs if job.round == round_]:
-            job.dropped = True
             if job.task is None:
                 self._jobs.remove(job)
             else:
                 job.task.cancel()
-
-    def finalise(self, round_: int) -> None:
-        """The records of a round and of all before it are final."""
-        for job in self._jobs:
-            if job.round <= round_:
-                job.final.set()
 
     def end(self) -> None:
         """No round follows those there are."""
@@ -115,7 +110,8 @@ class Scoring:
     async def run(self, tip: Tip) -> None:
         """Score round after round until there are no more; first, finish what an earlier life had committed."""
         publishing = Publishing(self._context, tip.run_id, self._store)
-        await self._surely(lambda: publishing.publish(tip), tip)
+        for committed in await self._surely(lambda: self._context.offload(self._store.unfinished), tip):
+            await self._publish(publishing, committed, tip)
         while not self._ended or self._jobs:
             self._news.clear()
             if not self._jobs:
@@ -140,38 +136,63 @@ class Scoring:
             except ChainError:
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def _publish(self, publishing: Publishing, committed: Committed, tip: Tip) -> None:
+        async def publish() -> None:
+            # As far as an earlier try, or an earlier life, has come.
+            known = await self._context.offload(lambda: self._store.find(committed.record))
+            await publishing.publish(known or committed, tip, weights=len(self._jobs) < 2)
+
+        await self._surely(publish, tip)
+
     async def _score(self, job: Job, publishing: Publishing) -> None:
-        tip = job.step.before
-        newest = await self._surely(lambda: self._context.offload(self._store.newest), tip)
-        if newest is not None and newest.round >= job.round:
-            return
-        if not math.isfinite(job.heldout):
-            problem = "the loss of θ is not finite, and no loss after a step can be compared with it"
-            log.error("the scores of round %d are not published: %s", job.round, problem)
-            self._context.journal.note(events.Unpublished(job.round, problem=problem))
-            return
-        said = await self._surely(lambda: self._said_before(job), tip)
-        if said is None:
-            states = await self._surely(lambda: self._states(job, newest, publishing), tip)
-            judging = await self._measured(job, states)
-            await job.final.wait()
-            said = await self._surely(lambda: self._file(job, judging), tip)
-        else:
-            await job.final.wait()
-        file = said
+        tip, context, record = job.step.before, self._context, job.step.applied.digest
+        judging: Judging | None = None
+        committed = await self._surely(lambda: context.offload(lambda: self._store.find(record)), tip)
+        if committed is None:
+            # What a life whose store is lost has published may have been used, and stands.
+            file = await self._surely(lambda: self._own_file(tip, job.round, record), tip)
+            if file is None:
+                if not math.isfinite(job.heldout):
+                    self._unpublished(job)
+                    return
+                states = await self._surely(lambda: self._states(tip, publishing), tip)
+                judging = found = await self._measured(job, states)
+                file = await self._surely(lambda: self._file(job, found), tip)
+            made = file
 
-        async def commit() -> None:
-            self._context.faults.trip("score.before_commit")
-            await self._context.offload(lambda: self._store.commit(job.round, job.step.applied.digest, file))
+            async def commit() -> Committed:
+                context.faults.trip("score.before_commit")
+                return await context.offload(lambda: self._store.commit(job.round, record, made))
 
-        await self._surely(commit, tip)
-        await self._surely(lambda: publishing.publish(tip), tip)
+            committed = await self._surely(commit, tip)
+        await self._publish(publishing, committed, tip)
+        if judging is not None:
+            await self._check(job, judging, committed.file)
 
-    async def _said_before(self, job: Job) -> bytes | None:
-        """What a life whose store is lost has published of the round: it may have been used, and stands."""
-        return await self._own_file(job.step.before, job.round, job.step.applied.digest)
+    async def _check(self, job: Job, judging: Judging, data: bytes) -> None:
+        """Look at what others said of this round, and of the one before."""
+        tip, applied = job.step.before, job.step.applied
+        beacon = await self._surely(lambda: self._evaluation_beacon(job), tip)
+        rows = decode_scores(data, tip.run_id, self._context.identity.hotkey, job.round)[0].rows
+        works = judging.measured_works()
+        await self._checking.look(Scored(tip, applied, beacon, works, {row.hotkey: row for row in rows}))
+
+    async def _evaluation_beacon(self, job: Job) -> bytes:
+        """What all validators' own beacons of a round are made of.
+
+        Raises:
+            ChainError: the chain does not say, or has not reached its block.
+        """
+        at = job.step.applied.sealed.number + job.step.before.spec.clock.evaluate
+        return await self._context.chain.beacon(EVALUATE, job.round, at)
+
+    def _unpublished(self, job: Job) -> None:
+        problem = "the loss of θ is not finite, and no loss after a step can be compared with it"
+        log.error("the scores of round %d are not published: %s", job.round, problem)
+        self._context.journal.note(events.Unpublished(job.round, problem=problem))
 
     async def _own_file(self, tip: Tip, round_: int, record: bytes) -> bytes | None:
+        """What this validator has published of a record of a round."""
         name = paths.scores(tip.run_id, round_, record)
         try:
             data = await self._context.bucket.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
@@ -183,17 +204,21 @@ class Scoring:
             return None
         return data if file.record == record else None
 
-    async def _states(self, job: Job, newest: Committed | None, publishing: Publishing) -> dict[str, PeerState]:
-        """The standings after the round before: from the score store, or from what was published of it.
+    async def _states(self, tip: Tip, publishing: Publishing) -> dict[str, PeerState]:
+        """The standings after the record before: as committed, or as published by a life whose store is lost.
 
-        Where there is neither, those of the newest round there is.
+        Where nothing was said of it, those of the newest round before.
         """
-        tip = job.step.before
-        rows = publishing.read(newest).rows if newest is not None else ()
-        if tip.round and (newest is None or newest.round < tip.round - 1):
+        if not tip.round:
+            return {}
+        committed = await self._context.offload(lambda: self._store.find(tip.parent))
+        if committed is None:
             data = await self._own_file(tip, tip.round - 1, tip.parent)
             if data is not None:
-                rows = decode_scores(data, tip.run_id, self._context.identity.hotkey, tip.round - 1)[0].rows
+                committed = Committed(tip.round - 1, tip.parent, data, Stage.DONE)
+        if committed is None:
+            committed = await self._context.offload(lambda: self._store.newest(tip.round - 1))
+        rows = () if committed is None else publishing.read(committed).rows
         return {row.hotkey: state_of(row) for row in rows}
 
     async def _measured(self, job: Job, states: Mapping[str, PeerState]) -> Judging:
@@ -235,7 +260,7 @@ class Scoring:
         head = await chain.head()
         while not await late():
             if head.number >= at:
-                return own_beacon(await chain.beacon(EVALUATE, job.round, at), self._context.identity.public)
+                return own_beacon(await self._evaluation_beacon(job), self._context.identity.public)
             head = await chain.next_block(head.number)
         return None
 

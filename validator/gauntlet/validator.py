@@ -95,10 +95,9 @@ class Validator(Follower):
                 self._handed, self._heldout = None, None
 
     async def finalise(self, round_: int) -> None:
-        """What is final is scored for good; after the closing record nothing follows."""
+        """Let go of undo logs that the scoring does not need either; after the closing record there is no round."""
         await super().finalise(round_)
         self._final = max(self._final, round_)
-        self._scoring.finalise(round_)
         if self._tip.closed and not self._steps:
             self._scoring.end()
 

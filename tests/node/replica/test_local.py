@@ -74,11 +74,14 @@ def test_other_records_change_nothing(kind: Kind) -> None:
     assert (held.root(), held.outer_step) == (before, 0)
 
 
+ONES = np.ones((1, len(layout().shapes)), np.float32)
+
+
 @pytest.mark.parametrize("scale", [0.2, 1.0, 1e30])
 def test_a_perturbation_is_taken_back_to_the_bit(scale: float) -> None:
     held = replica()
     before = bits(held)
-    with held.perturbed(update(), scale):
+    with held.moved([update()], ONES, scale):
         assert bits(held) != before
     assert bits(held) == before
 
@@ -86,9 +89,17 @@ def test_a_perturbation_is_taken_back_to_the_bit(scale: float) -> None:
 def test_a_perturbation_is_taken_back_when_the_evaluation_fails() -> None:
     held = replica()
     before = bits(held)
-    with pytest.raises(RuntimeError, match="out of memory"), held.perturbed(update(), 0.2):
+    with pytest.raises(RuntimeError, match="out of memory"), held.moved([update()], ONES, 0.2):
         raise RuntimeError("out of memory")
     assert bits(held) == before
+
+
+def test_several_updates_move_it_by_their_weighted_sum() -> None:
+    held, expected = replica(), copied(replica())
+    weights = np.stack([ONES[0] * np.float32(0.25), ONES[0] * np.float32(0.75)])
+    aggregate_(expected, [update(1), update(2)], weights, 0.2, "mean")
+    with held.moved([update(1), update(2)], weights, 0.2):
+        assert all(torch.equal(one, other) for one, other in zip(copied(held), expected, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, EVAL_BATCH, EVAL_BATCH + 3])
@@ -96,8 +107,10 @@ def test_loss_is_the_mean_over_windows_of_theta_as_it_is(count: int) -> None:
     held, text = replica(), windows(count)
     alone = [held.loss(text[i : i + 1]) for i in range(count)]
     assert held.loss(text) == pytest.approx(sum(alone) / count, abs=1e-6)
+    assert held.losses(text).tolist() == pytest.approx(alone, abs=1e-6)
+    assert held.losses(text).dtype == np.float64
     before = held.loss(text)
-    with held.perturbed(update(), 1.0):
+    with held.moved([update()], ONES, 1.0):
         assert held.loss(text) != before
     assert held.loss(text) == before
 

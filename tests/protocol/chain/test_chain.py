@@ -11,8 +11,9 @@ import pytest
 
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.chain.sqlite import Clock, SqliteChain
+from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.chain.wall import Clock
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
 from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Origin

@@ -29,8 +29,16 @@ def test_openskill_vectors_of_five_fresh_players() -> None:
     }
     assert list(rated) == list(expected)
     for hotkey, (mu, sigma) in expected.items():
-        assert rated[hotkey].mu == pytest.approx(mu, abs=5e-11)
-        assert rated[hotkey].sigma == pytest.approx(sigma, abs=5e-11)
+        assert rated[hotkey].mu == pytest.approx(mu, abs=2**-30)
+        assert rated[hotkey].sigma == pytest.approx(sigma, abs=2**-30)
+
+
+@given(some_scores)
+def test_ratings_are_multiples_of_their_unit(scores: dict[str, float]) -> None:
+    for rating in rate({}, scores, BETA, TAU).values():
+        if len(scores) > 1:
+            assert (rating.mu * 2**30).is_integer()
+            assert (rating.sigma * 2**30).is_integer()
 
 
 def test_a_newcomer_has_ordinal_zero() -> None:

@@ -158,10 +158,10 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     "scores twice": (lambda c: changed(c, scores=(scores(), scores())), "each once and in key order"),
     "scores of the wrong round": (lambda c: changed(c, scores=(scores(),)), "scores of round 0 cannot steer"),
     "unreadable amendment": (lambda c: changed(c, amendments=(b"x",)), "an amendment is not readable"),
-    "unreadable proof": (lambda c: changed(c, proofs=(b"x",)), "a proof is not readable"),
+    "unreadable proof": (lambda c: changed(c, proofs=(b"x",)), "a proof is not one that this release takes"),
     "proof": (
         lambda c: changed(c, proofs=(wire.encode_proof(LEAD, c.tip.run_id, 0, 1, (b"seal", b"seal"), "two seals"),)),
-        "it carries a proof of kind 1, and this release takes none",
+        "a proof is not one that this release takes: proof_kind",
     ),
 }
 

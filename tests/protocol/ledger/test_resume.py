@@ -85,8 +85,8 @@ LIES: dict[str, tuple[Manifest, str]] = {
     "amendments in another order": (changed(amendments=TRUE.amendments[::-1]), "number 1 is due"),
     "an amendment of an earlier record": (changed(amendments=(FIRST, SECOND | {"round": 0})), "order of the records"),
     "an amendment of the open round": (changed(amendments=(FIRST, SECOND | {"round": 6})), "order of the records"),
-    "other leaders": (changed(leaders=(identity("bob").hotkey,)), "leaders or proofs"),
-    "a proof": (changed(proofs=("00",)), "leaders or proofs"),
+    "other leaders": (changed(leaders=(identity("bob").hotkey,)), "leaders that nothing"),
+    "a proof that is none": (changed(proofs=("00",)), "a proof that is none"),
     "nobody remembered": (changed(past="", peers={}), "remembers another record"),
     "another past": (changed(past="r" * len(TRUE.past)), "remembers another record"),
     "everybody always good": (

@@ -18,9 +18,11 @@ from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
-from muster.node.telemetry.events import Applied, Recorded
+from muster.node.ledger.reader import Fetched
+from muster.node.telemetry import events
 from muster.protocol import paths, wire
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.ledger import Applied
 from muster.protocol.ledger import round as machine
 from muster.protocol.ledger.round import (
     Duty,
@@ -35,6 +37,7 @@ from muster.protocol.ledger.round import (
     check_invariants,
 )
 from muster.protocol.spec.layout import layout_of
+from muster.validator.aggregator.aggregator import Aggregator
 
 ROUNDS = 2
 MIN_BLOCKS, DEADLINE, REVEAL, GRACE, SCORE_WAIT = 3, 8, 8, 3, 4
@@ -184,7 +187,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
 def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:
     """What is wrong with a run that ended."""
     assert len(run.state_roots) == ROUNDS
-    accepted = [len(event.accepted) for event in run.events(LEADER, Applied)[:ROUNDS]]
+    accepted = [len(event.accepted) for event in run.events(LEADER, events.Applied)[:ROUNDS]]
     if not any(accepted):
         return NOBODY
     if accepted != [2] * ROUNDS and not scenario.missing:
@@ -197,7 +200,7 @@ def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:
 def scores_used(run: SimulatedRun) -> list[int]:
     """The rounds of the scores that steered round 1."""
     run_id, bucket = run.spec.run_id(), run.buckets.bucket("mem:operator-0")
-    stands = run.events(LEADER, Recorded)[1].record
+    stands = run.events(LEADER, events.Recorded)[1].record
     data = asyncio.run(bucket.get(paths.record(run_id, 1, bytes.fromhex(stands)), max_bytes=2**20))
     return [
         scores.round for scores in wire.decode_record(data, run_id, len(layout_of(run.spec.model).shapes))[0].scores
@@ -336,7 +339,7 @@ def forgets(before: RoundState, event: Event, right: RoundState) -> RoundState:
 @pytest.mark.parametrize(
     ("spoil", "scenario"),
     [
-        (closes_unapplied, SCORES_COME_LATER),
+        (closes_unapplied, HONEST),
         (goes_back, KEY_COMES_LATER),
         (applies_nothing, HONEST),
         (forgets, HONEST),
@@ -349,7 +352,27 @@ def test_every_simulated_run_checks_the_invariants(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     takes(spoil)(monkeypatch)
+    refuse_once(monkeypatch)
     assert play(scenario) == BROKEN
+
+
+def refuse_once(patch: pytest.MonkeyPatch) -> None:
+    """The first record that the leader applies cannot be applied at first."""
+    apply, refused = Aggregator.apply, False
+
+    async def applying(self: Aggregator, applied: Applied, fetched: Fetched | None) -> None:
+        nonlocal refused
+        if not refused:
+            refused = True
+            raise StorageError("the disk is full")
+        await apply(self, applied, fetched)
+
+    patch.setattr(Aggregator, "apply", applying)
+
+
+def test_a_record_that_cannot_be_applied_at_first_is_applied_later(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_once(monkeypatch)
+    assert play(HONEST) == RIGHT
 
 
 A = b"a" * 32

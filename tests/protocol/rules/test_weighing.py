@@ -143,15 +143,15 @@ def test_half_of_the_accepted_cannot_stop_a_tensor_with_zero_scales() -> None:
 
 
 def test_half_of_the_seats_with_less_work_do_not_clip_the_others() -> None:
-    """A quarter of the work has about half the norm: declared, it gives the measure that the whole work gives."""
+    """Half of the work has about half the norm: declared, it gives the measure that the whole work gives."""
     weak, full = [update(salt) for salt in (1, 2, 3)], [louder(update(salt), 1) for salt in (1, 2, 3)]
     spec = outer(scale_cap=0.0)
-    declared = weigh([*weak, *full], [1] * 3 + [4] * 3, spec).weights[:, EMBEDDING]
+    declared = weigh([*weak, *full], [2] * 3 + [4] * 3, spec).weights[:, EMBEDDING]
     hidden = weigh([*weak, *full], [4] * 6, spec).weights[:, EMBEDDING]
     assert (declared[:3] == declared[3:]).all()
     assert (hidden[3:] <= 0.5).any()
     assert (declared[3:] > hidden[3:]).all()
-    honest, cut = moved([*weak, *full], [1] * 3 + [4] * 3), moved([*weak, *full], [4] * 6)
+    honest, cut = moved([*weak, *full], [2] * 3 + [4] * 3), moved([*weak, *full], [4] * 6)
     assert honest[EMBEDDING].sum() > cut[EMBEDDING].sum()
 
 

@@ -33,7 +33,11 @@ from muster.protocol.wire.tlv import OPTIONAL, Fields, write_fields
 
 RUN = hash32("run")
 VALIDATOR = identity("validator")
-UNMEASURED = dict.fromkeys(("assigned_before", "assigned_after", "unassigned_before", "unassigned_after"))
+UNMEASURED: dict[str, Any] = {
+    "assigned_before": None, "assigned_after": None, "unassigned_before": None, "unassigned_after": None,
+    "control_assigned": None, "control_unassigned": None, "assigned_spread": None, "unassigned_spread": None,
+    "assigned_error": None, "unassigned_error": None, "outcome": "not_evaluated",
+}  # fmt: skip
 FILE = score_file(VALIDATOR, RUN, 5, score_row("alice"), score_row("bob", positive=False, **UNMEASURED))
 DATA = encode_scores(FILE, VALIDATOR)
 TAGS = {c.name: c.about.tag | (OPTIONAL if c.about.later else 0) for c in columns_of(ScoreRow)}
@@ -53,8 +57,10 @@ def files(draw: st.DrawFn) -> ScoreFile:
 
 
 def whole(row: ScoreRow) -> ScoreRow:
-    """The row with all of its losses or none."""
-    return row if row.measured else replace(row, **UNMEASURED)
+    """The row with all of its measurements or none, and an outcome that they give."""
+    if row.measured:
+        return replace(row, outcome="evaluated")
+    return replace(row, **UNMEASURED) if row.screened is None else replace(row, **UNMEASURED | {"outcome": "screened"})
 
 
 @given(files())
@@ -127,6 +133,11 @@ NEVER = [
     never("scores_range", "rating_sigma", values("d", 8.0, -8.0)),
     *(never("scores_range", "peer_score", values("d", score, 1.0)) for score in (-0.5, math.inf, math.nan)),
     *(never("scores_range", "incentive", values("d", share, 0.0)) for share in (-0.5, 1.5, math.nan)),
+    never("scores_range", "outcome", values("32s", b"evaluated", b"promoted")),
+    never("scores_range", "outcome", values("32s", b"evaluated", b"not_\0evaluated")),
+    never("scores_range", "reason", values("32s", b"Clone", b"")),
+    never("scores_losses", "outcome", values("32s", b"evaluated", b"evaluated")),
+    never("scores_losses", "outcome", values("32s", b"screened", b"not_evaluated")),
     never("scores_range", "last_score", b"\1\0" + values("d", math.nan)),
     never("scores_flag", "positive", b"\1\2"),
     never("scores_flag", "assigned_before", values("B", 2, 0)),

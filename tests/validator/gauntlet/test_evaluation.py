@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from blake3 import blake3
@@ -15,13 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.kernels import SparseUpdate
+from muster.protocol.incentive.own_data import Control, Errors
 from muster.protocol.incentive.score import Evaluated, Failed, NotEvaluated
+from muster.protocol.reasons import LOSS_NOT_FINITE, NO_ASSIGNED_WINDOWS
 from muster.validator.gauntlet.evaluation import (
-    LOSS_NOT_FINITE,
-    NO_ASSIGNED_WINDOWS,
     Candidate,
+    Evaluation,
+    Losses,
     LossPair,
     Measured,
+    RoundEvaluation,
+    Row,
     assigned_sample,
     evaluate,
     own_beacon,
@@ -41,22 +46,22 @@ class Step:
 
 @dataclass
 class Parabola:
-    """A replica whose θ is one number, with loss (θ − token)² averaged over the windows' first tokens."""
+    """A replica whose θ is one number, with loss (θ − token)² of a window's first token."""
 
     theta: float = 0.0
     calls: list[tuple[float, int]] = field(default_factory=list)
 
-    def loss(self, windows: torch.Tensor) -> float:
+    def losses(self, windows: torch.Tensor) -> Losses:
         tokens = [int(token) for token in windows[:, 0]]
         self.calls.append((self.theta, len(tokens)))
-        if POISON in tokens and self.theta != 0:
-            return math.inf
-        return sum((self.theta - token) ** 2 for token in tokens) / len(tokens)
+        return np.array([math.inf if t == POISON and self.theta != 0 else (self.theta - t) ** 2 for t in tokens])
 
     @contextmanager
-    def perturbed(self, update: SparseUpdate, scale: float) -> Iterator[None]:
+    def moved(self, updates: Sequence[SparseUpdate], weights: Row, scale: float) -> Iterator[None]:
         saved = self.theta
-        self.theta -= scale * cast(Step, update).delta
+        self.theta -= scale * sum(
+            float(w) * cast(Step, one).delta for one, w in zip(updates, weights[:, 0], strict=True)
+        )
         try:
             yield
         finally:
@@ -67,27 +72,60 @@ def windows(*tokens: int) -> torch.Tensor:
     return torch.tensor(tokens, dtype=torch.int64).reshape(-1, 1).expand(-1, 3)
 
 
-def candidate(hotkey: str, delta: float, *tokens: int) -> Candidate:
-    return Candidate(hotkey, cast(SparseUpdate, Step(delta)), windows(*tokens))
+def candidate(hotkey: str, delta: float, *tokens: int, weight: float = 1.0, accepted: bool = False) -> Candidate:
+    weights = np.array([weight], np.float32)
+    return Candidate(hotkey, cast(SparseUpdate, Step(delta)), weights, windows(*tokens), accepted)
 
 
-def test_four_losses_of_each_candidate() -> None:
+def measured(found: Evaluation) -> Measured:
+    assert isinstance(found, Measured)
+    return found
+
+
+def test_losses_of_each_candidate_and_their_errors() -> None:
     """θ = 0 moves to 0.5 (half of Δ = −1): towards windows at 4, away from windows at −2."""
-    found = evaluate(Parabola(), [candidate("a", -1.0, 4, 4), candidate("b", -1.0, -2)], windows(2, 4), 0.5)
+    found = evaluate(Parabola(), [candidate("a", -1.0, 4, 6), candidate("b", -1.0, -2)], windows(2, 4), 0.5)
     other = LossPair(10.0, 7.25)
     assert found == {
-        "a": Measured(LossPair(16.0, 12.25), other),
-        "b": Measured(LossPair(4.0, 6.25), other),
+        "a": Measured(LossPair(26.0, 21.25), other, Control(), Errors(1.0, 1.0), Errors(1.0, 1.0)),
+        "b": Measured(LossPair(4.0, 6.25), other, Control(), Errors(0.0, 1.0), Errors(0.0, 1.0)),
     }
-    assert cast(Measured, found["a"]).outcome() == Evaluated(3.75, 2.75)
-    assert cast(Measured, found["b"]).outcome() == Evaluated(-2.25, 2.75)
+    assert measured(found["a"]).outcome() == Evaluated(4.75, 2.75, Control(), Errors(1.0, 1.0))
 
 
-def test_the_loss_before_on_unassigned_data_is_computed_once() -> None:
+def test_an_update_is_measured_as_it_is_applied() -> None:
+    (found,) = evaluate(Parabola(), [candidate("a", -2.0, 4, weight=0.5)], windows(2), 0.5).values()
+    assert measured(found).assigned == LossPair(16.0, 12.25)
+
+
+def test_the_control_of_a_few_is_the_mean_of_the_others() -> None:
+    """a moves θ to 1, and b, who is all of its control, to 2."""
+    offered = [candidate("a", -1.0, 4, 6, accepted=True), candidate("b", -2.0, 4, 6, accepted=True)]
+    found = measured(evaluate(Parabola(), offered, windows(4, 10), 1.0)["a"])
+    assert found.control == Control(assigned=16.0, unassigned=24.0)
+    assert (found.assigned.score, found.unassigned.score) == (9.0, 13.0)
+    assert found.spreads == Errors(2.0, 6.0)
+    b = 13 / 24
+    assert found.errors.assigned == pytest.approx(abs(2 - b * 4))
+    assert found.errors.unassigned == pytest.approx(abs(6 - b * 12))
+    assert found.columns()["control_unassigned"] == 24.0
+
+
+def test_from_five_accepted_on_all_share_one_control() -> None:
+    offered = [candidate(name, -1.0, 4, accepted=name != "e") for name in "abcdef"]
+    found = evaluate(Parabola(), offered, windows(4), 1.0)
+    assert {measured(one).control for one in found.values()} == {Control(7.0, 7.0)}
+
+
+@pytest.mark.parametrize(("accepted", "forwards"), [(0, 3 * 6 + 1), (4, 5 * 6 + 1), (6, 4 * 6 + 2)])
+def test_what_it_costs(accepted: int, forwards: int) -> None:
     replica = Parabola()
-    evaluate(replica, [candidate("a", -1.0, 4), candidate("b", -2.0, 4)], windows(1, 2, 3), 0.5)
-    assert replica.calls == [(0.0, 3), (0.0, 1), (0.5, 1), (0.5, 3), (0.0, 1), (1.0, 1), (1.0, 3)]
-    assert replica.theta == 0.0
+    offered = [candidate(name, -1.0, 4, accepted=i < accepted) for i, name in enumerate("abcdef")]
+    evaluation = RoundEvaluation(replica, offered, offered[:accepted], windows(1, 2), 0.5)
+    for _ in evaluation.pieces():
+        assert replica.theta == 0.0, "each piece leaves θ as it was"
+    assert evaluation.forwards == len(replica.calls) == forwards
+    assert sum(theta == 0.0 for theta, _ in replica.calls) == 1 + 6, "what is the same for all is measured once"
 
 
 @given(st.permutations(["a", "b", "c", "d"]), st.floats(0, 1))
@@ -101,7 +139,7 @@ def test_order_of_the_candidates_changes_nothing(order: list[str], scale: float)
 
 def test_no_step_no_score() -> None:
     (found,) = evaluate(Parabola(0.7), [candidate("a", -1.0, 4)], windows(1), 0.0).values()
-    assert cast(Measured, found).outcome() == Evaluated(0.0, 0.0)
+    assert measured(found).outcome() == Evaluated(0.0, 0.0, Control(), Errors(0.0, 0.0))
 
 
 @pytest.mark.parametrize(("own", "other"), [((POISON,), (1,)), ((1,), (POISON,)), ((POISON,), (POISON,))])
@@ -110,6 +148,13 @@ def test_a_step_that_breaks_the_loss_fails(own: tuple[int, ...], other: tuple[in
     found = evaluate(Parabola(), offered, windows(*other), 0.5)
     assert found["bad"] == Failed(LOSS_NOT_FINITE)
     assert isinstance(found["still"], Measured)
+
+
+def test_a_control_that_breaks_the_loss_is_none() -> None:
+    offered = [candidate("bad", -1.0, 1, accepted=True), candidate("good", -1.0, POISON)]
+    replica = Parabola()
+    found = evaluate(replica, [*offered[:1], candidate("good", 0.0, POISON)], windows(1), 0.5)
+    assert measured(found["good"]).control == Control()
 
 
 def test_a_loss_broken_before_the_step_is_nobody_s_fault() -> None:

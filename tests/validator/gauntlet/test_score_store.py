@@ -8,24 +8,14 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from score_rows import rows_of
 
-from muster.protocol.columns import About, columns_of
 from muster.protocol.errors import LedgerError, StorageError
-from muster.protocol.incentive.row import PeerState
-from muster.validator.gauntlet.score_store import ScoreStore, schema
+from muster.validator.gauntlet.score_store import KEPT, Committed, ScoreStore, Stage
 
-standings = st.lists(rows_of(PeerState), max_size=4).map(lambda some: {state.hotkey: state for state in some})
-
-ONE = {"b": PeerState("b", mu=0.1, last_score=1 / 3, positive=True), "a": PeerState("a")}
-TWO = {**ONE, "a": PeerState("a", mu=-0.05, rating_mu=24.0, rating_sigma=8.0, evaluated=1)}
+A, B = b"a" * 32, b"b" * 32
 
 
 @pytest.fixture
@@ -34,82 +24,69 @@ def store(tmp_path: Path) -> ScoreStore:
 
 
 def test_a_new_store_is_empty(store: ScoreStore) -> None:
-    assert store.newest_round() is None
-    with pytest.raises(LedgerError, match="no standings of round 0"):
-        store.states(0)
+    assert (store.find(A), store.newest(9), store.unfinished()) == (None, None, [])
 
 
-def test_rounds_come_back_as_they_were(store: ScoreStore, tmp_path: Path) -> None:
-    store.commit(0, ONE)
-    store.commit(5, TWO)
+def test_files_come_back_as_they_were(store: ScoreStore, tmp_path: Path) -> None:
+    assert store.commit(0, A, b"one") == Committed(0, A, b"one", Stage.COMMITTED)
+    store.commit(5, B, b"two")
     again = ScoreStore(tmp_path / "scores.sqlite")
-    assert again.newest_round() == 5
-    assert again.states(0) == ONE
-    assert again.states(5) == TWO
-    assert list(again.states(5)) == ["a", "b"]
-    assert type(again.states(0)["b"].positive) is bool
+    assert again.find(A) == Committed(0, A, b"one", Stage.COMMITTED)
+    assert again.newest(6) == again.find(B) == Committed(5, B, b"two", Stage.COMMITTED)
+    assert again.newest(5) == again.find(A)
+    assert again.newest(0) is None
 
 
-def test_a_round_without_peers_is_a_round(store: ScoreStore) -> None:
-    store.commit(0, {})
-    store.commit(0, {})
-    assert store.newest_round() == 0
-    assert store.states(0) == {}
-    with pytest.raises(LedgerError, match="other standings"):
-        store.commit(0, ONE)
+def test_a_record_is_judged_once(store: ScoreStore) -> None:
+    store.commit(3, A, b"one")
+    store.reached(A, Stage.PUBLISHED)
+    assert store.commit(3, A, b"one").stage is Stage.PUBLISHED
+    with pytest.raises(LedgerError, match="another file of round 3"):
+        store.commit(3, A, b"two")
+    assert store.find(A) == Committed(3, A, b"one", Stage.PUBLISHED)
 
 
-def test_the_same_round_twice_must_be_the_same(store: ScoreStore) -> None:
-    store.commit(3, ONE)
-    store.commit(3, dict(reversed(ONE.items())))
-    for other in (TWO, {}, {"a": ONE["a"]}):
-        with pytest.raises(LedgerError, match="other standings"):
-            store.commit(3, other)
-    assert store.states(3) == ONE
+def test_siblings_stand_beside_each_other(store: ScoreStore) -> None:
+    store.commit(3, A, b"one")
+    store.commit(3, B, b"two")
+    assert [one.record for one in store.unfinished()] == [A, B]
+    assert store.newest(4) == store.find(B), "the one that was judged last"
 
 
-def test_an_older_round_that_is_known_may_be_repeated(store: ScoreStore) -> None:
-    store.commit(3, ONE)
-    store.commit(4, TWO)
-    store.commit(3, ONE)
-    assert store.newest_round() == 4
+def test_stages_only_go_on(store: ScoreStore) -> None:
+    store.commit(0, A, b"one")
+    store.reached(A, Stage.DONE)
+    store.reached(A, Stage.PUBLISHED)
+    assert store.find(A) == Committed(0, A, b"one", Stage.DONE)
+    assert store.unfinished() == []
 
 
-def test_what_lies_before_the_newest_round_is_closed(store: ScoreStore) -> None:
-    store.commit(3, ONE)
-    with pytest.raises(LedgerError, match="round 2 cannot follow round 3"):
-        store.commit(2, ONE)
-    assert store.newest_round() == 3
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
-@given(first=standings, second=standings)
-def test_every_value_survives(
-    tmp_path_factory: pytest.TempPathFactory, first: dict[str, PeerState], second: dict[str, PeerState]
-) -> None:
-    store = ScoreStore(tmp_path_factory.mktemp("store") / "b")
-    store.commit(0, first)
-    store.commit(1, second)
-    store.commit(0, first)
-    assert store.states(0) == first
-    assert store.states(1) == second
+def test_old_rounds_are_let_go_of(store: ScoreStore) -> None:
+    for round_ in range(KEPT + 2):
+        store.commit(round_, bytes([round_]) * 32, b"file")
+    assert store.find(bytes([1]) * 32) is None
+    assert store.find(bytes([2]) * 32) is not None
 
 
 CHILD = """
-import os, signal, sys
+import os, signal, sqlite3, sys
 from pathlib import Path
 from muster.validator.gauntlet.score_store import ScoreStore
-from muster.protocol.incentive.row import PeerState
-
-class Dying(dict):
-    def __getitem__(self, hotkey):
-        if hotkey == "z":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(hotkey)
 
 store = ScoreStore(Path(sys.argv[1]))
-store.commit(0, {"a": PeerState("a", mu=0.05)})
-store.commit(1, Dying({h: PeerState(h, mu=0.1) for h in [*(f"a{i}" for i in range(5000)), "z"]}))
+store.commit(0, b"a" * 32, b"one")
+
+connect = sqlite3.connect
+
+class Connection(sqlite3.Connection):
+    def execute(self, statement, *rest):
+        found = super().execute(statement, *rest)
+        if statement.startswith("INSERT"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+sqlite3.connect = lambda *args, **how: connect(*args, factory=Connection, **how)
+store.commit(1, b"b" * 32, b"two")
 """
 
 
@@ -119,77 +96,26 @@ def test_killed_in_the_middle_of_a_commit(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", CHILD, str(path)], env=environment, timeout=600, check=False)
     assert child.returncode == -signal.SIGKILL
     store = ScoreStore(path)
-    assert store.newest_round() == 0
-    assert store.states(0) == {"a": PeerState("a", mu=0.05)}
-    store.commit(1, ONE)
-    assert store.states(1) == ONE
+    assert store.newest(9) == Committed(0, A, b"one", Stage.COMMITTED)
+    assert store.commit(1, B, b"another").file == b"another"
 
 
-def test_any_thread_may_use_it(store: ScoreStore) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: store.commit(0, ONE), range(8)))
-    assert store.states(0) == ONE
+def test_many_threads_may_ask(store: ScoreStore) -> None:
+    store.commit(0, A, b"one")
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: store.find(A), range(32))) == {store.find(A)}
 
 
-def test_a_file_that_is_no_score_store_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "scores.sqlite"
-    path.write_bytes(b"not a database, and longer than the header of one" * 40)
-    with pytest.raises(LedgerError, match=r"scores\.sqlite is damaged or not a score store"):
-        ScoreStore(path)
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "old.sqlite") as db:
+        db.execute("PRAGMA user_version = 2")
+    with pytest.raises(LedgerError, match="has format 2; this release reads format 3"):
+        ScoreStore(tmp_path / "old.sqlite")
+    (tmp_path / "text").write_text("not a database, but long enough to look at " * 40)
+    with pytest.raises(LedgerError, match="damaged or not a score store"):
+        ScoreStore(tmp_path / "text")
 
 
-@pytest.mark.parametrize("other", [1, 3])
-def test_another_format_is_refused(other: int, tmp_path: Path) -> None:
-    path = tmp_path / "scores.sqlite"
-    ScoreStore(path)
-    db = sqlite3.connect(path)
-    db.execute(f"PRAGMA user_version = {other}")
-    db.close()
-    with pytest.raises(LedgerError, match=f"has format {other}"):
-        ScoreStore(path)
-
-
-def test_a_standing_that_cannot_be_is_not_gone_on_from(store: ScoreStore, tmp_path: Path) -> None:
-    store.commit(0, ONE)
-    with sqlite3.connect(tmp_path / "scores.sqlite") as db:
-        db.execute("UPDATE states SET mu = 2.0 WHERE hotkey = 'b'")
-    db.close()
-    with pytest.raises(LedgerError, match=r"is damaged: a PeerState cannot be: mu is 2\.0"):
-        store.states(0)
-
-
-def test_opening_again_changes_nothing(store: ScoreStore, tmp_path: Path) -> None:
-    store.commit(0, ONE)
-    before = (tmp_path / "scores.sqlite").read_bytes()
-    ScoreStore(tmp_path / "scores.sqlite")
-    assert (tmp_path / "scores.sqlite").read_bytes() == before
-
-
-@dataclass(frozen=True)
-class LaterState(PeerState):
-    """A standing as a later release may have it."""
-
-    streak: Annotated[int | None, About(30, "good rounds in a row", later=True)] = None
-
-
-def test_a_column_that_came_later_is_added_to_an_older_file(store: ScoreStore, tmp_path: Path) -> None:
-    """Standings of before have no value in it, and an older release reads them as it did."""
-    store.commit(0, ONE)
-    columns = columns_of(LaterState)
-    with sqlite3.connect(tmp_path / "scores.sqlite") as db:
-        there = {name for _, name, *_ in db.execute("PRAGMA table_info(states)")}
-        assert schema(columns_of(PeerState), there) == []
-        for statement in schema(columns, there):
-            db.execute(statement)
-        assert schema(columns, there | {"streak"}) == []
-        assert db.execute("SELECT streak FROM states").fetchall() == [(None,), (None,)]
-    db.close()
-    again = ScoreStore(tmp_path / "scores.sqlite")
-    assert again.states(0) == ONE
-    again.commit(1, TWO)
-    assert again.states(1) == TWO
-
-
-def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot use the score store"):
-        ScoreStore(tmp_path / "missing" / "scores.sqlite")
+        ScoreStore(tmp_path / "nowhere" / "scores.sqlite")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,28 @@ import numpy as np
 import pytest
 import torch
 from blake3 import blake3
-from builders import LEADER, MINERS, MODEL, hash32, identity
+from builders import LEADER, MINERS, MODEL, body_of, hash32, identity
 from leader_world import MAX_BYTES, World, play
 from noted import rounds
 
 from muster.lab.faults import Fault, Script
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
+from muster.node.ledger.reader import EVALUATE
+from muster.node.replica import Replica
 from muster.node.telemetry.health import longest_round
 from muster.node.telemetry.journal import Journal
+from muster.protocol import faults as scripted
 from muster.protocol import paths
 from muster.protocol.errors import StorageError
-from muster.protocol.incentive.pay import incentives
+from muster.protocol.faults import Faults
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import peer_score
-from muster.protocol.wire import ScoreFile, decode_scores
-from muster.validator.gauntlet import validator as gauntlet
-from muster.validator.gauntlet.evaluation import Candidate, Evaluation, evaluate
-from muster.validator.gauntlet.score_store import ScoreStore
+from muster.protocol.incentive.sheet import recomputed, state_of
+from muster.protocol.wire import ScoreFile, decode_scores, decode_seal
+from muster.validator.gauntlet import judging, scoring
+from muster.validator.gauntlet.evaluation import Candidate, RoundEvaluation, own_beacon
+from muster.validator.gauntlet.judging import Judging
+from muster.validator.gauntlet.score_store import Committed, ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
 ALICE, BOB = (identity(name).hotkey for name in MINERS)
@@ -49,12 +53,13 @@ class FailingStore(ScoreStore):
         self.failures = failures
         self.commits = 0
 
-    def commit(self, round_: int, states: Mapping[str, PeerState]) -> None:
+    def commit(self, round_: int, record: bytes, file: bytes) -> Committed:
         if self.failures:
             self.failures -= 1
             raise StorageError("the disk is full")
-        super().commit(round_, states)
+        committed = super().commit(round_, record, file)
         self.commits += 1
+        return committed
 
 
 @dataclass
@@ -66,16 +71,19 @@ class Life:
     script: Script = field(default_factory=Script)
     journal: Journal = field(default_factory=lambda: Journal(None, lambda: 0.0))
     measured: list[list[str]] = field(default_factory=list)
+    rounds: int = 2
+    faults: Faults = field(default_factory=Faults)
 
     async def live(self, monkeypatch: pytest.MonkeyPatch) -> Validator:
         """Follow the run to its end."""
 
-        def counted(evaluator: Any, candidates: Sequence[Candidate], *rest: Any) -> dict[str, Evaluation]:
+        def counted(evaluator: Any, candidates: Sequence[Candidate], *rest: Any) -> RoundEvaluation:
             self.measured.append([candidate.hotkey for candidate in candidates])
-            return evaluate(evaluator, candidates, *rest)
+            return RoundEvaluation(evaluator, candidates, *rest)
 
-        monkeypatch.setattr(gauntlet, "evaluate", counted)
+        monkeypatch.setattr(judging, "RoundEvaluation", counted)
         around = self.world.context(LEADER, self.script, self.journal)
+        around.faults = self.faults
         made = Validator(around, self.world.tip, self.world.replica(), text(), self.store)
         await self.world.follow(made, around)
         assert made.tip.closed
@@ -91,6 +99,18 @@ class Life:
         data = await self.world.bucket().get(name, max_bytes=MAX_BYTES)
         return decode_scores(data, self.world.run_id, identity(LEADER).hotkey, round_)[0]
 
+    async def drawn(self, round_: int) -> bytes:
+        """What it drew its windows of a round by."""
+        record = (await self.world.followed(self.rounds))[round_]
+        data = await self.world.bucket().get(paths.seal(self.world.run_id, round_, record.seal), max_bytes=MAX_BYTES)
+        block = decode_seal(data, self.world.run_id)[0].block.number + self.world.tip.spec.clock.evaluate
+        return own_beacon(await self.world.chain.beacon(EVALUATE, round_, block), identity(LEADER).public)
+
+    def newest(self) -> int | None:
+        """The newest round in its store."""
+        found = self.store.newest(99)
+        return None if found is None else found.round
+
     def files(self, round_: int = 0) -> int:
         """How many files of a round were ever stored."""
         return sum(map(len, self.world.named(paths.score_files(self.world.run_id, round_)).values()))
@@ -98,7 +118,9 @@ class Life:
 
 async def run_of(rounds: int = 1, lag: int = 3, seats: int = 20) -> World:
     """A closed run in which both miners did their work; with one seat, one of them has none."""
-    world = await World.begin(gauntlet={"lag": lag, "seats": seats, "score_wait": 2}, clock={"reveal": 3, "grace": 2})
+    # Scripted miners all send one update, which is nobody's here.
+    gauntlet = {"lag": lag, "seats": seats, "score_wait": 2, "clone_ratio": 0.0, "copy_ratio": 0.0, "mixer_ratio": 0.0}
+    world = await World.begin(gauntlet=gauntlet, clock={"reveal": 3, "grace": 2})
     await world.lead(rounds=rounds)
     return world
 
@@ -118,6 +140,7 @@ class TestScores:
         async def main() -> None:
             life = Life(await run_of(rounds=2, seats=seats), store)
             await life.live(monkeypatch)
+            before: dict[str, PeerState] = {}
             for round_ in range(2):
                 record = (await life.world.followed(2))[round_]
                 assert len(record.accepted) == min(seats, 2)
@@ -125,16 +148,16 @@ class TestScores:
                 rows = {row.hotkey: row for row in file.rows}
                 assert rows.keys() == {ALICE, BOB}
                 assert all(row.measured for row in rows.values())
-                gauntlet = life.world.tip.spec.gauntlet
-                assert all(peer_score(row, gauntlet) == row.peer_score for row in file.rows), "anybody can recompute it"
-                shares = incentives({row.hotkey: row.peer_score for row in file.rows}, gauntlet.power)
-                assert {row.hotkey: row.incentive for row in file.rows} == shares
+                drawn = await life.drawn(round_)
+                assert recomputed(before, file.rows, drawn, life.world.tip.spec) == file.rows, "anybody can"
+                before = {row.hotkey: state_of(row) for row in file.rows}
             assert (await life.scores()).record == (await life.world.fetched()).digest
             assert [sorted(names) for names in life.measured] == [sorted((ALICE, BOB))] * 2
             assert life.events("scored") == [0, 1]
-            assert life.events("weights") == [0, 1], "each after the evaluation block of its own round"
-            assert store.newest_round() == 1
-            assert store.states(1)[ALICE].evaluated == 2
+            told = [*life.events("weights"), *life.events("no_weights")]
+            assert told == [1], "of several rounds that wait only the last one's matter"
+            assert life.newest() == 1
+            assert before[ALICE].evaluated == 2
 
         play(main())
 
@@ -171,8 +194,7 @@ class TestScores:
             assert not life.script.unfired()
             assert world.chain.height - before <= 3 + 3, "reveal blocks for it, and the run's own few"
             rows = {row.hotkey: row for row in (await life.scores()).rows}
-            assert rows.keys() == {hotkey for hotkey in (ALICE, BOB) if hotkey != identity(name).hotkey}
-            assert identity(name).hotkey not in store.states(0), "nothing is held against it"
+            assert rows.keys() == {ALICE, BOB} - {identity(name).hotkey}, "nothing is held against it"
 
         play(main())
 
@@ -204,9 +226,7 @@ class TestScores:
             due = sealed + world.tip.spec.clock.evaluate
             assert height < due
             life, seen = Life(world, store), []
-            monkeypatch.setattr(
-                gauntlet, "own_beacon", lambda value, me: seen.append((world.chain.height, me)) or value
-            )
+            monkeypatch.setattr(scoring, "own_beacon", lambda value, me: seen.append((world.chain.height, me)) or value)
             await life.live(monkeypatch)
             assert seen == [(due, identity(LEADER).public)]
             assert len(life.measured) == 1
@@ -222,7 +242,7 @@ class TestScores:
             life = Life(await run_of(), store)
             monkeypatch.setattr(Validator, "heldout_loss", lambda self: float("nan"))
             await life.live(monkeypatch)
-            assert (life.files(), life.events("unpublished"), store.newest_round()) == (0, [0], 0)
+            assert (life.files(), life.events("unpublished"), life.newest()) == (0, [0], None)
 
         play(main())
 
@@ -239,7 +259,6 @@ class TestTwice:
             [Fault("hang", "store.put_if_absent", "*/scores/*", count=1)],
             [Fault("error", "chain.snapshot", count=2)],
             [Fault("error", "chain.anchors", "3", count=2)],
-            [Fault("error", "chain.set_weights", count=1)],
         ],
         ids=lambda faults: f"{faults[0].kind} {faults[0].operation} {faults[0].count}",
     )
@@ -253,7 +272,7 @@ class TestTwice:
             assert life.files() == store.commits == len(life.measured) == 1
             assert life.events("scored") == [0]
             assert life.events("unpublished") == []
-            assert life.events("weights") == ([] if faults[0].operation == "chain.set_weights" else [0])
+            assert life.events("no_weights") == [0], "nobody is paid after one round of these"
 
         play(main())
 
@@ -265,7 +284,7 @@ class TestTwice:
             life = Life(await run_of(), store)
             await life.live(monkeypatch)
             assert (store.failures, store.commits, len(life.measured), life.files()) == (0, 1, 1, 1)
-            assert life.events("scored") == life.events("weights") == life.events("applied")[:1] == [0]
+            assert life.events("scored") == life.events("no_weights") == life.events("applied")[:1] == [0]
 
         play(main())
 
@@ -288,7 +307,7 @@ class TestTwice:
     def test_a_second_life_replaces_nothing_that_was_published(
         self, store: FailingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With its store it does nothing at all, without it it measures anew, for itself."""
+        """With its store it does nothing at all, without it it goes by what it finds in its bucket."""
 
         async def main() -> None:
             world = await run_of()
@@ -298,30 +317,96 @@ class TestTwice:
             assert (second.measured, second.events("scored")) == ([], [])
             without = Life(world, FailingStore(tmp_path / "blank.sqlite"))
             await without.live(monkeypatch)
-            assert len(without.measured) == without.files() == 1
-            assert without.store.states(0) == store.states(0)
+            assert (without.measured, without.files()) == ([], 1)
+            (data,) = world.stored(next(iter(world.named(paths.score_files(world.run_id, 0)))))
+            committed = without.store.newest(1)
+            assert committed is not None
+            assert committed.file == data
+
+        play(main())
+
+    def test_standings_go_on_from_what_was_published(
+        self, store: FailingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A validator whose disk is lost after round 0 says the same of round 1 as one whose disk is not."""
+
+        async def main() -> None:
+            world = await run_of(rounds=2)
+            await Life(world, store).live(monkeypatch)
+            ((kept, (data,)),) = world.named(paths.score_files(world.run_id, 1)).items()
+            await world.bucket().delete(kept)
+            world.bucket().stored.pop(kept)
+            blank = Life(world, FailingStore(tmp_path / "blank.sqlite"))
+            await blank.live(monkeypatch)
+            assert len(blank.measured) == 1, "round 0 stands"
+            assert body_of(world.stored(kept)[0]) == body_of(data)
 
         play(main())
 
 
-def test_theta_is_where_it_was_while_scoring_fails(store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next attempt must measure from the θ that the submissions were made from."""
+def test_theta_moves_on_while_scores_cannot_be_published(store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round is measured on the θ that its submissions were made from, wherever the ledger is by then."""
 
     async def main() -> None:
-        world = await run_of()
-        roots: list[bytes] = []
-        life = Life(world, store, Script([Fault("error", "store.put_if_absent", "*/scores/*", count=3)]))
-        publish = Validator._publish
+        world = await run_of(rounds=3)
+        measured: dict[bytes, bytes] = {}
+        life = Life(world, store, Script([Fault("error", "store.put_if_absent", "*/scores/*", count=3)]), rounds=3)
+        go_on = Judging.go_on
 
-        async def watched(self: Validator, *args: Any) -> None:
-            roots.append(self.replica.root())
-            await publish(self, *args)
+        def watched(self: Judging, replica: Replica) -> bool:
+            root = self._case.applied.record.root
+            measured[root] = replica.root()
+            return go_on(self, replica)
 
-        monkeypatch.setattr(Validator, "_publish", watched)
+        monkeypatch.setattr(Judging, "go_on", watched)
         made = await life.live(monkeypatch)
-        assert len(roots) == 4
-        assert set(roots) == {world.replica().root()}
-        assert made.replica.root() != world.replica().root()
+        assert len(measured) == 3
+        assert all(root == found for root, found in measured.items())
+        assert made.tip.closed
         assert torch.isfinite(torch.tensor(made.heldout_loss()))
+
+    play(main())
+
+
+POINTS = ["score.before_commit", "score.before_put", "score.before_weights", "score.before_done"]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(
+    ("point", "passes"),
+    [(point, passes) for point in POINTS for passes in (1, 2) if passes == 1 or "weights" not in point],
+)
+def test_whatever_it_dies_at_the_next_life_says_the_same(
+    point: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        world = await run_of(rounds=3)
+        prefix = paths.score_files(world.run_id, 0)[: -len("00000000-")]
+
+        def die(_status: int) -> None:
+            raise Killed
+
+        store = FailingStore(tmp_path / "killed.sqlite")
+        first = Life(world, store, faults=Faults([scripted.Fault(point, "crash", first=passes)], crash=die))
+        with pytest.raises(BaseExceptionGroup) as died:
+            await first.live(monkeypatch)
+        assert died.group_contains(Killed)
+        await Life(world, store).live(monkeypatch)
+        said = world.named(prefix)
+        assert len(said) == 3
+        assert all(len(stored) == 1 for stored in said.values()), "published once"
+        weights = store.unfinished()
+        for name in said:
+            await world.bucket().delete(name)
+            world.bucket().stored.pop(name)
+        await Life(world, FailingStore(tmp_path / "never.sqlite")).live(monkeypatch)
+        again = world.named(prefix)
+        assert {name: body_of(data[0]) for name, data in again.items()} == {
+            name: body_of(data[0]) for name, data in said.items()
+        }
+        assert weights == []
 
     play(main())

@@ -1,0 +1,73 @@
+"""The weights that the chain shows of each validator are those that follow from a file that it published.
+
+Which file is not for the chain to say: it takes weights seldom and may refuse them, and what a newer round would have
+set comes later or never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from muster.audit.evidence import Evidence
+from muster.audit.report import Fault, FaultClass, FaultLog
+from muster.protocol.incentive.pay import chain_weights
+from muster.protocol.wire import ScoreFile
+
+OBJECT = "the weights on the chain"
+
+
+class ShownWeights:
+    """What the chain showed before any file was read, held against the files as they are read: an honest validator
+    sets weights after it has published what they follow from."""
+
+    def __init__(self, evidence: Evidence, faults: FaultLog) -> None:
+        self._evidence = evidence
+        self._faults = faults
+        self._shown: dict[str, Mapping[int, int]] = {}
+        self._round: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
+
+    async def look(self) -> None:
+        """See what the chain shows.
+
+        Raises:
+            ChainError: it cannot be read.
+        """
+        for hotkey in self._evidence.validators:
+            shown = await self._evidence.weights(hotkey)
+            if shown is None:
+                self._faults.remark(None, hotkey, "its weights cannot be seen on this chain, and were not compared")
+            else:
+                self._shown[hotkey] = shown
+
+    def take(self, files: Mapping[str, ScoreFile], round_: int) -> None:
+        """Compare with the files of a round, by validator; later ones count for more."""
+        now = {peer.uid: hotkey for hotkey, peer in self._evidence.peers.items()}
+        for hotkey, file in files.items():
+            if file.round != round_ or hotkey not in self._shown:
+                continue
+            holders = {row.uid: row.hotkey for row in file.rows}
+            weights = chain_weights(
+                {row.hotkey: row.incentive for row in file.rows}, {row.hotkey: row.uid for row in file.rows}
+            )
+            if not weights:
+                continue
+            self._newest[hotkey] = round_
+            # A chain forgets what was meant for the last holder of a slot.
+            if {uid: weight for uid, weight in weights.items() if now.get(uid) == holders[uid]} == self._shown[hotkey]:
+                self._round[hotkey] = round_
+
+    def tell(self, whole: bool) -> None:
+        """What came of it; `whole` says that the files of all rounds were read."""
+        for hotkey, shown in self._shown.items():
+            newest, found = self._newest.get(hotkey), self._round.get(hotkey)
+            if not shown and newest is not None:
+                self._faults.remark(None, hotkey, "the chain shows no weights of it, and its files would set some")
+            elif shown and found is None and not (whole and newest is not None):
+                self._faults.remark(None, hotkey, "its weights on the chain were not compared: files are missing")
+            elif shown and found is None:
+                problem = "they follow from none of its score files"
+                self._faults.add(Fault(FaultClass.SCORES, None, OBJECT, problem, hotkey))
+            elif shown and found != newest:
+                said = f"its weights on the chain are those of round {found}; its file of round {newest} sets others"
+                self._faults.remark(None, hotkey, said)

@@ -1,0 +1,58 @@
+"""One gradient scores everybody; who is measured exactly beside is drawn by lot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from builders import MODEL, hash32, identity, layout, theta, update
+
+from muster.node.replica import Replica
+from muster.protocol.incentive.row import PeerState
+from muster.validator.gauntlet.evaluation import Candidate, Measured, evaluate
+from muster.validator.gauntlet.first_order import along, drawn_exact, first_order
+
+BEACON = bytes(range(32))
+NAMES = [identity(name).hotkey for name in ("alice", "bob", "carol", "dave", "eve")]
+
+
+def windows(count: int, first: int = 0) -> torch.Tensor:
+    return ((torch.arange(count * (MODEL.context + 1)) + first) * 7 % MODEL.vocab).reshape(count, -1)
+
+
+def candidates(count: int) -> list[Candidate]:
+    draws = np.random.default_rng(3)
+    return [
+        Candidate(NAMES[i], update(i), draws.random(len(layout().shapes), np.float32), windows(3), accepted=True)
+        for i in range(count)
+    ]
+
+
+def test_along_is_the_product_with_the_dense_update() -> None:
+    draws = torch.Generator().manual_seed(1)
+    gradient = [torch.randn(shape, generator=draws) for shape in layout().shapes]
+    (one,) = candidates(1)
+    dense = sum(
+        float(weight) * float((g.double() * v.double()).sum())
+        for weight, g, v in zip(one.weights, gradient, one.update.dense(), strict=True)
+    )
+    assert along([g.reshape(-1) for g in gradient], one.update, one.weights) == pytest.approx(dense)
+
+
+def test_of_small_steps_it_is_the_exact_score() -> None:
+    replica = Replica(MODEL, hash32("run"), [tensor.clone() for tensor in theta()], 0)
+    offered, scale = candidates(4), 1e-3
+    exact = evaluate(replica, offered, windows(5, 3), scale)
+    for hotkey, score in first_order(replica, offered, windows(5, 3), scale).items():
+        found = exact[hotkey]
+        assert isinstance(found, Measured)
+        assert score == pytest.approx(found.unassigned.score, rel=0.05, abs=2e-7)
+
+
+def test_who_was_never_tested_is_drawn_first_and_the_rest_by_lot() -> None:
+    states = {name: PeerState(name, tested=3) for name in NAMES[:4]}
+    assert NAMES[4] in drawn_exact(BEACON, states, NAMES, 1)
+    others = {drawn_exact(bytes([i]) * 32, states, NAMES[:4], 2) for i in range(20)}
+    assert len(others) > 1
+    assert all(len(drawn) == 2 for drawn in others)
+    assert drawn_exact(BEACON, states, NAMES, 9) == frozenset(NAMES)

@@ -242,18 +242,19 @@ def uneven(data: Measurements) -> Iterator[Figure]:
     ranks, equals, tops = [], [], []
     for piece in data.of(UNEVEN):
         both = [data.replay(piece, applied(piece), v) for v in range(UNEVEN.validators)]
-        ranks.append(_spearman(*(found.shares[-1] for found in both)))
+        ranks.append(spearman(*(found.shares[-1] for found in both)))
         for found in both:
             one, other = found.pay(["w-100"]), found.pay(["w-100-too"])
             equals.append(abs(one - other) / max((one + other) / 2, 1e-12))
-            tops.append(found.pay(["noise", "copycat"]) / max(found.pay(["w-100"]), 1e-12))
+            tops.append(found.pay(["noise", "best"]) / max(found.pay(["w-100"]), 1e-12))
     if ranks:
         yield Figure("two validators: Spearman of shares, last round", tuple(ranks), at_least=0.9)
         yield Figure("two validators: difference of two equals ÷ their share", tuple(equals), at_most=0.10)
         yield Figure("two validators: both attackers ÷ a full worker", tuple(tops), at_most=0.05)
 
 
-def _spearman(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+def spearman(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Rank correlation; 0 where either side has no ranking."""
     a, b = _ranks(one), _ranks(other)
     if a.std() == 0 or b.std() == 0:
         return 0.0

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gauntlet.figures import SECTIONS, Figure, Measurements
+from benchmarks.gauntlet import figures, signals
+from benchmarks.gauntlet.figures import Figure, Measurements
 from benchmarks.gauntlet.setting import template
+
+SECTIONS = (*figures.SECTIONS, ("Signals: the same by any rule", signals.signals))
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "default": {},

@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks.gauntlet import __main__ as command
 from benchmarks.gauntlet import pieces, report
-from benchmarks.gauntlet.figures import SECTIONS, Figure, Measurements, signs, variation
+from benchmarks.gauntlet.figures import Figure, Measurements, signs, variation
 from benchmarks.gauntlet.judge import replay
 from benchmarks.gauntlet.pieces import Piece
+from benchmarks.gauntlet.report import SECTIONS
 from benchmarks.gauntlet.runner import size_of
 from benchmarks.gauntlet.scenarios import (
     ALONE,

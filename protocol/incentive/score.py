@@ -31,6 +31,9 @@ MOST_WORK = 2.0
 LEAST_WORK = -3.0
 """Bounds of one round's LossScore beside the others': one lucky round is two rounds' work at most."""
 
+_MOST_HALVES = 2.0**30
+"""Bound of what is ranked by: a file may publish a median so small that nothing can be divided by it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
@@ -233,7 +236,10 @@ def _ties(scores: Mapping[str, float], middle: float | None) -> dict[str, float]
     """Scores to rank by, in halves of the median, so that equal work ties; as they are where there is none."""
     if middle is None:
         return dict(scores)
-    return {hotkey: float(round(score / (middle / 2.0))) for hotkey, score in scores.items()}
+    return {
+        hotkey: float(round(min(max(score / middle * 2.0, -_MOST_HALVES), _MOST_HALVES)))
+        for hotkey, score in scores.items()
+    }
 
 
 def _measured(

@@ -7,7 +7,7 @@ does it help, beside the others?), its LossRating, and its failures and absences
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -160,11 +160,12 @@ def judge(
             ratio = min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
         found = findings.get(hotkey, _NOTHING).outcome
         judged[hotkey] = _judged(state, found, outcome, ratio, ratings.get(hotkey, state.rating), spec)
-    sight = _sight({hotkey: one.state for hotkey, one in judged.items()}, findings, spec)
+    accepted = {hotkey for hotkey, found in findings.items() if found.accepted}
+    seen = sight({hotkey: one.state for hotkey, one in judged.items()}, accepted, spec)
     for hotkey, one in judged.items():
         rank = 1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None
         tokens = findings.get(hotkey, _NOTHING).windows / full if spec.tokens else 1.0
-        gated, left = gate(one.state, spec, sight), multiplier(one.state, spec)
+        gated, left = gate(one.state, spec, seen), multiplier(one.state, spec)
         score = left * gated * worth(one.state, spec) * tokens
         judged[hotkey] = replace(one, score=score, gate=gated, multiplier=left, rank=rank)
     return judged
@@ -185,18 +186,20 @@ def _judged(
             state = replace(state, inactive=state.inactive + 1)
         case Evaluated() | Screened():
             state, own = _measured(state, outcome, rating, ratio, spec)
-    factor = control_factor(outcome.unassigned, outcome.control) if isinstance(outcome, Evaluated) else None
+    factor = (
+        control_factor(found.unassigned, found.control) if own is not None and isinstance(found, Evaluated) else None
+    )
     return Judgement(state, outcome, 0.0, 0.0, 1.0, factor=factor, own_data=own, ratio=ratio)
 
 
-def _sight(states: Mapping[str, PeerState], findings: Mapping[str, Finding], spec: GauntletSpec) -> float:
+def sight(states: Mapping[str, PeerState], accepted: Collection[str], spec: GauntletSpec) -> float:
     """How far the own-data test sees anything, 0…1: what the accepted peers' median μ is of `mu_full`, and no less than
     the part of `mu_settled` that the longest-tested peer has behind it. Where nobody was accepted, of all peers."""
     tested = {hotkey: state for hotkey, state in states.items() if state.tested}
-    accepted = {hotkey for hotkey, found in findings.items() if found.accepted} & tested.keys() or tested.keys()
-    if not accepted or not spec.mu_settled:
+    if not tested or not spec.mu_settled:
         return 1.0
-    means = sorted(tested[hotkey].mu for hotkey in accepted)
+    means = sorted(state.mu for hotkey, state in tested.items() if hotkey in accepted)
+    means = means or sorted(state.mu for state in tested.values())
     seen = means[(len(means) - 1) // 2] / spec.mu_full
     settled = max(state.tested for state in tested.values()) / spec.mu_settled
     return min(max(seen, settled, 0.0), 1.0)

@@ -60,13 +60,17 @@ def judge(states: dict[str, Row], findings: dict[str, Row], spec: Row, full: int
             row["rating_mu"], row["rating_sigma"] = ratings[peer]
             row["rank"] = 1 + sum(gain > gains[peer] for gain in gains.values())
         elif row["outcome"] == "failed":
+            if row["reason"] == "clone" and found["outcome"] == "evaluated":
+                test(row, found, spec)
             row["failures"] += 1
         elif peer not in states:
             continue
         elif row["outcome"] == "absent":
             row["inactive"] += 1
-        pay(row, found.get("windows", 0), spec, full)
         judged[peer] = row
+    seen = sight(judged, findings, spec)
+    for peer, row in judged.items():
+        pay(row, findings.get(peer, {}).get("windows", 0), seen, spec, full)
     share(judged, spec["power"])
     return judged
 
@@ -108,13 +112,23 @@ def test(row: Row, found: Row, spec: Row) -> None:
     row |= {"own_data": x, "mu_slow": slow, "mu_fast": fast, "mu": min(slow, fast)}
 
 
-def pay(row: Row, windows: int, spec: Row, full: int) -> None:
+def sight(rows: dict[str, Row], findings: dict[str, Row], spec: Row) -> float:
+    tested = {peer for peer, row in rows.items() if row["tested"]}
+    if not spec["mu_settled"] or not tested:
+        return 1.0
+    accepted = {peer for peer in tested if findings.get(peer, {}).get("accepted")} or tested
+    means = sorted(rows[peer]["mu"] for peer in accepted)
+    most = max(rows[peer]["tested"] for peer in tested)
+    return within(max(means[(len(means) - 1) // 2] / spec["mu_full"], most / spec["mu_settled"]), 0.0, 1.0)
+
+
+def pay(row: Row, windows: int, seen: float, spec: Row, full: int) -> None:
     if spec["mu_rule"] == "sign":
         open_ = row["tested"] < spec["mu_warmup"] or row["mu"] >= spec["mu_floor"]
         gate = max(row["mu"], 0.0) if open_ else 0.0
     else:
         ramp = within((row["mu"] - spec["mu_floor"]) / (spec["mu_full"] - spec["mu_floor"]), 0.0, 1.0)
-        gate = ramp * (min(row["tested"] / spec["mu_warmup"], 1.0) if spec["mu_warmup"] else 1.0)
+        gate = (1.0 - seen * (1.0 - ramp)) * (min(row["tested"] / spec["mu_warmup"], 1.0) if spec["mu_warmup"] else 1.0)
     if spec["idle"] == "nothing":
         multiplier = 0.0 if row["failures"] or row["inactive"] else 1.0
     else:

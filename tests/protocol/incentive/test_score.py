@@ -25,6 +25,7 @@ from muster.protocol.incentive.score import (
     gate,
     judge,
     multiplier,
+    sight,
 )
 from muster.protocol.reasons import CLONE, COPY, MIXTURE
 from muster.protocol.spec import GauntletSpec
@@ -38,7 +39,10 @@ SPEC = GauntletSpec(
     newcomer_share=0.1,
     lag=1,
     score_wait=1,
+    mu_settled=0,
 )
+"""With a gate that is absolute from the first round on, so that single rounds show it."""
+
 GAUNTLET = SPEC.model_copy(
     update={
         "mu_rule": "sign",
@@ -168,6 +172,31 @@ class TestTheRule:
         assert after(*[GOOD] * 5, spec=spec).score == pytest.approx(25.0), "alone it keeps the first rating"
 
 
+class TestSight:
+    """A test that sees nothing does not decide who is paid."""
+
+    SPEC = SPEC.model_copy(update={"mu_settled": 20})
+
+    def states(self, mu: float, tested: int = 5) -> dict[str, PeerState]:
+        return {name: PeerState(name, mu=mu, tested=tested) for name in "abc"}
+
+    @pytest.mark.parametrize(("mu", "seen"), [(-0.5, 0.25), (0.0, 0.25), (0.125, 0.5), (0.25, 1.0), (0.9, 1.0)])
+    def test_it_is_the_median_mu_of_the_accepted_and_grows_with_the_rounds(self, mu: float, seen: float) -> None:
+        assert sight(self.states(mu), "abc", self.SPEC) == seen
+        assert sight(self.states(mu, tested=20), "abc", self.SPEC) == 1.0, "from then on the gate is absolute"
+
+    def test_others_and_who_was_never_tested_have_no_part_in_it(self) -> None:
+        states = self.states(0.25) | {"d": PeerState("d"), "e": PeerState("e", mu=-1.0, tested=5)}
+        assert sight(states, "abcd", self.SPEC) == 1.0
+        assert sight(states, "", self.SPEC) == 1.0, "where nobody was accepted it goes by all"
+        assert sight({}, "", self.SPEC) == sight(states, "e", SPEC) == 1.0
+
+    def test_without_sight_equal_work_is_paid_equally_and_no_work_is_not(self) -> None:
+        found = judged({}, {"a": seen(0.01, 0.02), "b": seen(0.02, 0.02), "c": seen(0.0, 0.0)}, self.SPEC)
+        assert found["a"].gate == found["b"].gate == pytest.approx(0.95 / 5)
+        assert found["a"].score == found["b"].score > found["c"].score == 0.0
+
+
 class TestWhoDoesNotDeliver:
     """No valid submission, no pay; nothing else is held against anybody."""
 
@@ -207,6 +236,7 @@ class TestOthersWork:
     def test_a_clone_fails_unless_it_comes_first(self) -> None:
         clone = Finding(GOOD, FULL, True, clone=3.1, first=False)
         assert after(clone).outcome == Failed(CLONE)
+        assert after(clone).state.mu == 1.0, "it is tested all the same, or it might never come first"
         assert after(replace(clone, first=True)).outcome == GOOD
         assert after(replace(clone, clone=3.0)).outcome == GOOD
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_score import findings
 
 from muster.protocol.columns import misfit
-from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.row import PeerState, ScoreRow
 from muster.protocol.incentive.score import Evaluated, Finding, Screened
 from muster.protocol.incentive.sheet import comes_first, finding_of, judge_round, recomputed, rows_of, state_of
 
@@ -96,10 +96,9 @@ def test_a_row_without_what_its_outcome_is_made_of_is_refused() -> None:
         finding_of(replace(row, outcome="praised"), {}, BEACON)
 
 
-def test_the_older_peer_keeps_an_update_that_two_sent_and_of_equals_the_lot_decides() -> None:
+def test_whose_mu_is_larger_keeps_an_update_that_two_sent_and_of_equals_the_lot_decides() -> None:
     one, other = HOTKEYS[:2]
     assert comes_first(BEACON, one, other, {}) != comes_first(BEACON, other, one, {})
-    (row, *_) = play([{one: Finding(Screened(0.1))}])[0]
-    old = {one: replace(state_of(row), tested=1)}
-    assert comes_first(BEACON, one, other, old)
-    assert not comes_first(BEACON, other, one, old)
+    known = {one: PeerState(one, mu=0.1)}
+    assert comes_first(BEACON, one, other, known)
+    assert not comes_first(BEACON, other, one, known)

@@ -72,7 +72,7 @@ class TestCopies:
 
     def test_a_clone_is_beside_the_one_that_comes_first(self) -> None:
         copied = six(**{NAMES[0]: made(4), NAMES[5]: made(4)})  # as NAMES[3]
-        states = OLD | {NAMES[3]: PeerState(NAMES[3], mu=0.5, tested=20)}
+        states = OLD | {NAMES[3]: PeerState(NAMES[3], mu=0.6, tested=9)}
         found = overlaps(BEACON, copied, {}, NAMES, states, SPEC)
         for name in (NAMES[0], NAMES[5]):
             assert found[name].clone_of == NAMES[3]

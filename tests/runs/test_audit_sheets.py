@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from folder_runs import write_run
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lying import Liar, less
 from run_builders import Ledger, MakeStage, Stage, lay_out, play
@@ -133,6 +133,8 @@ def test_every_column_that_lies_is_named_with_its_peer(scene: Scene, data: st.Da
     place, column = data.draw(st.integers(0, len(sheet.file.rows) - 1)), data.draw(st.sampled_from(SAID))
     row = sheet.file.rows[place]
     value = data.draw(values_of(COLUMNS[column]).filter(lambda value: repr(value) != repr(getattr(row, column))))
+    # Who was drawn and not measured before it was too late looks like who was not drawn at all.
+    assume(column != "drawn" or row.outcome != "not_evaluated" or not row.windows)
     rows = (*sheet.file.rows[:place], replace(row, **{column: value}), *sheet.file.rows[place + 1 :])
     lied = replace(sheet, file=replace(sheet.file, rows=rows))
     said = by_the_record(lied)

@@ -90,10 +90,13 @@ def follows(sheet: Sheet, before: Mapping[str, PeerState]) -> list[str]:
 def pays(sheet: Sheet) -> list[str]:
     """What of a file's pay does not follow from its own standings: where those have to be taken at its word."""
     gauntlet, whole = sheet.spec.gauntlet, sheet.spec.inner.steps * sheet.spec.inner.batch
+    states = {row.hotkey: state_of(row) for row in sheet.file.rows}
+    findings = {row.hotkey: score.Finding(score.NotEvaluated(), row.windows, row.accepted) for row in sheet.file.rows}
+    sight = score.sight_of(states, findings, gauntlet)
     rows = []
     for row in sheet.file.rows:
-        state = state_of(row)
-        gate, left = score.gate(state, gauntlet), score.multiplier(state, gauntlet)
+        state = states[row.hotkey]
+        gate, left = score.gate(state, gauntlet, sight), score.multiplier(state, gauntlet)
         tokens = row.windows / whole if gauntlet.tokens else 1.0
         earned = left * gate * score.worth(state, gauntlet) * tokens
         rows.append(replace(row, gate=gate, multiplier=left, peer_score=earned))

@@ -153,7 +153,7 @@ def judge(
         if isinstance(outcome, Measured) and middle is not None:
             ratio = min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
         judged[hotkey] = _judged(state, outcome, ratio, ratings.get(hotkey, state.rating), spec)
-    sight = _sight({hotkey: one.state for hotkey, one in judged.items()}, findings, spec)
+    sight = sight_of({hotkey: one.state for hotkey, one in judged.items()}, findings, spec)
     for hotkey, one in judged.items():
         rank = 1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None
         tokens = findings.get(hotkey, _NOTHING).windows / full if spec.tokens else 1.0
@@ -177,7 +177,7 @@ def _judged(state: PeerState, outcome: Outcome, ratio: float | None, rating: Rat
     return Judgement(state, outcome, 0.0, 0.0, 1.0, factor=factor, own_data=own, ratio=ratio)
 
 
-def _sight(states: Mapping[str, PeerState], findings: Mapping[str, Finding], spec: GauntletSpec) -> float:
+def sight_of(states: Mapping[str, PeerState], findings: Mapping[str, Finding], spec: GauntletSpec) -> float:
     """How far the own-data test sees anything, 0…1: what the accepted peers' median μ is of `mu_full`, and no less than
     the part of `mu_settled` that the longest-tested peer has behind it. Where nobody was accepted, of all peers."""
     tested = {hotkey: state for hotkey, state in states.items() if state.tested}

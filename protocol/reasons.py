@@ -100,7 +100,7 @@ _DECISION = {
     NULL_ROUND: "It is valid, but too few were, so that nothing was applied.",
 }
 _JUDGEMENT = {
-    CLONE: "The update is that of another peer of the round, which takes precedence: it is older, or by lot.",
+    CLONE: "The update is that of another peer of the round, which takes precedence: its μ is larger, or by lot.",
     COPY: "The update is one that another peer made in the round before.",
     MIXTURE: "Its updates are, round after round, mixtures of what others made in the round before.",
     LOSS_NOT_FINITE: "The loss is no number any more after a small step along the update.",

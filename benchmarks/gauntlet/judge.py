@@ -112,10 +112,10 @@ class _Replaying:
         here = [i for i in self._places if raw.present[round_, i]]
         drawn = own_beacon(beacon(self._piece.seed, EVALUATE, round_), self._validator)
         found: dict[str, Finding] = {self._hotkeys[i]: Finding(Absent()) for i in self._places if i not in here}
-        seated = {self._hotkeys[i] for i in here if raw.accepted[round_, i]}
+        seated = {self._hotkeys[i]: int(raw.declared[round_, i]) for i in here if raw.accepted[round_, i]}
         honest = proven(seated, states, self._spec)
         overlaps = self._overlaps(round_, here, drawn, honest, states)
-        exact = drawn_exact(drawn, states, [self._hotkeys[i] for i in here], self._spec.exact_peers)
+        exact = drawn_exact(drawn, states, [self._hotkeys[i] for i in here], self._spec)
         for i in here:
             overlap = overlaps[self._hotkeys[i]]
             nearest = overlap.clone_of

@@ -138,7 +138,8 @@ class Losses:
         states = self._scores.before.get(file.hotkey)
         if states is None:
             return {}
-        return overlaps(beacon, updates, before, proven(updates, states, tip.spec.gauntlet), states, tip.spec.gauntlet)
+        spec, windows = tip.spec.gauntlet, {work.hotkey: work.signed.header.windows for work in works}
+        return overlaps(beacon, updates, before, proven(windows, states, spec), states, spec)
 
     def tell(self) -> None:
         """What was drawn and could not be measured."""

@@ -9,31 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from blake3 import blake3
-
 from muster.protocol import wire
 from muster.protocol.errors import WireError
-from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive import score
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import ABSENT, EVALUATED, FAILED, NOT_EVALUATED, SCREENED, PeerState, ScoreRow
 from muster.protocol.incentive.sheet import finding_of, recomputed, state_of
 from muster.protocol.reasons import (
     CLONE,
-    COPY,
     DECISIONS,
     JUDGEMENTS,
     KEY_MISSING,
     LEADERS_WORD,
-    MIXTURE,
     NO_ASSIGNED_WINDOWS,
     PAYLOAD_REASONS,
     UNAVAILABLE,
 )
 from muster.protocol.spec import RunSpec
 from muster.protocol.wire import Entry, Kind, Record, ScoreFile
-
-UNORIGINAL = (CLONE, COPY, MIXTURE)
+from muster.validator.gauntlet.first_order import precedence_of
 
 FOLLOWING = (
     "outcome", "reason", "last_score", "positive", "factor", "own_data", "tested", "mu_slow", "mu_fast", "mu",
@@ -181,7 +176,7 @@ def _outcomes(entry: Entry | None, record: Record) -> set[tuple[str, str]]:
 
 def _of_its_measurement(row: ScoreRow) -> Iterator[str]:
     """Who is measured has all that a measurement has, and nobody else has any of it."""
-    unoriginal = row.outcome == FAILED and row.reason in UNORIGINAL
+    unoriginal = row.outcome == FAILED and row.reason in score.UNORIGINAL
     if row.outcome == EVALUATED and not row.measured:
         yield "`assigned_before` and the other losses are not there, and its outcome is made of them"
     if row.measured and row.outcome != EVALUATED and not unoriginal:
@@ -210,7 +205,7 @@ def _compared(row: ScoreRow, sheet: Sheet) -> Iterator[str]:
             yield f"`{name}_of` is {other}, and `{name}` is {ratio}"
         if other is not None and (other == row.hotkey or (those is not None and other not in those)):
             yield f"`{name}_of` is {other}, whose work it could not be compared with"
-    if row.outcome == FAILED and row.reason in UNORIGINAL and (sheet.before is not None or row.reason != CLONE):
+    if row.outcome == FAILED and row.reason in score.UNORIGINAL and (sheet.before is not None or row.reason != CLONE):
         found = finding_of(row, sheet.before or {}, sheet.beacon)
         reason = score.unoriginal(found, row.mixture, sheet.spec.gauntlet)
         if reason != row.reason:
@@ -218,16 +213,19 @@ def _compared(row: ScoreRow, sheet: Sheet) -> Iterator[str]:
 
 
 def _drawn_out_of_turn(sheet: Sheet) -> list[str]:
-    """Who is measured exactly: who never was, then by lot; of those that only a gradient measured, nobody comes before
-    one that was drawn."""
+    """Who is measured exactly: newcomers, then by lot; of those that only a gradient measured, nobody comes before one
+    that was drawn. Who is new the standings before say."""
     many = [row for row in sheet.file.rows if row.screened is not None]
     drawn = [row for row in sheet.file.rows if row.drawn]
     if len(drawn) > sheet.spec.gauntlet.exact_peers:
         return [f"{drawn[0].hotkey}: `drawn` is True, as of {len(drawn)} peers, one too many"]
 
+    states, spec = sheet.before, sheet.spec.gauntlet
+    if states is None:
+        return []
+
     def place(row: ScoreRow) -> tuple[bool, bytes]:
-        tested_before = row.tested - (row.outcome == EVALUATED) > 0
-        return tested_before, blake3(sheet.beacon + b"exact" + public_of(row.hotkey)).digest()
+        return precedence_of(sheet.beacon, row.hotkey, states.get(row.hotkey), spec)
 
     last = max((place(row) for row in many if row.drawn), default=None)
     for row in many:

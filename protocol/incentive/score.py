@@ -24,9 +24,15 @@ FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
 INACTIVE_MULTIPLIER = 0.75
 """Where `idle` is "gauntlet": what one round without a submission leaves of a PeerScore (−25 % a round)."""
 
+UNORIGINAL = (CLONE, COPY, MIXTURE)
+"""Reasons that follow from what an update has in common with others."""
+
 MOST_WORK = 2.0
 LEAST_WORK = -3.0
 """Bounds of one round's LossScore beside the others': one lucky round is two rounds' work at most."""
+
+_MOST_HALVES = 2.0**30
+"""Bound of what is ranked by: a file may publish a median so small that nothing can be divided by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,8 @@ def judge(
         ratio = None
         if isinstance(outcome, Measured) and middle is not None:
             ratio = min(max(scores[hotkey] / middle, LEAST_WORK), MOST_WORK)
-        judged[hotkey] = _judged(state, outcome, ratio, ratings.get(hotkey, state.rating), spec)
+        found = findings.get(hotkey, _NOTHING).outcome
+        judged[hotkey] = _judged(state, found, outcome, ratio, ratings.get(hotkey, state.rating), spec)
     sight = sight_of({hotkey: one.state for hotkey, one in judged.items()}, findings, spec)
     for hotkey, one in judged.items():
         rank = 1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None
@@ -163,11 +170,16 @@ def judge(
     return judged
 
 
-def _judged(state: PeerState, outcome: Outcome, ratio: float | None, rating: Rating, spec: GauntletSpec) -> Judgement:
-    """The standing after a round that was this for a peer; what it scores follows from everybody's."""
+def _judged(
+    state: PeerState, found: Outcome, outcome: Outcome, ratio: float | None, rating: Rating, spec: GauntletSpec
+) -> Judgement:
+    """The standing after a round that was this for a peer (`found` before it was known whose work it sent); what it
+    scores follows from everybody's. A clone is tested all the same, or who was cloned might never come first."""
     own = None
     match outcome:
-        case Failed():
+        case Failed(reason):
+            if reason == CLONE and isinstance(found, Evaluated):
+                state, own = _tested(state, found, spec)
             state = replace(state, failures=state.failures + 1)
         case Absent():
             state = replace(state, inactive=state.inactive + 1)
@@ -224,7 +236,10 @@ def _ties(scores: Mapping[str, float], middle: float | None) -> dict[str, float]
     """Scores to rank by, in halves of the median, so that equal work ties; as they are where there is none."""
     if middle is None:
         return dict(scores)
-    return {hotkey: float(round(score / (middle / 2.0))) for hotkey, score in scores.items()}
+    return {
+        hotkey: float(round(min(max(score / middle * 2.0, -_MOST_HALVES), _MOST_HALVES)))
+        for hotkey, score in scores.items()
+    }
 
 
 def _measured(

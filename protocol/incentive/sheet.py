@@ -25,6 +25,7 @@ from muster.protocol.incentive.row import (
     ScoreRow,
 )
 from muster.protocol.incentive.score import (
+    UNORIGINAL,
     Absent,
     Evaluated,
     Failed,
@@ -100,14 +101,14 @@ def _said(outcome: Outcome) -> tuple[str, str]:
             return NOT_EVALUATED, ""
 
 
-def precedence(beacon: bytes, hotkey: str, states: Mapping[str, PeerState]) -> tuple[int, bytes]:
-    """Of peers with one update the one that comes first keeps it: who was tested in more rounds, then by lot.
+def precedence(beacon: bytes, hotkey: str, states: Mapping[str, PeerState]) -> tuple[float, bytes]:
+    """Of peers with one update the one that comes first keeps it: whose μ is larger, then by lot.
 
-    The lot is BLAKE3(a validator's beacon ‖ hotkey); `states` are the standings before the round. A new key that copies
-    an old peer takes nothing from it.
+    The lot is BLAKE3(a validator's beacon ‖ hotkey); `states` are the standings before the round. A clone is tested
+    although it fails, so whoever makes the updates comes first before long, whatever the lot was.
     """
-    tested = states[hotkey].tested if hotkey in states else 0
-    return -tested, blake3(beacon + public_of(hotkey)).digest()
+    mu = states[hotkey].mu if hotkey in states else 0.0
+    return -mu, blake3(beacon + public_of(hotkey)).digest()
 
 
 def comes_first(beacon: bytes, one: str, other: str, states: Mapping[str, PeerState]) -> bool:
@@ -134,21 +135,34 @@ def finding_of(row: ScoreRow, before: Mapping[str, PeerState], beacon: bytes) ->
 def _outcome(row: ScoreRow) -> Outcome:
     match row.outcome:
         case "evaluated":
-            return Evaluated(
-                _difference(row.assigned_before, row.assigned_after),
-                _difference(row.unassigned_before, row.unassigned_after),
-                Control(_number(row.control_assigned), _number(row.control_unassigned)),
-                Errors(_number(row.assigned_error), _number(row.unassigned_error)),
-            )
+            return _evaluated(row)
         case "screened":
             return Screened(_number(row.screened))
         case "failed":
-            return Failed(row.reason)
+            return _failure(row)
         case "absent":
             return Absent()
         case "not_evaluated":
             return NotEvaluated()
     raise ValueError(f"{row.outcome!r} is no outcome of a round")
+
+
+def _evaluated(row: ScoreRow) -> Evaluated:
+    return Evaluated(
+        _difference(row.assigned_before, row.assigned_after),
+        _difference(row.unassigned_before, row.unassigned_after),
+        Control(_number(row.control_assigned), _number(row.control_unassigned)),
+        Errors(_number(row.assigned_error), _number(row.unassigned_error)),
+    )
+
+
+def _failure(row: ScoreRow) -> Outcome:
+    """What failed by what it has in common with others is judged to fail again, from what was measured of it."""
+    if row.reason in UNORIGINAL and row.measured:
+        return _evaluated(row)
+    if row.reason in UNORIGINAL and row.screened is not None:
+        return Screened(row.screened)
+    return Failed(row.reason)
 
 
 def _number(value: float | None) -> float:

@@ -43,9 +43,9 @@ class GauntletSpec(Section):
     """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a
     third less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`)."""
     mu_settled: Natural = 20
-    """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as the
-    accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any text,
-    and a test that sees nothing must not decide who is paid."""
+    """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as
+    the accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any
+    text, and a test that sees nothing must not decide who is paid."""
     mu_warmup: Natural = 5
     """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
 

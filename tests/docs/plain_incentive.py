@@ -141,7 +141,10 @@ def rated(
         return {peer: (states[peer]["rating_mu"], states[peer]["rating_sigma"]) for peer in gains}
     halves = median is not None and spec["rating"] != "ordinal"
     assert median is not None or not halves
-    score = {peer: round(gain / (median / 2.0)) if halves and median else gain for peer, gain in gains.items()}
+    score = {
+        peer: round(within(gain / median * 2.0, -(2.0**30), 2.0**30)) if halves and median else gain
+        for peer, gain in gains.items()
+    }
     rank = {peer: sum(other > score[peer] for other in score.values()) for peer in score}
     order = sorted(score, key=lambda peer: (rank[peer], peer))
     tau, beta = spec["rating_tau"], spec["rating_beta"]

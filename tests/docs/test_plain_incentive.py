@@ -11,7 +11,7 @@ from typing import Any
 
 import plain_incentive as plain
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,13 @@ rules = st.fixed_dictionaries(
 )
 
 
+TINY = {"outcome": "evaluated", "control": [0.0, 0.0], "errors": [0.0, 0.0], "assigned": 0.0, "accepted": True}
+"""A validator may publish a median by which nothing can be divided."""
+
+
+@example(
+    {}, [{"a": {**TINY, "unassigned": 5e-324}, "b": {**TINY, "unassigned": 0.5}, "c": {**TINY, "unassigned": -0.5}}]
+)
 @given(rules, st.lists(st.dictionaries(st.sampled_from(PEERS), findings, max_size=6), max_size=5))
 def test_the_page_comes_to_what_the_library_comes_to(rule: dict[str, Any], rounds: list[dict[str, Any]]) -> None:
     made = library()

@@ -16,6 +16,7 @@ from torch import Tensor
 from muster.kernels import SparseUpdate
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import PeerState
+from muster.protocol.spec import GauntletSpec
 from muster.validator.gauntlet.evaluation import Candidate, Row
 
 
@@ -43,14 +44,18 @@ def along(gradient: Sequence[Tensor], update: SparseUpdate, weights: Row) -> flo
     return total
 
 
-def drawn_exact(beacon: bytes, states: Mapping[str, PeerState], hotkeys: Sequence[str], count: int) -> frozenset[str]:
-    """The `count` peers that are measured exactly: who never was, then by lot.
+def drawn_exact(
+    beacon: bytes, states: Mapping[str, PeerState], hotkeys: Sequence[str], spec: GauntletSpec
+) -> frozenset[str]:
+    """The `exact_peers` that are measured exactly: newcomers, then by lot.
 
     `beacon` is one that nobody knew when the submissions were sealed.
     """
+    ranked = sorted(hotkeys, key=lambda hotkey: precedence_of(beacon, hotkey, states.get(hotkey), spec))
+    return frozenset(ranked[: spec.exact_peers])
 
-    def rank(hotkey: str) -> tuple[bool, bytes]:
-        state = states.get(hotkey)
-        return state is not None and state.tested > 0, blake3(beacon + b"exact" + public_of(hotkey)).digest()
 
-    return frozenset(sorted(hotkeys, key=rank)[:count])
+def precedence_of(beacon: bytes, hotkey: str, state: PeerState | None, spec: GauntletSpec) -> tuple[bool, bytes]:
+    """Who is measured exactly first: who is not through its warm-up, unless its last round failed; then by lot."""
+    known = state is not None and (state.tested >= max(spec.mu_warmup, 1) or state.failures > 0)
+    return known, blake3(beacon + b"exact" + public_of(hotkey)).digest()

@@ -129,7 +129,11 @@ class Judging:
             return
         spec = case.tip.spec.gauntlet
         updates = {work.hotkey: work.update for work in case.works}
-        seated = {work.hotkey for work in case.works if work.signed.header.public in self._accepted}
+        seated = {
+            work.hotkey: work.signed.header.windows
+            for work in case.works
+            if work.signed.header.public in self._accepted
+        }
         honest = proven(seated, case.states, spec)
         self._overlaps = overlaps(case.beacon, updates, case.before, honest, case.states, spec)
         candidates = candidates_of(case.tip, case.works, self._accepted, case.beacon, self._text)
@@ -140,7 +144,7 @@ class Judging:
             scores = first_order(replica, candidates, common, scale)
             self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
             yield
-        self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec.exact_peers)
+        self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec)
         exact = [one for one in candidates if one.hotkey in self._drawn]
         self._evaluation = RoundEvaluation(replica, exact, [c for c in candidates if c.accepted], common, scale)
         yield from self._evaluation.pieces()

@@ -27,6 +27,9 @@ TILES = 1024
 _PAIRS = 6
 """Ordered pairs that the usual is the median of: of three peers."""
 
+_PART = 3.0
+"""Who does a third of the most work counts among those that the usual is measured by: twice the work is honest too."""
+
 _EARLY = 0.5
 """More than honest peers have in common in any round: of the first, when they all move what is wrong most."""
 
@@ -118,9 +121,19 @@ def _unit(shares: Shares, honest: Collection[str], limit: float) -> float:
     return bound if usual is None else max(min(usual, bound), _LEAST)
 
 
-def proven(accepted: Collection[str], states: Mapping[str, PeerState], spec: GauntletSpec) -> frozenset[str]:
-    """The accepted peers that the own-data test lets through by the rounds before."""
-    return frozenset(one for one in accepted if one in states and gate(states[one], spec) > 0.0)
+def proven(accepted: Mapping[str, int], states: Mapping[str, PeerState], spec: GauntletSpec) -> frozenset[str]:
+    """The accepted peers, with the windows they declare, that the own-data test lets through by the rounds before, and
+    that do a third and more of the work of whoever does most.
+
+    Who trains little lists other entries than who trains much, and has less in common with anybody.
+    """
+    work = {
+        one: states[one].work * windows
+        for one, windows in accepted.items()
+        if one in states and gate(states[one], spec) > 0.0
+    }
+    most = max(work.values(), default=0.0)
+    return frozenset(one for one, done in work.items() if done > 0.0 and _PART * done >= most)
 
 
 def drawn_tiles(beacon: bytes, tiles: int) -> Entries:

@@ -90,6 +90,19 @@ async def test_a_node_that_has_not_joined_says_so() -> None:
     assert (told["tip"], told["state_root"], told["healthy"]) == (None, None, False)
 
 
+async def test_a_miner_is_told_its_pay(tip: Tip) -> None:
+    facts = live_facts(tip)
+    judged = events.Judged(3, validator="5V", peers=8, share=0.118, reason="It is paid for all its work.", rank=3)
+    async with asked(service(tip, facts)) as ask:
+        assert json.loads((await ask("/status"))[1])["pay"] is None
+        facts.note(Noted(1.0, judged))
+        assert json.loads((await ask("/status"))[1])["pay"] == {
+            "round": 3, "validator": "5V", "peers": 8, "share": 0.118, "rank": 3,
+            "reason": "It is paid for all its work.",
+        }  # fmt: skip
+    assert judged.said() == "has rank 3 of 8, share 0.118; It is paid for all its work."
+
+
 async def test_a_loss_that_is_no_number_is_still_json(tip: Tip) -> None:
     facts = live_facts(tip)
     facts.note(Noted(1.0, events.Heldout(0, loss=float("nan"))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from builders import MODEL, hash32, identity, layout, theta, update
+from builders import MODEL, hash32, identity, layout, run_spec, theta, update
 
 from muster.node.replica import Replica
 from muster.protocol.incentive.row import PeerState
@@ -13,6 +13,7 @@ from muster.validator.gauntlet.evaluation import Candidate, Measured, evaluate
 from muster.validator.gauntlet.first_order import along, drawn_exact, first_order
 
 BEACON = bytes(range(32))
+SPEC = run_spec().gauntlet
 NAMES = [identity(name).hotkey for name in ("alice", "bob", "carol", "dave", "eve")]
 
 
@@ -49,10 +50,12 @@ def test_of_small_steps_it_is_the_exact_score() -> None:
         assert score == pytest.approx(found.unassigned.score, rel=0.05, abs=2e-7)
 
 
-def test_who_was_never_tested_is_drawn_first_and_the_rest_by_lot() -> None:
-    states = {name: PeerState(name, tested=3) for name in NAMES[:4]}
-    assert NAMES[4] in drawn_exact(BEACON, states, NAMES, 1)
-    others = {drawn_exact(bytes([i]) * 32, states, NAMES[:4], 2) for i in range(20)}
+def test_newcomers_are_drawn_first_and_the_rest_by_lot() -> None:
+    states = {name: PeerState(name, tested=9) for name in NAMES[:3]}
+    states[NAMES[3]] = PeerState(NAMES[3], failures=1)
+    one, two, all_ = (SPEC.model_copy(update={"exact_peers": count}) for count in (1, 2, 9))
+    assert drawn_exact(BEACON, states, NAMES, one) == {NAMES[4]}, "and not who failed last"
+    others = {drawn_exact(bytes([i]) * 32, states, NAMES[:4], two) for i in range(20)}
     assert len(others) > 1
     assert all(len(drawn) == 2 for drawn in others)
-    assert drawn_exact(BEACON, states, NAMES, 9) == frozenset(NAMES)
+    assert drawn_exact(BEACON, states, NAMES, all_) == frozenset(NAMES)

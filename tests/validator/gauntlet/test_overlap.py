@@ -137,5 +137,7 @@ class TestTheUsual:
                 assert one.clone <= SPEC.clone_ratio
 
     def test_proven_are_accepted_peers_whom_the_own_data_test_lets_through(self) -> None:
-        states = {NAMES[0]: OLD[NAMES[0]], NAMES[1]: PeerState(NAMES[1], mu=0.05, tested=9), NAMES[2]: OLD[NAMES[2]]}
-        assert proven([NAMES[0], NAMES[1], NAMES[3]], states, SPEC) == {NAMES[0]}
+        states = {name: PeerState(name, mu=0.5, tested=9, work=1.0) for name in NAMES[:5]}
+        states |= {NAMES[1]: PeerState(NAMES[1], mu=0.05, tested=9, work=1.0)}
+        accepted = {NAMES[0]: 32, NAMES[1]: 32, NAMES[2]: 16, NAMES[3]: 8, NAMES[5]: 32}
+        assert proven(accepted, states, SPEC) == {NAMES[0], NAMES[2]}, "who does a quarter is not the usual"

@@ -69,7 +69,7 @@ class Auditor:
                 await losses.draw(sampling, self._report.first_round)
             replay = Replay(standing, evidence, scores, weights, losses, self._report, self._faults, self._progress)
             await replay.run()
-            weights.tell(whole=not first_round)
+            await weights.tell(scores, whole=not first_round)
             if losses is not None:
                 losses.tell()
         return self._report

@@ -98,7 +98,8 @@ class Replay:
         standing = self._standing
         spec = tip.spec if tip is not None and standing.by_the_rules else None
         await self._scores.check_published(record, digest, spec, None if found.seal is None else found.seal[0])
-        self._weights.take(self._scores.newest, round_)
+        if record.kind is not Kind.CLOSE:  # which nobody scores
+            self._weights.take(self._scores.newest, round_)
         resumed = False
         if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
             assert tip is not None

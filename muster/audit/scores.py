@@ -13,6 +13,7 @@ from muster.audit.evidence import Evidence
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.sheets import Sheet, by_the_record, follows, pays
 from muster.history.status import printable
+from muster.node.ledger.reader import MAX_SIBLINGS
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
@@ -45,9 +46,9 @@ class ScoreFiles:
         self._faults = faults
         self._applied: tuple[int, frozenset[str]] | None = None
         self.newest: dict[str, ScoreFile] = {}
+        """Each validator's newest file so far that is one."""
         self.before: dict[str, Mapping[str, PeerState] | None] = {}
         """What each validator's newest file goes on from, None where that is not known."""
-        """Each validator's newest file so far that is one."""
 
     async def check_used(self, record: Record, digest: bytes, remembered: frozenset[bytes]) -> None:
         """The scores a record, which has this digest, used are the ones their validators signed.
@@ -189,6 +190,17 @@ class ScoreFiles:
         """
         data = await self._store(hotkey).get(paths.scores(self._run_id, round_, record), max_bytes=self._max_bytes)
         return decode_scores(data, self._run_id, hotkey, round_)
+
+    async def all_of(self, hotkey: str, round_: int) -> list[ScoreFile]:
+        """Whatever a validator's bucket says of a round's records, siblings among them; what is no file is left out."""
+        found = []
+        with suppress(StorageError):
+            store = self._store(hotkey)
+            for info in await store.list(paths.score_files(self._run_id, round_), limit=MAX_SIBLINGS):
+                with suppress(StorageError, WireError):
+                    data = await store.get(info.key, max_bytes=self._max_bytes)
+                    found.append(decode_scores(data, self._run_id, hotkey, round_)[0])
+        return found
 
     def _store(self, hotkey: str) -> Store:
         peer = self._evidence.peers.get(hotkey)

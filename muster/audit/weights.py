@@ -10,10 +10,15 @@ from collections.abc import Mapping
 
 from muster.audit.evidence import Evidence
 from muster.audit.report import Fault, FaultClass, FaultLog
+from muster.audit.scores import ScoreFiles
 from muster.protocol.incentive.pay import chain_weights
 from muster.protocol.wire import ScoreFile
 
 OBJECT = "the weights on the chain"
+
+SIBLING_ROUNDS = 16
+"""Rounds before and after the newest in which a validator's files of other records are looked at: its weights are
+seldom older, and what is not anchored yet is seldom newer."""
 
 
 class ShownWeights:
@@ -26,6 +31,7 @@ class ShownWeights:
         self._shown: dict[str, Mapping[int, int]] = {}
         self._round: dict[str, int] = {}
         self._newest: dict[str, int] = {}
+        self._away: set[str] = set()
 
     async def look(self) -> None:
         """See what the chain shows.
@@ -42,32 +48,51 @@ class ShownWeights:
 
     def take(self, files: Mapping[str, ScoreFile], round_: int) -> None:
         """Compare with the files of a round, by validator; later ones count for more."""
-        now = {peer.uid: hotkey for hotkey, peer in self._evidence.peers.items()}
+        self._away |= {hotkey for hotkey in self._shown if hotkey not in files or files[hotkey].round != round_}
         for hotkey, file in files.items():
             if file.round != round_ or hotkey not in self._shown:
                 continue
-            holders = {row.uid: row.hotkey for row in file.rows}
-            weights = chain_weights(
-                {row.hotkey: row.incentive for row in file.rows}, {row.hotkey: row.uid for row in file.rows}
-            )
-            if not weights:
+            weights = self._left_of(file)
+            if weights is None:
                 continue
             self._newest[hotkey] = round_
-            # A chain forgets what was meant for the last holder of a slot.
-            if {uid: weight for uid, weight in weights.items() if now.get(uid) == holders[uid]} == self._shown[hotkey]:
+            if weights == self._shown[hotkey]:
                 self._round[hotkey] = round_
 
-    def tell(self, whole: bool) -> None:
-        """What came of it; `whole` says that the files of all rounds were read."""
+    async def tell(self, files: ScoreFiles, whole: bool) -> None:
+        """What came of it; `whole` says that the files of all rounds were read, out of `files`."""
         for hotkey, shown in self._shown.items():
             newest, found = self._newest.get(hotkey), self._round.get(hotkey)
             if not shown and newest is not None:
                 self._faults.remark(None, hotkey, "the chain shows no weights of it, and its files would set some")
-            elif shown and found is None and not (whole and newest is not None):
+            elif shown and found is None and (hotkey in self._away or newest is None or not whole):
                 self._faults.remark(None, hotkey, "its weights on the chain were not compared: files are missing")
+            elif shown and found is None and await self._elsewhere(files, hotkey, shown):
+                said = "its weights on the chain are those of its file of a record that is not of the run, or not yet"
+                self._faults.remark(None, hotkey, said)
             elif shown and found is None:
                 problem = "they follow from none of its score files"
                 self._faults.add(Fault(FaultClass.SCORES, None, OBJECT, problem, hotkey))
             elif shown and found != newest:
                 said = f"its weights on the chain are those of round {found}; its file of round {newest} sets others"
                 self._faults.remark(None, hotkey, said)
+
+    def _left_of(self, file: ScoreFile) -> Mapping[int, int] | None:
+        """What a chain shows by now of the weights that follow from a file; None where it sets none.
+
+        A chain forgets what was meant for the last holder of a slot.
+        """
+        now = {peer.uid: hotkey for hotkey, peer in self._evidence.peers.items()}
+        holders = {row.uid: row.hotkey for row in file.rows}
+        shares, uids = {row.hotkey: row.incentive for row in file.rows}, {row.hotkey: row.uid for row in file.rows}
+        weights = chain_weights(shares, uids)
+        return {uid: weight for uid, weight in weights.items() if now.get(uid) == holders[uid]} if weights else None
+
+    async def _elsewhere(self, files: ScoreFiles, hotkey: str, shown: Mapping[int, int]) -> bool:
+        """Whether a validator's weights follow from what it said of a record that was taken back, or is not anchored."""
+        last = self._newest[hotkey]
+        for round_ in range(last + SIBLING_ROUNDS, max(last - SIBLING_ROUNDS, -1), -1):
+            for file in await files.all_of(hotkey, round_):
+                if self._left_of(file) == shown:
+                    return True
+        return False

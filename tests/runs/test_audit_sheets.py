@@ -29,6 +29,7 @@ from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.ledger.reader import EVALUATE
 from muster.node.telemetry.events import Undone
+from muster.protocol import paths
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.columns import columns_of
 from muster.protocol.identity import hotkey_of
@@ -230,6 +231,19 @@ class TestWeights:
         chain.advance(100)
         asyncio.run(chain.set_weights(scene.stage.member("operator-1").identity, weights))
         return scene.audit(chain=chain).faults
+
+    def test_weights_of_a_file_of_a_record_that_was_taken_back(self, scene: Scene) -> None:
+        """It was published before the record was final, and the chain took the weights that follow from it."""
+        member, file = scene.stage.member("operator-1"), scene.file("operator-1", ROUNDS - 1)
+        rows = [replace(row, incentive=float(row.uid == file.rows[0].uid)) for row in file.rows]
+        sibling = replace(file, record=b"\xab" * 32, rows=tuple(rows))
+        bucket = scene.run.buckets.bucket("mem:operator-1")
+        key = paths.scores(file.run_id, file.round, sibling.record)
+        asyncio.run(bucket.put(key, encode_scores(sibling, member.identity)))
+        try:
+            assert self.shown(scene, {file.rows[0].uid: 65_535}) == []
+        finally:
+            asyncio.run(bucket.delete(key))
 
     def test_weights_of_no_file(self, scene: Scene) -> None:
         (fault,) = self.shown(scene, {0: 65_535, 1: 1})

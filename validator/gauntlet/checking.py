@@ -105,8 +105,13 @@ class Checking:
         """The oldest round whose θ is still wanted."""
         return self._kept[0].tip.round if self._kept else None
 
+    def drop(self, round_: int) -> None:
+        """The record of a round is taken back: what was made after it is of another θ than there will be."""
+        while self._kept and self._kept[-1].tip.round >= round_:
+            self._kept.pop()
+
     async def look(self, scored: Scored) -> None:
-        """Keep a round that is scored and final, and measure again what is doubtful of the files that are there."""
+        """Keep a round that is scored, and measure again what is doubtful of the files that are there."""
         self._kept.append(scored)
         digests = {digest for kept in self._kept for _, digest in kept.files.values()}
         self._measured = {key for key in self._measured if key[0] in digests}

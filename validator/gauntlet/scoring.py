@@ -88,6 +88,7 @@ class Scoring:
 
     def drop(self, round_: int) -> None:
         """The record of a round is taken back, and what was to be said of it with it."""
+        self._checking.drop(round_)
         for job in [job for job in self._jobs if job.round == round_]:
             if job.task is None:
                 self._jobs.remove(job)

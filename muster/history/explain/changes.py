@@ -49,7 +49,9 @@ def _gate(w: Working) -> Iterator[str]:
     if spec.mu_rule == "t" and missing > 0:
         yield f"{some(missing, 'more tested round').capitalize()} open the gate as far as its μ says."
     if spec.mu_rule == "t" and row.mu < spec.mu_full:
-        how = "nothing is paid up to" if row.mu <= spec.mu_floor else "it is paid in part from"
+        how = "it is paid in part from"
+        if row.mu <= spec.mu_floor:
+            how = "only while the run is young is anything paid up to" if row.gate else "nothing is paid up to"
         yield (
             f"Its μ is {row.mu:.3f}: {how} {spec.mu_floor}, all of it from {spec.mu_full} on. μ rises with updates "
             "that gain more on the text assigned to it than the round's others do: train on that text, from the "

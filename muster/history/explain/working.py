@@ -15,7 +15,7 @@ from muster.protocol.incentive.averages import gain
 from muster.protocol.incentive.own_data import LIMIT
 from muster.protocol.incentive.pay import chain_weights, incentives
 from muster.protocol.incentive.row import EVALUATED, FAILED, NOT_EVALUATED, SCREENED, PeerState, ScoreRow
-from muster.protocol.incentive.score import INACTIVE_MULTIPLIER, LEAST_WORK, MOST_WORK, Judgement, worth
+from muster.protocol.incentive.score import INACTIVE_MULTIPLIER, LEAST_WORK, MOST_WORK, Judgement, sight, worth
 from muster.protocol.incentive.sheet import finding_of, judge_round
 from muster.protocol.incentive.words import ranked
 from muster.protocol.reasons import CLONE, sentence_of
@@ -221,6 +221,8 @@ def _statistic(w: Working, own: float, other: float) -> Iterator[Line]:
 
 def _paid(w: Working) -> Iterator[Line]:
     row, spec = w.row, w.spec.gauntlet
+    if spec.mu_rule == "t" and spec.mu_settled and any(one.tested for one in w.rows):
+        yield Line("sight", _sight(w))
     yield Line("gate", _gate(w))
     idle = f"failed {row.failures} and absent {row.inactive} times since it was measured"
     why = idle if row.failures or row.inactive else "nothing is held against it"
@@ -243,7 +245,25 @@ def _gate(w: Working) -> str:
     ramp = f"min(max(({row.mu!r} - {spec.mu_floor!r}) / ({spec.mu_full!r} - {spec.mu_floor!r}), 0.0), 1.0)"
     warm = f" * min({row.tested} / {spec.mu_warmup}, 1.0)" if spec.mu_warmup else ""
     named = ", and the part of the warm-up that is over" if spec.mu_warmup else ""
-    return f"μ between floor and full{named}: {ramp}{warm} = {row.gate!r}"
+    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
+    part = ramp if seen == 1.0 else f"(1.0 - {seen!r} * (1.0 - {ramp}))"
+    closed = "" if seen == 1.0 else ", as far as there is sight"
+    return f"μ between floor and full{closed}{named}: {part}{warm} = {row.gate!r}"
+
+
+def _sight(w: Working) -> str:
+    """How far the own-data test sees anything in this round."""
+    spec, tested = w.spec.gauntlet, [one for one in w.rows if one.tested]
+    means = sorted(one.mu for one in tested if one.accepted) or sorted(one.mu for one in tested)
+    middle, most = means[(len(means) - 1) // 2], max(one.tested for one in tested)
+    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
+    part = f"min(max({middle!r} / {spec.mu_full!r}, {most} / {spec.mu_settled}, 0.0), 1.0) = {seen!r}"
+    return f"how far the test sees anything, by the accepted ones' median μ and the rounds so far: {part}"
+
+
+def accepted_in(w: Working) -> frozenset[str]:
+    """Whose work the round applied, as far as the file says."""
+    return frozenset(one.hotkey for one in w.rows if one.accepted)
 
 
 def _share(w: Working) -> str:

@@ -68,6 +68,7 @@ def columns(finding: Finding) -> dict[str, Any]:
             }
             shown |= {"control_assigned": control.assigned, "control_unassigned": control.unassigned}
             shown |= {"assigned_error": errors.assigned, "unassigned_error": errors.unassigned, "drawn": True}
+            shown |= {"assigned_spread": errors.assigned, "unassigned_spread": errors.unassigned}
         case Screened(gain):
             shown |= {"screened": gain}
     return shown
@@ -120,7 +121,7 @@ GOOD = Evaluated(0.5, 0.125, Control(), Errors(0.0625, 0.0))
         (one(GOOD, rounds=4), "1 more tested round open"),
         (one(GOOD, FULL // 2, rounds=9), f"It declared {FULL // 2} of {FULL} windows"),
         (one(Failed(KEY_MISSING)), REASONS[KEY_MISSING].sentence),
-        (one(Screened(0.125)), "Its μ is 0.000: nothing is paid up to 0.15"),
+        (one(Screened(0.125)), "Its μ is 0.000: nothing is paid up to 0.1,"),
         (one(Evaluated(0.25, -0.125, Control(), Errors(0.0625, 0.0)), rounds=9), "do not lower the loss"),
         (one(GOOD, rounds=12, mu_rule="sign", mu_warmup=0, mu_floor=0.9, mu_full=1.0), "nothing is paid below 0.9"),
     ],

@@ -89,7 +89,7 @@ class ShownWeights:
         return {uid: weight for uid, weight in weights.items() if now.get(uid) == holders[uid]} if weights else None
 
     async def _elsewhere(self, files: ScoreFiles, hotkey: str, shown: Mapping[int, int]) -> bool:
-        """Whether a validator's weights follow from what it said of a record that was taken back or is not anchored."""
+        """Whether a validator's weights follow from what it said of a record taken back, or of one not anchored yet."""
         last = self._newest[hotkey]
         for round_ in range(last + SIBLING_ROUNDS, max(last - SIBLING_ROUNDS, -1), -1):
             for file in await files.all_of(hotkey, round_):

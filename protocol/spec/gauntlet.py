@@ -46,7 +46,7 @@ class GauntletSpec(Section):
     """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as
     the accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any
     text, and a test that sees nothing must not decide who is paid."""
-    mu_warmup: Natural = 5
+    mu_warmup: Natural = 3
     """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
 
     rating: Literal["mean", "openskill", "ordinal"] = "mean"

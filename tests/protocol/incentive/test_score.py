@@ -124,11 +124,11 @@ class TestTheRule:
         state = found["b"].state
         assert (state.mu, state.tested, state.work, state.worked, state.evaluated) == (1.0, 1, 1.0, 1, 1)
         assert (state.positive, state.last_score) == (True, 0.01)
-        assert found["b"].score == pytest.approx(1 / 5), "a fifth of the warm-up"
+        assert found["b"].score == pytest.approx(1 / 3), "a third of the warm-up"
         assert found["a"].score == found["c"].score == 0.0
 
     def test_pay_opens_with_the_tested_rounds_and_then_stands(self) -> None:
-        assert [after(*[GOOD] * n).score for n in (1, 2, 5, 9)] == pytest.approx([0.2, 0.4, 1.0, 1.0])
+        assert [after(*[GOOD] * n).score for n in (1, 2, 3, 9)] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
 
     def test_the_gate_is_a_ramp_of_the_smaller_average(self) -> None:
         state = PeerState("p", tested=9)
@@ -193,7 +193,7 @@ class TestSight:
 
     def test_without_sight_equal_work_is_paid_equally_and_no_work_is_not(self) -> None:
         found = judged({}, {"a": seen(0.01, 0.02), "b": seen(0.02, 0.02), "c": seen(0.0, 0.0)}, self.SPEC)
-        assert found["a"].gate == found["b"].gate == pytest.approx(0.95 / 5)
+        assert found["a"].gate == found["b"].gate == pytest.approx(0.95 / 3)
         assert found["a"].score == found["b"].score > found["c"].score == 0.0
 
 

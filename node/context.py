@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -22,6 +24,21 @@ class Offload(Protocol):
 
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
         """Run `work` and return its result."""
+
+
+async def finished(work: Awaitable[T]) -> T:
+    """The result of heavy work; where the caller is cancelled meanwhile, only once the work has ended.
+
+    A thread cannot be stopped: whoever holds a lock for what it does must not let go of it before.
+    """
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
+        raise
 
 
 async def in_place(work: Callable[[], T]) -> T:

@@ -107,7 +107,7 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
     """An HTTP(S) server on a loopback port that answers everything with `handler`; its HOST:PORT."""
     application = web.Application(client_max_size=1 << 26)
     application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=1.0)
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
     try:
@@ -117,7 +117,13 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
         finally:
             await stop_accepting(listener)
     finally:
+        # What is closed with an answer under way stays open until the client has read it, and some never do.
+        answering = [] if runner.server is None else [one.transport for one in runner.server.connections]
         await runner.cleanup()
+        for transport in answering:
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)
 
 
 def name(listener: socket.socket) -> str:

@@ -24,7 +24,7 @@ from muster.protocol.ledger import Applied, Tip
 from muster.protocol.reasons import DECISIONS, LEADERS_WORD, PAYLOAD_REASONS
 from muster.protocol.rules.sampling import sample
 from muster.protocol.wire import ScoreFile, Seal
-from muster.validator.gauntlet.again import Again, disagreement, mismatch
+from muster.validator.gauntlet.again import Again, disagreement, mismatch, published_factor
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Work, sent
 from muster.validator.gauntlet.overlap import Overlap, overlaps, proven
@@ -106,7 +106,8 @@ class Losses:
     ) -> list[str]:
         """What a validator says otherwise of these peers than is measured again, each with its peer."""
         seats = [work.signed.header.public for work in works]
-        again = Again(tip, works, seats, beacon, self._text, peers)
+        factors = {row.hotkey: published_factor(row) for row in file.rows if row.hotkey in peers}
+        again = Again(tip, works, seats, beacon, self._text, factors)
         while again.go_on(replica):
             pass
         found = again.found

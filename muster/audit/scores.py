@@ -154,10 +154,11 @@ class ScoreFiles:
     def _tell(self, name: str, sheet: Sheet, before: ScoreFile | None) -> None:
         """The faults of a file, each with its peer and column."""
         file = sheet.file
-        problems = by_the_record(sheet)
+        problems: list[str] = []
         try:
+            problems = by_the_record(sheet)
             wrong = self._differences(sheet, before)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             wrong = [] if problems else [f"nothing follows from it: {error}"]
         if wrong:
             problems.append(wrong[0] + (f" (and {len(wrong) - 1} more rows differ)" if len(wrong) > 1 else ""))

@@ -59,15 +59,15 @@ class Earnings:
         validators = [snapshot[hotkey] for hotkey in tip.spec.genesis.leaders if hotkey in snapshot]
         validators.sort(key=lambda peer: -peer.stake)
         rounds = sorted(round_ for round_ in self._records if self._told < round_ < tip.round)
-        wanted = [(round_, validator) for round_ in rounds for validator in validators]
+        wanted = [(round_, self._records[round_], validator) for round_ in rounds for validator in validators]
         found = await asyncio.gather(*(self._read(tip, *one) for one in wanted))
         for file in found:
             if file is not None and file.round > self._told:
                 self._told = file.round
                 self._note(file)
 
-    async def _read(self, tip: Tip, round_: int, validator: Peer) -> ScoreFile | None:
-        store, record = self._context.directory.store(validator), self._records[round_]
+    async def _read(self, tip: Tip, round_: int, record: bytes, validator: Peer) -> ScoreFile | None:
+        store = self._context.directory.store(validator)
         if store is None:
             return None
         try:

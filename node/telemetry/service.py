@@ -209,7 +209,12 @@ async def serving(service: Service, where: Address, idle: float = IDLE_SECONDS) 
         host, port = runner.addresses[0][:2]
         yield Address(host, port)
     finally:
+        # What is closed with an answer under way stays open until the client has read it, and some never do.
+        answering = [] if runner.server is None else [one.transport for one in runner.server.connections]
         await runner.cleanup()
+        for transport in answering:
+            if transport is not None:
+                transport.abort()
 
 
 def _refusal(error: OSError) -> str:

@@ -17,6 +17,11 @@ SCREENED = "screened"
 FAILED = "failed"
 ABSENT = "absent"
 NOT_EVALUATED = "not_evaluated"
+MOST_LOSS = 1e6
+"""Nat/token: a loss beyond this either way is no number that anything can be made of."""
+
+_LOSS, _ERROR = {"low": -MOST_LOSS, "high": MOST_LOSS}, {"low": 0.0, "high": MOST_LOSS}
+
 OUTCOMES = frozenset({EVALUATED, SCREENED, FAILED, ABSENT, NOT_EVALUATED})
 """What a round can be for a peer (`score.Outcome`)."""
 
@@ -32,12 +37,15 @@ class PeerState:
 
     hotkey: Annotated[str, About(6, "the peer")]
     mu: Annotated[float, About(12, "proof of computation", title="μ", low=-1, high=1)] = 0.0
-    rating_mu: Annotated[float, About(13, "mean of the LossRating")] = START_MU
-    rating_sigma: Annotated[float, About(14, "standard deviation of the LossRating", low=0)] = START_SIGMA
+    rating_mu: Annotated[float, About(13, "mean of the LossRating", low=-1000, high=1000)] = START_MU
+    rating_sigma: Annotated[float, About(14, "standard deviation of the LossRating", low=0, high=1000)] = START_SIGMA
     evaluated: Annotated[int, About(15, "rounds in which it was measured", title="measured")] = 0
     failures: Annotated[int, About(16, "failed rounds since it was last measured", title="failed")] = 0
     inactive: Annotated[int, About(17, "absent rounds since it was last measured", title="absent")] = 0
-    last_score: Annotated[float | None, About(18, "LossScore on other data when last measured", "nat/token")] = None
+    last_score: Annotated[
+        float | None,
+        About(18, "LossScore on other data when last measured", "nat/token", **_LOSS),
+    ] = None
     positive: Annotated[bool, About(19, "whether any LossScore on other data was ever above 0")] = False
     mu_slow: Annotated[float, About(22, "the own-data test averaged over twenty rounds", low=-1, high=1)] = 0.0
     mu_fast: Annotated[float, About(23, "the same over five rounds", low=-1, high=1)] = 0.0
@@ -62,10 +70,18 @@ class ScoreRow(PeerState):
     """
 
     uid: Annotated[int, About(7, "its slot")]
-    assigned_before: Annotated[float | None, About(8, "loss on assigned data before the step", "nat/token")] = None
-    assigned_after: Annotated[float | None, About(9, "loss on assigned data after the step", "nat/token")] = None
-    unassigned_before: Annotated[float | None, About(10, "loss on other data before the step", "nat/token")] = None
-    unassigned_after: Annotated[float | None, About(11, "loss on other data after the step", "nat/token")] = None
+    assigned_before: Annotated[
+        float | None, About(8, "loss on assigned data before the step", "nat/token", **_LOSS)
+    ] = None
+    assigned_after: Annotated[float | None, About(9, "loss on assigned data after the step", "nat/token", **_LOSS)] = (
+        None
+    )
+    unassigned_before: Annotated[
+        float | None, About(10, "loss on other data before the step", "nat/token", **_LOSS)
+    ] = None
+    unassigned_after: Annotated[float | None, About(11, "loss on other data after the step", "nat/token", **_LOSS)] = (
+        None
+    )
     peer_score: Annotated[float, About(20, "PeerScore", title="score", low=0)]
     incentive: Annotated[float, About(21, "part of the pay", "share", title="weight", low=0, high=1)]
     outcome: Annotated[str, About(30, "what the round was for it", slug=True)] = NOT_EVALUATED
@@ -73,17 +89,25 @@ class ScoreRow(PeerState):
     windows: Annotated[int, About(32, "windows it declared")] = 0
     accepted: Annotated[bool, About(33, "whether its work was applied")] = False
     drawn: Annotated[bool, About(34, "whether it was drawn to be measured exactly")] = False
-    screened: Annotated[float | None, About(35, "LossScore on other data to first order", "nat/token")] = None
-    control_assigned: Annotated[float | None, About(36, "the control's gain on assigned data", "nat/token")] = None
-    control_unassigned: Annotated[float | None, About(37, "the control's gain on other data", "nat/token")] = None
-    assigned_spread: Annotated[float | None, About(38, "standard error of the gain, assigned", "nat/token", low=0)] = (
+    screened: Annotated[float | None, About(35, "LossScore on other data to first order", "nat/token", **_LOSS)] = None
+    control_assigned: Annotated[
+        float | None, About(36, "the control's gain on assigned data", "nat/token", **_LOSS)
+    ] = None
+    control_unassigned: Annotated[float | None, About(37, "the control's gain on other data", "nat/token", **_LOSS)] = (
         None
     )
-    unassigned_spread: Annotated[float | None, About(39, "standard error of the gain, other", "nat/token", low=0)] = (
+    assigned_spread: Annotated[
+        float | None, About(38, "standard error of the gain, assigned", "nat/token", **_ERROR)
+    ] = None
+    unassigned_spread: Annotated[
+        float | None, About(39, "standard error of the gain, other", "nat/token", **_ERROR)
+    ] = None
+    assigned_error: Annotated[float | None, About(40, "the same less the control, assigned", "nat/token", **_ERROR)] = (
         None
     )
-    assigned_error: Annotated[float | None, About(40, "the same less the control, assigned", "nat/token", low=0)] = None
-    unassigned_error: Annotated[float | None, About(41, "the same less the control, other", "nat/token", low=0)] = None
+    unassigned_error: Annotated[float | None, About(41, "the same less the control, other", "nat/token", **_ERROR)] = (
+        None
+    )
     factor: Annotated[float | None, About(42, "b, by how much of the control", low=0, high=3)] = None
     own_data: Annotated[float | None, About(43, "the own-data test's statistic", low=-1, high=1)] = None
     ratio: Annotated[float | None, About(44, "LossScore beside the accepted ones' median", low=-3, high=2)] = None

@@ -56,24 +56,32 @@ def silenced_by(
         claims = [dispute for dispute in disputes if dispute.validator == validator]
         if len({dispute.claim for dispute in claims}) > 1:
             raise LedgerError("disputes of one validator name more than one file")
-        if not enough([dispute.signer for dispute in claims], validator, stakes):
+        if not enough([dispute.signer for dispute in claims], validator, stakes, len(set(leaders) - set(silenced))):
             raise LedgerError("it carries disputes that half of the other validators' stake does not stand behind")
     return accused
 
 
-def enough(signers: Collection[bytes], accused: bytes, stakes: Mapping[bytes, int]) -> bool:
-    """Whether these outweigh all others but the accused, by the stakes of the validators whose scores a record used."""
+def enough(signers: Collection[bytes], accused: bytes, stakes: Mapping[bytes, int], heard: int) -> bool:
+    """Whether these outweigh all others but the accused, by the stakes of the validators whose scores a record used,
+    and are more than half of the other validators that are heard (`heard`, the accused among them): the leader writes
+    stakes, and chooses whose scores it uses, but the list is the run's."""
     others = sum(stake for public, stake in stakes.items() if public != accused)
-    return len(signers) >= LEAST_SIGNERS and 2 * sum(stakes[signer] for signer in signers) > others
+    outweigh = 2 * sum(stakes[signer] for signer in signers) > others
+    return len(signers) >= LEAST_SIGNERS and outweigh and 2 * len(signers) > heard - 1
 
 
 def carried(
-    found: Iterable[tuple[Dispute, bytes]], silenced: Collection[bytes], scores: Sequence[ScoresUsed]
+    found: Iterable[tuple[Dispute, bytes]],
+    silenced: Collection[bytes],
+    scores: Sequence[ScoresUsed],
+    validators: int,
 ) -> tuple[bytes, ...]:
     """The objects that a record with these scores carries of the disputes that were found, each given with its object.
 
-    Of each validator that enough stand against, those of the claim that most do; as many as a record takes.
+    Of each validator that enough stand against, those of the claim that most do; as many as a record takes. The run has
+    so many `validators`.
     """
+    heard = validators - len(silenced)
     stakes = {used.validator: used.stake for used in scores}
     claims: dict[tuple[bytes, int, bytes], dict[bytes, bytes]] = {}
     for dispute, data in found:
@@ -81,18 +89,20 @@ def carried(
             claims.setdefault(dispute.claim, {})[dispute.signer] = data
     chosen: dict[bytes, dict[bytes, bytes]] = {}
     for (validator, _, _), signed in sorted(claims.items(), key=lambda claim: (-len(claim[1]), claim[0])):
-        if validator not in chosen and enough(signed, validator, stakes):
+        if validator not in chosen and enough(signed, validator, stakes, heard):
             chosen[validator] = signed
     objects: list[bytes] = []
     for validator in sorted(chosen):
-        signed = _fewest(chosen[validator], validator, stakes)
+        signed = _fewest(chosen[validator], validator, stakes, heard)
         if len(objects) + len(signed) <= MAX_PROOFS:
             objects += [signed[signer] for signer in sorted(signed)]
     return tuple(objects)
 
 
-def _fewest(signed: Mapping[bytes, bytes], accused: bytes, stakes: Mapping[bytes, int]) -> dict[bytes, bytes]:
+def _fewest(
+    signed: Mapping[bytes, bytes], accused: bytes, stakes: Mapping[bytes, int], heard: int
+) -> dict[bytes, bytes]:
     """As many disputes as are enough, of the largest stakes."""
     ranked = sorted(signed, key=lambda signer: (-stakes[signer], signer))
-    count = next(count for count in range(1, len(ranked) + 1) if enough(ranked[:count], accused, stakes))
+    count = next(count for count in range(1, len(ranked) + 1) if enough(ranked[:count], accused, stakes, heard))
     return {signer: signed[signer] for signer in ranked[:count]}

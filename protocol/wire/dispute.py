@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.protocol.errors import WireError
-from muster.protocol.identity import PUBLIC_BYTES, Identity, hotkey_of
+from muster.protocol.identity import PUBLIC_BYTES, Identity
 from muster.protocol.wire.envelope import digest_of
 from muster.protocol.wire.proof import MAX_SENTENCE, decode_proof, encode_proof
 from muster.protocol.wire.tlv import whole
@@ -67,11 +67,3 @@ def decode_dispute(data: bytes, run_id: bytes) -> tuple[Dispute, bytes]:
     )
     dispute = Dispute(proof.round, validator, file, peer, proof.sentence, proof.signer)
     return dispute, digest_of(data)
-
-
-def said(dispute: Dispute) -> str:
-    """A dispute in a sentence."""
-    return (
-        f"{hotkey_of(dispute.signer)} says that the file of {hotkey_of(dispute.validator)} of round {dispute.round} "
-        f"misstates {hotkey_of(dispute.peer)}: {dispute.sentence}"
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -35,13 +35,38 @@ async def connect_and_close(server: Server, turns: int) -> None:
         client.close()
 
 
+async def flood(_request: web.Request) -> web.StreamResponse:
+    return web.Response(body=bytes(2**24))
+
+
+async def ask_and_close(client: socket.socket) -> None:
+    """Close a server that is sending an answer which nobody reads."""
+    loop = asyncio.get_running_loop()
+    async with http_server(flood) as address:
+        host, port = address.split(":")
+        client.setblocking(False)
+        await loop.sock_connect(client, (host, int(port)))
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        await loop.sock_recv(client, 1)
+
+
 @pytest.mark.parametrize("turns", range(6))
 @pytest.mark.parametrize("server", [lambda: tcp_server(wait_for_ever), lambda: http_server(hello)], ids=["tcp", "http"])
 def test_no_socket_stays_open(server: Server, turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert leaks(connect_and_close(server, turns), monkeypatch) == []
+
+
+def test_an_answer_that_nobody_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as client:
+        assert leaks(ask_and_close(client), monkeypatch) == []
+
+
+def leaks(work: Coroutine[Any, Any, None], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a loop of its own leaves open."""
     left: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", lambda found: left.append(found.exc_value))
     gc.collect()
     left.clear()
-    asyncio.run(connect_and_close(server, turns))
+    asyncio.run(work)
     gc.collect()
-    assert not left
+    return left

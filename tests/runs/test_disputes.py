@@ -110,7 +110,7 @@ def test_the_selection_is_that_of_the_honest_two(made: Stage, lied: SimulatedRun
         choice = choose(known, honest, (), ledger.opening(round_).possess.value, lied.spec)
         assert choice.accepted == tuple(entry.public for entry in record.accepted)
         contested += len(known) > len(choice.accepted) and any(row.score > 0 for used in honest for row in used.rows)
-    assert contested >= 3, "there are more candidates than seats, and scores that decide"
+    assert contested >= 2, "there are more candidates than seats, and scores that decide"
 
 
 def test_the_audit_tells_the_disputes_and_measures_the_lie_itself(made: Stage, lied: SimulatedRun) -> None:

@@ -29,7 +29,7 @@ class Disputes:
 
     def look(self, tip: Tip, errands: Errands) -> None:
         """Look into the validators' buckets in the background, once a round."""
-        if self._looked < tip.round:
+        if self._looked != tip.round:
             self._looked = tip.round
             errands.start(self._read_all(tip))
 
@@ -63,4 +63,5 @@ class Disputes:
 
     def carried(self, tip: Tip, scores: tuple[ScoresUsed, ...]) -> tuple[bytes, ...]:
         """What the open round's record, which uses these scores, carries of what has been found until now."""
-        return carried(self._found.values(), tip.silenced, scores)
+        earlier = (found for found in self._found.values() if found[0].round < tip.round)
+        return carried(earlier, tip.silenced, scores, len(tip.validators))

@@ -7,10 +7,11 @@ errors are measured again as well: who inflates one would buy itself room.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
+from muster.protocol.incentive.own_data import Control, control_factor
 from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.ledger import Tip
 from muster.validator.gauntlet.evaluation import Evaluation, Measured, RoundEvaluation
@@ -31,17 +32,19 @@ class Again:
         accepted: Collection[bytes],
         beacon: bytes,
         text: TextReader,
-        hotkeys: Collection[str],
+        factors: Mapping[str, float],
     ) -> None:
         """Of the open round of `tip`, by a validator that drew by `beacon`.
 
-        `works` are the accepted submissions, in record order, and those of `hotkeys`; `accepted` are the keys of who
-        has a seat.
+        `works` are the accepted submissions, in record order, and those of the peers in `factors`, whose b is as it
+        published their gains (`published_factor`); `accepted` are the keys of who has a seat.
         """
         self._tip = tip
         self._candidates = candidates_of(tip, works, accepted, beacon, text)
         self._common = common_windows(tip, beacon, text)
-        self._hotkeys = frozenset(hotkeys)
+        self._hotkeys = frozenset(factors)
+        # b is steep where the control gains next to nothing: by one's own, honest errors would differ at will.
+        self._factors = dict(factors)
         self._evaluation: RoundEvaluation | None = None
         self._pieces: Iterator[None] = iter(())
 
@@ -51,7 +54,7 @@ class Again:
             asked = [one for one in self._candidates if one.hotkey in self._hotkeys]
             seated = [one for one in self._candidates if one.accepted]
             scale = measuring_scale(self._tip, replica.outer_step)
-            self._evaluation = RoundEvaluation(replica, asked, seated, self._common, scale)
+            self._evaluation = RoundEvaluation(replica, asked, seated, self._common, scale, self._factors)
             self._pieces = self._evaluation.pieces()
         return next(self._pieces, self) is None
 
@@ -59,6 +62,12 @@ class Again:
     def found(self) -> dict[str, Evaluation]:
         """What was measured so far."""
         return {} if self._evaluation is None else self._evaluation.found
+
+
+def published_factor(row: ScoreRow) -> float:
+    """b as it follows from the gains that a row of an exact measurement publishes."""
+    gain = float(row.unassigned_before or 0.0) - float(row.unassigned_after or 0.0)
+    return control_factor(gain, Control(float(row.control_assigned or 0.0), float(row.control_unassigned or 0.0)))
 
 
 def disagreement(row: ScoreRow, found: Evaluation, tolerance: float) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -34,7 +34,7 @@ from muster.protocol.wire import (
     encode_dispute,
     max_scores_bytes,
 )
-from muster.validator.gauntlet.again import LEAST, Again, disagreement
+from muster.validator.gauntlet.again import LEAST, Again, disagreement, published_factor
 from muster.validator.gauntlet.evaluation import own_beacon
 from muster.validator.gauntlet.judging import Work
 
@@ -45,11 +45,20 @@ KEPT = 2
 """Rounds whose θ can still be gone back to after they were scored: the newest, whose files may not all be there yet,
 and the one before, for what others dispute of it meanwhile. Each costs an undo log."""
 
-LOOK_SECONDS = 20.0
-"""How long reading others' files may take together; who was not read by then is looked at in the next round."""
+LOOK_SECONDS = 10.0
+"""How long reading others' files may take together, and their disputes; who was not read by then is looked at in the
+next round."""
 
-BY_ODDS, BY_LOT, BY_WORD = 1, 1, 2
-"""Rows that are measured again in one look: most at odds with one's own figures, drawn, and disputed by others."""
+READ_SECONDS = 4.0
+"""How long one object may take, so that a bucket that hangs leaves time for the rest."""
+
+BY_LOT, BY_WORD = 1, 2
+"""Rows that are measured again in one look, beside the one of each file that is most at odds with one's own figures:
+drawn, and disputed by others."""
+
+
+UNSENT = 8
+"""Disputes that wait for a bucket that takes them; who cannot store more than these has other worries."""
 
 
 class Theta(Protocol):
@@ -99,6 +108,7 @@ class Checking:
         self._secret = secret
         self._kept: deque[Scored] = deque(maxlen=KEPT)
         self._measured: set[tuple[bytes, str]] = set()
+        self._unsent: deque[tuple[Doubt, str]] = deque(maxlen=UNSENT)
 
     @property
     def oldest(self) -> int | None:
@@ -109,6 +119,7 @@ class Checking:
         """The record of a round is taken back: what was made after it is of another θ than there will be."""
         while self._kept and self._kept[-1].tip.round >= round_:
             self._kept.pop()
+        self._unsent = deque((one for one in self._unsent if one[0].scored.tip.round < round_), maxlen=UNSENT)
 
     async def look(self, scored: Scored) -> None:
         """Keep a round that is scored, and measure again what is doubtful of the files that are there."""
@@ -117,10 +128,13 @@ class Checking:
         self._measured = {key for key in self._measured if key[0] in digests}
         try:
             doubts = await self._doubts()
-            for doubt in doubts:
-                await self._check(doubt)
-        except (ChainError, StorageError) as error:
+        except ChainError as error:
             log.warning("others' scores are not looked at in round %d: %s", scored.tip.round, error)
+            doubts = []
+        for doubt in doubts:
+            await self._check(doubt)
+        for unsent in tuple(self._unsent):
+            await self._send(*unsent)
 
     async def _doubts(self) -> list[Doubt]:
         """What is to be measured again: at most so many rows, each once.
@@ -139,23 +153,15 @@ class Checking:
         said: list[Doubt] = []
 
         async def read(hotkey: str, store: Store) -> None:
-            for scored in self._kept:
+            for scored in tuple(self._kept):
                 fresh.extend(await self._read(scored, hotkey, store))
 
         async def listen(store: Store) -> None:
-            for scored in self._kept:
+            for scored in tuple(self._kept):
                 said.extend(await self._disputed(scored, store))
 
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                async with asyncio.TaskGroup() as tasks:
-                    for hotkey, store in stores.items():
-                        tasks.create_task(read(hotkey, store))
-                async with asyncio.TaskGroup() as tasks:  # what is disputed is in files that have been read
-                    for store in stores.values():
-                        tasks.create_task(listen(store))
-        except TimeoutError:
-            log.info("not every validator's scores could be read within %.0f s", LOOK_SECONDS)
+        await _together(read(hotkey, store) for hotkey, store in stores.items())
+        await _together(listen(store) for store in stores.values())  # of files that have been read
         return self._chosen(fresh, said)
 
     async def _read(self, scored: Scored, hotkey: str, store: Store) -> list[Doubt]:
@@ -165,7 +171,8 @@ class Checking:
         tip, record = scored.tip, scored.applied.digest
         try:
             name = paths.scores(tip.run_id, tip.round, record)
-            data = await store.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
+            cap = max_scores_bytes(tip.spec.data.slots)
+            data = await store.get(name, max_bytes=cap, deadline=READ_SECONDS)
             file, digest = decode_scores(data, tip.run_id, hotkey, tip.round)
         except ObjectMissing:
             return []
@@ -182,8 +189,9 @@ class Checking:
         """The rows of a round that somebody disputes, of files that have been read."""
         tip, found = scored.tip, []
         try:
-            for info in await store.list(paths.disputes(tip.run_id, tip.round), limit=len(tip.validators)):
-                data = await store.get(info.key, max_bytes=MAX_DISPUTE_BYTES)
+            prefix = paths.disputes(tip.run_id, tip.round)
+            for info in await store.list(prefix, limit=len(tip.validators), deadline=READ_SECONDS):
+                data = await store.get(info.key, max_bytes=MAX_DISPUTE_BYTES, deadline=READ_SECONDS)
                 dispute, _ = decode_dispute(data, tip.run_id)
                 file, digest = scored.files.get(hotkey_of(dispute.validator), (None, b""))
                 if file is None or digest != dispute.file:
@@ -198,17 +206,14 @@ class Checking:
 
     def _chosen(self, fresh: Sequence[Doubt], said: Sequence[Doubt]) -> list[Doubt]:
         ranked = sorted(fresh, key=lambda doubt: (-odds(doubt), doubt.file.hotkey, doubt.row.hotkey))
-        chosen, rest = ranked[:BY_ODDS], ranked[BY_ODDS:]
+        chosen = [doubt for i, doubt in enumerate(ranked) if doubt.digest not in {one.digest for one in ranked[:i]}]
+        rest = [doubt for doubt in ranked if doubt not in chosen]
         chosen += [rest[i] for i in sample(self._secret(), b"again", len(rest), min(BY_LOT, len(rest)))]
         named = [doubt for doubt in said if (doubt.digest, doubt.row.hotkey) not in self._measured]
         return chosen + named[:BY_WORD]
 
     async def _check(self, doubt: Doubt) -> None:
-        """Measure a row again, and dispute its file where it does not hold.
-
-        Raises:
-            StorageError: the dispute cannot be stored.
-        """
+        """Measure a row again, and dispute its file where it does not hold."""
         scored, file = doubt.scored, doubt.file
         tip, key = scored.tip, (doubt.digest, doubt.row.hotkey)
         if key in self._measured:
@@ -216,20 +221,37 @@ class Checking:
         self._measured.add(key)
         seats = [entry.public for entry in scored.applied.record.accepted]
         beacon = own_beacon(scored.beacon, file.public)
-        again = Again(tip, scored.works, seats, beacon, self._text, [doubt.row.hotkey])
+        factors = {doubt.row.hotkey: published_factor(doubt.row)}
+        again = await self._context.offload(lambda: Again(tip, scored.works, seats, beacon, self._text, factors))
         while await self._theta.at(tip.round, again.go_on):
             pass
         problem = disagreement(doubt.row, again.found[doubt.row.hotkey], tip.spec.gauntlet.loss_tolerance)
         if problem:
-            await self._dispute(doubt, problem)
+            self._unsent.append((doubt, problem))
 
-    async def _dispute(self, doubt: Doubt, problem: str) -> None:
+    async def _send(self, doubt: Doubt, problem: str) -> None:
+        """Publish a dispute; one that cannot be stored is tried again after the next round."""
         context, tip, file = self._context, doubt.scored.tip, doubt.file
         peer = public_of(doubt.row.hotkey)
         data = encode_dispute(context.identity, tip.run_id, tip.round, file.public, doubt.digest, peer, problem)
+        try:
+            await context.bucket.put(paths.dispute(tip.run_id, tip.round, doubt.digest), data)
+        except StorageError as error:
+            log.warning("a dispute of round %d cannot be stored yet: %s", tip.round, error)
+            return
+        self._unsent.remove((doubt, problem))
         log.warning("the scores of %s for round %d are disputed: %s", file.hotkey, tip.round, problem)
-        await context.bucket.put(paths.dispute(tip.run_id, tip.round, doubt.digest), data)
         context.journal.note(events.Disputed(tip.round, validator=file.hotkey, peer=doubt.row.hotkey, problem=problem))
+
+
+async def _together(reads: Iterable[Coroutine[None, None, None]]) -> None:
+    """All of these at once, for so long and no longer."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS), asyncio.TaskGroup() as tasks:
+            for read in reads:
+                tasks.create_task(read)
+    except TimeoutError:
+        log.info("not every validator's bucket could be read within %.0f s", LOOK_SECONDS)
 
 
 def odds(doubt: Doubt) -> float:

@@ -8,7 +8,7 @@ from muster.kernels import SparseUpdate
 from muster.node.context import Context
 from muster.node.ledger.reader import Reader
 from muster.protocol import ledger, wire
-from muster.protocol.errors import LedgerError, ObjectMissing, WireError
+from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.bundle import Opened, read_bundle
@@ -37,7 +37,7 @@ async def updates_before(context: Context, tip: Tip) -> dict[str, SparseUpdate]:
         size = ledger.check_bundle_size(record, tip.run_id)
         bundle = await reader.bundle_of(store, record, tip.parent, size)
         return await context.offload(lambda: _opened(tip, record, bundle))
-    except (ObjectMissing, LedgerError, WireError) as error:
+    except (ObjectMissing, ObjectDamaged, ObjectTooLarge, LedgerError, WireError) as error:
         log.warning("what round %d applied is not to be had, and nobody is compared with it: %s", tip.round - 1, error)
         return {}
 

@@ -9,7 +9,7 @@ round does so, the control shows: the mean of the accepted ones, at the same c·
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
+from muster.protocol.incentive.row import MOST_LOSS
 from muster.protocol.incentive.score import Evaluated, Failed, NotEvaluated
 from muster.protocol.reasons import LOSS_NOT_FINITE, NO_ASSIGNED_WINDOWS
 from muster.protocol.rules.sampling import sample
@@ -128,7 +129,7 @@ class _Sides:
 
     @property
     def finite(self) -> bool:
-        return bool(np.isfinite(self.assigned).all() and np.isfinite(self.unassigned).all())
+        return all(bool((np.abs(side) <= MOST_LOSS).all()) for side in (self.assigned, self.unassigned))
 
 
 class RoundEvaluation:
@@ -145,9 +146,10 @@ class RoundEvaluation:
         accepted: Sequence[Candidate],
         unassigned: Tensor,
         scale: float,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         """`accepted` are those whose mean is the control, `unassigned` one batch for all, int64 (n, window + 1);
-        `scale` is c·α.
+        `scale` is c·α. `factors` are the b of peers whose measurement is made again, by which its errors are.
 
         Raises:
             ValueError: there are no unassigned windows.
@@ -159,6 +161,7 @@ class RoundEvaluation:
         self._accepted = accepted
         self._unassigned = unassigned
         self._scale = scale
+        self._factors = factors or {}
         self._common: Losses | None = None
         self.forwards = 0
         """Batches of windows that were put through the model so far."""
@@ -170,7 +173,7 @@ class RoundEvaluation:
         one that was not finite before is not."""
         before = self._losses(self._unassigned)
         yield
-        if not np.isfinite(before).all():
+        if not (np.abs(before) <= MOST_LOSS).all():
             self.found = {candidate.hotkey: NotEvaluated() for candidate in self._candidates}
             return
         controls: dict[str, _Sides] = {}
@@ -199,7 +202,8 @@ class RoundEvaluation:
             after = self._sides(candidate)
         if not after.finite:
             return Failed(LOSS_NOT_FINITE)
-        return _measured(before, after, control if control is not None and control.finite else None)
+        known = control if control is not None and control.finite else None
+        return _measured(before, after, known, self._factors.get(candidate.hotkey))
 
     def _mean_of(self, accepted: Sequence[Candidate]) -> AbstractContextManager[None]:
         weights = np.stack([candidate.weights for candidate in accepted]).astype(np.float64) / len(accepted)
@@ -229,8 +233,11 @@ def evaluate(
     return evaluation.found
 
 
-def _measured(before: _Sides, after: _Sides, control: _Sides | None) -> Measured:
-    """Means and standard errors over the windows; sums are correctly rounded, so their order changes nothing."""
+def _measured(before: _Sides, after: _Sides, control: _Sides | None, factor: float | None) -> Measured:
+    """Means and standard errors over the windows; sums are correctly rounded, so their order changes nothing.
+
+    `factor` is b, None where it follows from these very measurements.
+    """
     assigned = LossPair(_mean(before.assigned), _mean(after.assigned))
     unassigned = LossPair(_mean(before.unassigned), _mean(after.unassigned))
     gains = _Sides(before.assigned - after.assigned, before.unassigned - after.unassigned)
@@ -239,7 +246,7 @@ def _measured(before: _Sides, after: _Sides, control: _Sides | None) -> Measured
         return Measured(assigned, unassigned, Control(), spreads, spreads)
     usual = _Sides(before.assigned - control.assigned, before.unassigned - control.unassigned)
     means = Control(_mean(usual.assigned), _mean(usual.unassigned))
-    factor = control_factor(unassigned.score, means)
+    factor = control_factor(unassigned.score, means) if factor is None else factor
     errors = Errors(
         _error(gains.assigned - factor * usual.assigned), _error(gains.unassigned - factor * usual.unassigned)
     )

@@ -5,7 +5,6 @@ Pure but for θ, which it is given on the round's own θ whenever it goes on, pi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ from muster.kernels import SparseUpdate
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol.identity import public_of
-from muster.protocol.incentive.row import PeerState, ScoreRow
+from muster.protocol.incentive.row import MOST_LOSS, PeerState, ScoreRow
 from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened
 from muster.protocol.incentive.sheet import comes_first, judge_round, rows_of
 from muster.protocol.ledger import Applied, Tip
@@ -110,6 +109,8 @@ class Judging:
     def __init__(self, case: Case, text: TextReader) -> None:
         self._case = case
         self._text = text
+        self._candidates: list[Candidate] = []
+        self._common: Tensor | None = None
         self._pieces: Iterator[None] | None = None
         self._accepted = {entry.public for entry in case.applied.record.accepted}
         self._overlaps: Mapping[str, Overlap] = {}
@@ -117,13 +118,8 @@ class Judging:
         self._drawn: frozenset[str] = frozenset()
         self._evaluation: RoundEvaluation | None = None
 
-    def go_on(self, replica: Replica) -> bool:
-        """Measure a piece more, with the replica on the round's θ; False where there is nothing left to measure."""
-        if self._pieces is None:
-            self._pieces = self._measure(replica)
-        return next(self._pieces, self) is None
-
-    def _measure(self, replica: Replica) -> Iterator[None]:
+    def prepare(self) -> None:
+        """Do what needs no θ: compare the updates with each other, cap and clip them, and read their windows."""
         case = self._case
         if case.beacon is None or not case.works:
             return
@@ -136,13 +132,24 @@ class Judging:
         }
         honest = proven(seated, case.states, spec)
         self._overlaps = overlaps(case.beacon, updates, case.before, honest, case.states, spec)
-        candidates = candidates_of(case.tip, case.works, self._accepted, case.beacon, self._text)
-        yield
+        self._candidates = candidates_of(case.tip, case.works, self._accepted, case.beacon, self._text)
+        self._common = common_windows(case.tip, case.beacon, self._text)
+
+    def go_on(self, replica: Replica) -> bool:
+        """Measure a piece more, with the replica on the round's θ; False where there is nothing left to measure."""
+        if self._pieces is None:
+            self._pieces = self._measure(replica)
+        return next(self._pieces, self) is None
+
+    def _measure(self, replica: Replica) -> Iterator[None]:
+        case, candidates, common = self._case, self._candidates, self._common
+        if case.beacon is None or common is None:
+            return
+        spec = case.tip.spec.gauntlet
         scale = measuring_scale(case.tip, replica.outer_step)
-        common = common_windows(case.tip, case.beacon, self._text)
         if len(candidates) > spec.exact_peers:
             scores = first_order(replica, candidates, common, scale)
-            self._screened = {hotkey: score for hotkey, score in scores.items() if math.isfinite(score)}
+            self._screened = {hotkey: score for hotkey, score in scores.items() if abs(score) <= MOST_LOSS}
             yield
         self._drawn = drawn_exact(case.beacon, case.states, [one.hotkey for one in candidates], spec)
         exact = [one for one in candidates if one.hotkey in self._drawn]

@@ -12,7 +12,7 @@ from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive.pay import chain_weights
 from muster.protocol.ledger import Tip
-from muster.protocol.wire import ScoreFile, decode_scores
+from muster.protocol.wire import ScoreFile, decode_scores, max_scores_bytes
 from muster.validator.gauntlet.score_store import Committed, ScoreStore, Stage
 
 log = logging.getLogger(__name__)
@@ -64,19 +64,26 @@ class Publishing:
         while True:
             try:
                 self._context.faults.trip("score.before_put")
-                # What stands was committed before this, or by a life whose store is lost: `Scoring` adopts that.
-                await self._context.bucket.put_if_absent(name, committed.file)
-                return True
+                if await self._context.bucket.put_if_absent(name, committed.file):
+                    return True
+                # An earlier try may have stored it; anything else is no file that could be read (`Scoring` looked).
+                stands = await self._context.bucket.get(name, max_bytes=max_scores_bytes(tip.spec.data.slots))
+                if stands != committed.file:
+                    self._unpublished(committed, f"something else lies at {name} in the own bucket")
+                return stands == committed.file
             except StorageError as error:
                 head = await chain.head()
                 failing_since = head.number if failing_since is None else failing_since
                 patient = head.number < failing_since + longest_round(tip.spec)
                 if not patient or await recorded(self._context, tip, committed.round + tip.spec.gauntlet.lag):
-                    log.error("the scores of round %d are not published: %s", committed.round, error)
-                    self._context.journal.note(events.Unpublished(committed.round, problem=str(error)))
+                    self._unpublished(committed, str(error))
                     return False
                 log.warning("the scores of round %d cannot be stored yet: %s", committed.round, error)
                 await chain.next_block(head.number)
+
+    def _unpublished(self, committed: Committed, problem: str) -> None:
+        log.error("the scores of round %d are not published: %s", committed.round, problem)
+        self._context.journal.note(events.Unpublished(committed.round, problem=problem))
 
     async def _set_weights(self, committed: Committed) -> None:
         file, context = self.read(committed), self._context

@@ -41,8 +41,15 @@ from muster.validator.gauntlet.works import look_through
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+Until = Callable[[], Awaitable[bool]]
+"""Whether it is too late; raises ChainError where the chain does not say."""
+
 RETRY_SECONDS = 2.0
 """Before a chain that failed is asked again: it is the only clock there is."""
+
+
+class GaveUp(Exception):
+    """What a round's scoring needs could not be had until its scores steered nothing any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,18 +123,29 @@ class Scoring:
                 await asyncio.wait({job.task})
             self._jobs.remove(job)
 
-    async def _surely(self, step: Callable[[], Awaitable[T]], tip: Tip) -> T:
-        """Do what needs the chain, or the disk, again until they answer."""
+    async def _surely(self, step: Callable[[], Awaitable[T]], tip: Tip, until: Until | None = None) -> T:
+        """Do what needs the chain, a store or the disk, again until they answer.
+
+        Raises:
+            GaveUp: it failed, and it is too late (`until`).
+        """
         while True:
             try:
                 return await step()
             except (ChainError, StorageError) as error:
                 log.warning("scoring waits: %s", error)
-                self._context.journal.note(events.Trouble(tip.round, problem=f"scoring waits: {error}"))
+                problem = f"scoring waits: {error}"
+            self._context.journal.note(events.Trouble(tip.round, problem=problem))
             try:
+                if until is not None and await until():
+                    raise GaveUp(problem)
                 await self._context.chain.next_block((await self._context.chain.head()).number)
             except ChainError:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _late(self, tip: Tip) -> Until:
+        """Whether the leader has decided what the scores of a tip's round could steer."""
+        return lambda: recorded(self._context, tip, tip.round + tip.spec.gauntlet.lag)
 
     async def _publish(self, publishing: Publishing, committed: Committed, tip: Tip) -> None:
         async def publish() -> None:
@@ -138,28 +156,32 @@ class Scoring:
         await self._surely(publish, tip)
 
     async def _score(self, job: Job, publishing: Publishing) -> None:
-        tip, context, record = job.step.before, self._context, job.step.applied.digest
-        judging: Judging | None = None
-        committed = await self._surely(lambda: context.offload(lambda: self._store.find(record)), tip)
-        if committed is None:
-            # What a life whose store is lost has published may have been used, and stands.
-            file = await self._surely(lambda: self._own_file(tip, job.round, record), tip)
-            if file is None:
-                if not math.isfinite(job.heldout):
-                    self._unpublished(job)
-                    return
-                states = await self._surely(lambda: self._states(tip, publishing), tip)
-                judging = found = await self._measured(job, states)
-                file = await self._surely(lambda: self._file(job, found), tip)
-            made = file
+        tip, record, late = job.step.before, job.step.applied.digest, self._late(job.step.before)
+        offload, judging = self._context.offload, None
+        try:
+            committed = await self._surely(lambda: offload(lambda: self._store.find(record)), tip, late)
+            if committed is None:
+                # What a life whose store is lost has published may have been used, and stands.
+                file = await self._surely(lambda: self._own_file(tip, job.round, record), tip, late)
+                if file is None:
+                    if not math.isfinite(job.heldout):
+                        raise GaveUp("the loss of θ is not finite, and no loss after a step can be compared with it")
+                    states = await self._surely(lambda: self._states(tip, publishing), tip, late)
+                    judging = found = await self._measured(job, states)
+                    file = await self._surely(lambda: self._file(job, found), tip)
+                made = file
 
-            async def commit() -> Committed:
-                context.faults.trip("score.before_commit")
-                return await context.offload(lambda: self._store.commit(job.round, record, made))
+                async def commit() -> Committed:
+                    self._context.faults.trip("score.before_commit")
+                    return await offload(lambda: self._store.commit(job.round, record, made))
 
-            committed = await self._surely(commit, tip)
+                committed = await self._surely(commit, tip, late)
+        except GaveUp as error:
+            log.error("the scores of round %d are not published: %s", job.round, error)
+            self._context.journal.note(events.Unpublished(job.round, problem=str(error)))
+            return
         await self._publish(publishing, committed, tip)
-        if judging is not None:
+        if judging is not None and judging.measured_works():
             await self._check(job, judging, committed.file)
 
     async def _check(self, job: Job, judging: Judging, data: bytes) -> None:
@@ -178,11 +200,6 @@ class Scoring:
         """
         at = job.step.applied.sealed.number + job.step.before.spec.clock.evaluate
         return await self._context.chain.beacon(EVALUATE, job.round, at)
-
-    def _unpublished(self, job: Job) -> None:
-        problem = "the loss of θ is not finite, and no loss after a step can be compared with it"
-        log.error("the scores of round %d are not published: %s", job.round, problem)
-        self._context.journal.note(events.Unpublished(job.round, problem=problem))
 
     async def _own_file(self, tip: Tip, round_: int, record: bytes) -> bytes | None:
         """What this validator has published of a record of a round."""
@@ -217,13 +234,10 @@ class Scoring:
     async def _measured(self, job: Job, states: Mapping[str, PeerState]) -> Judging:
         """Measure what can be measured before the leader has decided what these scores could steer."""
         tip, applied, context = job.step.before, job.step.applied, self._context
-        last = tip.round + tip.spec.gauntlet.lag
-
-        async def late() -> bool:
-            return await recorded(context, tip, last)
+        late = self._late(tip)
 
         async def pressed() -> bool:
-            return await recorded(context, tip, last - 1)
+            return await recorded(context, tip, tip.round + tip.spec.gauntlet.lag - 1)
 
         beacon = await self._surely(lambda: self._beacon(job, late), tip)
         async with asyncio.TaskGroup() as tasks:
@@ -234,9 +248,13 @@ class Scoring:
             errands.cancel()
         before = job.before
         if before is None:
-            before = await self._surely(lambda: updates_before(context, tip), tip)
+            try:
+                before = await self._surely(lambda: updates_before(context, tip), tip, late)
+            except GaveUp:
+                before = {}  # nobody is compared with it then
         case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, before)
         judging = Judging(case, self._text)
+        await context.offload(judging.prepare)
         while await self._theta.at(tip.round, judging.go_on):
             if await self._surely(late, tip):
                 log.warning("round %d is scored by what was measured in time", job.round)

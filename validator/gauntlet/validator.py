@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from muster.node.context import Context
+from muster.node.context import Context, finished
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Follower, Step
 from muster.node.ledger.reader import Fetched
@@ -60,6 +60,8 @@ class Validator(Follower):
     async def beside(self) -> None:
         """Score, until every round of the run has been."""
         await self._scoring.run(self._tip)
+        async with self._turn:
+            await self._come_back()
 
     async def at(self, round_: int, work: Callable[[Replica], T]) -> T:
         """Run `work` with the replica where the record of a round was made, while nobody else uses it."""
@@ -69,7 +71,7 @@ class Validator(Follower):
             return work(self.replica)
 
         async with self._turn:
-            return await self.context.offload(there)
+            return await finished(self.context.offload(there))
 
     async def judge(self, fetched: Fetched) -> Applied:
         """Judge by the newest θ."""

@@ -304,6 +304,6 @@ def rejudged(w: Working) -> Mapping[str, Judgement]:
     assert w.before is not None
     try:
         found = {row.hotkey: replace(finding_of(row, w.before, bytes(32)), first=row.reason != CLONE) for row in w.rows}
-    except ValueError:
+        return judge_round({hotkey: w.before[hotkey] for hotkey in found if hotkey in w.before}, found, w.spec)
+    except (ValueError, ArithmeticError):
         return {}
-    return judge_round({hotkey: w.before[hotkey] for hotkey in found if hotkey in w.before}, found, w.spec)

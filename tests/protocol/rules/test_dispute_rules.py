@@ -29,8 +29,11 @@ def used(stakes: Stakes) -> list[ScoresUsed]:
     return [ScoresUsed(public, stakes[public], 8, hash32("used"), ()) for public in sorted(stakes)]
 
 
-def silenced(proofs: Sequence[bytes], stakes: Stakes, before: Sequence[bytes] = ()) -> frozenset[bytes]:
-    return silenced_by(proofs, RUN, ROUND, KEYS, before, used(stakes))
+def silenced(
+    proofs: Sequence[bytes], stakes: Stakes, before: Sequence[bytes] = (), leaders: Sequence[bytes] = ()
+) -> frozenset[bytes]:
+    """Of a run whose validators are `leaders`; unless told, those whose scores the record uses."""
+    return silenced_by(proofs, RUN, ROUND, leaders or sorted(stakes), before, used(stakes))
 
 
 EQUAL = dict.fromkeys(KEYS, 10)
@@ -39,6 +42,14 @@ TWO, THREE = dict.fromkeys(KEYS[:2], 10), dict.fromkeys(KEYS[:3], 10)
 
 def test_both_others_silence_the_third() -> None:
     assert silenced([dispute(KEYS[1], KEYS[0]), dispute(KEYS[2], KEYS[0])], THREE) == {KEYS[0]}
+
+
+def test_whom_a_leader_leaves_out_is_counted_all_the_same() -> None:
+    """Two accomplices of a leader that uses no other validator's scores are not more than half of the others."""
+    proofs = [dispute(KEYS[1], KEYS[0]), dispute(KEYS[2], KEYS[0])]
+    with pytest.raises(LedgerError, match="does not stand behind"):
+        silenced(proofs, THREE, leaders=KEYS)
+    assert silenced(proofs, THREE, before=[KEYS[4]], leaders=KEYS[:3] + KEYS[4:]) == {KEYS[0]}
 
 
 def test_nothing_silences_nobody() -> None:
@@ -88,9 +99,9 @@ def test_what_a_leader_carries_is_valid_and_a_majority_stands_behind_it(
     pairs: list[tuple[bytes, bytes, int]], stakes: dict[bytes, int], before: set[bytes]
 ) -> None:
     heard = {public: stake for public, stake in stakes.items() if public not in before}
-    proofs = carried(found(pairs), before, used(heard))
+    proofs = carried(found(pairs), before, used(heard), len(KEYS))
     assert len(proofs) <= MAX_PROOFS
-    accused = silenced(proofs, heard, sorted(before))
+    accused, left = silenced(proofs, heard, sorted(before), KEYS), len(KEYS) - len(before)
     assert not accused & before
     for validator in KEYS:
         against = [
@@ -98,13 +109,15 @@ def test_what_a_leader_carries_is_valid_and_a_majority_stands_behind_it(
             for round_ in (6, 7, 8)
         ]
         others = sum(stake for public, stake in heard.items() if public != validator)
-        most = any(len(who) > 1 and 2 * sum(heard[one] for one in who) > others for who in against)
+        most = any(
+            len(who) > 1 and 2 * len(who) > left - 1 and 2 * sum(heard[one] for one in who) > others for who in against
+        )
         assert (validator in accused) <= most
         if most and validator not in before:
-            assert any(enough(sorted(who), validator, heard) for who in against)
+            assert any(enough(sorted(who), validator, heard, left) for who in against)
 
 
 def test_as_few_as_are_enough_are_carried() -> None:
     stakes = dict(zip(KEYS, (10, 1, 30, 20, 5), strict=True))
-    proofs = carried(found([(signer, KEYS[0], 7) for signer in KEYS[1:]]), (), used(stakes))
-    assert [decode_dispute(data, RUN)[0].signer for data in proofs] == sorted([KEYS[2], KEYS[3]])
+    proofs = carried(found([(signer, KEYS[0], 7) for signer in KEYS[1:]]), (), used(stakes), len(KEYS))
+    assert [decode_dispute(data, RUN)[0].signer for data in proofs] == sorted([KEYS[2], KEYS[3], KEYS[4]])

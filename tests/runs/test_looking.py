@@ -1,4 +1,4 @@
-"""Looking never acts: in a whole run nobody writes anything but in carrying out an instruction."""
+"""Looking never acts: in a whole run nobody writes anything but in carrying out an instruction, or in scoring."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from muster.validator.gauntlet.validator import Validator
 _looking: ContextVar[str | None] = ContextVar("looking", default=None)
 """Whose session runs here and carries nothing out; None elsewhere: who joins is not looking yet."""
 
-INSTRUCTIONS = ("train", "publish_seal", "publish_key", "publish_record", "apply")
+INSTRUCTIONS = ("train", "publish_seal", "publish_key", "publish_record", "apply", "beside")
+"""And what a validator does beside the session: it scores what was applied, and looks at no open round."""
 
 written: Counter[tuple[str, str]] = Counter()
 """What was written in carrying out which instruction: what this test watches happens."""
@@ -137,5 +138,6 @@ def test_nobody_writes_but_on_instruction(stage: MakeStage, monkeypatch: pytest.
     )
     assert len(run.state_roots) == 4
     assert {name for name, _ in written} == set(INSTRUCTIONS), "each of them was seen to write"
-    assert {what for name, what in written if name == "apply"} >= {"sco", "weights", "rec"}
+    assert {what for name, what in written if name == "apply"} >= {"rec"}
+    assert {what for name, what in written if name == "beside"} == {"sco", "weights"}
     assert {what for name, what in written if name == "publish_record"} >= {"rec", "bin", "commit", "safetensors"}

@@ -140,7 +140,7 @@ class TestRoundWithFailures:
         story = case.story(BAD)
         (problem,) = said(story, "validator-0", failed=True)
         assert problem.startswith(f"the record of round {BAD} is not to be had yet: its bytes were damaged on the way")
-        assert said(story, "validator-0")[-2].startswith("applied the record; state root ")
+        assert any(one.startswith("applied the record; state root ") for one in said(story, "validator-0"))
 
     def test_who_was_waited_for_and_until_which_block(self, case: Case) -> None:
         story = case.story(BAD)
@@ -309,9 +309,7 @@ class TestOpenRound:
     def test_who_has_not_applied_the_record(self, stage_of_run: Stage) -> None:
         story = self.cut(stage_of_run, 9.5, Fault("error", "store.get", "*/00000001-*.rec", who="miner-0"))
         assert story.state.startswith("closed: 4 of 4")
-        assert story.waiting == ("miner-0 to apply the record", "validator-0 to apply the record")
-        assert story.seen.seal is not None
-        assert story.seen.block < story.seen.seal.block.number + stage_of_run.spec.clock.evaluate, "it has to measure"
+        assert story.waiting == ("miner-0 to apply the record",), "a validator measures beside the run"
         (problem,) = said(story, "miner-0", failed=True)
         assert problem.startswith("the record of round 1 is not to be had yet: store.get ")
 
@@ -345,7 +343,8 @@ class TestFolder:
         assert (ended.returncode, ended.stderr) == (0, "")
         assert picture(folder) == before
         ours = page(case.story(BAD), WIDTH)
-        anchors = ("decided", "anchored the record")  # the folder's chain has anchors at other blocks
+        # The folder's chain has anchors at other blocks, and what is told after them has other blocks, too.
+        anchors = ("decided", "anchored the record", "rank")
         kept = [line for line in ours.splitlines() if not any(word in line for word in anchors)]
         assert [line for line in ended.stdout.splitlines() if not any(word in line for word in anchors)] == kept
 

@@ -115,6 +115,13 @@ def test_whoever_passes_the_own_data_test_is_paid_by_every_rating(stage: MakeSta
     assert sum(row.incentive for row in rows) == pytest.approx(1.0)
 
 
+def test_a_validator_that_is_behind_ends_where_everybody_does(stage: MakeStage) -> None:
+    """It measures on older θ when the closing record comes, and goes back to the newest."""
+    run = play(stage(clock={"evaluate": 40}, gauntlet={"lag": 2}), 4)
+    roots = {name: participant.replica.root() for name, participant in run.participants.items()}
+    assert len(set(roots.values())) == 1
+
+
 def test_a_lone_miner_is_paid(stage: MakeStage) -> None:
     run = play(stage(miners=1, gauntlet={"mu_floor": 0.0, "mu_full": 0.01}), 8)
     shares = [row.incentive for scored in run.events("validator-0", Scored) for row in scored.peers]

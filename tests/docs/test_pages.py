@@ -142,7 +142,9 @@ def follow(page: str, context: Context, values: dict[str, str], goal: Goal, shel
             shell.until(block.text, goal.reached)
             reached = True
         elif started:
-            shell.until(block.text)
+            # Whoever audits a run of this machine has to say where its chain is, as whoever joins it.
+            local = "".join(f"{name}={shlex.quote(value)} " for name, value in context.local.items())
+            shell.until(block.text.replace("muster audit", f"{local}muster audit"))
         else:
             shell.run(block.text, **(context.local if "muster join" in block.text else {}))
     assert reached

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import sys
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sums import sum_in
 
 from muster.history.explain.working import Working, rejudged
 from muster.protocol.incentive.pay import incentives
@@ -18,7 +18,6 @@ from muster.protocol.spec import GauntletSpec, load_template
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "incentive.md").read_text(encoding="utf-8")
-_SUM = re.compile(r"(?:: |^\w+ +)((?:min|max|sqrt|[-+*/(), 0-9.e])+) = (-?[0-9.e+-]+)$")
 
 
 @cache
@@ -43,9 +42,9 @@ def test_the_page_says_what_the_code_says(name: str) -> None:
 
 
 def test_every_sum_on_the_page_comes_out() -> None:
-    found = [(line, match) for line in block("share").splitlines() if (match := _SUM.search(line))]
-    for line, match in found:
-        assert eval(match[1], {"sqrt": math.sqrt}) == float(match[2]), line
+    found = [(line, done) for line in block("share").splitlines() if (done := sum_in(line))]
+    for line, (right, said) in found:
+        assert right == said, line
     words = {line.split()[0] for line, _ in found}
     assert words >= {"s_a", "s_r", "ratio", "work", "t", "mu_slow", "mu_fast", "gate", "PeerScore", "share"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from files_left_alone import picture
 from folder_runs import write_run
 from run_builders import Stage, lay_out, play
+from sums import sum_in
 
 from muster.history.explain import Explanation, explain, page
 from muster.history.explain.facts import Case
@@ -44,8 +44,6 @@ GAUNTLET = {
     "eval_windows": 4, "lag": 1,
 }  # fmt: skip
 """A model too small to learn shows little of whose work is whose: here a trace of it is paid."""
-
-_SUM = re.compile(r"(?:: |^)((?:min|max|sqrt|[-+*/(), 0-9.e])+) = (-?[0-9.e+-]+)(?:$|, counted as )")
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,9 @@ def test_slot_and_hotkey_name_the_same_peer(told: Told) -> None:
 @pytest.mark.parametrize("miner", ["miner-0", "miner-1", "miner-2", "miner-3", "garbage-0"])
 def test_every_sum_of_every_line_comes_out_to_the_last_digit(told: Told, miner: str, round_: int) -> None:
     for section in told.explain(miner, round_).sections:
-        sums = [(line.word, *found.groups()) for line in section.lines if (found := _SUM.search(line.text))]
-        for word, formula, result in sums:
-            assert eval(formula, {"sqrt": math.sqrt}) == float(result), word
+        sums = [(line.word, *done) for line in section.lines if (done := sum_in(line.text))]
+        for word, right, said in sums:
+            assert right == said, word
         (row,) = (one.row for one in section.table if one.sent.round == round_)
         if row is not None and row.outcome == "evaluated":
             worked = {"ratio", "work"} if row.ratio is not None else set()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Any
 
 import pytest
 from builders import identity, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from sums import sum_in
 
 from muster.history.explain.changes import changes
 from muster.history.explain.facts import Sent
@@ -27,8 +26,6 @@ PEERS = tuple(identity(name).hotkey for name in ("alice", "bob", "carol"))
 UIDS = {hotkey: uid for uid, hotkey in enumerate(PEERS)}
 SPEC = run_spec()
 FULL = SPEC.inner.steps * SPEC.inner.batch
-_SUM = re.compile(r"(?:: |^)((?:min|max|sqrt|[-+*/(), 0-9.e])+) = (-?[0-9.e+-]+)(?:$|, counted as )")
-
 gains = st.floats(-0.25, 0.25)
 ratios = st.none() | st.floats(0.0, 8.0)
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
@@ -96,8 +93,8 @@ def test_every_step_comes_out(rule: dict[str, Any], rounds: list[dict[str, Findi
     for working in workings(rule, rounds):
         told = lines(working)
         for line in told:
-            if found := _SUM.search(line.text):
-                assert eval(found[1], {"sqrt": math.sqrt}) == float(found[2]), line
+            if done := sum_in(line.text):
+                assert done[0] == done[1], line
         assert told[-1].text == "every score and share of the file follows from what it says was measured"
         assert all(sentence[-1] == "." for sentence in changes(working))
         assert last_reason(working.row)[-1] == "."

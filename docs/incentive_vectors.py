@@ -30,11 +30,12 @@ FULL = 8
 """Windows of a round's whole work."""
 
 GAUNTLETS = {"mu_rule": "sign", "rating": "ordinal", "tokens": False, "power": 2.0, "idle": "gauntlet",
-             "clone_ratio": 0.0, "copy_ratio": 0.0, "mixer_ratio": 0.0, "mu_floor": 0.1, "mu_warmup": 2}  # fmt: skip
+             "clone_ratio": 0.0, "copy_ratio": 0.0, "mixer_ratio": 0.0, "mu_floor": 0.1, "mu_warmup": 2,
+             "work_cold": 0}  # fmt: skip
 """What makes the rule Gauntlet's; the warm-up is shortened so that it ends within the vector."""
 
-SHORT = {"mu_warmup": 2, "mixer_ratio": 2.0}
-"""The default rule, so changed that the end of the warm-up and a mixture can be seen in four rounds."""
+SHORT = {"mu_warmup": 2, "work_cold": 3, "mixer_ratio": 2.0}
+"""The default rule, so changed that the end of both starts and a mixture can be seen in four rounds."""
 
 
 def _exact(s_a: float, s_r: float, c_a: float, c_r: float, **more: Any) -> dict[str, Any]:

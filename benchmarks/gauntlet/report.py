@@ -20,6 +20,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "mu_decay": 0.2,
         "mu_floor": 0.1,
         "mu_warmup": 10,
+        "work_cold": 0,
         "rating": "ordinal",
         "tokens": False,
         "power": 2.0,

@@ -254,7 +254,7 @@ def _measured(
         state, own = _tested(state, outcome, spec)
     if ratio is not None:
         worked = state.worked + 1
-        state = replace(state, worked=worked, work=averaged(state.work, ratio, spec.work_decay, worked))
+        state = replace(state, worked=worked, work=averaged(state.work, ratio, spec.work_decay, worked, spec.work_cold))
     measured = replace(
         state,
         rating_mu=rating.mu,

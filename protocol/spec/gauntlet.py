@@ -6,9 +6,9 @@ docs/incentive.md tells the rule. Set `mu_rule = "sign"`, `rating = "ordinal"`, 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from muster.protocol.spec.section import Natural, Positive, Rate, Section, Share
 
@@ -54,6 +54,10 @@ class GauntletSpec(Section):
     LossRating, or its μ − 3σ (Gauntlet), which a ranking of equals makes a lottery."""
     work_decay: Share = 0.05
     """The mean of LossScores remembers twenty rounds."""
+    work_cold: Annotated[int, Field(ge=0, le=1000)] = 6
+    """Round i of a peer's first ones counts (i / 6)³ in that mean; 0: as any other. An optimizer and an error feedback
+    that begin cold make updates worth 0.15, 0.3, 0.46, 0.6 and 0.7 of the others', and a newcomer would be paid by them
+    for twenty rounds: it waited 7 rounds for half of an equal's pay, now 3 (`benchmarks/gauntlet`)."""
     rating_beta: Rate
     """β of OpenSkill: how far apart skills must lie to show in one round."""
     rating_tau: Rate

@@ -17,15 +17,16 @@ FRESH = {
 Row = dict[str, Any]
 
 
-def step(decay: float, count: int) -> float:
+def step(decay: float, count: int, cold: int) -> float:
     rate = 1.0
-    for _ in range(count - 1):
-        rate = rate / (rate + (1.0 - decay))
+    for n in range(1, count):
+        v = n**3 / (n + 1) ** 3 if n < cold else 1.0
+        rate = rate / (rate + (1.0 - decay) * v)
     return rate
 
 
-def averaged(average: float, value: float, decay: float, count: int) -> float:
-    return average + step(decay, count) * (value - average)
+def averaged(average: float, value: float, decay: float, count: int, cold: int = 0) -> float:
+    return average + step(decay, count, cold) * (value - average)
 
 
 def within(value: float, low: float, high: float) -> float:
@@ -92,7 +93,7 @@ def measure(row: Row, found: Row, gain: float, median: float | None, spec: Row) 
     if median is not None:
         row["ratio"] = within(gain / median, -3.0, 2.0)
         row["worked"] += 1
-        row["work"] = averaged(row["work"], row["ratio"], spec["work_decay"], row["worked"])
+        row["work"] = averaged(row["work"], row["ratio"], spec["work_decay"], row["worked"], spec["work_cold"])
     row["evaluated"] += 1
     row |= {"failures": 0, "inactive": 0, "last_score": gain, "positive": row["positive"] or gain > 0}
 

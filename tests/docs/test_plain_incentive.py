@@ -84,6 +84,7 @@ rules = st.fixed_dictionaries(
         "power": st.sampled_from([0.5, 1.0, 2.0]),
         "idle": st.sampled_from(["nothing", "gauntlet"]),
         "mu_warmup": st.integers(0, 4),
+        "work_cold": st.integers(0, 4),
         "clone_ratio": st.sampled_from([0.0, 3.0]),
     },
 )

@@ -153,7 +153,7 @@ def _worth(w: Working) -> Iterator[Line]:
             else f", counted as {row.ratio!r} (within {LEAST_WORK!r} and {MOST_WORK!r})"
         )
         yield Line("ratio", f"s_r beside the accepted ones' median: {ratio}{kept}")
-        yield from _average(w, "work", "mean of its ratios", row.ratio, spec.work_decay)
+        yield from _average(w, "work", "mean of its ratios", row.ratio, spec.work_decay, spec.work_cold)
     yield Line("rating", f"LossRating {row.rating_mu!r} ± {row.rating_sigma!r}{_shown(spec.rating)}")
 
 
@@ -161,7 +161,9 @@ def _shown(rating: str) -> str:
     return ", which is shown and not paid by" if rating == "mean" else ""
 
 
-def _average(w: Working, name: str, what: str, value: float | None, decay: float) -> Iterator[Line]:
+def _average(
+    w: Working, name: str, what: str, value: float | None, decay: float, cold: int = 0
+) -> Iterator[Line]:
     """The recursion of one average, by the name of its column."""
     count = w.row.worked if name == "work" else w.row.tested
     now, state = getattr(w.row, name), w.state
@@ -170,7 +172,7 @@ def _average(w: Working, name: str, what: str, value: float | None, decay: float
     if state is None:
         yield Line(name, f"{what}, {count} so far: {now!r} (the file before this one is not at hand)")
         return
-    was, step = getattr(state, name), gain(decay, count)
+    was, step = getattr(state, name), gain(decay, count, cold)
     made = f"{was!r} + {step!r} * ({value!r} - {was!r}) = {was + step * (value - was)!r}"
     yield Line(name, f"{what}, {count} so far: {made}")
 

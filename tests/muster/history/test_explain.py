@@ -45,6 +45,7 @@ rules = st.fixed_dictionaries(
         "power": st.sampled_from([1.0, 2.0]),
         "idle": st.sampled_from(["nothing", "gauntlet"]),
         "mu_warmup": st.integers(0, 3),
+        "work_cold": st.integers(0, 3),
     },
 )
 

@@ -72,3 +72,18 @@ def test_the_first_value_is_the_average_and_later_ones_move_it_by_the_rate() -> 
     assert gain(0.05, 10**9) == pytest.approx(0.05)
     assert gain(0.0, 4) == pytest.approx(1 / 4), "without a rate it is the plain mean"
     assert math.isfinite(gain(1.0, 3))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=100), st.sampled_from([0.05, 0.2]), st.integers(0, 12))
+def test_the_first_values_of_a_cold_one_count_by_their_number_cubed(
+    values: list[float], decay: float, cold: int
+) -> None:
+    average = 0.0
+    for count, value in enumerate(values, 1):
+        average = averaged(average, value, decay, count, cold)
+    weights = [
+        min(1.0, (i / cold) ** 3 if cold else 1.0) * (1 - decay) ** (len(values) - i) for i in range(1, len(values) + 1)
+    ]
+    mean = math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
+    assert average == pytest.approx(mean, abs=1e-12)
+    assert gain(decay, 10**9, cold) == pytest.approx(decay)

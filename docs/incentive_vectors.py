@@ -34,7 +34,7 @@ GAUNTLETS = {"mu_rule": "sign", "rating": "ordinal", "tokens": False, "power": 2
              "work_cold": 0}  # fmt: skip
 """What makes the rule Gauntlet's; the warm-up is shortened so that it ends within the vector."""
 
-SHORT = {"mu_warmup": 2, "work_cold": 3, "mixer_ratio": 2.0}
+SHORT = {"mu_warmup": 3, "work_cold": 3, "mixer_ratio": 2.0}
 """The default rule, so changed that the end of both starts and a mixture can be seen in four rounds."""
 
 

@@ -174,7 +174,7 @@ def purses(data: Measurements, found: Sequence[Piece]) -> Iterator[Figure]:
     for role in found[0].roles:
         if not role.applied and role not in TWIN:
             keys.setdefault(role.purse, []).append(role.name)
-    idle = set(_names(IDLE)) | {"nine-lazy", "perturbed-50", "perturbed-80", "booster"}
+    idle = set(_names(IDLE)) | {"perturbed-50", "perturbed-80", "booster"}
     for purse, names in keys.items():
         bound = 0.05 if purse in idle else _BOUNDS.get(purse)
         yield from _both(purse, [_beside(data, piece, names)[:2] for piece in found], bound)

@@ -46,8 +46,9 @@ class GauntletSpec(Section):
     """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as
     the accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any
     text, and a test that sees nothing must not decide who is paid."""
-    mu_warmup: Natural = 3
-    """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once."""
+    mu_warmup: Natural = 2
+    """Tested rounds until the gate is open as far as μ says; pay grows over them, so a new key earns little at once.
+    With three nobody who does no work was paid less, and newcomers waited half a round longer."""
 
     rating: Literal["mean", "openskill", "ordinal"] = "mean"
     """What PeerScore is proportional to: the mean of LossScores beside the others' (linear in work), the mean of the
@@ -57,7 +58,7 @@ class GauntletSpec(Section):
     work_cold: Annotated[int, Field(ge=0, le=1000)] = 6
     """Round i of a peer's first ones counts (i / 6)³ in that mean; 0: as any other. An optimizer and an error feedback
     that begin cold make updates worth 0.15, 0.3, 0.46, 0.6 and 0.7 of the others', and a newcomer would be paid by them
-    for twenty rounds: it waited 7 rounds for half of an equal's pay, now 3 (`benchmarks/gauntlet`)."""
+    for twenty rounds: it waited 7 rounds for half of an equal's pay, now 2.7 (`benchmarks/gauntlet`)."""
     rating_beta: Rate
     """β of OpenSkill: how far apart skills must lie to show in one round."""
     rating_tau: Rate

@@ -55,7 +55,7 @@ from muster.validator.gauntlet.evaluation import LossPair, Measured
 
 DOWN_PROJ = 9
 """Tensor id of `model.layers.0.mlp.down_proj.weight`, whose genesis depends on the depth."""
-ACCEPTED_BEFORE, FAILED_BEFORE = (0, 4), (3, 5)
+ACCEPTED_BEFORE, FAILED_BEFORE, COPIED = (0, 4), (3, 5), 4
 """What the record before says of the selection vector's peers: whose work was good, whose payload was not."""
 
 Vectors = dict[str, dict[str, Any]]
@@ -208,7 +208,7 @@ def _codec(run: Run) -> dict[str, Any]:
 
 def _selection(run: Run) -> dict[str, Any]:
     peers = [blake3(bytes((i,))).digest() for i in range(6)]
-    rows = [UsedScore(peer, float(i), i < 4) for i, peer in enumerate(peers)]
+    rows = [UsedScore(peer, float(i), i < 4, i == COPIED) for i, peer in enumerate(peers)]
     scores = [
         ScoresUsed(BEACON, 3, 0, bytes(32), tuple(sorted(rows, key=lambda row: row.public))),
         ScoresUsed(KEY, 2, 0, bytes(32), tuple(sorted((replace(r, score=9.0) for r in rows), key=lambda r: r.public))),
@@ -224,6 +224,7 @@ def _selection(run: Run) -> dict[str, Any]:
         "scores_stake_3": [row.score for row in rows],
         "scores_stake_2": [9.0] * 6,
         "positive": [row.positive for row in rows],
+        "copied": [row.copied for row in rows],
         "accepted_before": ACCEPTED_BEFORE,
         "failed_before": FAILED_BEFORE,
         "beacon": BEACON.hex(),

@@ -64,8 +64,8 @@ PLACES: Mapping[str, Place] = {
         "six-peers",
         "Order and seats of six candidates",
         (
-            "seats", "newcomer_share", "peers", "scores_stake_3", "scores_stake_2", "positive", "accepted_before",
-            "failed_before", "beacon",
+            "seats", "newcomer_share", "peers", "scores_stake_3", "scores_stake_2", "positive", "copied",
+            "accepted_before", "failed_before", "beacon",
         ),
     ),
     "incentive": Place("incentive", "four-rounds", "Four rounds of four peers by the default rule", _JUDGED),

@@ -37,9 +37,12 @@ KEY_SEAL = "key_seal"
 UNAVAILABLE = "unavailable"
 NOT_SELECTED = "not_selected"
 NULL_ROUND = "null_round"
+NOT_ORIGINAL = "not_original"
 CLONE = "clone"
 COPY = "copy"
 MIXTURE = "mixture"
+UNORIGINAL = (CLONE, COPY, MIXTURE)
+"""Judgements that follow from what an update has in common with others."""
 LOSS_NOT_FINITE = "loss_not_finite"
 NO_ASSIGNED_WINDOWS = "no_assigned_windows"
 
@@ -98,6 +101,7 @@ _LEADER_WORD = {
 _DECISION = {
     NOT_SELECTED: "Seats went to others before it was needed; nothing is said of its payload.",
     NULL_ROUND: "It is valid, but too few were, so that nothing was applied.",
+    NOT_ORIGINAL: "Its last judged submission was others' work: it has no seat until one is found to be its own.",
 }
 _JUDGEMENT = {
     CLONE: "The update is that of another peer of the round, which takes precedence: its μ is larger, or by lot.",

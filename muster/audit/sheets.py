@@ -25,6 +25,7 @@ from muster.protocol.reasons import (
     NO_ASSIGNED_WINDOWS,
     PAYLOAD_REASONS,
     UNAVAILABLE,
+    UNORIGINAL,
 )
 from muster.protocol.spec import RunSpec
 from muster.protocol.wire import Entry, Kind, Record, ScoreFile
@@ -33,7 +34,7 @@ from muster.validator.gauntlet.first_order import precedence_of
 FOLLOWING = (
     "outcome", "reason", "last_score", "positive", "factor", "own_data", "tested", "mu_slow", "mu_fast", "mu",
     "compared", "mixture", "ratio", "rank", "worked", "work", "rating_mu", "rating_sigma", "evaluated", "failures",
-    "inactive", "gate", "multiplier", "peer_score", "incentive",
+    "inactive", "copied", "gate", "multiplier", "peer_score", "incentive",
 )  # fmt: skip
 """The columns that follow from others, none before what it follows from: the first that is wrong is the one to name."""
 
@@ -174,7 +175,7 @@ def _outcomes(entry: Entry | None, record: Record) -> set[tuple[str, str]]:
 
 def _of_its_measurement(row: ScoreRow) -> Iterator[str]:
     """Who is measured has all that a measurement has, and nobody else has any of it."""
-    unoriginal = row.outcome == FAILED and row.reason in score.UNORIGINAL
+    unoriginal = row.outcome == FAILED and row.reason in UNORIGINAL
     if row.outcome == EVALUATED and not row.measured:
         yield "`assigned_before` and the other losses are not there, and its outcome is made of them"
     if row.measured and row.outcome != EVALUATED and not unoriginal:
@@ -203,7 +204,7 @@ def _compared(row: ScoreRow, sheet: Sheet) -> Iterator[str]:
             yield f"`{name}_of` is {other}, and `{name}` is {ratio}"
         if other is not None and (other == row.hotkey or (those is not None and other not in those)):
             yield f"`{name}_of` is {other}, whose work it could not be compared with"
-    if row.outcome == FAILED and row.reason in score.UNORIGINAL and (sheet.before is not None or row.reason != CLONE):
+    if row.outcome == FAILED and row.reason in UNORIGINAL and (sheet.before is not None or row.reason != CLONE):
         found = finding_of(row, sheet.before or {}, sheet.beacon)
         reason = score.unoriginal(found, row.mixture, sheet.spec.gauntlet)
         if reason != row.reason:

@@ -54,6 +54,7 @@ class PeerState:
     worked: Annotated[int, About(26, "rounds of that mean")] = 0
     mixture: Annotated[float, About(27, "mean of what it has in common with the last round's work", low=0)] = 0.0
     compared: Annotated[int, About(28, "rounds of that mean")] = 0
+    copied: Annotated[bool, About(29, "whether the last work known of it was others'")] = False
 
     @property
     def rating(self) -> Rating:

@@ -15,7 +15,7 @@ from muster.protocol.incentive.averages import averaged
 from muster.protocol.incentive.own_data import Control, Errors, control_factor, sign, statistic
 from muster.protocol.incentive.rating import Rating, rate
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.reasons import CLONE, COPY, MIXTURE
+from muster.protocol.reasons import CLONE, COPY, MIXTURE, UNORIGINAL
 from muster.protocol.spec import GauntletSpec
 
 FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
@@ -23,9 +23,6 @@ FAILURE_MULTIPLIERS = (1.0, 0.75, 0.5, 0.0)
 
 INACTIVE_MULTIPLIER = 0.75
 """Where `idle` is "gauntlet": what one round without a submission leaves of a PeerScore (−25 % a round)."""
-
-UNORIGINAL = (CLONE, COPY, MIXTURE)
-"""Reasons that follow from what an update has in common with others."""
 
 MOST_WORK = 2.0
 LEAST_WORK = -3.0
@@ -181,7 +178,7 @@ def _judged(
         case Failed(reason):
             if reason == CLONE and isinstance(found, Evaluated):
                 state, own = _tested(state, found, spec)
-            state = replace(state, failures=state.failures + 1)
+            state = replace(state, failures=state.failures + 1, copied=state.copied or reason in UNORIGINAL)
         case Absent():
             state = replace(state, inactive=state.inactive + 1)
         case Evaluated() | Screened():
@@ -262,6 +259,7 @@ def _measured(
         evaluated=state.evaluated + 1,
         failures=0,
         inactive=0,
+        copied=False,
         last_score=outcome.unassigned,
         positive=state.positive or outcome.unassigned > 0.0,
     )

@@ -25,7 +25,6 @@ from muster.protocol.incentive.row import (
     ScoreRow,
 )
 from muster.protocol.incentive.score import (
-    UNORIGINAL,
     Absent,
     Evaluated,
     Failed,
@@ -36,6 +35,7 @@ from muster.protocol.incentive.score import (
     Screened,
     judge,
 )
+from muster.protocol.reasons import UNORIGINAL
 from muster.protocol.spec import RunSpec
 
 

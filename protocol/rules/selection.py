@@ -5,6 +5,9 @@ fetched in it, and the first G that turn out good have the seats. Seats go to sc
 stake-weighted median over validators). A newcomer, who has not yet had a positive LossScore, waits in the reserve: it
 takes seats nobody scored wants, and at most a small share of those they do. Who failed to deliver in the last rounds
 stands behind all of its kind who did not. Ties are settled by the round's possession beacon.
+
+Who sends others' work has no seat, even where some are free: two such beside eight honest peers cost the model up to a
+third of its progress (`benchmarks/gauntlet`), and pay is no reason for whoever means harm.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.reasons import DECISIONS, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.reasons import DECISIONS, NOT_ORIGINAL, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.spec import GauntletSpec, RunSpec
 from muster.protocol.wire import Kind, ScoresUsed, UsedScore
@@ -27,10 +30,11 @@ DEMOTION = 8
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A peer's agreed score and whether it has proven itself once."""
+    """A peer's agreed score, whether it has proven itself once, and whether the last work known of it was others'."""
 
     score: float
     positive: bool
+    copied: bool = False
 
 
 def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
@@ -49,18 +53,19 @@ def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
     for public in sorted({public for table in tables for public in table}):
         silent = UsedScore(public, 0.0, False)
         rows = [(table.get(public, silent), used.stake) for table, used in zip(tables, scores, strict=True)]
-        agreed[public] = _agree([(row.score, stake, row.positive) for row, stake in rows])
+        agreed[public] = _agree(rows)
     return agreed
 
 
-def _agree(rows: list[tuple[float, int, bool]]) -> Standing:
-    total = sum(stake for _, stake, _ in rows)
-    positive = 2 * sum(stake for _, stake, flag in rows if flag) > total
+def _agree(rows: list[tuple[UsedScore, int]]) -> Standing:
+    total = sum(stake for _, stake in rows)
+    positive = 2 * sum(stake for row, stake in rows if row.positive) > total
+    copied = 2 * sum(stake for row, stake in rows if row.copied) > total
     below = 0
-    for score, stake, _ in sorted(rows):
+    for score, stake in sorted((row.score, stake) for row, stake in rows):
         below += stake
         if 2 * below >= total:
-            return Standing(score, positive)
+            return Standing(score, positive, copied)
     raise AssertionError("a median of nothing")
 
 
@@ -71,7 +76,7 @@ def order(
     beacon: bytes,
     gauntlet: GauntletSpec,
 ) -> tuple[bytes, ...]:
-    """All candidates, whoever has the first claim to a seat first.
+    """All candidates, whoever has the first claim to a seat first, and behind all others who sent others' work.
 
     `past` is what the last records say, oldest first; `beacon` is the round's possession beacon.
 
@@ -89,12 +94,14 @@ def order(
     if not known:
         veterans = {peer for seen in past for peer in seen.accepted}
         return tuple(sorted(ranked, key=lambda public: public not in veterans))
+    copied = [public for public in ranked if known.get(public, nobody).copied]
+    ranked = [public for public in ranked if public not in copied]
     proven = [public for public in ranked if known.get(public, nobody).positive]
     newcomers = [public for public in ranked if not known.get(public, nobody).positive]
     contested = math.floor(gauntlet.newcomer_share * gauntlet.seats) if proven else gauntlet.seats
     reserve = min(len(newcomers), max(contested, gauntlet.seats - len(proven)))
     first = gauntlet.seats - reserve
-    return (*proven[:first], *newcomers[:reserve], *proven[first:], *newcomers[reserve:])
+    return (*proven[:first], *newcomers[:reserve], *proven[first:], *newcomers[reserve:], *copied)
 
 
 def seat(ranked: Sequence[bytes], failed: Collection[bytes], seats: int) -> tuple[bytes, ...]:
@@ -122,9 +129,10 @@ def choose(
 
     Candidates are those with nothing wrong or a reason of the payload's class. Ahead of the last seat everybody is
     accepted or has such a reason; behind it all are `not_selected`, whatever is known of their payloads, so that a
-    leader who has read more of them decides no otherwise. With fewer than `min_submissions` good ones nothing is
-    applied, and the good ones are `null_round`. The decisions of an earlier call change nothing: a record's own reasons
-    give the record again.
+    leader who has read more of them decides no otherwise. Who last sent others' work is `not_original` instead, unless
+    there would be fewer than `min_submissions` without it: nobody's judgement stops a run. With fewer good ones nothing
+    is applied, and the good ones are `null_round`. The decisions of an earlier call change nothing: a record's own
+    reasons give the record again.
 
     Raises:
         LedgerError: a score that is negative or not finite.
@@ -132,9 +140,16 @@ def choose(
     failed = {public for public, reason in known.items() if reason in PAYLOAD_REASONS}
     candidates = failed | {public for public, reason in known.items() if not reason or reason in DECISIONS}
     ranked = order(candidates, scores, past, beacon, spec.gauntlet)
-    accepted = seat(ranked, failed, spec.gauntlet.seats)
+    copied = {public for public, standing in standings(scores).items() if standing.copied}
+    own = sum(public not in copied for public in ranked)
+    accepted = seat(ranked[:own], failed, spec.gauntlet.seats)
+    full = len(accepted) == spec.gauntlet.seats
+    if len(accepted) < spec.clock.min_submissions:
+        accepted, full = seat(ranked, failed, spec.clock.min_submissions), True
     if len(accepted) < spec.clock.min_submissions:
         return Choice(Kind.NULL, (), {**known, **dict.fromkeys(accepted, NULL_ROUND)})
-    behind = ranked[ranked.index(accepted[-1]) + 1 :] if len(accepted) == spec.gauntlet.seats else ()
-    reasons = {**known, **dict.fromkeys(accepted, ""), **dict.fromkeys(behind, NOT_SELECTED)}
-    return Choice(Kind.ROUND, tuple(sorted(accepted)), reasons)
+    last = ranked.index(accepted[-1])
+    behind = {public: NOT_ORIGINAL if public in copied else NOT_SELECTED for public in ranked[last + 1 :]}
+    if not full:  # every other has a seat or a reason of the payload's class
+        behind = {public: reason for public, reason in behind.items() if public in copied}
+    return Choice(Kind.ROUND, tuple(sorted(accepted)), {**known, **dict.fromkeys(accepted, ""), **behind})

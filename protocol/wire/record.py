@@ -66,11 +66,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class UsedScore:
-    """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore."""
+    """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore, `copied` that the last
+    work known of it was others'."""
 
     public: bytes
     score: float
     positive: bool
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ def _read_entry(cursor: Cursor) -> Entry:
 
 
 def _write_scores(scores: ScoresUsed) -> bytes:
-    rows = b"".join(row.public + f64(row.score) + u8(row.positive) for row in scores.rows)
+    rows = b"".join(row.public + f64(row.score) + u8(row.positive + 2 * row.copied) for row in scores.rows)
     return scores.validator + u64(scores.stake) + u64(scores.round) + scores.digest + u32(len(scores.rows)) + rows
 
 
@@ -227,15 +229,15 @@ def _read_scores(cursor: Cursor) -> ScoresUsed:
     count = cursor.u32()
     if count > MAX_SEALED:
         raise WireError("too_many", f"{count} score rows")
-    rows = tuple(UsedScore(cursor.take(PUBLIC_BYTES), cursor.f64(), _read_flag(cursor)) for _ in range(count))
+    rows = tuple(UsedScore(cursor.take(PUBLIC_BYTES), cursor.f64(), *_read_flags(cursor)) for _ in range(count))
     return ScoresUsed(validator, stake, round_, digest, rows)
 
 
-def _read_flag(cursor: Cursor) -> bool:
+def _read_flags(cursor: Cursor) -> tuple[bool, bool]:
     value = cursor.u8()
-    if value > 1:
-        raise WireError("flag", f"{value} where 0 or 1 is expected")
-    return bool(value)
+    if value > 3:
+        raise WireError("flag", f"{value} where 0 to 3 is expected")
+    return bool(value & 1), bool(value & 2)
 
 
 def _read_weights(fields: Fields, accepted: int, tensors: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -161,9 +161,7 @@ def _shown(rating: str) -> str:
     return ", which is shown and not paid by" if rating == "mean" else ""
 
 
-def _average(
-    w: Working, name: str, what: str, value: float | None, decay: float, cold: int = 0
-) -> Iterator[Line]:
+def _average(w: Working, name: str, what: str, value: float | None, decay: float, cold: int = 0) -> Iterator[Line]:
     """The recursion of one average, by the name of its column."""
     count = w.row.worked if name == "work" else w.row.tested
     now, state = getattr(w.row, name), w.state

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.reasons import DECISIONS, KEY_MISSING, KEY_SEAL, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.reasons import (
+    DECISIONS,
+    KEY_MISSING,
+    KEY_SEAL,
+    NOT_ORIGINAL,
+    NOT_SELECTED,
+    NULL_ROUND,
+    PAYLOAD_REASONS,
+)
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.rules.selection import DEMOTION, Standing, choose, order, seat, standings
 from muster.protocol.spec import GauntletSpec, RunSpec
@@ -41,7 +49,7 @@ def spec_of(seats: int, least: int = 1, newcomer_share: float = 0.1) -> RunSpec:
     )
 
 
-def by(validator: int, stake: int, *rows: tuple[bytes, float, bool]) -> ScoresUsed:
+def by(validator: int, stake: int, *rows: tuple[bytes, float, bool] | tuple[bytes, float, bool, bool]) -> ScoresUsed:
     made = tuple(UsedScore(*row) for row in sorted(rows))
     return ScoresUsed(hash32("validator", validator), stake, 0, hash32("file", validator), made)
 
@@ -49,6 +57,11 @@ def by(validator: int, stake: int, *rows: tuple[bytes, float, bool]) -> ScoresUs
 def drawn(among: Sequence[bytes], beacon: bytes = BEACON) -> list[bytes]:
     """Peers as the lot orders them."""
     return sorted(among, key=lambda p: blake3(beacon + p).digest())
+
+
+def copied_in(judged: Sequence[ScoresUsed]) -> set[bytes]:
+    """Who sent others' work, as more than half of the stake says."""
+    return {peer for peer, standing in standings(judged).items() if standing.copied}
 
 
 def failed_in(*rounds: Sequence[bytes]) -> list[Attendance]:
@@ -59,7 +72,11 @@ def failed_in(*rounds: Sequence[bytes]) -> list[Attendance]:
 @st.composite
 def judgements(draw: st.DrawFn) -> list[ScoresUsed]:
     return [
-        by(i, draw(st.integers(0, 9)), *((p, draw(scores), draw(st.booleans())) for p in draw(peers)))
+        by(
+            i,
+            draw(st.integers(0, 9)),
+            *((p, draw(scores), draw(st.booleans()), draw(st.booleans())) for p in draw(peers)),
+        )
         for i in range(draw(st.integers(0, 3)))
     ]
 
@@ -80,8 +97,10 @@ def test_one_total_order_whatever_order_it_is_given(
 def test_newcomers_get_free_seats_and_a_small_share_of_the_others(
     candidates: list[bytes], judged: list[ScoresUsed], seats: int, share: float
 ) -> None:
-    chosen = set(order(candidates, judged, [], BEACON, gauntlet(seats, share))[:seats])
-    known = standings(judged)
+    ranked, copied = order(candidates, judged, [], BEACON, gauntlet(seats, share)), copied_in(judged)
+    candidates = [peer for peer in candidates if peer not in copied]
+    assert set(ranked[len(candidates) :]) <= copied, "behind all others"
+    chosen, known = set(ranked[: min(seats, len(candidates))]), standings(judged)
     proven = {p for p in candidates if p in known and known[p].positive}
     free = max(0, seats - len(proven))
     if proven and len(candidates) > seats:
@@ -102,7 +121,8 @@ def test_who_failed_lately_stands_behind_its_kind(
         return (peer in known and known[peer].positive) if known else peer in veterans
 
     for kind in (True, False):
-        mine = [peer in failed for peer in ranked if first_kind(peer) is kind]
+        own = [peer for peer in ranked if peer not in copied_in(judged)]
+        mine = [peer in failed for peer in own if first_kind(peer) is kind]
         assert mine == sorted(mine)
 
 
@@ -172,11 +192,14 @@ def test_a_choice_leaves_nothing_to_choose(
     spec = spec_of(seats, least)
     made = choose(known, judged, past, BEACON, spec)
     assert choose(made.reasons, judged, past, BEACON, spec) == made
-    unread = {p: "" if made.reasons[p] == NOT_SELECTED else reason for p, reason in known.items()}
+    unread = {p: "" if made.reasons[p] in (NOT_SELECTED, NOT_ORIGINAL) else reason for p, reason in known.items()}
     assert choose(unread, judged, past, BEACON, spec) == made
     good = [peer for peer, reason in known.items() if not reason]
-    assert (made.kind is Kind.NULL) == (len(good) < spec.clock.min_submissions)
-    assert len(made.accepted) == (0 if made.kind is Kind.NULL else min(seats, len(good)))
+    own = [peer for peer in good if peer not in copied_in(judged)]
+    needed = spec.clock.min_submissions
+    assert (made.kind is Kind.NULL) == (len(good) < needed)
+    assert len(made.accepted) == (0 if made.kind is Kind.NULL else max(min(seats, len(own)), needed))
+    assert made.kind is Kind.NULL or set(own) <= set(made.accepted) or set(made.accepted) <= set(own)
     assert set(made.accepted) == {peer for peer, reason in made.reasons.items() if not reason}
     for peer, reason in known.items():
         if reason and reason not in PAYLOAD_REASONS:
@@ -184,7 +207,7 @@ def test_a_choice_leaves_nothing_to_choose(
         elif made.kind is Kind.NULL:
             assert made.reasons[peer] == (reason or NULL_ROUND)
         else:
-            assert made.reasons[peer] in {reason, NOT_SELECTED}
+            assert made.reasons[peer] in {reason, NOT_ORIGINAL if peer in copied_in(judged) else NOT_SELECTED}
 
 
 @given(known_reasons, judgements(), pasts, st.integers(1, 12))
@@ -199,7 +222,34 @@ def test_behind_the_last_seat_nothing_is_said_and_ahead_everything(
     last = max((at for at, reason in enumerate(told) if not reason), default=len(told) - 1)
     ahead, behind = told[: last + 1], told[last + 1 :]
     assert not DECISIONS & set(ahead)
-    assert set(behind) <= ({NOT_SELECTED} if len(made.accepted) == seats else PAYLOAD_REASONS)
+    if made.kind is not Kind.NULL:
+        own = {made.reasons[peer] for peer in ranked[last + 1 :] if peer not in copied_in(judged)}
+        assert own <= ({NOT_SELECTED} if len(made.accepted) == seats else PAYLOAD_REASONS)
+        assert {made.reasons[peer] for peer in ranked[last + 1 :] if peer in copied_in(judged)} <= {NOT_ORIGINAL}
+    else:
+        assert set(behind) <= PAYLOAD_REASONS
+
+
+def test_who_sent_others_work_has_no_seat_though_some_are_free() -> None:
+    judged = [by(0, 1, *((p, 1.0, True, p in PEERS[:2]) for p in PEERS))]
+    made = choose(dict.fromkeys(PEERS, ""), judged, [], BEACON, spec_of(20))
+    assert set(made.accepted) == set(PEERS[2:])
+    assert [made.reasons[peer] for peer in PEERS[:2]] == [NOT_ORIGINAL] * 2
+
+
+def test_no_judgement_stops_a_run() -> None:
+    """Where too few others are left, who sent others' work has as many seats as are missing."""
+    judged = [by(0, 1, *((p, float(i), True, i > 0) for i, p in enumerate(PEERS)))]
+    made = choose(dict.fromkeys(PEERS, ""), judged, [], BEACON, spec_of(6, least=3))
+    assert set(made.accepted) == {PEERS[0], PEERS[-1], PEERS[-2]}
+
+
+@pytest.mark.parametrize(
+    ("stakes", "copied"), [([(1, True), (1, False)], False), ([(2, True), (1, False)], True), ([(0, True)], False)]
+)
+def test_others_work_is_what_more_than_half_the_stake_says(stakes: Sequence[tuple[int, bool]], copied: bool) -> None:
+    judged = [by(i, stake, (PEERS[0], 1.0, True, flag)) for i, (stake, flag) in enumerate(stakes)]
+    assert standings(judged)[PEERS[0]].copied is copied
 
 
 def test_bad_payloads_in_front_leave_no_seat_empty() -> None:

@@ -84,9 +84,9 @@ class Job:
 class Delta:
     """A round's pseudo-gradient Δ = θ − θ^(steps), held where the engine left it.
 
-    `tensors` are fp32, contiguous, in layout order, and the receiver's: compression turns them into the error feedback
-    of the next round. `steps` is how many inner steps ran, `loss` the mean training loss over them in nat/token,
-    `seconds` the time they took.
+    `tensors` are fp32, contiguous, in layout order, and the receiver's: compression uses their memory, where it is the
+    host's for the error feedback of the next round. `steps` is how many inner steps ran, `loss` the mean training loss
+    over them in nat/token, `seconds` the time they took.
     """
 
     tensors: tuple[Tensor, ...]

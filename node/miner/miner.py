@@ -51,7 +51,7 @@ class Miner(Follower):
     Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
     moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
     durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
-    long as they compress.)
+    long as they compress.) Where Δ is on a GPU, both e are in the host's memory all the same.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class Miner(Follower):
     def _do(self, task: Task) -> MinerState | None:
         """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.
 
-        The memory of Δ becomes that of the new e. The old e is only read: it counts until the new one is durable.
+        The old e is only read: it counts until the new one is durable.
 
         Raises:
             RoundLost: the slot has no text, or a number is not finite.
@@ -274,12 +274,10 @@ class Miner(Follower):
         if delta is None:
             return None
         self.note(events.Trained(round_, steps=delta.steps, seconds=delta.seconds, loss=delta.loss))
-        update = stages.compress(task, delta, self._state.error)
+        update, left = stages.compress(task, delta, self._state.error)
         key = self._random(wire.KEY_BYTES)
         trained_on = windows[: delta.steps * task.tip.spec.inner.batch]
-        return MinerState(
-            delta.tensors, Made(round_, task.tip.parent, key, stages.build(task, update, trained_on, key))
-        )
+        return MinerState(left, Made(round_, task.tip.parent, key, stages.build(task, update, trained_on, key)))
 
     def _remember(self, state: MinerState) -> None:
         """Make a round's work durable: from here on it counts as sent."""

@@ -36,9 +36,8 @@ def work(setting: Setting) -> Found:
     template = nano_template() if setting.dry else load_template(PRESET)
     theta = random_theta(template.model, setting.device)
     parts: dict[str, float] = {}
-    with setting.programs():
-        inner_steps, update = _own_work(template, theta, setting, parts)
-        _everybodys_work(template, theta, setting, update, parts)
+    inner_steps, update = _own_work(template, theta, setting, parts)
+    _everybodys_work(template, theta, setting, update, parts)
     beside = sum(parts.values())
     rows = [(name, f"{seconds:.3f}") for name, seconds in parts.items()]
     rows += [("all of these", f"{beside:.3f}"), (f"{template.inner.steps} inner steps", f"{inner_steps:.1f}")]

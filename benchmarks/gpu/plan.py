@@ -7,16 +7,16 @@ from functools import partial
 from benchmarks.gpu import bits, card, network, overhead, speed, training
 from benchmarks.gpu.section import Section
 
-LOOK = Section("card", 20, card.look)
+LOOK = Section("card", 15, card.look)
 """Comes before all others, which are pointless where it finds nothing."""
 
 SECTIONS = (
-    Section("bits", 45, bits.work),
-    Section("speed", 40, speed.work),
-    Section("150m", 25, partial(training.work, preset="150m", compiled=False, allowance=8)),
-    Section("150m-compiled", 55, partial(training.work, preset="150m", compiled=True, allowance=8)),
-    Section("1b", 35, partial(training.work, preset="1b", compiled=False, allowance=12)),
-    Section("1b-compiled", 65, partial(training.work, preset="1b", compiled=True, allowance=12)),
-    Section("round", 30, overhead.work),
+    Section("bits", 40, bits.work),
+    Section("speed", 35, speed.work),
+    Section("150m", 20, partial(training.work, preset="150m", compiled=False, allowance=6)),
+    Section("150m-compiled", 60, partial(training.work, preset="150m", compiled=True, allowance=6)),
+    Section("1b", 30, partial(training.work, preset="1b", compiled=False, allowance=8)),
+    Section("1b-compiled", 90, partial(training.work, preset="1b", compiled=True, allowance=8)),
+    Section("round", 25, overhead.work),
     Section("network", 45, network.work),
 )

@@ -21,15 +21,25 @@ from muster.kernels.update import SparseUpdate
 
 
 class Backend(Protocol):
-    """The operations whose work grows with the model. Every tensor of θ, Δ and e is contiguous fp32 on one device."""
+    """The operations whose work grows with the model. Every tensor of θ, Δ and e is contiguous fp32 on one device.
+
+    Of `compress_`, e and what is left may be in host memory while Δ is on a device.
+    """
 
     def compress(self, acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
         """The largest entries of each tile of `acc`, which is only read; ValueError where one is not finite."""
 
-    def compress_(self, delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
-        """The same of a = fl(fl(decay · error) + delta); delta := fl(a − Δ̂), `error` is only read.
+    def compress_(
+        self,
+        delta: Sequence[Tensor],
+        error: Sequence[Tensor],
+        decay: float,
+        codec: Codec,
+        left: Sequence[Tensor],
+    ) -> SparseUpdate:
+        """The same of a = fl(fl(decay · error) + delta); left, which may be delta, := fl(a − Δ̂); `error` is only read.
 
-        ValueError where a value is not finite; `delta` is void then.
+        `delta` is void then, unless it is `left`; both are where a value is not finite, a ValueError.
         """
 
     def subtract_(self, theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:

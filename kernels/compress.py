@@ -46,19 +46,28 @@ def residual(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     return left
 
 
-def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
-    """`fold`, `compress` and `residual` in one, in the memory of Δ: `delta` becomes a − Δ̂, `error` e is only read.
+def compress_(
+    delta: Sequence[Tensor],
+    error: Sequence[Tensor],
+    decay: float,
+    codec: Codec,
+    left: Sequence[Tensor] | None = None,
+) -> SparseUpdate:
+    """`fold`, `compress` and `residual` in one: `left` becomes a − Δ̂, e, `error`, is only read; `decay` is β.
 
-    So the caller needs no third copy of the model, and still has the old e if this fails; `decay` is β.
+    `left` is the memory of Δ, `delta`, unless other tensors are given; then Δ's is void. So the caller needs no third
+    copy of the model, and still has the old e if this fails. `error` and `left` may be in host memory where Δ is on a
+    GPU: they come and go while it computes, and take none of its memory but two small buffers.
 
     Raises:
         ValueError: as for `compress`, and where a tensor is not contiguous; where a value is not finite, what `delta`
-            holds is void.
+            and `left` hold is void.
     """
-    for tensors in (delta, error):
+    left = delta if left is None else left
+    for tensors in (delta, error, left):
         _check_shapes(tensors, codec.grid)
         _check_contiguous(tensors)
-    return backend_of(delta).compress_(delta, error, decay, codec)
+    return backend_of(delta).compress_(delta, error, decay, codec, left)
 
 
 def _check_contiguous(tensors: Sequence[Tensor]) -> None:

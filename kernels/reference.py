@@ -50,13 +50,15 @@ def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
     return SparseUpdate(codec=codec, indices=indices, codes=codes, scales=scales)
 
 
-def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
+def compress_(
+    delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec, left: Sequence[Tensor]
+) -> SparseUpdate:
     """See `muster.kernels.compress.compress_`."""
-    acc = fold(error, delta, decay)
+    acc = fold([kept.to(new.device) for kept, new in zip(error, delta, strict=True)], delta, decay)
     update = compress(acc, codec)
     subtract_(acc, update, [1.0] * len(acc), save=False)
-    for target, left in zip(delta, acc, strict=True):
-        target.copy_(left)
+    for target, rest in zip(left, acc, strict=True):
+        target.copy_(rest)
     return update
 
 

@@ -55,7 +55,7 @@ def widest(k: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One tensor with tiles: its number, rows and columns, columns of a whole tile, first tile, number of tiles."""
+    """One tensor, or whole bands of it: its number, rows and columns, columns of a whole tile, first tile, tiles."""
 
     tensor: int
     rows: int
@@ -72,3 +72,27 @@ def parts(grid: Grid) -> Iterator[Part]:
         assert tile_rows * tile_cols == TILE, "the programs derive a tile's rows from its columns"
         if last > first:
             yield Part(i, rows, cols, tile_cols, first, last - first)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Whole bands of a tensor, and which entries (begin, end) of its row-major memory they are."""
+
+    part: Part
+    begin: int
+    end: int
+
+
+def pieces(part: Part, most: int) -> Iterator[Cut]:
+    """A tensor in pieces of at most `most` entries, but of one band at least, in order."""
+    across = -(-part.cols // part.tile_cols)
+    # A vector is one row: its tiles, and not its rows, follow each other in memory.
+    length, tiles, line = (part.cols, 1, 1) if part.rows == 1 else (part.rows, across, part.cols)
+    band = part.tile_cols if part.rows == 1 else TILE // part.tile_cols
+    step = band * max(1, most // (band * line))
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        first, count = begin // band * tiles, -(-(end - begin) // band) * tiles
+        rows, cols = (1, end - begin) if part.rows == 1 else (end - begin, part.cols)
+        cut = Part(part.tensor, rows, cols, part.tile_cols, part.first + first, count)
+        yield Cut(cut, begin * line, end * line)

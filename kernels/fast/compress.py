@@ -23,13 +23,19 @@ def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
     return _compress(None, acc, np.float32(0), codec)
 
 
-def compress_(delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec) -> SparseUpdate:
-    """What `muster.kernels.compress_` makes.
+def compress_(
+    delta: Sequence[Tensor], error: Sequence[Tensor], decay: float, codec: Codec, left: Sequence[Tensor]
+) -> SparseUpdate:
+    """What `muster.kernels.compress_` makes; `left` is in the memory of Δ, or gets a copy.
 
     Raises:
         ValueError: a value is not finite; `delta` is void then.
     """
-    return _compress(error, delta, np.float32(decay), codec)
+    update = _compress(error, delta, np.float32(decay), codec)
+    for target, source in zip(left, delta, strict=True):
+        if target is not source:
+            target.copy_(source)
+    return update
 
 
 def _compress(error: Sequence[Tensor] | None, delta: Sequence[Tensor], beta: np.float32, codec: Codec) -> SparseUpdate:

@@ -84,9 +84,9 @@ class Job:
 class Delta:
     """A round's pseudo-gradient Δ = θ − θ^(steps), held where the engine left it.
 
-    `tensors` are fp32, contiguous, in layout order, and the receiver's: compression turns them into the error feedback
-    of the next round. `steps` is how many inner steps ran, `loss` the mean training loss over them in nat/token,
-    `seconds` the time they took.
+    `tensors` are fp32, contiguous, in layout order, and the receiver's: compression uses their memory, where it is the
+    host's for the error feedback of the next round. `steps` is how many inner steps ran, `loss` the mean training loss
+    over them in nat/token, `seconds` the time they took.
     """
 
     tensors: tuple[Tensor, ...]
@@ -116,7 +116,7 @@ class Engine(Protocol):
         """What must outlive this process, an entry at a time; nothing where there is nothing yet.
 
         The tensors themselves, where they are, not copied: the next `run` changes them, and asking costs nothing. They
-        are fp32; names are the layout's.
+        are fp32 or bytes; names are the layout's.
         """
 
     def load_state(self, entries: Iterable[Entry]) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Follower
@@ -40,9 +41,18 @@ class MakeMiner(Protocol):
     """Gives a miner its engine and its stages: what daemon and simulator are told to start."""
 
     def __call__(
-        self, context: Context, tip: Tip, replica: Replica, text: TextReader, memory_path: Path | None
+        self,
+        context: Context,
+        tip: Tip,
+        replica: Replica,
+        text: TextReader,
+        memory_path: Path | None,
+        compute: Compute = CPU,
     ) -> Miner:
-        """A miner that goes on from what `memory_path` holds; None: from nothing, and nothing is kept."""
+        """A miner that goes on from what `memory_path` holds (None: from nothing, and nothing is kept).
+
+        It trains as `compute` says, on the replica's device.
+        """
 
 
 class Miner(Follower):
@@ -51,7 +61,7 @@ class Miner(Follower):
     Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
     moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
     durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
-    long as they compress.)
+    long as they compress.) Where Δ is on a GPU, both e are in the host's memory all the same.
     """
 
     def __init__(
@@ -79,7 +89,9 @@ class Miner(Follower):
         self._random = random
         self._path = memory_path
         self._state = (
-            load_state(memory_path, tip.layout, engine.load_state) if memory_path else MinerState.blank(tip.layout)
+            load_state(memory_path, tip.layout, engine.load_state, replica.device)
+            if memory_path
+            else MinerState.blank(tip.layout, replica.device)
         )
         self._unsaved: MinerState | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False
@@ -260,7 +272,7 @@ class Miner(Follower):
     def _do(self, task: Task) -> MinerState | None:
         """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.
 
-        The memory of Δ becomes that of the new e. The old e is only read: it counts until the new one is durable.
+        The old e is only read: it counts until the new one is durable.
 
         Raises:
             RoundLost: the slot has no text, or a number is not finite.
@@ -274,12 +286,10 @@ class Miner(Follower):
         if delta is None:
             return None
         self.note(events.Trained(round_, steps=delta.steps, seconds=delta.seconds, loss=delta.loss))
-        update = stages.compress(task, delta, self._state.error)
+        update, left = stages.compress(task, delta, self._state.error)
         key = self._random(wire.KEY_BYTES)
         trained_on = windows[: delta.steps * task.tip.spec.inner.batch]
-        return MinerState(
-            delta.tensors, Made(round_, task.tip.parent, key, stages.build(task, update, trained_on, key))
-        )
+        return MinerState(left, Made(round_, task.tip.parent, key, stages.build(task, update, trained_on, key)))
 
     def _remember(self, state: MinerState) -> None:
         """Make a round's work durable: from here on it counts as sent."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from blake3 import blake3
 from torch import Tensor
 
@@ -104,15 +105,22 @@ def train(task: Task, windows: list[int]) -> Delta | None:
     return None if stop() else delta
 
 
-def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
-    """What is sent of Δ and e. Δ's memory holds the new e afterwards; the old e is only read.
+def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseUpdate, tuple[Tensor, ...]]:
+    """What is sent of Δ and e, and the new e, in host memory as the old one is, which is only read.
+
+    The new e takes Δ's memory where that is the host's. Where Δ is on a device its memory is void afterwards, and the
+    device never holds an e: both pass through it while it computes.
 
     Raises:
         RoundLost: a number is not finite; Δ's memory is void.
     """
     tip = task.tip
+    left = tuple(
+        tensor if tensor.device.type == "cpu" else torch.empty(tensor.shape, dtype=tensor.dtype)
+        for tensor in delta.tensors
+    )
     try:
-        return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec)
+        return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
     except ValueError as problem:
         raise RoundLost(
             f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
@@ -185,7 +193,7 @@ class Stages:
     slot: Callable[[OpenRound], Awaitable[int | None]] = slot_of
     windows: Callable[[Task], list[int]] = assigned_windows
     train: Callable[[Task, list[int]], Delta | None] = train
-    compress: Callable[[Task, Delta, Sequence[Tensor]], SparseUpdate] = compress
+    compress: Callable[[Task, Delta, Sequence[Tensor]], tuple[SparseUpdate, tuple[Tensor, ...]]] = compress
     build: Callable[[Task, SparseUpdate, Sequence[int], bytes], bytes] = build
     put: Callable[[OpenRound, Made], Awaitable[None]] = put
     seal: Callable[[OpenRound, Made, Seal, Block], str] = seal_problem

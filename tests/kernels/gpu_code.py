@@ -73,7 +73,8 @@ def main(folder: Path) -> None:
     grid = Grid([(130, 200), (5000,), ()])
     sent, weights = update(grid, 64, 0), np.ones((1, len(grid.shapes)), np.float32)
     compress.compress(tensors(grid, 0), Codec(grid, 64))
-    compress.compress_(tensors(grid, 0), tensors(grid, 1), 0.95, Codec(grid, 64))
+    delta = tensors(grid, 0)
+    compress.compress_(delta, tensors(grid, 1), 0.95, Codec(grid, 64), delta)
     step.step_(tensors(grid, 0), [sent], weights, 1.0, np.ones(2, np.float32))
     undo = perturb_(tensors(grid, 0), sent, 1.0)
     for updates in ([sent], [sent, sent]):

@@ -51,7 +51,7 @@ def test_one_pass_is_fold_compress_and_residual(
     expected = compress(acc, Codec(grid, k))
     before = [part.clone() for part in error]
     with shared_out(split):
-        update = fast_compress.compress_(delta, error, decay, Codec(grid, k))
+        update = fast_compress.compress_(delta, error, decay, Codec(grid, k), delta)
         assert update.identical(expected)
         assert same_lists(delta, residual(acc, expected))
         assert same_lists(error, before)
@@ -73,14 +73,15 @@ def test_a_product_and_a_sum_are_two_roundings() -> None:
     error, delta = torch.full((70, 70), 1 + 2**-23), torch.full((70, 70), -0.95)
     acc = fold([error], [delta], 0.95)
     expected = residual(acc, compress(acc, Codec(Grid([(70, 70)]), 64)))
-    fast_compress.compress_([delta], [error], 0.95, Codec(Grid([(70, 70)]), 64))
+    fast_compress.compress_([delta], [error], 0.95, Codec(Grid([(70, 70)]), 64), [delta])
     assert same_lists([delta], expected)
 
 
 def test_no_product_is_fused_with_a_sum() -> None:
     """Whatever the inputs: the processor is never told to. Compiled anew, for cached code shows no assembly."""
     grid = Grid([(64, 64)])
-    update = fast_compress.compress_(tensors(grid, 1), tensors(grid, 0), 0.5, Codec(grid, 64))
+    delta = tensors(grid, 1)
+    update = fast_compress.compress_(delta, tensors(grid, 0), 0.5, Codec(grid, 64), delta)
     step_(tensors(grid, 0), [update], np.ones((1, 1), np.float32), 1.0, np.ones(2, np.float32))
     fast_compress.subtract_(tensors(grid, 0), update, [1.0] * len(grid.shapes), save=True)
     spec = spec_from_file_location("fresh_loops", loops.__file__)
@@ -108,16 +109,17 @@ def test_a_value_that_is_not_finite_is_refused(bad: float, split: tuple[int, int
             fast_compress.compress(acc, Codec(grid, 64))
         error = [torch.ones(70, 70), torch.ones(70, 70)]
         with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
-            fast_compress.compress_(acc, error, 0.5, Codec(grid, 64))
+            fast_compress.compress_(acc, error, 0.5, Codec(grid, 64), acc)
     assert all(bool((part == 1).all()) for part in error)
 
 
 def test_a_sum_that_overflows_is_refused() -> None:
     grid = Grid([(8,)])
     huge = torch.full((8,), 3e38)
-    for call in (compress_, fast_compress.compress_):
-        with pytest.raises(ValueError, match="not finite"):
-            call([huge.clone()], [huge], 1.0, Codec(grid, 64))
+    with pytest.raises(ValueError, match="not finite"):
+        compress_([huge.clone()], [huge], 1.0, Codec(grid, 64))
+    with pytest.raises(ValueError, match="not finite"):
+        fast_compress.compress_([huge.clone()], [huge], 1.0, Codec(grid, 64), [huge.clone()])
 
 
 def test_what_is_changed_in_place_must_fit() -> None:

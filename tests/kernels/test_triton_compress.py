@@ -7,6 +7,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 import torch
+from any_order import Device
 from blake3 import blake3
 from cuda_inputs import CUT, on_gpu
 from fast_inputs import KINDS, awkward_list, same_lists
@@ -16,7 +17,7 @@ from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
 
 from muster.kernels import Codec, Grid, compress, compress_, cuda, fold, residual
 from muster.kernels.cuda import compress as cuda_compress
-from muster.kernels.cuda.tables import bound_table
+from muster.kernels.cuda.tables import bound_table, parts, pieces
 from muster.kernels.quantiser import BOUNDS
 
 DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
@@ -64,6 +65,56 @@ def test_one_pass_is_fold_compress_and_residual(
         assert sent.identical(expected)
         assert same_lists(delta, left)
         assert same_lists(error, before)
+
+
+@settings(max_examples=10)
+@given(SHAPES.filter(bool), KEPT, st.integers(0, 100), st.sampled_from([0.0, 0.7]))
+@example(CUT, 64, 0, 0.0)
+@example(CUT, 64, 1, 0.7)
+@example([(200, 70), (1, 200), (9000,)], 64, 2, 0.7)
+def test_error_feedback_that_comes_and_goes_beside_the_work_is_the_same(
+    shapes: list[tuple[int, ...]], k: int, seed: int, eagerness: float
+) -> None:
+    """In pieces of a band or two, whatever the GPU does first."""
+    grid = Grid(shapes)
+    error, delta = awkward_list(grid, "ties", 4), awkward_list(grid, "rows", 5)
+    acc = fold(error, delta, 0.95)
+    expected = compress(acc, Codec(grid, k))
+    rest, before = residual(acc, expected), [part.clone() for part in error]
+    left = [torch.zeros_like(part) for part in delta]
+    with on_gpu(), patch.object(cuda_compress, "PIECE", 2 * 64 * 70):
+        sent = cuda_compress.compress_between(delta, error, 0.95, Codec(grid, k), left, Device(seed, eagerness).make())
+    assert sent.identical(expected)
+    assert same_lists(left, rest)
+    assert same_lists(error, before)
+
+
+@given(SHAPES, st.integers(1, 20_000))
+@example([(1, 200), (9000,), (200, 130)], 64 * 130 * 2)
+@example([(1, 200), (9000,), (200, 130)], 1)
+def test_the_pieces_are_the_tensor_and_each_is_cut_as_the_grid_cuts_it(
+    shapes: list[tuple[int, ...]], most: int
+) -> None:
+    grid = Grid(shapes)
+    for part in parts(grid):
+        cuts, bands = list(pieces(part, most)), grid.bands(part.tensor)
+        assert [0, *(cut.end for cut in cuts)] == [*(cut.begin for cut in cuts), grid.numel[part.tensor]]
+        assert all(cut.end - cut.begin <= max(most, bands[0][1]) for cut in cuts)
+        tiles = [(cut.part.first, cut.part.first + cut.part.tiles) for cut in cuts]
+        assert [part.first, *(last for _, last in tiles)] == [*(first for first, _ in tiles), part.first + part.tiles]
+        for cut in cuts:
+            assert cut.part.rows * cut.part.cols == cut.end - cut.begin
+            sizes = grid.tile_sizes[cut.part.first : cut.part.first + cut.part.tiles]
+            assert sizes.sum() == cut.end - cut.begin
+
+
+def test_where_it_goes_may_be_elsewhere() -> None:
+    grid = Grid(CUT)
+    error, delta, left = (awkward_list(grid, "ties", salt) for salt in (6, 7, 8))
+    acc = fold(error, delta, 0.95)
+    with on_gpu():
+        sent = compress_(delta, error, 0.95, Codec(grid, 64), left)
+    assert same_lists(left, residual(acc, sent))
 
 
 def test_a_mean_at_a_bound_has_the_byte_above_it_and_one_below_has_not() -> None:

@@ -209,7 +209,7 @@ Deltas = dict[tuple[str, int], list[Tensor]]
 def witnessed(deltas: Deltas) -> MakeMiner:
     """Honest miners whose Δ is written down before it is compressed."""
 
-    def compress_seen(task: Task, delta: Delta, error: Sequence[Tensor]) -> SparseUpdate:
+    def compress_seen(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseUpdate, tuple[Tensor, ...]]:
         hotkey = task.context.identity.hotkey
         deltas[hotkey, task.tip.round] = [tensor.clone() for tensor in delta.tensors]
         return stages.compress(task, delta, error)

@@ -29,7 +29,8 @@ from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner import MakeMiner, local_miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
-from muster.node.telemetry.journal import Journal
+from muster.node.telemetry.journal import Journal, Noted
+from muster.node.telemetry.round_line import RoundLine
 from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.node.turns import Turns
@@ -119,7 +120,7 @@ async def _take_part(
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
-    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
+    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=_listener(role, facts))
     chain = QueuedWrites(run.chain(config.chain), turns)
     context = Context(
         identity=identity,
@@ -144,6 +145,19 @@ async def _take_part(
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
+
+
+def _listener(role: Role, facts: Facts) -> Callable[[Noted], None]:
+    """What hears of every event: the process's facts and, of a miner, its terminal's line a round."""
+    if role is not Role.MINER:
+        return facts.note
+    line = RoundLine(log.info)
+
+    def both(noted: Noted) -> None:
+        facts.note(noted)
+        line.note(noted)
+
+    return both
 
 
 def _versions() -> dict[str, str]:

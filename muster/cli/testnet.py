@@ -14,6 +14,7 @@ from rich.console import Console
 
 from muster.cli.options import JsonOption
 from muster.history.view import make_view
+from muster.node.wished import device_named
 from muster.run.credentials import ADMIN_VARIABLES
 from muster.run.settings import SHARED_VARIABLES, check_variables
 from muster.testnet.adversaries import parse_adversaries
@@ -39,6 +40,9 @@ def testnet(
     chain: Annotated[
         str, typer.Option(help="sqlite, or ws://HOST:PORT of a development chain on which //Alice may do anything.")
     ] = "sqlite",
+    device: Annotated[
+        str, typer.Option(envvar="MUSTER_DEVICE", help="Where miners and validators compute: auto, cpu or cuda.")
+    ] = "auto",
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only lay the run out and register everybody; start its daemons yourself.")
     ] = False,
@@ -48,7 +52,17 @@ def testnet(
     check_variables(os.environ, SHARED_VARIABLES | ADMIN_VARIABLES)
     path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     options = TestnetOptions(
-        preset, miners, validators, rounds, seed, path, parse_adversaries(adversary or []), time.time(), store, chain
+        preset,
+        miners,
+        validators,
+        rounds,
+        seed,
+        path,
+        parse_adversaries(adversary or []),
+        time.time(),
+        store,
+        chain,
+        device_named(device),
     )
     with make_view(Console(), as_json) as view:
         if prepare:

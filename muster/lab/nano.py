@@ -16,6 +16,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import fast
+from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.miner import Miner
@@ -106,6 +107,8 @@ def counting_miner(
     replica: Replica,
     text: TextReader,
     memory_path: Path | None,
+    compute: Compute = CPU,  # noqa: ARG001 - it only counts
+    *,
     stages: Stages = HONEST,
 ) -> Miner:
     """The ordinary miner with that engine."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import uvloop
 
+from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.hello import publish_hello, watch_hellos
@@ -34,6 +35,7 @@ from muster.node.telemetry.round_line import RoundLine
 from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.node.turns import Turns
+from muster.node.wished import Wished
 from muster.node.writes import QueuedWrites
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
@@ -219,7 +221,8 @@ async def _participant(
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
-    tip, replica = await bootstrap(run.history, context)
+    compute = await _compute(role, config, context)
+    tip, replica = await bootstrap(run.history, context, compute.device)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
@@ -228,7 +231,23 @@ async def _participant(
         store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
     path = state / "memory.safetensors"
-    return await asyncio.to_thread(make_miner, context, tip, replica, text, path)
+    return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
+
+
+async def _compute(role: Role, config: NodeConfig, context: Context) -> Compute:
+    """How this participant computes, which log and journal tell; an aggregator stays on the CPU, and tells nothing.
+
+    Raises:
+        ConfigError: it cannot be as the settings wish.
+    """
+    if role is Role.AGGREGATOR:
+        return CPU
+    # Published losses are those of fp32 products, wherever they are measured.
+    wished = config.wished if role is Role.MINER else Wished(config.device, "fp32")
+    compute, why = choose(await asyncio.to_thread(Machine.look), wished)
+    log.info("computes with %s", why)
+    context.journal.note(events.Computes(device=str(compute.device), why=why))
+    return compute
 
 
 def _spool(state: Path, role: Role) -> Path:

@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from muster.node.wished import Device, Moments, Precision, Wished
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import VARIABLE as FAULTS_VARIABLE
 from muster.protocol.spec import first_problem
@@ -25,7 +26,12 @@ from muster.run.credentials import CREDENTIAL_VARIABLES
 PREFIX = "MUSTER_"
 CONFIG_VARIABLE = "MUSTER_CONFIG"
 
-SHARED_VARIABLES = frozenset({"MUSTER_THREADS", "MUSTER_LOG_LEVEL", FAULTS_VARIABLE})
+COMPUTE = ("device", "precision", "compile", "moments", "micro_batch", "recompute")
+"""The settings that say how this machine computes; `NodeConfig.wished` makes one value of them."""
+
+SHARED_VARIABLES = frozenset(
+    {"MUSTER_THREADS", "MUSTER_LOG_LEVEL", FAULTS_VARIABLE} | {PREFIX + name.upper() for name in COMPUTE}
+)
 """What a testnet hands on to all its participants; the others would make them one and the same."""
 
 
@@ -57,6 +63,18 @@ class NodeConfig(BaseSettings):
     """Folder for what must survive a restart; a run that is a URL is copied to its subfolder `run`."""
     threads: int = Field(default=1, ge=1)
     """torch's threads; more than one change the last bits of a miner's training and of losses."""
+    device: Device = "auto"
+    """`auto`: a GPU where one works, else the CPU; `cpu`; or `cuda`, the first GPU (an aggregator needs none)."""
+    precision: Precision = "auto"
+    """Of matrix products: `bf16`, `fp32`, or `auto`: bf16 on GPUs that have it, on CPUs what is faster when tried."""
+    compile: bool = False
+    """Train through `torch.compile`: faster steps after a minute or more of compiling."""
+    moments: Moments = "full"
+    """What a miner keeps of the optimizer's moments, by the memory it has: `full`, `8bit` or `factored`."""
+    micro_batch: Annotated[int | None, Field(ge=1), Unset("the batch, halved until a GPU holds it")] = None
+    """Windows that a miner trains on at a time; the gradient is the batch's all the same."""
+    recompute: bool = False
+    """Make activations again in the backward pass instead of keeping them: less memory, a third more work."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`."""
     service: str = "127.0.0.1:0"
@@ -65,6 +83,11 @@ class NodeConfig(BaseSettings):
     """Your own way to the run's chain: endpoints with commas, or `sqlite:FILE`."""
     allow: Annotated[str, Unset("none")] = ""
     """Private addresses that may be connected to, with commas: `HOST`, `HOST:PORT`, networks such as `10.0.0.0/8`."""
+
+    @property
+    def wished(self) -> Wished:
+        """How this machine is to compute."""
+        return Wished(self.device, self.precision, self.compile, self.moments, self.micro_batch, self.recompute)
 
     @classmethod
     def settings_customise_sources(

@@ -14,8 +14,10 @@ from muster.history.report import write_report
 from muster.history.run_history import RunHistory, Setting
 from muster.history.status import RunSummary
 from muster.history.view import View
+from muster.node.compute import Machine, choose
 from muster.node.data.build import Manifest
 from muster.node.telemetry.journal import read_journal
+from muster.node.wished import Device, Wished
 from muster.protocol.errors import RunFailed
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
@@ -49,6 +51,7 @@ class TestnetOptions:
     started: float
     store: str = FOLDERS
     chain: str = SQLITE
+    device: Device = "auto"
 
 
 class Testnet:
@@ -70,7 +73,9 @@ class Testnet:
 
     async def _lay_out(self) -> tuple[RunDirectory, Provision]:
         options, template = self._options, load_template(self._options.preset)
-        self._roster.check_fits(template)  # this and the next before buckets are made
+        self._roster.check_fits(template)  # this and the next two before buckets are made
+        if options.device == "cuda":
+            choose(await asyncio.to_thread(Machine.look), Wished(options.device))
         await asyncio.to_thread(check_empty, options.directory)
         provided = await provision(options.store, options.chain, self._roster, os.environ)
         forget_administrator()
@@ -145,6 +150,7 @@ class Testnet:
             # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
             "OMP_NUM_THREADS": "1",
             "THP_MEM_ALLOC_ENABLE": "1",
+            "MUSTER_DEVICE": self._options.device,
         }
         children = []
         for operator in self._roster.operators:

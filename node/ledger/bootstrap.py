@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+import torch
+
 from muster.node.context import Context
 from muster.node.ledger import reader
 from muster.node.ledger.catch_up import CatchUp
@@ -30,8 +32,8 @@ JOIN_RETRY = 12.0
 """Seconds that stand for a block where the chain does not say when the next one comes."""
 
 
-async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replica]:
-    """Register, commit the location, and catch up to the newest checkpoint (or genesis).
+async def bootstrap(history: SpecHistory, context: Context, device: torch.device | None = None) -> tuple[Tip, Replica]:
+    """Register, commit the location, and catch up to the newest checkpoint (or genesis), with θ on `device` (the CPU).
 
     What fails for a reason that may pass is tried again at the next blocks.
 
@@ -43,7 +45,7 @@ async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replic
     start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
     await _patiently(chain, partial(chain.register, identity))
     await _patiently(chain, partial(commit_location, context))
-    way = CatchUp(start)
+    way = CatchUp(start, device)
 
     async def newest_checkpoint() -> tuple[Tip, Replica | None]:
         store = await directory.store_of(hotkey_of(start.leader_in_turn))
@@ -52,7 +54,7 @@ async def bootstrap(history: SpecHistory, context: Context) -> tuple[Tip, Replic
     tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.reached)
     if replica is None:
         spec = history.genesis
-        replica = await context.offload(lambda: Replica.genesis(spec, history.run_id))
+        replica = await context.offload(lambda: Replica.genesis(spec, history.run_id, device))
     context.journal.note(events.Joined(tip.round, hotkey=identity.hotkey))
     return tip, replica
 

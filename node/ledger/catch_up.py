@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from muster.node.ledger.reader import BULK_DEADLINE, Reader, about
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import read_manifest
@@ -22,10 +24,11 @@ class CatchUp:
 
     The newest record that pins a checkpoint is where it begins: the checkpoint's manifest holds the tip. The record's
     authority is the chain's: it is anchored, or one that is leads back to it; the session verifies it in full.
-    `reached` is the last record that was read.
+    `reached` is the last record that was read; θ will be on `device` (None: the CPU).
     """
 
     start: Tip
+    device: torch.device | None = None
     reached: Record | None = field(init=False, default=None)
     _at: Anchor | None = field(init=False, default=None)
     _pinned: Record | None = field(init=False, default=None)
@@ -54,7 +57,7 @@ class CatchUp:
         manifest = await read_pinned(store, start, record)
         tip = ledger.resume(start, manifest, before)
         ledger.check_link(tip, record, None)
-        return tip, await load_checkpoint(store, tip, record, manifest)
+        return tip, await load_checkpoint(store, tip, record, manifest, self.device)
 
     async def _read(self, reader: Reader, store: Store, at: Anchor) -> Record:
         with about(paths.record(self.start.run_id, at.round, at.digest)):
@@ -75,8 +78,12 @@ async def read_pinned(store: Store, tip: Tip, record: Record) -> Manifest:
         return read_manifest(data, record.checkpoint, tip.run_id, tip.layout)
 
 
-async def load_checkpoint(store: Store, tip: Tip, record: Record, manifest: Manifest | None = None) -> Replica:
-    """θ before a record that pins a checkpoint; `tip` is the one it was made at, `manifest` the checkpoint's if read.
+async def load_checkpoint(
+    store: Store, tip: Tip, record: Record, manifest: Manifest | None = None, device: torch.device | None = None
+) -> Replica:
+    """θ before a record that pins a checkpoint, on `device` (the CPU unless named).
+
+    `tip` is the one it was made at, `manifest` the checkpoint's if read.
 
     Raises:
         LedgerError: the checkpoint is not the pinned one, or its θ does not have the record's root.
@@ -90,7 +97,7 @@ async def load_checkpoint(store: Store, tip: Tip, record: Record, manifest: Mani
         key = paths.checkpoint(tip.run_id, tip.round, shard.name)
         return await store.get(key, max_bytes=shard.bytes, deadline=BULK_DEADLINE)
 
-    replica = await Replica.load(tip, manifest, read)
+    replica = await Replica.load(tip, manifest, read, device=device)
     if replica.root() != record.root:
         raise LedgerError(f"the checkpoint of round {tip.round} does not have the recorded state root")
     return replica

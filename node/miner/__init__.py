@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import LocalEngine
@@ -19,14 +20,16 @@ def local_miner(
     replica: Replica,
     text: TextReader,
     memory_path: Path | None,
+    compute: Compute = CPU,
+    *,
     stages: Stages = HONEST,
 ) -> Miner:
-    """A miner that trains on one device, in this process.
+    """A miner that trains on one device, θ's, in this process.
 
     Raises:
         ConfigError, StorageError, MusterError: as `Miner` does of its file, or torch lacks the run's optimizer.
     """
-    engine = LocalEngine(tip.spec.model, tip.spec.inner)
+    engine = LocalEngine(tip.spec.model, tip.spec.inner, compute)
     return Miner(context, tip, replica, text, memory_path, engine, stages)
 
 

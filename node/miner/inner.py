@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from muster.node.compute import CPU, Compute
 from muster.node.miner.engine import Delta, Diverged, Job, OnStep, ThetaView
 from muster.node.miner.optimizers import InnerOptimizer
 from muster.node.miner.state import Entry
@@ -46,17 +47,16 @@ class LocalEngine:
         self,
         model: ModelSpec,
         inner: InnerSpec,
-        device: torch.device | None = None,
+        compute: Compute = CPU,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Train on `device` (CPU unless named), with cold moments; `clock` returns seconds.
-
-        On CUDA matrix products run in bf16 (autocast) over fp32 weights; on CPU everything but Muon's is fp32.
+        """Train as `compute` says, with cold moments; `clock` returns seconds.
 
         Raises:
             ConfigError: the run trains with an optimizer that this torch does not have.
         """
-        self._device = device or torch.device("cpu")
+        self._device = compute.device
+        self._autocast = bool(compute.autocast)
         self._clock = clock
         with self._device:
             self._model = model_class(model)(model)
@@ -95,7 +95,7 @@ class LocalEngine:
     def _step(self, windows: Tensor, inner_step: int, inner: InnerSpec) -> float:
         """One optimizer step on one batch; returns its loss before the step."""
         self._model.zero_grad()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             loss = self._model.loss(windows.to(self._device))
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), inner.clip or math.inf).item()

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Follower
@@ -40,9 +41,18 @@ class MakeMiner(Protocol):
     """Gives a miner its engine and its stages: what daemon and simulator are told to start."""
 
     def __call__(
-        self, context: Context, tip: Tip, replica: Replica, text: TextReader, memory_path: Path | None
+        self,
+        context: Context,
+        tip: Tip,
+        replica: Replica,
+        text: TextReader,
+        memory_path: Path | None,
+        compute: Compute = CPU,
     ) -> Miner:
-        """A miner that goes on from what `memory_path` holds; None: from nothing, and nothing is kept."""
+        """A miner that goes on from what `memory_path` holds (None: from nothing, and nothing is kept).
+
+        It trains as `compute` says, on the replica's device.
+        """
 
 
 class Miner(Follower):

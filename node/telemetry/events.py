@@ -67,6 +67,18 @@ class Started(Event):
 
 
 @_event
+class Computes(Event):
+    """Chose how to compute: on which `device`, and `why` as one sentence."""
+
+    device: str
+    why: str
+
+    def said(self) -> str:
+        """The sentence."""
+        return f"computes with {self.why}"
+
+
+@_event
 class Service(Event):
     """Answers over HTTP: at `address`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from muster.lab.adversary.miners import ADVERSARIES
+from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.miner import MakeMiner, Miner, local_miner
@@ -25,8 +26,15 @@ def maker_of(behaviour: str) -> MakeMiner:
     check_name(behaviour)
     stages = ADVERSARIES[behaviour]
 
-    def make(context: Context, tip: Tip, replica: Replica, text: TextReader, memory_path: Path | None) -> Miner:
-        return local_miner(context, tip, replica, text, memory_path, stages())
+    def make(
+        context: Context,
+        tip: Tip,
+        replica: Replica,
+        text: TextReader,
+        memory_path: Path | None,
+        compute: Compute = CPU,
+    ) -> Miner:
+        return local_miner(context, tip, replica, text, memory_path, compute, stages=stages())
 
     return make
 

@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
+from muster.node.wished import Wished
 from muster.protocol.errors import ConfigError
 from muster.run.settings import CONFIG_VARIABLE, NODE_VARIABLES, SETTINGS, NodeConfig, load_config
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 FILE_ONLY = {"run": "RUN", "name": "miner-0"}
-SPECIAL: dict[str, Any] = {"log_level": "debug"}
+SPECIAL: dict[str, Any] = {
+    "log_level": "debug",
+    "device": "cpu",
+    "precision": "fp32",
+    "compile": True,
+    "moments": "8bit",
+    "recompute": True,
+}
 """A value where the type alone does not say one."""
 
 
@@ -51,7 +59,7 @@ def test_every_setting_comes_every_way(name: str, way: str, monkeypatch: pytest.
     value, others = another(name), {key: other for key, other in FILE_ONLY.items() if key != name}
     text = "".join(f'{key} = "{other}"\n' for key, other in others.items())
     if way == "file":
-        text += f"{name} = {value}\n" if isinstance(value, int) else f'{name} = "{value}"\n'
+        text += f"{name} = {str(value).lower()}\n" if isinstance(value, int) else f'{name} = "{value}"\n'
     path = tmp_path / "muster.toml"
     path.write_text(text)
     environment = {CONFIG_VARIABLE: str(path)}
@@ -76,3 +84,8 @@ def test_flags_win_over_variables_and_those_over_the_file(monkeypatch: pytest.Mo
 def test_what_is_not_valid_is_named() -> None:
     with pytest.raises(ConfigError, match="threads"):
         load_config({**FILE_ONLY, "threads": "0"}, {})
+
+
+def test_how_to_compute_is_handed_on_as_one_value() -> None:
+    config = NodeConfig(**FILE_ONLY, device="cpu", precision="bf16", compile=True, moments="factored", micro_batch=2)
+    assert config.wished == Wished("cpu", "bf16", True, "factored", 2, False)

@@ -123,9 +123,13 @@ class Setting:
         return PREFIX + self.name.upper()
 
 
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _setting(name: str, field: FieldInfo) -> Setting:
     words = [mark.words for mark in field.metadata if isinstance(mark, Unset)]
-    default = "required" if field.is_required() else words[0] if words else str(field.default)
+    default = "required" if field.is_required() else words[0] if words else _plain(field.default)
     return Setting(name, field.description or "", default)
 
 

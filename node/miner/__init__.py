@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from muster.node.compute import CPU, Compute
@@ -10,8 +11,12 @@ from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import LocalEngine
 from muster.node.miner.miner import MakeMiner, Miner
 from muster.node.miner.stages import HONEST, Stages
+from muster.node.miner.trial import settled
 from muster.node.replica import Replica
+from muster.node.telemetry import events
 from muster.protocol.ledger import Tip
+
+log = logging.getLogger(__name__)
 
 
 def local_miner(
@@ -29,6 +34,10 @@ def local_miner(
     Raises:
         ConfigError, StorageError, MusterError: as `Miner` does of its file, or torch lacks the run's optimizer.
     """
+    compute, why = settled(compute, tip.spec.model)
+    if why:
+        log.info("computes with %s", why)
+        context.journal.note(events.Computes(device=str(compute.device), why=why))
     engine = LocalEngine(tip.spec.model, tip.spec.inner, compute)
     return Miner(context, tip, replica, text, memory_path, engine, stages)
 

@@ -116,7 +116,7 @@ class Engine(Protocol):
         """What must outlive this process, an entry at a time; nothing where there is nothing yet.
 
         The tensors themselves, where they are, not copied: the next `run` changes them, and asking costs nothing. They
-        are fp32; names are the layout's.
+        are fp32 or bytes; names are the layout's.
         """
 
     def load_state(self, entries: Iterable[Entry]) -> None:

@@ -16,24 +16,11 @@ from torch import Tensor, nn
 from muster.node.compute import CPU, Compute
 from muster.node.miner.engine import Delta, Diverged, Job, OnStep, ThetaView
 from muster.node.miner.optimizers import InnerOptimizer
+from muster.node.miner.passes import Passes
+from muster.node.miner.schedule import learning_rate
 from muster.node.miner.state import Entry
 from muster.node.models import model_class
 from muster.protocol.spec import InnerSpec, ModelSpec
-
-
-def learning_rate(spec: InnerSpec, inner_step: int) -> float:
-    """The rate of an inner step, counted from 0 over the whole run (outer step · H + h), so restarts keep it.
-
-    Step s of the warm-up has lr·(s+1)/warmup; then half a cosine down to `final_lr` at `total`, and that for
-    ever (Loshchilov & Hutter, arXiv 1608.03983, without restarts).
-    """
-    if inner_step < spec.warmup:
-        return spec.lr * (inner_step + 1) / spec.warmup
-    if inner_step >= spec.total:
-        return spec.final_lr
-    progress = (inner_step - spec.warmup) / (spec.total - spec.warmup)
-    weight = (1 + math.cos(math.pi * progress)) / 2
-    return weight * spec.lr + (1 - weight) * spec.final_lr
 
 
 class LocalEngine:
@@ -50,17 +37,13 @@ class LocalEngine:
         compute: Compute = CPU,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Train as `compute` says, with cold moments; `clock` returns seconds.
-
-        Raises:
-            ConfigError: the run trains with an optimizer that this torch does not have.
-        """
-        self._device = compute.device
-        self._autocast = bool(compute.autocast)
+        """Train as `compute` says (fp32 products unless it says bf16), with cold moments; `clock` returns seconds."""
         self._clock = clock
-        with self._device:
+        with compute.device:
             self._model = model_class(model)(model)
-        self._optimizer = InnerOptimizer(self._model, inner)
+        self._device = compute.device
+        self._passes = Passes(self._model, compute)
+        self._optimizer = InnerOptimizer(self._model, inner, compute.moments)
 
     def run(
         self, theta: ThetaView, job: Job, on_step: OnStep | None = None, stop: Callable[[], bool] | None = None
@@ -73,8 +56,9 @@ class LocalEngine:
         theta.copy_into(parameters)
         losses: list[float] = []
         began = self._clock()
+        windows = job.windows.to(self._device)
         for h in range(steps):
-            batch = job.windows[h * inner.batch : (h + 1) * inner.batch]
+            batch = windows[h * inner.batch : (h + 1) * inner.batch]
             losses.append(self._step(batch, job.first_step + h, inner))
             if on_step is not None:
                 on_step(job.first_step + h, losses[-1])
@@ -85,7 +69,7 @@ class LocalEngine:
         return Delta(tuple(theta.delta(parameters)), len(losses), math.fsum(losses) / len(losses), seconds)
 
     def state(self) -> Iterator[Entry]:
-        """The optimizer's moments, to be saved before the next step; see `InnerOptimizer.state`."""
+        """What is kept of the optimizer's moments, to be saved before the next step; see `InnerOptimizer.state`."""
         return self._optimizer.state()
 
     def load_state(self, entries: Iterable[Entry]) -> None:
@@ -94,15 +78,13 @@ class LocalEngine:
 
     def _step(self, windows: Tensor, inner_step: int, inner: InnerSpec) -> float:
         """One optimizer step on one batch; returns its loss before the step."""
-        self._model.zero_grad()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            loss = self._model.loss(windows.to(self._device))
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), inner.clip or math.inf).item()
+        mean = self._passes.gradient(windows)
+        size = nn.utils.clip_grad_norm_(self._model.parameters(), inner.clip or math.inf)
+        loss, norm = torch.stack((mean, size)).tolist()  # one wait for a GPU, not two
         if not math.isfinite(norm):
             raise Diverged(
-                f"the gradient of inner step {inner_step} is not finite (loss {loss.item()}); "
+                f"the gradient of inner step {inner_step} is not finite (loss {loss}); "
                 "check this machine's memory, then lower the inner learning rate by an amendment"
             )
         self._optimizer.step(inner, learning_rate(inner, inner_step))
-        return loss.item()
+        return float(loss)

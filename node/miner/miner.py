@@ -89,7 +89,9 @@ class Miner(Follower):
         self._random = random
         self._path = memory_path
         self._state = (
-            load_state(memory_path, tip.layout, engine.load_state) if memory_path else MinerState.blank(tip.layout)
+            load_state(memory_path, tip.layout, engine.load_state, replica.device)
+            if memory_path
+            else MinerState.blank(tip.layout, replica.device)
         )
         self._unsaved: MinerState | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False

@@ -1,147 +1,112 @@
 """What turns gradients into inner steps: one object, so that training does not care which optimizers a run names.
 
-"adamw" is AdamW (Loshchilov & Hutter, arXiv 1711.05101) for everything. "muon" is Muon (Jordan et al., 2024), which
-orthogonalises a matrix's momentum, for the matrices inside the blocks, and AdamW for embeddings, output head and norm
-gains. With many workers its pseudo-gradients keep their direction better than AdamW's (MuLoCo, arXiv 2505.23725).
+"adamw" is AdamW for everything. "muon" is Muon for the matrices inside the blocks, and AdamW for embeddings, output
+head and norm gains. How much of their moments is kept is the miner's own choice; gains, which are few, keep all.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from muster.node.miner.adamw import AdamW, BytewiseAdamW
+from muster.node.miner.factored import Factored
+from muster.node.miner.muon import BytewiseMuon, Muon
+from muster.node.miner.rule import Rule, Trained
 from muster.node.miner.state import Entry
 from muster.node.models import LanguageModel
-from muster.protocol.errors import ConfigError, MusterError
+from muster.node.wished import Moments
+from muster.protocol.errors import MusterError
 from muster.protocol.spec import InnerSpec
 
-_ADAMW_STATE = ("exp_avg", "exp_avg_sq", "step")
-_MUON_STATE = ("momentum_buffer",)
-_SCALAR = "step"
-"""The one tensor of them that does not have its parameter's shape."""
-_MUON_TORCH = "2.9"
-"""The first torch that has Muon."""
-_MUON: dict[str, Any] = {
-    "momentum": 0.95,
-    "nesterov": True,
-    "ns_steps": 5,  # Newton–Schulz
-    # 0.2 · √(longer side) of each matrix: the root mean square of AdamW's steps (Liu et al., arXiv 2502.16982), so
-    # that the spec's one rate and one decay mean the same for both optimizers.
-    "adjust_lr_fn": "match_rms_adamw",
-}
-"""The authors' constants; no fields of the spec, so one thing less to agree on."""
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """A parameter, the optimizer that trains it, and the names of the moments kept of it."""
-
-    parameter: nn.Parameter
-    optimizer: torch.optim.Optimizer
-    moments: tuple[str, ...]
-
-    def fits(self, kept: Mapping[str, Tensor]) -> bool:
-        """Whether these are its moments, by name, shape and type."""
-        shape = self.parameter.shape
-        return kept.keys() == set(self.moments) and all(
-            tensor.dtype == torch.float32 and tensor.shape == (torch.Size() if key == _SCALAR else shape)
-            for key, tensor in kept.items()
-        )
+_GAINS = AdamW()
+_MATRICES: Mapping[Moments, Rule] = {"full": AdamW(), "8bit": BytewiseAdamW(), "factored": Factored()}
+_INSIDE: Mapping[Moments, Rule] = {"full": Muon(), "8bit": BytewiseMuon(), "factored": BytewiseMuon()}
+"""Muon is nothing without its momentum, so that is kept in bytes where AdamW does without."""
 
 
 class InnerOptimizer:
     """The optimizers of one working model, stepped, saved and loaded as one."""
 
-    def __init__(self, model: LanguageModel, inner: InnerSpec) -> None:
-        """For the parameters of `model`, with cold moments.
-
-        Raises:
-            ConfigError: the run trains with an optimizer that this torch does not have.
-        """
+    def __init__(self, model: LanguageModel, inner: InnerSpec, moments: Moments = "full") -> None:
+        """For the parameters of `model`, with cold moments."""
         self.name = inner.optimizer
-        hidden = model.block_matrices() if self.name == "muon" else []
-        inside = {id(p) for p in hidden}
-        self._muon = muon = _muon(hidden) if hidden else None
-        self._adamw = _adamw([p for p in model.parameters() if id(p) not in inside])
-        self._trained = {
-            name: _Trained(p, self._adamw, _ADAMW_STATE)
-            if muon is None or id(p) not in inside
-            else _Trained(p, muon, _MUON_STATE)
-            for name, p in model.named_parameters()
-        }
+        self._moments = moments
+        self._inside = {id(p) for p in model.block_matrices()} if self.name == "muon" else set()
+        self._trained = {name: Trained(parameter) for name, parameter in model.named_parameters()}
 
+    @torch.no_grad()
     def step(self, inner: InnerSpec, rate: float) -> None:
         """One step by the parameters' gradients, with a learning rate and the other constants of `inner`."""
-        decayed, plain = self._adamw.param_groups
-        for group in (decayed, plain):
-            group["lr"] = rate
-            group["betas"] = (inner.beta1, inner.beta2)
-            group["eps"] = inner.eps
-        decayed["weight_decay"] = inner.weight_decay
-        self._adamw.step()
-        if self._muon is not None:
-            (group,) = self._muon.param_groups
-            group["lr"] = rate
-            group["weight_decay"] = inner.weight_decay
-            self._muon.step()
+        groups: dict[Rule, list[Trained]] = {}
+        for one in self._trained.values():
+            groups.setdefault(self._rule(one, self._moments), []).append(one)
+        for rule, group in groups.items():
+            for one in group:
+                if not one.kept:
+                    one.kept = _cold(rule, one)
+            rule.step(group, inner, rate)
 
     def state(self) -> Iterator[Entry]:
-        """The moments of each parameter, by its name, where they are, not copied; nothing when cold.
+        """What is kept of each parameter, by its name, where it is, not copied; nothing when cold.
 
-        The next step changes them: save them before it. They are "exp_avg", "exp_avg_sq" (fp32, the parameter's shape)
-        and "step" (fp32 scalar); of a parameter that Muon trains "momentum_buffer" (fp32, its shape) alone.
+        The next step changes it: save it before. What it is, is the rule's (`Rule.parts`): of AdamW in full "exp_avg",
+        "exp_avg_sq" and "step", of Muon "momentum_buffer".
         """
-        for name, trained in self._trained.items():
-            kept = trained.optimizer.state.get(trained.parameter, {})
-            if kept:
-                yield name, {key: value.detach() for key, value in kept.items()}
+        for name, one in self._trained.items():
+            if one.kept:
+                yield name, dict(one.kept)
 
     def load_state(self, entries: Iterable[Entry]) -> None:
         """Continue with what `state` gave, bit for bit, in the very tensors; nothing makes the moments cold.
+
+        So does what this run's optimizer kept under another setting of `moments`, which the log tells.
 
         Raises:
             MusterError: the tensors do not belong to this model and these optimizers; nothing was changed.
         """
         fresh: dict[str, dict[str, Tensor]] = {}
+        other = False
         for name, kept in entries:
-            trained = self._trained.get(name)
-            if trained is None or not trained.fits(kept):
+            one = self._trained.get(name)
+            ways = self._ways(one, kept) if one else []
+            if one is None or not ways:
                 raise _foreign()
-            fresh[name] = {key: kept[key].to(trained.parameter.device) for key in trained.moments}
+            other |= self._moments not in ways
+            fresh[name] = {part: tensor.to(one.parameter.device) for part, tensor in kept.items()}
         if fresh and fresh.keys() != self._trained.keys():
             raise _foreign()
-        for name, trained in self._trained.items():
-            trained.optimizer.state.pop(trained.parameter, None)
-            if fresh:
-                trained.optimizer.state[trained.parameter] = fresh[name]
+        if other:
+            log.warning("moments begin cold: those of the last life were kept another way than %s", self._moments)
+            fresh = {}
+        for name, one in self._trained.items():
+            one.kept = fresh.get(name, {})
+
+    def _rule(self, one: Trained, moments: Moments) -> Rule:
+        if id(one.parameter) in self._inside:
+            return _INSIDE[moments]
+        return _MATRICES[moments] if one.parameter.ndim > 1 else _GAINS
+
+    def _ways(self, one: Trained, kept: Mapping[str, Tensor]) -> list[Moments]:
+        """The settings of `moments` under which this would be kept of a parameter."""
+        found = {part: (tuple(tensor.shape), tensor.dtype) for part, tensor in kept.items()}
+        ways: list[Moments] = [
+            moments for moments in _MATRICES if self._rule(one, moments).parts(one.parameter.shape) == found
+        ]
+        return ways
+
+
+def _cold(rule: Rule, one: Trained) -> dict[str, Tensor]:
+    parts, device = rule.parts(one.parameter.shape), one.parameter.device
+    return {name: torch.zeros(shape, dtype=dtype, device=device) for name, (shape, dtype) in parts.items()}
 
 
 def _foreign() -> MusterError:
     return MusterError(
         "the saved optimizer state is not of this run's model and optimizer; remove it to start with cold moments"
     )
-
-
-def _adamw(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves norm gains alone.
-
-    The fused kernel is a third of the time of the others on one CPU thread (0.7 ms against 2.1 ms a step for
-    0.9M parameters) and the usual choice on CUDA.
-    """
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def _muon(matrices: list[nn.Parameter]) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise ConfigError(
-            f"this run trains with Muon, which needs torch {_MUON_TORCH} or later; torch {torch.__version__} is here"
-        )
-    return torch.optim.Muon(matrices, **_MUON)

@@ -18,12 +18,13 @@ class LanguageModel(nn.Module, ABC):
 
     `parameters()` and `state_dict()` are in layout order and hold each trained storage once. Weights of a
     new model are unset, so building one costs no random numbers, and under `torch.device("meta")` no memory
-    either.
+    either. While `recompute` is set a backward pass makes the activations inside each layer again.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.recompute = False
 
     @classmethod
     def over(cls, spec: ModelSpec, parameters: Sequence[Tensor]) -> Self:

@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name)
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muster.node.models.language_model import LanguageModel
 from muster.protocol.spec import ModelSpec
@@ -139,11 +140,18 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(spec) for _ in range(spec.layers))
         self.norm = RMSNorm(spec)
 
-    def forward(self, tokens: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """The normalised residual stream (batch, length, hidden) of `tokens` (batch, length)."""
+    def forward(self, tokens: Tensor, tables: tuple[Tensor, Tensor], recompute: bool) -> Tensor:
+        """The normalised residual stream (batch, length, hidden) of `tokens` (batch, length).
+
+        With `recompute` autograd keeps what goes into each layer, and nothing inside (Chen et al., arXiv 1604.06174).
+        """
         x = self.embed_tokens(tokens)
         for layer in self.layers:
-            x = layer(x, tables)
+            if recompute and torch.is_grad_enabled():
+                # No layer draws random numbers, whose state would have to be kept.
+                x = checkpoint(layer, x, tables, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, tables)
         out: Tensor = self.norm(x)
         return out
 
@@ -168,7 +176,7 @@ class Llama(LanguageModel):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits, fp32 (batch, length, vocab), of the token after each of `tokens`, int64 (batch, length)."""
-        hidden = self.model(tokens, self._rope(tokens.shape[1], tokens.device))
+        hidden = self.model(tokens, self._rope(tokens.shape[1], tokens.device), self.recompute)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return F.linear(hidden, head.weight).float()
 

@@ -1,6 +1,7 @@
 """The run spec: what all participants of a run must agree on, section by section."""
 
 from muster.protocol.spec.gauntlet import GauntletSpec
+from muster.protocol.spec.inner import InnerSpec, MuonSpec
 from muster.protocol.spec.section import Natural, Positive, Rate, Share
 from muster.protocol.spec.sections import (
     HEX32,
@@ -9,7 +10,6 @@ from muster.protocol.spec.sections import (
     ClockSpec,
     DataSpec,
     GenesisSpec,
-    InnerSpec,
     ModelSpec,
     OuterSpec,
     RunSpec,
@@ -30,6 +30,7 @@ __all__ = [
     "GenesisSpec",
     "InnerSpec",
     "ModelSpec",
+    "MuonSpec",
     "Natural",
     "OuterSpec",
     "Positive",

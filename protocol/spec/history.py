@@ -21,7 +21,7 @@ from muster.protocol.wire import Amendment, decode_amendment
 
 AMENDABLE = frozenset(
     {
-        "inner.steps", "inner.lr", "inner.final_lr", "inner.total",
+        "inner.steps", "inner.lr", "inner.final_lr", "inner.total", "inner.decay_from", "inner.decay_steps",
         "sparse.k",
         "outer.alpha", "outer.scale_cap",
         "gauntlet.seats", "gauntlet.eval_windows", "gauntlet.score_wait",

@@ -21,6 +21,7 @@ from muster.protocol.errors import ConfigError, IdentityError, ProtocolMismatch
 from muster.protocol.identity import public_of
 from muster.protocol.spec.families import FAMILIES, known_family
 from muster.protocol.spec.gauntlet import GauntletSpec
+from muster.protocol.spec.inner import InnerSpec
 from muster.protocol.spec.section import Natural, Positive, Rate, Section, Share
 from muster.protocol.types import Origin
 
@@ -51,27 +52,6 @@ class ModelSpec(Section):
     def _shapes_fit(self) -> Self:
         FAMILIES[self.family].check(self)
         return self
-
-
-class InnerSpec(Section):
-    """A miner's local training: `steps` (H) inner steps of `batch` windows, AdamW or Muon, warm-up then cosine.
-
-    `warmup` and `total` count inner steps over the whole run; after `total` the rate stays at `final_lr`. "muon" is
-    for the matrices inside the blocks; `beta1`, `beta2` and `eps` are AdamW's, which trains the rest.
-    """
-
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    steps: Positive
-    batch: Positive
-    lr: Rate
-    final_lr: Rate
-    warmup: Natural
-    total: Positive
-    beta1: Share
-    beta2: Share
-    eps: Rate
-    weight_decay: Rate
-    clip: Rate
 
 
 class SparseSpec(Section):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from inner_world import MODEL, MUON, inner_of
+from inner_world import MODEL, inner_of
 
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.spec import InnerSpec
@@ -20,7 +20,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=["adamw", MUON])
+@pytest.fixture(params=["adamw", "muon"])
 def optimizer(request: pytest.FixtureRequest) -> str:
     """Every optimizer a run may name: what is true of one is true of all."""
     name: str = request.param

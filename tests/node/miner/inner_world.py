@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -50,11 +49,6 @@ def inner_of(**changes: Any) -> InnerSpec:
 
 def changed(inner: InnerSpec, **changes: Any) -> InnerSpec:
     return InnerSpec(**{**inner.model_dump(), **changes})
-
-
-MUON = pytest.param(
-    "muon", marks=pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon needs torch 2.9 or later")
-)
 
 
 class Trainer:

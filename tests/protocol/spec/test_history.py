@@ -90,6 +90,22 @@ def test_values_of_every_kind(path: str, value: str, expected: Any) -> None:
     assert getattr(getattr(spec, section), key) == expected
 
 
+def test_a_run_without_an_end_is_ended_by_amendments_and_goes_on_if_they_are_taken_back() -> None:
+    run = SpecHistory.of(run_spec(inner={"schedule": "inverse_sqrt", "total": 0, "warmup": 5}))
+
+    def amended(history_: SpecHistory, path: str, value: str) -> SpecHistory:
+        number = len(history_.adopted) + 1
+        return history_.adopt(encode_amendment(identity(OWNER), run.run_id, number, 10 + number, path, value), 3)
+
+    with pytest.raises(LedgerError, match="a decay takes decay_steps, which must be above 0 before"):
+        amended(run, "inner.decay_from", "40")
+    ending = amended(amended(run, "inner.decay_steps", "8"), "inner.decay_from", "40")
+    assert [ending.at(round_).inner.decay_from for round_ in (11, 12, 99)] == [0, 40, 40]
+    endless = amended(ending, "inner.decay_from", "0")
+    assert endless.at(12).inner.decay_from == 40
+    assert endless.at(13).inner.decay_from == 0
+
+
 def test_only_the_owner_amends() -> None:
     with pytest.raises(LedgerError, match="signed by the run's owner"):
         HISTORY.adopt(amendment(by="alice"), 3)

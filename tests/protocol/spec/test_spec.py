@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import rfc8785
+import tomli_w
 from blake3 import blake3
 from builders import identity, run_spec
 from pydantic import ValidationError
@@ -128,6 +129,8 @@ def other(value: Any) -> Any:
             return value / 2
         case str():
             return "cd" * 32 if len(value) == 64 else identity("somebody").hotkey
+        case {"momentum": share}:
+            return value | {"momentum": share / 2}
         case {"registered": block}:
             return value | {"registered": block + 1}
         case [[first, alpha]]:
@@ -149,6 +152,9 @@ NAMED = [
     ("gauntlet", "idle", "gauntlet"),
 ]
 """Fields whose values are names, and other values than the small spec's."""
+ENDLESS = {"schedule": "inverse_sqrt", "total": 0}
+TOGETHER = [ENDLESS, ENDLESS | {"decay_steps": 7}, ENDLESS | {"decay_steps": 7, "decay_from": 3}]
+"""Of the section `inner`: fields that are valid together only."""
 
 
 def test_a_spec_of_the_first_format_is_refused_in_one_sentence() -> None:
@@ -168,12 +174,19 @@ def test_every_field_changes_the_run_id() -> None:
     spec = run_spec()
     ids = {spec.run_id(), spec.model_copy(update={"name": "other"}).run_id()}
     changed = 2
+    for fields in TOGETHER:
+        document = spec.model_dump(mode="json")
+        document["inner"] |= fields
+        ids.add(RunSpec.model_validate_json(json.dumps(document)).run_id())
+        changed += 1
     for section, key, value in NAMED:
         document = spec.model_dump(mode="json")
         document[section][key] = value
         ids.add(RunSpec.model_validate_json(json.dumps(document)).run_id())
         changed += 1
     for section, key in leaves(spec.model_dump(mode="json")):
+        if section == "inner" and key in ("schedule", "decay_from"):
+            continue
         if (section, key) in SINGLE | {(section, key) for section, key, _ in NAMED}:
             continue
         document = spec.model_dump(mode="json")
@@ -210,25 +223,15 @@ def test_a_bad_value_is_named(tmp_path: Path, section: str, fields: dict[str, An
     document = load_template("tiny").model_dump(mode="json")
     document[section] |= fields
     path = tmp_path / "template.toml"
-    path.write_text(toml_of(document))
+    path.write_text(tomli_w.dumps(document))
     with pytest.raises(ConfigError) as caught:
         load_template(str(path))
     assert message in str(caught.value)
 
 
-def toml_of(document: dict[str, Any]) -> str:
-    """TOML of a template; JSON values of these types are TOML values too, but for NaN's spelling."""
-    lines = [f"name = {json.dumps(document['name'])}"]
-    for section, fields in document.items():
-        if isinstance(fields, dict):
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {json.dumps(value).replace('NaN', 'nan')}" for key, value in fields.items()]
-    return "\n".join(lines)
-
-
 def test_a_template_file_equals_its_preset(tmp_path: Path) -> None:
     path = tmp_path / "copy.toml"
-    path.write_text(toml_of(load_template("tiny").model_dump(mode="json")))
+    path.write_text(tomli_w.dumps(load_template("tiny").model_dump(mode="json")))
     assert load_template(str(path)) == load_template("tiny")
 
 

@@ -119,6 +119,7 @@ async def _take_part(
     rounds: int | None,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
+    compute, why = await asyncio.to_thread(_choose, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
@@ -136,9 +137,12 @@ async def _take_part(
     versions = await asyncio.to_thread(_versions)
     service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
     journal.note(events.Started(role=role.value, pid=os.getpid()))
+    if why:
+        log.info("computes with %s", why)
+        journal.note(events.Computes(device=str(compute.device), why=why))
     try:
         async with _answering(service, where, facts, context), _greeting(role, run, context):
-            participant = await _participant(role, config, run, context, make_miner, rounds)
+            participant = await _participant(role, config, run, context, compute, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
             await Session(participant, chain, context.directory).run()
@@ -215,13 +219,13 @@ async def _participant(
     config: NodeConfig,
     run: RunDirectory,
     context: Context,
+    compute: Compute,
     make_miner: MakeMiner,
     rounds: int | None,
 ) -> Follower:
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
-    compute = await _compute(role, config, context)
     tip, replica = await bootstrap(run.history, context, compute.device)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
@@ -234,20 +238,17 @@ async def _participant(
     return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
 
 
-async def _compute(role: Role, config: NodeConfig, context: Context) -> Compute:
-    """How this participant computes, which log and journal tell; an aggregator stays on the CPU, and tells nothing.
+def _choose(role: Role, config: NodeConfig) -> tuple[Compute, str]:
+    """How this participant computes, and why so; an aggregator stays on the CPU, about which there is nothing to say.
 
     Raises:
         ConfigError: it cannot be as the settings wish.
     """
     if role is Role.AGGREGATOR:
-        return CPU
+        return CPU, ""
     # Published losses are those of fp32 products, wherever they are measured.
     wished = config.wished if role is Role.MINER else Wished(config.device, "fp32")
-    compute, why = choose(await asyncio.to_thread(Machine.look), wished)
-    log.info("computes with %s", why)
-    context.journal.note(events.Computes(device=str(compute.device), why=why))
-    return compute
+    return choose(Machine.look(), wished)
 
 
 def _spool(state: Path, role: Role) -> Path:

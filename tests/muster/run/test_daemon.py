@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from doctor_setups import diagnose, lay_out
 from hotkey_process import line, other_process
 
 from muster.doctor.finding import Status
 from muster.node.ledger.session import Session
 from muster.node.lock import hotkey_folder, read_holder, role_lock
-from muster.node.telemetry.events import Event, Finished
+from muster.node.telemetry.events import Computes, Event, Finished
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import paths
 from muster.protocol.errors import ConfigError, HotkeyInUse, LedgerError
@@ -169,7 +170,7 @@ class TestEnds:
             taken.listen()
             with pytest.raises(ConfigError, match="the port is in use"):
                 start(run.path, service=f"127.0.0.1:{taken.getsockname()[1]}")
-        assert [event.name for event in told(run, Role.MINER, "miner-0")] == ["started"]
+        assert [event.name for event in told(run, Role.MINER, "miner-0")] == ["started", "computes"]
 
 
 class TestDoctor:
@@ -188,3 +189,32 @@ class TestDoctor:
     def test_another_role_of_the_hotkey_is_free(self, run: RunDirectory, taken: str) -> None:
         finding = diagnose(run.path, role=Role.VALIDATOR, environment=os.environ)["key"]
         assert finding.status is Status.OK, taken
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_wished_and_cannot_be_used_ends_it_in_a_sentence(run: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match=r"device is cuda, but torch .*, or set device to cpu"):
+        start(run.path, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("role", "told"),
+    [
+        (Role.MINER, [Computes("cpu", "bf16 products on the CPU, as set")]),
+        (Role.VALIDATOR, [Computes("cpu", "fp32 products on the CPU, as set")]),
+        (Role.AGGREGATOR, []),
+    ],
+)
+def test_log_and_journal_tell_how_it_computes(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, role: Role, told: list[Event]
+) -> None:
+    """A miner as it is set; a validator by fp32, which its published losses are of; an aggregator has nothing to do."""
+
+    async def at_once(_self: Session) -> None:
+        return
+
+    monkeypatch.setattr(Session, "run", at_once)
+    name = "miner-0" if role is Role.MINER else "operator-0"
+    run_daemon(role, NodeConfig(run=str(run.path), name=name, device="cpu", precision="bf16", service="off"))
+    noted = read_journal(run.journal(label(role, name))).noted
+    assert [one.event for one in noted if isinstance(one.event, Computes)] == told

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import torch
 from builders import LEADER, checkpoint_of, identity, run_spec
 from ledger_world import LEAD, ME, World, drive
 
@@ -21,12 +22,12 @@ from muster.protocol.errors import ConfigError, NotRegistered, StorageError
 from muster.protocol.ledger import Tip, tip_info
 
 
-async def joined(world: World, name: str = ME) -> tuple[Tip, Replica, list[str]]:
+async def joined(world: World, name: str = ME, device: torch.device | None = None) -> tuple[Tip, Replica, list[str]]:
     """Join as somebody while blocks come; where it begins, and the journal's events."""
     around = world.around(name)
     async with asyncio.TaskGroup() as tasks:
         driving = tasks.create_task(drive(world))
-        tip, replica = await bootstrap(world.tip.history, around)
+        tip, replica = await bootstrap(world.tip.history, around, device)
         driving.cancel()
     return tip, replica, [noted.event.name for noted in around.journal.noted]
 
@@ -46,6 +47,16 @@ async def with_checkpoint(*faults: Fault, rounds: int = 4) -> World:
 
 class TestJoin:
     """Whoever comes, whenever and however often, has a slot, a place, and a θ to begin from."""
+
+    def test_theta_is_where_this_participant_computes(self) -> None:
+        """Planted as a device that computes nothing."""
+
+        async def come() -> None:
+            world = await World.begin()
+            _, replica, _ = await joined(world, device=torch.device("meta"))
+            assert replica.device == torch.device("meta")
+
+        clock.run(come())
 
     def test_before_the_first_record_it_begins_at_genesis(self) -> None:
         async def come() -> None:

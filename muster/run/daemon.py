@@ -119,7 +119,7 @@ async def _take_part(
     rounds: int | None,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
-    compute, why = await asyncio.to_thread(_choose, role, config)
+    compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
@@ -238,8 +238,10 @@ async def _participant(
     return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
 
 
-def _choose(role: Role, config: NodeConfig) -> tuple[Compute, str]:
-    """How this participant computes, and why so; an aggregator stays on the CPU, about which there is nothing to say.
+def choose_for(role: Role, config: NodeConfig, look: Callable[[], Machine] = Machine.look) -> tuple[Compute, str]:
+    """How a participant computes on the machine that `look` sees, and why so.
+
+    An aggregator stays on the CPU, about which there is nothing to say.
 
     Raises:
         ConfigError: it cannot be as the settings wish.
@@ -248,7 +250,7 @@ def _choose(role: Role, config: NodeConfig) -> tuple[Compute, str]:
         return CPU, ""
     # Published losses are those of fp32 products, wherever they are measured.
     wished = config.wished if role is Role.MINER else Wished(config.device, "fp32")
-    return choose(Machine.look(), wished)
+    return choose(look(), wished)
 
 
 def _spool(state: Path, role: Role) -> Path:

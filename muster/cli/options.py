@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from muster.protocol.errors import UsageError
 from muster.run.settings import SETTINGS, Setting
+
+T = TypeVar("T")
 
 WIDTH = 120
 """Columns where stdout is not a terminal."""
@@ -22,6 +25,18 @@ AllowOption = Annotated[str, typer.Option(envvar="MUSTER_ALLOW", help="Private a
 
 Flags = Mapping[str, str | None]
 """What was given for each setting, by name; None: not given."""
+
+
+def one_of(value: str, allowed: Sequence[T], flag: str) -> T:
+    """The allowed value that was given for a flag.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    for known in allowed:
+        if known == value:
+            return known
+    raise UsageError(f"{flag} is one of {', '.join(map(str, allowed))}, not {value}")
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
+from muster.cli.options import JsonOption, one_of
 from muster.cli.run import FINNEY
+from muster.node.wished import Moments, Wished
+from muster.protocol.types import Role
 from muster.run.publish import run_file
-from muster.run.specs import describe, find_standing, new_spec
+from muster.run.specs import describe, describe_memory, find_standing, new_spec
 
 
 def show(
     what: Annotated[str, typer.Argument(help="A preset's name, a template ending in .toml, or a run's folder or URL.")],
+    memory: Annotated[
+        bool, typer.Option("--memory", help="What a participant holds, when and where, instead.")
+    ] = False,
+    role: Annotated[str, typer.Option(help="With --memory: miner, validator or aggregator.")] = Role.MINER.value,
+    gpus: Annotated[int, typer.Option(min=0, help="With --memory: GPUs of the peer; 0: it has none.")] = 0,
+    moments: Annotated[str, typer.Option(help="With --memory: full, 8bit or factored.")] = "full",
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="With --memory: windows trained on at a time. [default: the batch]")
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="With --memory: activations are made again in the backward pass.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print a preset, template or run spec with what follows from it."""
-    typer.echo(describe(what))
+    """Print a preset, template or run spec with what follows from it, or the memory that it takes."""
+    if not memory:
+        typer.echo(describe(what))
+        return
+    wished = Wished(
+        moments=one_of(moments, get_args(Moments), "--moments"), micro_batch=micro_batch, recompute=recompute
+    )
+    found = Role(one_of(role, [each.value for each in Role], "--role"))
+    typer.echo(describe_memory(what, found, gpus, wished, as_json=as_json))
 
 
 def new(

@@ -17,7 +17,11 @@ from muster.doctor.facts import (
     TransferFacts,
 )
 from muster.doctor.finding import MACHINE_STATUS, Finding
+from muster.doctor.fit import Fit
 from muster.doctor.needs import Needs
+from muster.node.wished import Device
+from muster.plan.memory import Place, Plan
+from muster.plan.table import size
 from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
 from muster.protocol.errors import ChainError, ConfigError, StorageError
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec
@@ -35,19 +39,25 @@ RAO = 1_000_000_000
 """Smallest units of stake in one token, on Bittensor and on the local chains."""
 
 
-def judge_gpu(facts: GpuFacts, software: SoftwareFacts) -> Finding:
-    """Whether there is a GPU that torch can use."""
-    name = "gpu"
-    if not facts.names and facts.driver:
-        build = f"a build for CUDA {facts.torch_cuda}" if facts.torch_cuda else "a CPU build"
-        text = f"there is an NVIDIA driver {facts.driver}, but torch ({build}) finds no GPU"
-        return Finding.warn(name, text, "check that nvidia-smi lists the GPU, then install torch's build for CUDA")
-    if not facts.names:
+def judge_gpu(facts: GpuFacts, software: SoftwareFacts, wished: Device) -> Finding:
+    """Whether there is a GPU that torch can compute with, and whether one is asked for."""
+    name, card = "gpu", facts.machine.card
+    if card is None and wished == "cuda":
+        text = f"device is cuda, but this machine has no GPU that works: {facts.machine.problem}"
+        fix = f"{facts.machine.cure}, or set device to cpu"
+        return Finding.fail(name, text, fix, ConfigError.exit_status)
+    if card is None and facts.driver and wished == "auto":
+        text = f"there is an NVIDIA driver {facts.driver}, but its GPU cannot be used: {facts.machine.problem}"
+        return Finding.warn(name, text, f"{facts.machine.cure}; until then this machine computes on its CPU")
+    if card is None:
         return Finding.ok(name, "no GPU: this machine computes on its CPU")
+    capability = ".".join(map(str, card.capability))
     text = (
-        f"{len(facts.names)} × {facts.names[0]}, {_size(facts.memory_bytes)}, driver {facts.driver or 'unknown'}, "
-        f"CUDA {facts.torch_cuda}"
+        f"{facts.count} × {card.name}, {size(card.memory)}, compute capability {capability}, driver "
+        f"{facts.driver or 'unknown'}, CUDA {facts.torch_cuda}"
     )
+    if facts.count > 1:
+        text += "; the first one is used"
     if software.triton_problem:
         return Finding.warn(name, f"{text}; Triton does not work: {software.triton_problem}", "pip install triton")
     return Finding.ok(name, text)
@@ -58,7 +68,8 @@ def judge_speed(facts: SpeedFacts, spec: RunSpec, block_seconds: float | None) -
     name, inner = "speed", spec.inner
     seconds = facts.step_seconds * inner.steps
     about = "estimated" if facts.estimated else "measured"
-    text = f"{_time(facts.step_seconds)} an inner step on the CPU ({about}), {_time(seconds)} a round of {inner.steps}"
+    where = "the CPU" if facts.device == "CPU" else facts.device
+    text = f"{_time(facts.step_seconds)} an inner step on {where} ({about}), {_time(seconds)} a round of {inner.steps}"
     if block_seconds is None:
         return Finding.ok(name, f"{text}; how long a round lasts is not known while the chain does not answer")
     deadline = spec.clock.deadline * block_seconds
@@ -68,28 +79,41 @@ def judge_speed(facts: SpeedFacts, spec: RunSpec, block_seconds: float | None) -
     return Finding.ok(name, f"{text}, sealed after {_time(deadline)} at the latest")
 
 
-def judge_memory(facts: SpaceFacts, needed: Needs, role: Role) -> Finding:
-    """Whether the role fits this machine's memory."""
-    name, fix = "memory", f"use a machine (or a container limit) with at least {_size(needed.memory)}"
-    text = f"a {role.value} of this run needs about {_size(needed.memory)}, this machine has "
-    if facts.memory_bytes < needed.memory:
-        return Finding.fail(name, f"{text}only {_size(facts.memory_bytes)}", fix, MACHINE_STATUS)
-    text = f"{text}{_size(facts.memory_bytes)}, {_size(facts.memory_available)} of it free"
-    if facts.memory_available < needed.memory:
+def judge_memory(facts: SpaceFacts, fit: Fit, role: Role) -> Finding:
+    """Whether the role fits this machine's memory and its GPU's, computing as set; else how it would."""
+    name, plan = "memory", fit.plan
+    text = f"a {role.value} of this run needs about {size(plan.host)} at its most ({plan.peak(Place.HOST)[1].value})"
+    needed, short = text, facts.memory_bytes < plan.host
+    text = f"{text}; this machine has {'only ' if short else ''}{size(facts.memory_bytes)}"
+    if plan.gpus:
+        card = "only " if fit.card < plan.gpu else ""
+        phase = plan.peak(Place.GPU)[1].value
+        text = f"{text}; of the GPU's memory {size(plan.gpu)} ({phase}), it has {card}{size(fit.card)}"
+        short = short or fit.card < plan.gpu
+    if short and fit.by_itself:
+        return Finding.ok(name, f"{text}; the miner will make do by itself: {fit.by_itself}")
+    if short and fit.way:
+        return Finding.fail(name, text, f"set {fit.way}; that fits", MACHINE_STATUS)
+    if short:
+        what = f"at least {size(plan.host)}" if not plan.gpus else f"{size(plan.host)}, and a GPU with {size(plan.gpu)}"
+        return Finding.fail(name, text, f"use a machine (or a container limit) with {what}", MACHINE_STATUS)
+    text = f"{text}, {size(facts.memory_available)} of it free" if not plan.gpus else text
+    if facts.memory_available < plan.host:
+        text = text if not plan.gpus else f"{needed}; {size(facts.memory_available)} of this machine's memory are free"
         return Finding.warn(name, text, "end what else uses memory, unless it is this very participant")
     return Finding.ok(name, text)
 
 
-def judge_disk(facts: SpaceFacts, needed: Needs, role: Role) -> Finding:
+def judge_disk(facts: SpaceFacts, plan: Plan, role: Role) -> Finding:
     """Whether what the role keeps fits the disk of its state folder."""
     text = (
-        f"a {role.value} of this run needs about {_size(needed.disk)} in {facts.disk_folder}, "
-        f"{_size(facts.disk_available)} are free"
+        f"a {role.value} of this run needs about {size(plan.disk)} in {facts.disk_folder}, "
+        f"{size(facts.disk_available)} are free"
     )
-    if facts.disk_available < needed.disk:
+    if facts.disk_available < plan.disk:
         fix = "free some space, or name a folder on a larger disk with the setting state"
         return Finding.fail("disk", text, fix, MACHINE_STATUS)
-    if facts.disk_available < 2 * needed.disk:
+    if facts.disk_available < 2 * plan.disk:
         return Finding.warn("disk", text, "free some space before the run has filled it")
     return Finding.ok("disk", text)
 
@@ -132,15 +156,22 @@ def judge_bucket(facts: BucketFacts) -> Finding:
     return Finding.ok(name, f"{shown} was written, read with the location's own part, cleaned; that part cannot write")
 
 
-def judge_bandwidth(facts: TransferFacts, needed: Needs, spec: RunSpec, block_seconds: float | None) -> Finding:
-    """Whether a round's transfers fit a round: what is between its shortest and its longest, at most all of it."""
+def judge_bandwidth(
+    facts: TransferFacts, needed: Needs, spec: RunSpec, block_seconds: float | None, training: float | None = None
+) -> Finding:
+    """Whether a round's transfers fit a round: what is between its shortest and its longest, at most all of it.
+
+    `training` is a miner's seconds of inner steps a round, to tell what a round takes in all.
+    """
     name = "bandwidth"
     up = facts.up_seconds * max(1.0, needed.up / facts.size)
     down = facts.down_seconds * max(1.0, needed.down / facts.size)
     text = (
-        f"a round takes {_time(up)} to send {_size(needed.up)} and at most {_time(down)} to fetch {_size(needed.down)} "
+        f"a round takes {_time(up)} to send {size(needed.up)} and at most {_time(down)} to fetch {size(needed.down)} "
         f"(measured {_rate(facts.size, facts.up_seconds)} up, {_rate(facts.size, facts.down_seconds)} down)"
     )
+    if training is not None:
+        text = f"{text}; with {_time(training)} of training a round takes this machine {_time(training + up + down)}"
     fix = "use a faster line, or a bucket nearer to this machine"
     if block_seconds is None:
         return Finding.ok(name, f"{text}; how long a round lasts is not known while the chain does not answer")
@@ -233,7 +264,7 @@ def judge_run(facts: RunFacts) -> Finding:
 
 def judge_text(facts: TextFacts) -> Finding:
     """The text a participant reads."""
-    return Finding.ok("text", f"{_size(facts.size)} in {facts.folder}, by the manifest that the run pins")
+    return Finding.ok("text", f"{size(facts.size)} in {facts.folder}, by the manifest that the run pins")
 
 
 def judge_key(facts: KeyFacts) -> Finding:
@@ -275,15 +306,6 @@ def _blocks(count: int) -> str:
     return "block" if count == 1 else f"{count} blocks"
 
 
-def _size(count: int) -> str:
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}"
-
-
 def _time(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
@@ -292,5 +314,5 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 3 * 3600 else f"{seconds / 3600:.3g} h"
 
 
-def _rate(size: int, seconds: float) -> str:
-    return f"{_size(int(size / max(seconds, 1e-9)))}/s"
+def _rate(count: int, seconds: float) -> str:
+    return f"{size(int(count / max(seconds, 1e-9)))}/s"

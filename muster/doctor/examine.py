@@ -12,14 +12,16 @@ import torch
 from blake3 import blake3
 
 from muster.doctor import checks, machine, network
-from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, TextFacts
+from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, SpaceFacts, TextFacts
 from muster.doctor.finding import Finding
+from muster.doctor.fit import Fit, fit_of
 from muster.doctor.setup import Setup, Skip, unwrap
 from muster.doctor.software import judge_software
+from muster.node.compute import CPU, Compute
 from muster.node.data.build import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
 from muster.node.hello import incompatibility, read_hello
 from muster.protocol import paths
-from muster.protocol.errors import DataError, MusterError, ObjectMissing
+from muster.protocol.errors import ConfigError, DataError, MusterError, ObjectMissing
 from muster.protocol.identity import public_of
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import is_network_location, parse_location
@@ -77,6 +79,7 @@ class Examination:
         self._setup = setup
         self._versions = software
         self._tried: BucketFacts | None = None
+        self._training: float | None = None
 
     def checks(self) -> tuple[Check, ...]:
         """All of them in the order they are told."""
@@ -85,6 +88,7 @@ class Examination:
         return (
             Check("software", self._software, ""),
             Check("gpu", self._gpu, ""),
+            Check("compute", self._computes, "correct the settings device and precision"),
             Check("speed", self._speed, ""),
             Check("memory", self._memory, ""),
             Check("disk", self._disk, ""),
@@ -105,23 +109,53 @@ class Examination:
         return judge_software(self._versions)
 
     async def _gpu(self) -> Finding:
-        return checks.judge_gpu(await asyncio.to_thread(machine.find_gpu), self._versions)
+        setup = self._setup
+        if setup.role is Role.AGGREGATOR:
+            raise Skip("an aggregator computes on the CPU")
+        facts = await asyncio.to_thread(lambda: setup.gpu)
+        return checks.judge_gpu(facts, self._versions, setup.config.device)
+
+    async def _compute(self) -> tuple[Compute, str]:
+        """How it will compute.
+
+        Raises:
+            Skip: it cannot as the settings wish.
+        """
+        try:
+            return await asyncio.to_thread(lambda: self._setup.compute)
+        except ConfigError as error:
+            raise Skip("how it would compute is not known (see compute)") from error
+
+    async def _computes(self) -> Finding:
+        if self._setup.role is Role.AGGREGATOR:
+            raise Skip("an aggregator computes on the CPU")
+        _, said = await asyncio.to_thread(lambda: self._setup.compute)
+        return Finding.ok("compute", said)
+
+    async def _fit(self) -> tuple[Fit, SpaceFacts]:
+        setup = self._setup
+        compute, _ = await self._compute()
+        space = await asyncio.to_thread(machine.find_space, setup.state)
+        return fit_of(setup.spec, setup.role, compute, setup.gpu.machine.card, space.memory_bytes), space
 
     async def _speed(self) -> Finding:
         setup, role = self._setup, self._setup.role
         if role is not Role.MINER:
             raise Skip(f"a {role.value} does not train")
-        space = await asyncio.to_thread(machine.find_space, setup.state)
-        facts = await asyncio.to_thread(machine.measure_step, setup.spec, space.memory_available)
+        (compute, _), (fit, space) = await self._compute(), await self._fit()
+        fits = fit.plan.host <= space.memory_available and fit.plan.gpu <= fit.card
+        facts = await asyncio.to_thread(machine.measure_step, setup.spec, compute, setup.gpu.machine.card, fits)
+        self._training = facts.step_seconds * setup.spec.inner.steps
         return checks.judge_speed(facts, setup.spec, await setup.block_seconds())
 
     async def _memory(self) -> Finding:
-        space = await asyncio.to_thread(machine.find_space, self._setup.state)
-        return checks.judge_memory(space, self._setup.needs, self._setup.role)
+        fit, space = await self._fit()
+        return checks.judge_memory(space, fit, self._setup.role)
 
     async def _disk(self) -> Finding:
+        compute, _ = await self._compute()
         space = await asyncio.to_thread(machine.find_space, self._setup.state)
-        return checks.judge_disk(space, self._setup.needs, self._setup.role)
+        return checks.judge_disk(space, self._setup.needs_of(compute).plan, self._setup.role)
 
     async def _clock(self) -> Finding:
         setup = self._setup
@@ -150,10 +184,10 @@ class Examination:
             raise Skip("the bucket is a folder on this machine")
         if self._tried is None or self._tried.write or self._tried.read:
             raise Skip("the bucket cannot be written and read (see bucket)")
-        needed, key = setup.needs, network.probe_key(setup.run_id)
+        needed, key = setup.needs_of(CPU), network.probe_key(setup.run_id)
         size = min(needed.up, network.TRANSFER_BYTES)
         took = await network.time_transfer(setup.own, setup.public or setup.own, key, size, setup.clock)
-        return checks.judge_bandwidth(took, needed, setup.spec, await setup.block_seconds())
+        return checks.judge_bandwidth(took, needed, setup.spec, await setup.block_seconds(), self._training)
 
     async def _chain(self) -> Finding:
         facts = await self._setup.chain_facts()

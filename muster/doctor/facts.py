@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from muster.protocol.types import Origin
+
+if TYPE_CHECKING:
+    from muster.node.compute import Machine  # imports torch, which may be what is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +26,25 @@ class SoftwareFacts:
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """`names` of the GPUs torch can use, the kernel's `driver` and the CUDA of torch's build ("" for none of them)."""
+    """What there is to compute with (`card` None: no GPU that works, `problem` says why), how many GPUs torch counts,
+    the kernel's `driver` ("": there is none), and the CUDA of torch's build ("": it is for CPUs)."""
 
-    names: tuple[str, ...]
-    memory_bytes: int
+    machine: Machine
+    count: int
     driver: str
     torch_cuda: str
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedFacts:
-    """Seconds of one inner step of the run's model on this CPU; `estimated` from the rate of a matrix product."""
+    """Seconds of one inner step of the run's model on `device` ("CPU", or the card's name).
+
+    `estimated` is whether it is from the rate of a matrix product.
+    """
 
     step_seconds: float
     estimated: bool
+    device: str = "CPU"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from muster.doctor.facts import BucketFacts, GpuFacts, KeyFacts, SpaceFacts, SpeedFacts
-from muster.doctor.needs import miner_memory, step_operations
+from muster.doctor.needs import step_operations
+from muster.node.compute import Card, Compute, Machine
 from muster.node.miner.engine import Job
 from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
@@ -19,6 +20,8 @@ from muster.run.credentials import load_identity
 
 TIMED_OPERATIONS = 3e10
 """Models whose inner step takes more are not trained for the doctor: a few seconds on a slow core."""
+GPU_OPERATIONS = 2e15
+"""The same of a GPU, some seconds on one of 10¹⁵ operations a second at a third of its peak."""
 _PRODUCT = 768
 _PRODUCTS = 5
 """Matrix products of 768 × 768, whose rate stands for a large model's: 10 ms each on one core."""
@@ -36,31 +39,33 @@ _LIMITS = (
 
 
 def find_gpu() -> GpuFacts:
-    """What torch and the kernel say."""
-    names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    memory = torch.cuda.get_device_properties(0).total_memory if names else 0
+    """What torch and the kernel say, once a GPU has computed something."""
+    machine = Machine.look()
     driver = ""
     if _DRIVER.exists():
         found = re.search(r"(\d+\.\d+(?:\.\d+)?)", _DRIVER.read_text(errors="replace"))
         driver = found[1] if found else "of unknown version"
-    return GpuFacts(names, memory, driver, torch.version.cuda or "")
+    return GpuFacts(machine, torch.cuda.device_count() if machine.card else 0, driver, torch.version.cuda or "")
 
 
-def measure_step(spec: RunSpec, available: int) -> SpeedFacts:
-    """Seconds of one inner step: a real one where the model is small and fits, else estimated from a product's rate."""
+def measure_step(spec: RunSpec, compute: Compute, card: Card | None, fits: bool) -> SpeedFacts:
+    """Seconds of one inner step: a real one where the model `fits` and is small, or a GPU trains it; else estimated
+    from a product's rate."""
     operations = step_operations(spec)
-    if operations > TIMED_OPERATIONS or miner_memory(spec) > available:
-        return SpeedFacts(operations / _operations_a_second(), estimated=True)
+    on_gpu = compute.device.type == "cuda"
+    device = card.name if on_gpu and card else "CPU"
+    if not fits or operations > (GPU_OPERATIONS if on_gpu else TIMED_OPERATIONS):
+        return SpeedFacts(operations / _operations_a_second(compute), True, device)
     inner = spec.inner.model_copy(update={"steps": 2})
-    engine = LocalEngine(spec.model, inner)
+    engine = LocalEngine(spec.model, inner, compute)
     windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
     ends: list[float] = []
     engine.run(
-        Replica.genesis(spec, spec.run_id()),
+        Replica.genesis(spec, spec.run_id(), compute.device),
         Job(0, 0, inner, windows),
         on_step=lambda _step, _loss: ends.append(time.perf_counter()),
     )
-    return SpeedFacts(ends[1] - ends[0], estimated=False)  # the first step also warms up
+    return SpeedFacts(ends[1] - ends[0], False, device)  # the first step also warms up
 
 
 def find_space(folder: Path) -> SpaceFacts:
@@ -107,12 +112,14 @@ def _existing(folder: Path) -> Path:
     return there
 
 
-def _operations_a_second() -> float:
-    """Of fp32 matrix products with the threads torch has here; the best of a few."""
-    matrix = torch.ones(_PRODUCT, _PRODUCT)
+def _operations_a_second(compute: Compute) -> float:
+    """Of matrix products on the device, in the precision that training has there; the best of a few."""
+    matrix = torch.ones(_PRODUCT, _PRODUCT, device=compute.device)
+    if compute.autocast:
+        matrix = matrix.bfloat16()
     best = float("inf")
     for _ in range(_PRODUCTS):
         began = time.perf_counter()
-        torch.mm(matrix, matrix)
+        torch.mm(matrix, matrix)[0, 0].item()  # waits for a GPU
         best = min(best, time.perf_counter() - began)
     return 2 * _PRODUCT**3 / best

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from muster.doctor.facts import ChainFacts, KeyFacts, MemberFacts
-from muster.doctor.machine import find_key
+from muster.doctor.facts import ChainFacts, GpuFacts, KeyFacts, MemberFacts
+from muster.doctor.machine import find_gpu, find_key
 from muster.doctor.needs import Needs, needs
 from muster.doctor.network import Clock, find_member, watch_chain
+from muster.node.compute import Compute
 from muster.node.data.build import MANIFEST
 from muster.node.lock import find_holder, hotkey_folder, role_lock
 from muster.protocol.chain.base import Chain, Snapshot
@@ -23,7 +24,7 @@ from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, Store, is_network_location
 from muster.protocol.types import Role
 from muster.run.credentials import load_credentials
-from muster.run.daemon import label
+from muster.run.daemon import choose_for, label
 from muster.run.fetch import COPY, open_run
 from muster.run.file import SQLITE
 from muster.run.folder import RunDirectory
@@ -43,8 +44,17 @@ class Setup:
     it is gets the `MusterError`.
     """
 
-    def __init__(self, role: Role, config: NodeConfig, environment: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        role: Role,
+        config: NodeConfig,
+        environment: Mapping[str, str],
+        clock: Clock,
+        look: Callable[[], GpuFacts] = find_gpu,
+    ) -> None:
+        """`look` says what there is to compute with."""
         self.role = role
+        self._look = look
         self.config = config
         self.clock = clock
         self._environment = environment
@@ -102,14 +112,27 @@ class Setup:
             raise ConfigError("the setting location is missing: where this participant's bucket is")
         return self.config.location or f"dir:{self.config.name}"
 
-    @property
-    def needs(self) -> Needs:
-        """What the role needs in this run."""
+    @cached_property
+    def gpu(self) -> GpuFacts:
+        """What there is to compute with; asking torch takes a while, and once is enough."""
+        return self._look()
+
+    @cached_property
+    def compute(self) -> tuple[Compute, str]:
+        """How the participant will compute by its settings, and a sentence about it.
+
+        Raises:
+            ConfigError: it cannot as they wish.
+        """
+        return choose_for(self.role, self.config, lambda: self.gpu.machine)
+
+    def needs_of(self, compute: Compute) -> Needs:
+        """What the role needs in this run, computing so."""
         data, run = self.spec.data, self.run
         fetched = run.source is None or (run.data / MANIFEST).exists()
         missing = 0 if fetched else (data.windows + data.heldout) * data.window
         local = not (self.config.location and is_network_location(self.config.location)) and not run.on_network
-        return needs(self.spec, self.role, local_bucket=local, text_bytes=missing)
+        return needs(self.spec, self.role, compute, local_bucket=local, text_bytes=missing)
 
     @cached_property
     def own(self) -> Store:

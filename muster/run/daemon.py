@@ -30,7 +30,8 @@ from muster.node.lock import Holder, held, hotkey_folder, role_lock
 from muster.node.miner import MakeMiner, local_miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
-from muster.node.telemetry.journal import Journal
+from muster.node.telemetry.journal import Journal, Noted
+from muster.node.telemetry.round_line import RoundLine
 from muster.node.telemetry.service import About, Address, Service, heartbeat, parse_address, serving
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.node.turns import Turns
@@ -118,11 +119,11 @@ async def _take_part(
     rounds: int | None,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
-    compute, why = await asyncio.to_thread(_choose, role, config)
+    compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
-    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=facts.note)
+    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=_listener(role, facts))
     chain = QueuedWrites(run.chain(config.chain), turns)
     context = Context(
         identity=identity,
@@ -150,6 +151,19 @@ async def _take_part(
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
+
+
+def _listener(role: Role, facts: Facts) -> Callable[[Noted], None]:
+    """What hears of every event: the process's facts and, of a miner, its terminal's line a round."""
+    if role is not Role.MINER:
+        return facts.note
+    line = RoundLine(log.info)
+
+    def both(noted: Noted) -> None:
+        facts.note(noted)
+        line.note(noted)
+
+    return both
 
 
 def _versions() -> dict[str, str]:
@@ -224,8 +238,10 @@ async def _participant(
     return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
 
 
-def _choose(role: Role, config: NodeConfig) -> tuple[Compute, str]:
-    """How this participant computes, and why so; an aggregator stays on the CPU, about which there is nothing to say.
+def choose_for(role: Role, config: NodeConfig, look: Callable[[], Machine] = Machine.look) -> tuple[Compute, str]:
+    """How a participant computes on the machine that `look` sees, and why so.
+
+    An aggregator stays on the CPU, about which there is nothing to say.
 
     Raises:
         ConfigError: it cannot be as the settings wish.
@@ -234,7 +250,7 @@ def _choose(role: Role, config: NodeConfig) -> tuple[Compute, str]:
         return CPU, ""
     # Published losses are those of fp32 products, wherever they are measured.
     wished = config.wished if role is Role.MINER else Wished(config.device, "fp32")
-    return choose(Machine.look(), wished)
+    return choose(look(), wished)
 
 
 def _spool(state: Path, role: Role) -> Path:

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from muster.node.compute import Compute
 from muster.node.data.build import build_corpus
+from muster.node.wished import Wished
+from muster.plan.memory import plan_of
+from muster.plan.table import plan_object, table
 from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.identity import public_of
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec, Template, load_template
 from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
-from muster.protocol.types import Origin
+from muster.protocol.types import Origin, Role
 from muster.run.backends import open_chain
 from muster.run.fetch import is_url, open_run
 from muster.run.file import RUN_FILE, RunFile
@@ -116,13 +122,7 @@ def describe(what: str) -> str:
     Raises:
         ConfigError: there is no such thing.
     """
-    template: Template
-    if is_url(what):
-        template = asyncio.run(open_run(what)).history.genesis
-    elif (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
-        template = RunDirectory.open(what).history.genesis
-    else:
-        template = load_template(what)
+    template = _template(what)
     layout = layout_of(template.model)
     codec = codec_of(template)
     derived = {
@@ -138,3 +138,32 @@ def describe(what: str) -> str:
     if isinstance(template, RunSpec):
         document["run_id"] = template.run_id().hex()
     return json.dumps(document, indent=2)
+
+
+def describe_memory(what: str, role: Role, gpus: int, wished: Wished, *, as_json: bool) -> str:
+    """What a role holds in a run of a preset, template or run, when and where: a table, or a JSON object.
+
+    `gpus` is how many GPUs the peer has (0: none); with one its products are of bf16 unless `wished` says otherwise.
+
+    Raises:
+        ConfigError: there is no such thing.
+    """
+    template = _template(what)
+    device = torch.device("cuda" if gpus else "cpu")
+    bf16 = wished.precision == "bf16" or (gpus > 0 and wished.precision == "auto")
+    compute = Compute(device, bf16, wished.compiled, wished.moments, wished.micro_batch, wished.recompute)
+    plan = plan_of(template, role, compute, gpus=gpus)
+    if as_json:
+        return json.dumps(plan_object(plan))
+    where = "on its CPU" if not plan.gpus else f"with {plan.gpus} GPU{'s' if plan.gpus > 1 else ''}"
+    how = f"; {compute.said()}" if role is Role.MINER else ""
+    parameters = f"{layout_of(template.model).parameters:,}"
+    return table(plan, f"{template.name}: N = {parameters} parameters, a {role.value} {where}{how}")
+
+
+def _template(what: str) -> Template:
+    if is_url(what):
+        return asyncio.run(open_run(what)).history.genesis
+    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
+        return RunDirectory.open(what).history.genesis
+    return load_template(what)

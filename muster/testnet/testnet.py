@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.doctor.machine import find_space
 from muster.history.report import write_report
 from muster.history.run_history import RunHistory, Setting
 from muster.history.status import RunSummary
@@ -22,7 +23,9 @@ from muster.protocol.errors import RunFailed
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 from muster.run.folder import RunDirectory, check_empty, create
+from muster.run.settings import load_config
 from muster.testnet.provision import FOLDERS, SQLITE, Provision, forget_administrator, provision
+from muster.testnet.room import Room, check_room
 from muster.testnet.roster import HONEST, Roster
 from muster.testnet.supervise import ChildEvent, ChildSpec, Supervisor
 
@@ -98,9 +101,11 @@ class Testnet:
         """Run to the closing record; writes the report.
 
         Raises:
+            ConfigError: this machine's memory does not hold it.
             MusterError: the run could not be laid out, or a participant cannot go on.
             RunFailed: the run ended without every honest replica holding the same root.
         """
+        await asyncio.to_thread(self._check_room)
         run, provided = await self._lay_out()
         history = RunHistory(await asyncio.to_thread(self._setting, run))
         crashes = RestartNotes(history, self._view)
@@ -119,6 +124,12 @@ class Testnet:
         if not summary.roots_agree:
             raise RunFailed(f"the replicas do not agree on every state root; see {run.report} and {run.path}/logs")
         return summary
+
+    def _check_room(self) -> None:
+        options, machine = self._options, Machine.look()
+        compute, _ = choose(machine, load_config({"run": "", "name": "", "device": options.device}, {}).wished)
+        room = Room.of(find_space(options.directory).memory_bytes, compute, machine.card)
+        check_room(load_template(options.preset), len(self._roster.miners), options.validators, compute, room)
 
     async def _register(self, run: RunDirectory, provided: Provision) -> None:
         """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""

@@ -92,5 +92,4 @@ class Earnings:
             reason=last_reason(row),
             rank=row.rank,
         )
-        log.info("round %d: %s", file.round, judged.pay)
         self._context.journal.note(judged)

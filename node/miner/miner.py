@@ -19,6 +19,7 @@ from torch import Tensor
 from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
+from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.answering import answered
@@ -283,6 +284,7 @@ class Miner(Follower):
             return None
         self.note(events.Training(round_))
         delta = stages.train(task, windows)
+        give_back()
         if delta is None:
             return None
         self.note(events.Trained(round_, steps=delta.steps, seconds=delta.seconds, loss=delta.loss))
@@ -297,3 +299,4 @@ class Miner(Follower):
         if self._path:
             save_state(self._path, self._tip.layout, state, self._engine.state)
         self._state = state
+        give_back()

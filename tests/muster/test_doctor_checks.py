@@ -25,9 +25,13 @@ from muster.doctor.facts import (
     TransferFacts,
 )
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
+from muster.doctor.fit import Fit
 from muster.doctor.needs import Needs, needs
 from muster.doctor.report import conclusion, json_object, line
 from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
+from muster.node.compute import Card, Machine
+from muster.node.wished import Device
+from muster.plan.memory import Item, Phase, Place, Plan
 from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainError, ConfigError, StorageError
 from muster.protocol.spec import ChainSpec, load_template, preset_names
@@ -41,9 +45,18 @@ SPEC = run_spec(clock={"min_blocks": 100, "deadline": 150})
 """At 12 s a block a round of 1,800 s, 600 s of them for transfers."""
 
 SOFTWARE = SoftwareFacts((3, 12), "2.13.0+cpu", "", "0.61.0", "", "3.7.1", "")
-GPU = GpuFacts(("NVIDIA B200",), 180 * GIB, "570.86.10", "12.8")
+CARD = Card("NVIDIA B200", 180 * GIB, (10, 0))
+GPU = GpuFacts(Machine(CARD, "", "", bf16=True), 1, "570.86.10", "12.8")
+NO_CARD = Machine(
+    None, "torch 2.13.0+cpu is built for CPUs only", "install torch's build for your CUDA version", bf16=False
+)
+NO_GPU = GpuFacts(NO_CARD, 0, "", "")
 SPACE = SpaceFacts(16 * GIB, 12 * GIB, "state", 50 * GIB)
-NEEDS = Needs(8 * GIB, 20 * GIB, 10**9, 10**10)
+ITEMS = tuple(
+    Item("all", place, count * GIB, frozenset(Phase), "planted") for place, count in ((Place.HOST, 8), (Place.DISK, 20))
+)
+PLAN = Plan(Role.MINER, 0, ITEMS)
+NEEDS = Needs(PLAN, 10**9, 10**10)
 MEMBER = MemberFacts("5Hot", 3, 10**12, permit=True, location=LOCATION, registers_itself=False)
 BUCKET = BucketFacts(LOCATION, False, "", "", "", True)
 
@@ -75,14 +88,33 @@ class TestSoftware:
         assert said in finding.text
         assert finding.exit_status == (MACHINE_STATUS if status is Status.FAIL else 0)
 
-    def test_gpu(self) -> None:
-        assert checks.judge_gpu(GPU, SOFTWARE).status is Status.OK
-        assert "180 GiB" in checks.judge_gpu(GPU, SOFTWARE).text
-        assert checks.judge_gpu(GpuFacts((), 0, "", ""), SOFTWARE).status is Status.OK
-        unseen = checks.judge_gpu(GpuFacts((), 0, "570.86.10", ""), SOFTWARE)
-        assert unseen.status is Status.WARN
-        assert "a CPU build" in unseen.text
-        assert checks.judge_gpu(GPU, replace(SOFTWARE, triton_problem="broken")).status is Status.WARN
+    def test_a_gpu(self) -> None:
+        found = checks.judge_gpu(GPU, SOFTWARE, "auto")
+        assert found.status is Status.OK
+        assert "180 GiB, compute capability 10.0" in found.text
+        assert "first one is used" in checks.judge_gpu(replace(GPU, count=8), SOFTWARE, "auto").text
+        assert checks.judge_gpu(GPU, replace(SOFTWARE, triton_problem="broken"), "auto").status is Status.WARN
+
+    def test_no_gpu(self) -> None:
+        assert checks.judge_gpu(NO_GPU, SOFTWARE, "auto").text == "no GPU: this machine computes on its CPU"
+        wanted = checks.judge_gpu(NO_GPU, SOFTWARE, "cuda")
+        assert (wanted.status, wanted.exit_status) == (Status.FAIL, ConfigError.exit_status)
+        assert wanted.fix.endswith("set device to cpu")
+
+    @pytest.mark.parametrize(
+        ("problem", "cure"),
+        [
+            (NO_CARD.problem, NO_CARD.cure),
+            ("torch finds no GPU with a driver (the driver is too old)", "install NVIDIA's"),
+            ("the first GPU fails (no kernel image is available)", "install a torch build that knows this card"),
+        ],
+    )
+    @pytest.mark.parametrize(("wished", "status"), [("auto", Status.WARN), ("cuda", Status.FAIL), ("cpu", Status.OK)])
+    def test_a_gpu_that_cannot_be_used(self, problem: str, cure: str, wished: Device, status: Status) -> None:
+        facts = GpuFacts(Machine(None, problem, cure, bf16=False), 0, "570.86.10", "")
+        found = checks.judge_gpu(facts, SOFTWARE, wished)
+        assert found.status is status
+        assert wished == "cpu" or (problem in found.text and cure in found.fix)
 
 
 class TestSpeed:
@@ -109,14 +141,16 @@ class TestSpace:
     )
     def test_memory(self, memory: int, available: int, status: Status) -> None:
         finding = checks.judge_memory(
-            replace(SPACE, memory_bytes=memory * GIB, memory_available=available * GIB), NEEDS, Role.MINER
+            replace(SPACE, memory_bytes=memory * GIB, memory_available=available * GIB),
+            Fit(PLAN, 0, "", ""),
+            Role.MINER,
         )
         assert finding.status is status
         assert "8 GiB" in finding.text
 
     @pytest.mark.parametrize(("free", "status"), [(41, Status.OK), (30, Status.WARN), (19, Status.FAIL)])
     def test_disk(self, free: int, status: Status) -> None:
-        finding = checks.judge_disk(replace(SPACE, disk_available=free * GIB), NEEDS, Role.MINER)
+        finding = checks.judge_disk(replace(SPACE, disk_available=free * GIB), PLAN, Role.MINER)
         assert finding.status is status
 
     # The layout of the largest takes seconds.

@@ -78,4 +78,14 @@ COMMANDS: Mapping[str, Command | Group] = {
             ),
         },
     ),
+    "deploy": Group(
+        "Check files that start a participant somewhere: SkyPilot, compose, systemd, cloud-init.",
+        {
+            "check": Command(
+                "muster.cli.deploy:check",
+                "Name what deployment tools take in silence: values that are not quoted, empty ones, unknown GPUs, "
+                "secrets.",
+            ),
+        },
+    ),
 }

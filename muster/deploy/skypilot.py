@@ -22,8 +22,9 @@ STRATEGIES = frozenset({"EAGER_NEXT_REGION", "FAILOVER"})
 GPUS = frozenset({
     "A10", "A100", "A100-80GB", "A100-80GB-SXM", "A10G", "A30", "A40", "A4000", "A6000", "A800", "B200", "GH200",
     "H100", "H100-MEGA", "H100-NVL", "H100-NVLINK", "H100-SXM", "H200", "H200-SXM", "L4", "L40", "L40S", "RTX3060",
-    "RTX3070", "RTX3080", "RTX3090", "RTX4000-Ada", "RTX4090", "RTX5060", "RTX5090", "RTX6000", "RTX6000-Ada", "RTX6000Ada",
-    "RTXA4000", "RTXA4500", "RTXA5000", "RTXA6000", "RTXPRO6000S", "RTXPRO6000WS", "T4", "T4g", "V100", "V100-32GB",
+    "RTX3070", "RTX3080", "RTX3090", "RTX4000-Ada", "RTX4090", "RTX5060", "RTX5090", "RTX6000", "RTX6000-Ada",
+    "RTX6000Ada", "RTXA4000", "RTXA4500", "RTXA5000", "RTXA6000", "RTXPRO6000S", "RTXPRO6000WS", "T4", "T4g",
+    "V100", "V100-32GB",
 })  # fmt: skip
 """NVIDIA's cards of compute capability 7 and more, by the names of SkyPilot's catalogue
 (skypilot-catalog/catalogs/v8/common/accelerators.csv, 2026); the loader compares them without regard to case."""

@@ -18,6 +18,10 @@ COMMANDS: Mapping[str, Command | Group] = {
         "muster.cli.doctor:doctor",
         "Examine this machine and a participant's settings before it starts; ends with the first failure's status.",
     ),
+    "estimate": Command(
+        "muster.cli.estimate:estimate",
+        "Estimate what mining a run takes and costs: hours, traffic, memory, break-even; each figure with its source.",
+    ),
     "miner": Command("muster.cli.daemons:miner", "Train on this machine and submit to a run, until it closes."),
     "validator": Command(
         "muster.cli.daemons:validator", "Measure submissions, publish scores and set weights, until the run closes."

@@ -96,7 +96,8 @@ def _missing(file: str, entry: Entry, root: Path) -> Iterator[Fault]:
         path = entry.value.partition(":")[2]
     elif entry.key == "ExecStart":
         path = _PREFIXES.sub("", entry.value).split()[0]
-    if path.startswith("/") and "%" not in path and not (root / path.lstrip("/")).exists():
+    there = (root / path.lstrip("/")).exists() or (entry.key == "ExecStart" and Path(path).exists())
+    if path.startswith("/") and "%" not in path and not there:
         yield Fault(file, entry.line, "missing", f"{path} is not there", f"make it, or correct {entry.key}")
 
 

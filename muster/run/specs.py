@@ -110,19 +110,26 @@ def new_spec(
     return f"run {spec.run_id().hex()}\n{out / 'spec.json'}"
 
 
+def find_template(what: str) -> Template:
+    """A preset by name, a template by file, or the spec of a run by folder or URL.
+
+    Raises:
+        ConfigError: there is no such thing.
+    """
+    if is_url(what):
+        return asyncio.run(open_run(what)).history.genesis
+    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
+        return RunDirectory.open(what).history.genesis
+    return load_template(what)
+
+
 def describe(what: str) -> str:
     """A preset, template or run with what follows from it, as JSON.
 
     Raises:
         ConfigError: there is no such thing.
     """
-    template: Template
-    if is_url(what):
-        template = asyncio.run(open_run(what)).history.genesis
-    elif (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
-        template = RunDirectory.open(what).history.genesis
-    else:
-        template = load_template(what)
+    template = find_template(what)
     layout = layout_of(template.model)
     codec = codec_of(template)
     derived = {

@@ -170,15 +170,11 @@ def test_user_data_ends_in_an_installed_service(box: MakeBox, origin: Path) -> N
     machine = box("miner")
     data = yaml.safe_load((DEPLOY / "cloud-init" / "miner.yaml").read_text())
     (written,) = data["write_files"]
-    given = dotenv.values(written["content"])
-    assert given["KEYS"] == "/etc/muster/keys"
-    values = machine.settings | {"KEYS": machine.local(given["KEYS"])}
-    assert values.keys() == given.keys()
+    values = {name: value for name, value in machine.settings.items() if name != "KEYS"}
+    assert values.keys() == dotenv.values(written["content"]).keys()
     settings = Path(machine.local(written["path"]))
     settings.parent.mkdir(parents=True)
     settings.write_text("".join(f"{name}='{value}'\n" for name, value in values.items()))
-    # The keys come when the machine answers; here they are first, for the settings are checked with them.
-    shutil.copytree(machine.settings["KEYS"], values["KEYS"])
     instead = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf",
@@ -189,7 +185,10 @@ def test_user_data_ends_in_an_installed_service(box: MakeBox, origin: Path) -> N
         environment = {**machine.environment, **instead, "DESTDIR": str(machine.folder)}
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
-    assert check_files([machine.folder / "etc/systemd/system/muster-miner.service"]) == []
+    unit = machine.folder / "etc/systemd/system/muster-miner.service"
+    assert {fault.kind for fault in check_files([unit])} == {"missing"}, "until the keys come"
+    shutil.copytree(machine.settings["KEYS"], machine.local("/etc/muster/keys"), dirs_exist_ok=True)
+    assert check_files([unit]) == []
     assert machine.service().argv[:2] == ["/bin/sh", "-c"]
 
 

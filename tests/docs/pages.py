@@ -4,7 +4,9 @@ A fenced block's first word is `sh`; words after it say how the block is read:
 
     values       the reader's own values; a test puts in its own for the same names
     install, update    how the software gets there; run where a test may install
+    keys         reads from a terminal
     bittensor    only on a real chain
+    rented       on another machine, or to get there: deploy/ has tests of its own
     aggregator   only by an operator whom the spec lists
     daemon       runs until it is stopped
     accepted, weights    comes true in time; what it prints is looked at

@@ -25,11 +25,13 @@ from s3_server import RadosGateway
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity, derive_seed
+from muster.protocol.storage import Credentials
+from muster.run.credentials import load_credentials
 from muster.testnet.roster import OPERATOR_STAKE
 
 PAGES = ("mine.md", "validate.md")
 INSTALLING = {"install", "update"}
-SKIPPED = INSTALLING | {"bittensor"}
+SKIPPED = INSTALLING | {"bittensor", "keys", "rented"}
 BLOCK_SECONDS = 0.25
 SEED = 31
 
@@ -218,6 +220,31 @@ def test_bittensor_commands_exist(page: str, tmp_path: Path) -> None:
         assert told.returncode == 0, told.stderr
         for option in (word for word in words if word.startswith("--")):
             assert re.search(rf"{option}\b", told.stdout), f"btcli {' '.join(command)} has no {option}"
+
+
+def test_key_files_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    """Line by line, with what a reader pastes; a blank after it does no harm."""
+    (block,) = [block for block in blocks("mine.md") if "keys" in block.words]
+    pasted = {"MUSTER_S3_ACCESS_KEY_FILE": "access", "MUSTER_S3_SECRET_KEY_FILE": "secret"}
+    files = {name: tmp_path / "muster-keys" / name for name in pasted}
+    environment = {**os.environ, "HOME": str(tmp_path), **{name: str(path) for name, path in files.items()}}
+    for line in block.text.splitlines():
+        given = next((text for name, text in pasted.items() if name in line), "")
+        subprocess.run(["bash", "-c", line], env=environment, input=f"{given} \n", text=True, check=True)
+    assert (tmp_path / "muster-keys").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o600}
+    found = load_credentials({name: str(path) for name, path in files.items()})
+    assert found == Credentials("access", "secret")
+
+
+def test_what_is_typed_for_a_rented_card_is_there() -> None:
+    """Files that the commands name, and the flags of `muster` in them."""
+    lines = [line for block in blocks("mine.md") if "rented" in block.words for line in block.text.splitlines()]
+    named = {word for line in lines for word in shlex.split(line) if word.startswith("deploy/")}
+    assert {name.split("/")[1] for name in named} == {path.name for path in (DOCS.parent / "deploy").iterdir()}
+    assert all((DOCS.parent / name).is_file() for name in named)
+    commands = {tuple(line.split()[1:3]) for line in lines if line.startswith("muster ")}
+    assert commands == {("deploy", "check")}
 
 
 @pytest.mark.slow

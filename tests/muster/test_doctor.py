@@ -223,6 +223,20 @@ class TestRunAndKey:
         (run.data / "heldout.bin").write_bytes(b"short")
         assert failures(diagnose(run.path)) == {"text": DATA}
 
+    def test_a_service_s_credential_is_its_own_whatever_the_mask_of_its_access_list(
+        self, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "credentials"
+        folder.mkdir()
+        key = folder / "hotkey"
+        key.write_bytes(run.key("miner-0").read_bytes())
+        key.chmod(0o440)
+        assert diagnose(run.path, key_file=key)["key"].status is Status.WARN
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        assert diagnose(run.path, key_file=key)["key"].status is Status.OK
+        key.chmod(0o444)
+        assert diagnose(run.path, key_file=key)["key"].status is Status.WARN
+
 
 class TestChain:
     """Faults of chain and registration."""

@@ -35,8 +35,9 @@ def muster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_has_every_command() -> None:
     assert set(ALL) == {
-        "testnet", "join", "doctor", "miner", "validator", "aggregator", "story", "explain", "audit",
+        "testnet", "join", "doctor", "estimate", "miner", "validator", "aggregator", "story", "explain", "audit",
         "spec show", "spec new", "run publish", "bucket create", "bucket check", "bucket rotate", "bucket remove",
+        "deploy check",
     }  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def test_a_daemons_command_has_a_flag_for_each_setting(role: str) -> None:
     assert list(SETTINGS) == list(parameters)[: len(SETTINGS)]
 
 
-@pytest.mark.parametrize("words", ["spec", "run", "bucket"])
+@pytest.mark.parametrize("words", ["spec", "run", "bucket", "deploy"])
 def test_help_of_a_group_imports_none_of_its_commands(words: str) -> None:
     script = (
         f"import sys; sys.argv = ['muster', '{words}', '--help']\n"

@@ -49,6 +49,8 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
     "damped_mean": (1.0, 2.0),
 }
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
+FINE_ALPHAS = (1.0, 1.41, 2.0)
+"""Candidates of the default rule's α between the two factors of two that were best."""
 ATTACKED_PEERS = 8
 MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
 SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
@@ -144,6 +146,17 @@ def same_batch_candidates(rows: Rows, rule: Rule, peers: int) -> list[Variant]:
     return [replace(base, alpha=alpha) for alpha in SAME_BATCH_ALPHAS[rule]]
 
 
+def fine_settings() -> list[tuple[int, int]]:
+    """Numbers of peers with windows of an inner step: as the rules were compared, and at the usual batch."""
+    return [*BATCH_OF.items(), *((peers, Variant().batch) for peers in SAME_BATCH_PEERS)]
+
+
+def fine_candidates(rows: Rows, peers: int, batch: int) -> list[Variant]:
+    """The default rule at every α between the best of the coarse ones, on the tuning seed."""
+    base = replace(_many(rows, "damped_mean", peers), batch=batch, seed=TUNING_SEED)
+    return [replace(base, alpha=alpha) for alpha in FINE_ALPHAS]
+
+
 def _ruled(rows: Rows, rule: Rule, peers: int) -> Variant:
     return replace(best(rows, rule_candidates(rows, rule, peers)), seed=0)
 
@@ -162,6 +175,15 @@ def attacks(rows: Rows) -> Table:
         for rule in RULE_ALPHAS
         for cap in (0.0, Variant().scale_cap)
         for attackers in (0, 1)
+    }
+
+
+def alphas(rows: Rows) -> Table:
+    """2c: the default rule's α on a finer grid, all of it on the reported seeds."""
+    return {
+        f"R={peers} B={batch} α={candidate.alpha:g}": replace(candidate, seed=0)
+        for peers, batch in fine_settings()
+        for candidate in fine_candidates(rows, peers, batch)
     }
 
 
@@ -230,6 +252,7 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
     "rules": rules,
     "attacks": attacks,
+    "alphas": alphas,
     "horizons": horizons,
     "ablations": ablations,
     "churn": churn,
@@ -248,8 +271,16 @@ def _tune_parts(rows: Rows) -> list[Variant]:
     return tuned + same + momentum_candidates(rows) + sign_candidates(rows)
 
 
+def _tune_alpha(rows: Rows) -> list[Variant]:
+    return [variant for peers, batch in fine_settings() for variant in fine_candidates(rows, peers, batch)]
+
+
+def _refine(rows: Rows) -> list[Variant]:
+    return seeded(alphas(rows).values())
+
+
 def _answer(rows: Rows) -> list[Variant]:
-    shorter = [question for question in QUESTIONS.values() if question is not lengths]
+    shorter = [question for question in QUESTIONS.values() if question not in (alphas, lengths)]
     return seeded(variant for question in shorter for variant in question(rows).values())
 
 
@@ -273,6 +304,7 @@ def _effects(rows: Rows) -> list[Variant]:
     return seeded(main_effects(rows).values())
 
 
-FULL = Plan("full", (_tune, _tune_parts, _answer, _lengthen))
+ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
+FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen))
 QUICK = Plan("quick", (_effects,))
-PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, QUICK)}
+PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, QUICK)}

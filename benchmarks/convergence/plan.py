@@ -51,6 +51,11 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
 FINE_ALPHAS = (1.0, 1.41, 2.0)
 """Candidates of the default rule's α between the two factors of two that were best."""
+LARGER_ROUNDS = 20
+LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
+"""Outer rates on the larger model, the same for both optimizers: the middle of `FINE_ALPHAS`, and DiLoCo's best above."""
+LARGER_RATES: Mapping[Optimizer, tuple[float, ...]] = {"adamw": (1.4e-3, 2.8e-3, 5.7e-3), "muon": (4e-3, 8e-3, 16e-3)}
+"""Inner rates there, as many for each optimizer: factors of two around the best of the small model."""
 ATTACKED_PEERS = 8
 MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
 SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
@@ -116,6 +121,7 @@ class Way:
 SINGLE, DDP, DILOCO, SPARSE = Way("single"), Way("ddp"), Way("diloco"), Way("sparse")
 DILOCO_MUON, SPARSE_MUON = Way("diloco", "muon"), Way("sparse", "muon")
 WAYS = (SINGLE, DDP, DILOCO, SPARSE, DILOCO_MUON, SPARSE_MUON)
+OPTIMIZER_WAYS = (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)
 
 Table = dict[str, Variant]
 """What a row of a table is called → its variant, on seed 0; every one is played with all of `SEEDS`."""
@@ -236,7 +242,29 @@ def churn(rows: Rows) -> Table:
 
 def optimizers(rows: Rows) -> Table:
     """5: AdamW against Muon inside, with and without compression."""
-    return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)}
+    return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in OPTIMIZER_WAYS}
+
+
+def larger_candidates(way: Way) -> list[Variant]:
+    """What a way is tuned over on the larger model; the sparse one has the presets' rule."""
+    base = Variant(
+        method=way.method,
+        optimizer=way.optimizer,
+        model="larger",
+        rounds=LARGER_ROUNDS,
+        rule="damped_mean" if way.method == "sparse" else Variant().rule,
+        alpha=LARGER_ALPHAS[way.method],
+        outer_momentum=NESTEROV if way.method == "diloco" else 0.0,
+        seed=TUNING_SEED,
+    )
+    return [replace(base, lr=lr) for lr in LARGER_RATES[way.optimizer]]
+
+
+def larger(rows: Rows) -> Table:
+    """5b: the same on the larger model, which is what presets above `tiny` go by."""
+    return {
+        f"{way.method} {way.optimizer}": replace(best(rows, larger_candidates(way)), seed=0) for way in OPTIMIZER_WAYS
+    }
 
 
 def lengths(rows: Rows) -> Table:
@@ -257,6 +285,7 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "ablations": ablations,
     "churn": churn,
     "optimizers": optimizers,
+    "larger": larger,
     "lengths": lengths,
 }
 
@@ -279,8 +308,16 @@ def _refine(rows: Rows) -> list[Variant]:
     return seeded(alphas(rows).values())
 
 
+def _tune_larger(_rows: Rows) -> list[Variant]:
+    return [variant for way in OPTIMIZER_WAYS for variant in larger_candidates(way)]
+
+
+def _enlarge(rows: Rows) -> list[Variant]:
+    return seeded(larger(rows).values())
+
+
 def _answer(rows: Rows) -> list[Variant]:
-    shorter = [question for question in QUESTIONS.values() if question not in (alphas, lengths)]
+    shorter = [question for question in QUESTIONS.values() if question not in (alphas, larger, lengths)]
     return seeded(variant for question in shorter for variant in question(rows).values())
 
 
@@ -305,6 +342,7 @@ def _effects(rows: Rows) -> list[Variant]:
 
 
 ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
-FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen))
+LARGER = Plan("larger", (_tune_larger, _enlarge))
+FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LARGER.stages))
 QUICK = Plan("quick", (_effects,))
-PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, QUICK)}
+PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LARGER, QUICK)}

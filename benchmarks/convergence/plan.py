@@ -53,7 +53,7 @@ FINE_ALPHAS = (1.0, 1.41, 2.0)
 """Candidates of the default rule's α between the two factors of two that were best."""
 LARGER_ROUNDS = 20
 LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
-"""Outer rates on the larger model, the same for both optimizers: the middle of `FINE_ALPHAS`, and DiLoCo's best above."""
+"""Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""
 LARGER_RATES: Mapping[Optimizer, tuple[float, ...]] = {"adamw": (1.4e-3, 2.8e-3, 5.7e-3), "muon": (4e-3, 8e-3, 16e-3)}
 """Inner rates there, as many for each optimizer: factors of two around the best of the small model."""
 ATTACKED_PEERS = 8

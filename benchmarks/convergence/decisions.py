@@ -48,8 +48,9 @@ def _alpha_losses(answers: Answers) -> str:
     first = FINE_ALPHAS[0]
 
     def row(name: str, stats: dict[float, Stat]) -> tuple[object, ...]:
-        base = stats[first]
-        return name, *(stats[a] for a in FINE_ALPHAS), *(_against(stats[a], base) for a in FINE_ALPHAS[1:])
+        losses = (stats.get(a, "–") for a in FINE_ALPHAS)
+        gaps = (_against(stats[a], stats[first]) if {a, first} <= stats.keys() else "–" for a in FINE_ALPHAS[1:])
+        return name, *losses, *gaps
 
     settings = [
         (f"R = {peers}, {batch} {'window' if batch == 1 else 'windows'}", answers.by_alpha(peers, batch))

@@ -142,15 +142,17 @@ class Answers:
         return self.rows[candidate].final
 
     def by_alpha(self, peers: int, batch: int) -> dict[float, Stat]:
-        """The default rule's losses in a setting by α."""
-        return {alpha: self["alphas", f"R={peers} B={batch} α={alpha:g}"] for alpha in FINE_ALPHAS}
+        """The default rule's losses in a setting by α, as far as played on the reported seeds."""
+        labels = {alpha: f"R={peers} B={batch} α={alpha:g}" for alpha in FINE_ALPHAS}
+        return {alpha: self["alphas", label] for alpha, label in labels.items() if label in self.tables["alphas"]}
 
     def by_alpha_overall(self) -> dict[float, Stat]:
-        """The same over all settings: of each seed the mean."""
+        """The same over all settings, of each seed the mean, for every α that was in the running in all of them."""
         settings = [self.by_alpha(*setting) for setting in fine_settings()]
         return {
             alpha: Stat(tuple(fmean(losses) for losses in zip(*(s[alpha].values for s in settings), strict=True)))
             for alpha in FINE_ALPHAS
+            if all(alpha in stats for stats in settings)
         }
 
     def default_alpha(self) -> float:
@@ -222,13 +224,16 @@ class Answers:
 
     def _alphas(self) -> list[Finding]:
         low, middle, _ = FINE_ALPHAS
-        gaps = [stats[middle].minus(stats[low]) for stats in (self.by_alpha(*setting) for setting in fine_settings())]
-        settings = [f"{peers} × {batch}" for peers, batch in fine_settings()]
+        both = {
+            f"{peers} × {batch}": stats[middle].minus(stats[low])
+            for peers, batch in fine_settings()
+            if {low, middle} <= (stats := self.by_alpha(peers, batch)).keys()
+        }
         return [
             Finding(
                 f"damped_mean does better with α = {middle:g} than with α = {low:g} (peers × windows of an inner step)",
-                over(settings, gaps),
-                all_below(gaps),
+                over(both, list(both.values())),
+                all_below(list(both.values())),
             )
         ]
 

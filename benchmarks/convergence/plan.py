@@ -51,6 +51,8 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
 FINE_ALPHAS = (1.0, 1.41, 2.0)
 """Candidates of the default rule's α between the two factors of two that were best."""
+HOPELESS = 0.04
+"""An α that lost by more than this share on the tuning seed is not played on the reported ones."""
 LARGER_ROUNDS = 20
 LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
 """Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""
@@ -185,12 +187,14 @@ def attacks(rows: Rows) -> Table:
 
 
 def alphas(rows: Rows) -> Table:
-    """2c: the default rule's α on a finer grid, all of it on the reported seeds."""
-    return {
-        f"R={peers} B={batch} α={candidate.alpha:g}": replace(candidate, seed=0)
-        for peers, batch in fine_settings()
-        for candidate in fine_candidates(rows, peers, batch)
-    }
+    """2c: the default rule's α on a finer grid, as far as an α is in the running."""
+    table: Table = {}
+    for peers, batch in fine_settings():
+        candidates = fine_candidates(rows, peers, batch)
+        limit = (1 + HOPELESS) * rows[best(rows, candidates)].final
+        close = (candidate for candidate in candidates if rows[candidate].final <= limit)
+        table |= {f"R={peers} B={batch} α={candidate.alpha:g}": replace(candidate, seed=0) for candidate in close}
+    return table
 
 
 def horizons(rows: Rows) -> Table:

@@ -140,7 +140,7 @@ def _attacks(answers: Answers, axes: Any) -> None:
 def _alpha(answers: Answers, axes: Any) -> None:
     for peers, batch in fine_settings():
         stats = answers.by_alpha(peers, batch)
-        _points(axes, list(FINE_ALPHAS), [stats[alpha] for alpha in FINE_ALPHAS], f"R = {peers}, {batch} each")
+        _points(axes, list(stats), list(stats.values()), f"R = {peers}, {batch} each")
     axes.set(xscale="log", xlabel="outer learning rate α of damped_mean", ylabel="held-out loss, nat/byte")
     axes.set_xticks(list(FINE_ALPHAS), [f"{alpha:g}" for alpha in FINE_ALPHAS])
     axes.minorticks_off()

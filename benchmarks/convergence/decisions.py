@@ -135,13 +135,10 @@ def _larger_losses(answers: Answers) -> str:
 
 def _larger_tuning(answers: Answers) -> str:
     def row(way: Way) -> tuple[object, ...]:
-        losses = (f"{c.lr:g}: {answers.rows[c].final:.3f}" for c in larger_candidates(way))
-        return f"{way.method} {way.optimizer}", *losses
+        candidates = larger_candidates(answers.rows, way)
+        return f"{way.method} {way.optimizer}", "; ".join(f"{c.lr:g}: {answers.rows[c].final:.3f}" for c in candidates)
 
-    return table(
-        ("tuning seed", *(f"rate {i + 1}" for i in range(len(LARGER_RATES["adamw"])))),
-        (row(way) for way in OPTIMIZER_WAYS),
-    )
+    return table(("tuning seed", "loss by inner rate"), (row(way) for way in OPTIMIZER_WAYS))
 
 
 def _decision(answers: Answers) -> str:

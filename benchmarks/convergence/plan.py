@@ -58,6 +58,8 @@ LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
 """Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""
 LARGER_RATES: Mapping[Optimizer, tuple[float, ...]] = {"adamw": (1.4e-3, 2.8e-3, 5.7e-3), "muon": (4e-3, 8e-3, 16e-3)}
 """Inner rates there, as many for each optimizer: factors of two around the best of the small model."""
+LARGER_HIGHER: Mapping[Optimizer, float] = {"adamw": 11.3e-3, "muon": 32e-3}
+"""What is tried as well where the highest of those was best."""
 ATTACKED_PEERS = 8
 MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
 SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
@@ -249,8 +251,8 @@ def optimizers(rows: Rows) -> Table:
     return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in OPTIMIZER_WAYS}
 
 
-def larger_candidates(way: Way) -> list[Variant]:
-    """What a way is tuned over on the larger model; the sparse one has the presets' rule."""
+def larger_grid(way: Way) -> list[Variant]:
+    """What a way is tuned over first on the larger model; the sparse one has the presets' rule."""
     base = Variant(
         method=way.method,
         optimizer=way.optimizer,
@@ -264,11 +266,18 @@ def larger_candidates(way: Way) -> list[Variant]:
     return [replace(base, lr=lr) for lr in LARGER_RATES[way.optimizer]]
 
 
+def larger_candidates(rows: Rows, way: Way) -> list[Variant]:
+    """All it is tuned over: a higher rate too where the highest of the grid was best."""
+    grid = larger_grid(way)
+    if best(rows, grid) == grid[-1]:
+        grid.append(replace(grid[-1], lr=LARGER_HIGHER[way.optimizer]))
+    return grid
+
+
 def larger(rows: Rows) -> Table:
     """5b: the same on the larger model, which is what presets above `tiny` go by."""
-    return {
-        f"{way.method} {way.optimizer}": replace(best(rows, larger_candidates(way)), seed=0) for way in OPTIMIZER_WAYS
-    }
+    tuned = {way: best(rows, larger_candidates(rows, way)) for way in OPTIMIZER_WAYS}
+    return {f"{way.method} {way.optimizer}": replace(variant, seed=0) for way, variant in tuned.items()}
 
 
 def lengths(rows: Rows) -> Table:
@@ -313,7 +322,11 @@ def _refine(rows: Rows) -> list[Variant]:
 
 
 def _tune_larger(_rows: Rows) -> list[Variant]:
-    return [variant for way in OPTIMIZER_WAYS for variant in larger_candidates(way)]
+    return [variant for way in OPTIMIZER_WAYS for variant in larger_grid(way)]
+
+
+def _widen_larger(rows: Rows) -> list[Variant]:
+    return [variant for way in OPTIMIZER_WAYS for variant in larger_candidates(rows, way)]
 
 
 def _enlarge(rows: Rows) -> list[Variant]:
@@ -346,7 +359,7 @@ def _effects(rows: Rows) -> list[Variant]:
 
 
 ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
-LARGER = Plan("larger", (_tune_larger, _enlarge))
+LARGER = Plan("larger", (_tune_larger, _widen_larger, _enlarge))
 FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LARGER.stages))
 QUICK = Plan("quick", (_effects,))
 PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LARGER, QUICK)}

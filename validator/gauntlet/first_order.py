@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor
@@ -52,7 +51,7 @@ def along(gradient: Sequence[Tensor], updates: Sequence[SparseUpdate], weights: 
 
     A tensor of all updates is looked at together: of small ones, what a call costs is more than what it does.
     """
-    totals = np.zeros(len(updates))
+    totals = torch.zeros(len(updates), dtype=torch.float64)
     grid, k = updates[0].grid, updates[0].k
     for i, flat in enumerate(gradient):
         here = grid.entries(i, k)
@@ -62,8 +61,9 @@ def along(gradient: Sequence[Tensor], updates: Sequence[SparseUpdate], weights: 
         codes = torch.cat([update.codes[here] for update in updates])
         values = dequantise(codes, scales[:, grid.entry_tiles(i, k)].reshape(-1, 2)).reshape(positions.shape)
         products = (flat[positions].double().cpu() * values.double()).sum(1)
-        totals += np.array([row[i] for row in weights], np.float64) * products.numpy()
-    return totals.tolist()
+        totals += products * torch.tensor([float(row[i]) for row in weights], dtype=torch.float64)
+    found: list[float] = totals.tolist()
+    return found
 
 
 def drawn_exact(

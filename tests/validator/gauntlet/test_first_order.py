@@ -53,6 +53,13 @@ def test_along_is_the_product_with_the_dense_update() -> None:
     assert len({round(product, 9) for product in dense}) == len(several)
 
 
+def test_a_gradient_that_is_not_finite_makes_scores_that_are_none() -> None:
+    gradient = [torch.full(shape, torch.inf).reshape(-1) for shape in layout().shapes]
+    (one,) = candidates(1)
+    (score,) = along(gradient, [one.update], [one.weights])
+    assert not np.isfinite(score)
+
+
 def test_many_are_scored_as_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     replica = Replica(MODEL, hash32("run"), [tensor.clone() for tensor in theta()], 0)
     offered, common = candidates(5), windows(5, 3)

@@ -18,7 +18,7 @@ STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.co
 GAUNTLET := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.gauntlet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick deploy-check gauntlet gauntlet-quick vectors pages image clean
+.PHONY: help venv testnet lint test test-all test-night test-chain fuzz results results-quick deploy-check gauntlet gauntlet-quick gauntlet-sizes vectors pages image clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what there is
@@ -95,6 +95,9 @@ gauntlet: $(VENV)/.runs  ## Measure what is missing of what the gauntlet pays (a
 
 gauntlet-quick: $(VENV)/.runs  ## Its signs in three minutes; fails where one points the wrong way
 	$(GAUNTLET) quick
+
+gauntlet-sizes: $(VENV)/.runs  ## Its thresholds on models of three sizes (half an hour), and benchmarks/gauntlet/sizes.md
+	$(GAUNTLET) sizes
 
 vectors: $(VENV)/.tests  ## Write tests/vectors and the generated blocks of docs/ again from the code
 	$(BIN)/python docs/make_vectors.py

@@ -1,4 +1,7 @@
-"""What the gauntlet pays: `run` measures, `judge` and `report` apply rules to what is there, `quick` looks at signs."""
+"""What the gauntlet pays: `run` measures, `judge` and `report` apply rules to what is there, `quick` looks at signs.
+
+`sizes` looks at the rule's thresholds on models of several sizes.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,21 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.gauntlet import report, runner
+from benchmarks.gauntlet import cost, report, runner, size_report
 from benchmarks.gauntlet.figures import Measurements, signs
 from benchmarks.gauntlet.scenarios import BY_NAME, QUICK, SCENARIOS, Scenario
 from benchmarks.gauntlet.setting import template
+from benchmarks.gauntlet.sizes import SIZES
 from muster.protocol.spec.gauntlet import GauntletSpec
 
 RESULTS = Path(__file__).parents[1] / ".cache" / "gauntlet"
 """Where pieces are kept; git does not see them."""
 PAGE = Path(__file__).with_name("results.md")
+SIZES_PAGE = Path(__file__).with_name("sizes.md")
 _INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended."""
 
@@ -46,6 +51,18 @@ def quick(processes: int) -> int:
     return 0 if all(figure.holds for figure in found) else 1
 
 
+def sizes(results: Path, scenarios: Sequence[Scenario], costs: Sequence[Scenario], processes: int, page: Path) -> int:
+    """Measure what is missing of the sizes, then, alone on the machine, what judging costs; write the page."""
+    status = run(results, scenarios, processes)
+    if status:
+        return status
+    for scenario in costs:
+        print(scenario.name, cost.cost_of(results, scenario), flush=True)
+    page.write_text(size_report.page(results, scenarios, costs), encoding="utf-8")
+    print(page)
+    return 0
+
+
 def rule_of(settings: Iterable[str]) -> GauntletSpec:
     """The study's rule with some fields, `name=value` in JSON, set otherwise.
 
@@ -63,14 +80,15 @@ def main() -> int:
     runs = commands.add_parser("run", help="measure what is missing, going on where it was stopped")
     runs.add_argument("--only", action="append", choices=sorted(BY_NAME), help="this scenario alone")
     quicks = commands.add_parser("quick", help="measure the signs afresh; fails where one is the other way round")
-    for command in (runs, quicks):
+    whole = commands.add_parser("sizes", help=f"measure what is missing of the sizes, and write {SIZES_PAGE.name}")
+    for command in (runs, quicks, whole):
         command.add_argument("--processes", type=int, default=2)
     judges = commands.add_parser("judge", help="print the figures of a rule over what has been measured")
     judges.add_argument(
         "--set", action="append", default=[], metavar="NAME=JSON", help="such as rating='\"openskill\"'"
     )
     reports = commands.add_parser("report", help=f"write {PAGE.name}: the default rule beside the others")
-    for command in (runs, judges, reports):
+    for command in (runs, judges, reports, whole):
         command.add_argument("--results", type=Path, default=RESULTS, help="the folder of the pieces")
     options = parser.parse_args()
     if options.command == "run":
@@ -79,6 +97,9 @@ def main() -> int:
         )
     if options.command == "quick":
         return quick(options.processes)
+    if options.command == "sizes":
+        costs = [cost.scenario_of(scenario.preset) for scenario in SIZES]
+        return sizes(options.results, SIZES, costs, options.processes, SIZES_PAGE)
     if options.command == "judge":
         return report.show(Measurements(options.results, rule_of(options.set)))
     PAGE.write_text(report.page(options.results), encoding="utf-8")

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.gauntlet.pieces import Piece
-from benchmarks.gauntlet.setting import beacon, template
+from benchmarks.gauntlet.setting import beacon
 from benchmarks.gauntlet.world import Raw
 from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import Absent, Evaluated, Failed, Finding, Screened, judge
+from muster.protocol.incentive.score import UNORIGINAL, Absent, Evaluated, Failed, Finding, Judgement, Screened, judge
 from muster.protocol.incentive.sheet import comes_first
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.validator.gauntlet.evaluation import own_beacon
@@ -42,6 +42,11 @@ class Replay:
         own_data: x of the own-data test, NaN where there was none, float64 (R, names).
         gates: g, float64 (R, names).
         ratios: s_r beside the accepted ones' median, NaN where there is none, float64 (R, names).
+        means: μ, float64 (R, names).
+        clones, copies: what a name has in common with its nearest of the round, and of the one before, in units of what
+            two honest ones have; NaN where nothing was compared, float64 (R, names).
+        mixtures: mean of the copies so far, float64 (R, names).
+        refused: whether a name's work was taken for others', bool (R, names).
         failed: how often each name's work was refused, by reason.
     """
 
@@ -50,6 +55,11 @@ class Replay:
     own_data: Table
     gates: Table
     ratios: Table
+    means: Table
+    clones: Table
+    copies: Table
+    mixtures: Table
+    refused: npt.NDArray[np.bool_]
     failed: Counter[tuple[str, str]]
 
     def pay(self, names: Collection[str], first: int = 0) -> float:
@@ -85,27 +95,31 @@ class _Replaying:
 
     def run(self) -> Replay:
         piece, places = self._piece, self._places
-        rounds, full = len(piece.raw.heldout), template().inner.steps * template().inner.batch
+        rounds = len(piece.raw.heldout)
+        tables = {name: np.full((rounds, len(places)), np.nan) for name in _TABLES}
         shares, gates = np.zeros((rounds, len(places))), np.zeros((rounds, len(places)))
-        own_data, ratios = np.full((rounds, len(places)), np.nan), np.full((rounds, len(places)), np.nan)
+        refused = np.zeros((rounds, len(places)), np.bool_)
         failed: Counter[tuple[str, str]] = Counter()
         states: dict[str, PeerState] = {}
         for round_ in range(rounds):
-            judged = judge(states, self._findings(round_, states), self._spec, full)
+            findings = self._findings(round_, states)
+            judged = judge(states, findings, self._spec, piece.full)
             states = {hotkey: judgement.state for hotkey, judgement in judged.items()}
             paid = incentives({hotkey: judgement.score for hotkey, judgement in judged.items()}, self._spec.power)
             for column, place in enumerate(places):
-                judgement = judged.get(self._hotkeys[place])
+                hotkey = self._hotkeys[place]
+                judgement = judged.get(hotkey)
                 if judgement is None:
                     continue
-                shares[round_, column] = paid[self._hotkeys[place]]
+                shares[round_, column] = paid[hotkey]
                 gates[round_, column] = judgement.gate
-                own_data[round_, column] = math.nan if judgement.own_data is None else judgement.own_data
-                ratios[round_, column] = math.nan if judgement.ratio is None else judgement.ratio
+                for name, value in _row(judgement, findings[hotkey]).items():
+                    tables[name][round_, column] = math.nan if value is None else value
                 if isinstance(judgement.outcome, Failed):
+                    refused[round_, column] = judgement.outcome.reason in UNORIGINAL
                     failed[piece.roles[place].name, judgement.outcome.reason] += 1
         names = tuple(piece.roles[place].name for place in places)
-        return Replay(names, shares, own_data, gates, ratios, failed)
+        return Replay(names, shares, gates=gates, refused=refused, failed=failed, **tables)
 
     def _findings(self, round_: int, states: Mapping[str, PeerState]) -> dict[str, Finding]:
         raw = self._piece.raw
@@ -151,6 +165,22 @@ class _Replaying:
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
         return compared(drawn, same, past, honest, states, self._spec)
+
+
+_TABLES = ("own_data", "ratios", "means", "clones", "copies", "mixtures")
+
+
+def _row(judgement: Judgement, finding: Finding) -> dict[str, float | None]:
+    """A peer's round for the tables, by name; None where there is nothing."""
+    state = judgement.state
+    return {
+        "own_data": judgement.own_data,
+        "ratios": judgement.ratio,
+        "means": state.mu if state.tested else None,
+        "clones": finding.clone,
+        "copies": finding.copy,
+        "mixtures": state.mixture if state.compared else None,
+    }
 
 
 def outcome_of(raw: Raw, round_: int, validator: int, place: int) -> Evaluated:

@@ -21,7 +21,7 @@ VERSION = 1
 
 def definition(scenario: Scenario) -> dict[str, Any]:
     """All that a measurement depends on but its seed and the text."""
-    whole = template()
+    whole = template(scenario.preset)
     judged = {name: getattr(whole.gauntlet, name) for name in ("eval_windows", "heldout_windows", "step_scale")}
     parts = {
         name: getattr(whole, name).model_dump(mode="json") for name in ("model", "inner", "sparse", "outer", "data")
@@ -36,10 +36,11 @@ def digest(scenario: Scenario) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A scenario measured with one seed, and by which roles the arrays' P axis is ordered."""
+    """A scenario measured with one seed, and by which roles the arrays' P axis is ordered; `full` is H · batch."""
 
     scenario: str
     seed: int
+    full: int
     roles: tuple[Role, ...]
     raw: Raw
 
@@ -51,7 +52,8 @@ class Piece:
             plain = {f.name: file[f.name] for f in fields(Raw) if f.name != "gains"}
             raw = Raw(gains={name: file[name] for name in GAINS}, **plain)
         roles = tuple(Role(**{**role, "shares": tuple(role["shares"])}) for role in about["scenario"]["roles"])
-        return cls(about["scenario"]["name"], about["seed"], roles, raw)
+        inner = about["template"]["inner"]
+        return cls(about["scenario"]["name"], about["seed"], inner["steps"] * inner["batch"], roles, raw)
 
 
 def path_of(folder: Path, scenario: Scenario, seed: int) -> Path:

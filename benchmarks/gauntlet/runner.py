@@ -47,7 +47,8 @@ def run(folder: Path, scenarios: Sequence[Scenario], processes: int, say: Callab
     say(f"{len(tasks)} pieces, {len(tasks) - len(missing)} are there already")
     if not missing:
         return
-    text()  # is written before the processes would all want to
+    for preset in {scenario.preset for scenario in scenarios}:
+        text(preset)  # is written before the processes would all want to
     waiting = sorted(missing, key=size_of)
     whole, began = sum(map(size_of, missing)), time.monotonic()
     running: dict[Future[float], Task] = {}

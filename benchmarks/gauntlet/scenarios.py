@@ -67,18 +67,22 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A run to be measured: its roles in the order in which they act, those that look at others after these."""
+    """A run to be measured: its roles in the order in which they act, those that look at others after these.
+
+    `preset` names the model and its training: one of the spec files beside this one, or of the product's presets.
+    """
 
     name: str
     roles: tuple[Role, ...]
     rounds: int
     seeds: tuple[int, ...]
     validators: int = 1
+    preset: str = "study"
 
     def asdict(self) -> dict[str, Any]:
-        """The definition without its seeds, as JSON takes it."""
+        """The definition without its seeds and without what its preset says, as JSON takes it."""
         whole = asdict(self)
-        del whole["seeds"]
+        del whole["seeds"], whole["preset"]
         return whole
 
 

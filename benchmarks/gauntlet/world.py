@@ -20,7 +20,7 @@ from muster.node.replica.genesis import genesis_parameters
 from muster.protocol.ledger import prepare
 from muster.protocol.rules.assignment import share, unassigned
 from muster.protocol.rules.sampling import sample
-from muster.protocol.rules.weighing import Limits, as_applied, limits_of
+from muster.protocol.rules.weighing import as_applied, limits_of
 from muster.validator.gauntlet.evaluation import Candidate, assigned_sample, own_beacon
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
 
@@ -102,7 +102,8 @@ class World:
         self._last: Last | None = None
         self._listed: dict[str, npt.NDArray[np.float32]] = {}
         drawn = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
-        self._heldout = text().heldout(drawn)
+        self._text = text(scenario.preset)
+        self._heldout = self._text.heldout(drawn)
 
     def play(self) -> Raw:
         """The whole run."""
@@ -111,55 +112,77 @@ class World:
             self._round(round_, raw)
         return raw
 
-    def _round(self, round_: int, raw: Raw) -> None:
-        spec, roles = self._spec, self._scenario.roles
+    @property
+    def replica(self) -> Replica:
+        """θ as it is now."""
+        return self._replica
+
+    @property
+    def scale(self) -> float:
+        """c·α of the open round."""
+        return self._spec.gauntlet.step_scale * self._spec.outer.alpha_at(self._replica.outer_step)
+
+    def act(self, round_: int) -> Now:
+        """Everybody makes a submission."""
         now = Now(
             round_,
             self._seed,
-            spec,
-            text(),
+            self._spec,
+            self._text,
             self._replica,
             self._replica.outer_step,
             beacon(self._seed, ASSIGN, round_),
             self._slots,
             self._last,
         )
-        for role in roles:
+        for role in self._scenario.roles:
             sent = self._peers[role.name](now) if round_ >= role.arrives else None
             if sent is not None:
                 now.sent[role.name] = sent
-        # A record lists submissions by key, and sums are in its order.
-        accepted = sorted((r.name for r in roles if r.applied and r.name in now.sent), key=self._publics.__getitem__)
-        updates = [now.sent[name].update for name in accepted]
-        declared = [len(now.sent[name].declared) for name in accepted]
-        limits = limits_of(updates, declared, spec.outer)
-        scores = [self._measure(now, limits, v, raw) for v in range(len(self._validators))]
-        for i, role in enumerate(roles):
+        return now
+
+    def accepted(self, now: Now) -> list[str]:
+        """The names of those with a seat: a record lists submissions by key, and sums are in its order."""
+        names = (role.name for role in self._scenario.roles if role.applied and role.name in now.sent)
+        return sorted(names, key=self._publics.__getitem__)
+
+    def candidates(self, now: Now, v: int = 0) -> tuple[list[Candidate], Tensor]:
+        """What a validator measures of a round, in the order of the roles, and the windows that are nobody's."""
+        spec = self._spec
+        own = own_beacon(beacon(self._seed, EVALUATE, now.round), self._validators[v])
+        count = spec.gauntlet.eval_windows
+        common = unassigned(now.assign, spec.data, sample(own, b"unassigned", share(spec.data), count))
+        seated = [now.sent[name] for name in self.accepted(now)]
+        limits = limits_of([sent.update for sent in seated], [len(sent.declared) for sent in seated], spec.outer)
+        found = []
+        for role in self._scenario.roles:
+            if (sent := now.sent.get(role.name)) is not None:
+                update, weights = as_applied(sent.update, len(sent.declared), limits, spec.outer)
+                windows = assigned_sample(own, self._publics[role.name], sent.declared, count)
+                found.append(Candidate(role.name, update, weights, self._text.windows(windows), role.applied))
+        return found, self._text.windows(common)
+
+    def _round(self, round_: int, raw: Raw) -> None:
+        now = self.act(round_)
+        accepted = self.accepted(now)
+        scores = [self._measure(now, v, raw) for v in range(len(self._validators))]
+        for i, role in enumerate(self._scenario.roles):
             if role.name in now.sent:
                 raw.present[round_, i] = True
                 raw.accepted[round_, i] = role.applied
                 raw.declared[round_, i] = len(now.sent[role.name].declared)
         self._overlap(now, raw)
         best = max(accepted, key=scores[0].__getitem__, default="")
-        step = self._step(updates, declared)
+        seated = [now.sent[name] for name in accepted]
+        step = self._step([sent.update for sent in seated], [len(sent.declared) for sent in seated])
         self._last = Last(now.sent, accepted, best, step)
         raw.heldout[round_] = self._replica.loss(self._heldout)
 
-    def _measure(self, now: Now, limits: Limits, v: int, raw: Raw) -> dict[str, float]:
+    def _measure(self, now: Now, v: int, raw: Raw) -> dict[str, float]:
         """One validator's measurements into `raw`; s_r by role."""
-        spec = self._spec
-        own = own_beacon(beacon(self._seed, EVALUATE, now.round), self._validators[v])
-        count = spec.gauntlet.eval_windows
-        common = unassigned(now.assign, spec.data, sample(own, b"unassigned", share(spec.data), count))
-        candidates, rows = [], []
-        for i, role in enumerate(self._scenario.roles):
-            if (sent := now.sent.get(role.name)) is not None:
-                update, weights = as_applied(sent.update, len(sent.declared), limits, spec.outer)
-                windows = text().windows(assigned_sample(own, self._publics[role.name], sent.declared, count))
-                candidates.append(Candidate(role.name, update, weights, windows, role.applied))
-                rows.append(i)
-        scale = spec.gauntlet.step_scale * spec.outer.alpha_at(self._replica.outer_step)
-        found = measure(self._replica, candidates, text().windows(common), scale)
+        candidates, common = self.candidates(now, v)
+        rows = [i for i, role in enumerate(self._scenario.roles) if role.name in now.sent]
+        found = measure(self._replica, candidates, common, self.scale)
         for name in GAINS:
             raw.gains[name][now.round, v, rows] = getattr(found, name)
         raw.before[now.round, v] = found.before.mean()

@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 from blake3 import blake3
 from torch import Tensor
 
 from muster.kernels import SparseUpdate
+from muster.kernels.quantiser import dequantise
 from muster.protocol.identity import public_of
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.spec import GauntletSpec
 from muster.validator.gauntlet.evaluation import Candidate, Row
+
+_TOGETHER = 1 << 22
+"""Entries of updates that are looked at together, a few hundred MiB; a large model's update is looked at alone."""
 
 
 class Differentiable(Protocol):
@@ -32,16 +37,33 @@ def first_order(
 ) -> dict[str, float]:
     """The LossScore of each candidate on `unassigned` windows to first order, in nat/token; may not be finite."""
     gradient = [tensor.reshape(-1) for tensor in replica.gradient(unassigned)]
-    return {one.hotkey: scale * along(gradient, one.update, one.weights) for one in candidates}
+    together = max(1, _TOGETHER // candidates[0].update.codec.count) if candidates else 1
+    found: dict[str, float] = {}
+    for first in range(0, len(candidates), together):
+        some = candidates[first : first + together]
+        totals = along(gradient, [one.update for one in some], [one.weights for one in some])
+        found |= {one.hotkey: scale * total for one, total in zip(some, totals, strict=True)}
+    return found
 
 
-def along(gradient: Sequence[Tensor], update: SparseUpdate, weights: Row) -> float:
-    """⟨gradient, w·Δ̂⟩ in float64; `gradient` has flat tensors, `weights` are fp32 (tensors,)."""
-    total = 0.0
-    for i, (flat, weight) in enumerate(zip(gradient, weights.tolist(), strict=True)):
-        positions = update.positions(i).to(flat.device)
-        total += weight * float((flat[positions].double().cpu() * update.values(i).double()).sum())
-    return total
+def along(gradient: Sequence[Tensor], updates: Sequence[SparseUpdate], weights: Sequence[Row]) -> list[float]:
+    """⟨gradient, w·Δ̂⟩ of updates of one codec, in float64; `gradient` has flat tensors, each w is fp32 (tensors,).
+
+    A tensor of all updates is looked at together: of small ones, what a call costs is more than what it does.
+    """
+    totals = torch.zeros(len(updates), dtype=torch.float64)
+    grid, k = updates[0].grid, updates[0].k
+    for i, flat in enumerate(gradient):
+        here = grid.entries(i, k)
+        indices = torch.stack([update.indices[here] for update in updates])
+        positions = grid.offsets(i, k, indices.long()).to(flat.device)
+        scales = torch.stack([update.tensor_scales(i) for update in updates])
+        codes = torch.cat([update.codes[here] for update in updates])
+        values = dequantise(codes, scales[:, grid.entry_tiles(i, k)].reshape(-1, 2)).reshape(positions.shape)
+        products = (flat[positions].double().cpu() * values.double()).sum(1)
+        totals += products * torch.tensor([float(row[i]) for row in weights], dtype=torch.float64)
+    found: list[float] = totals.tolist()
+    return found
 
 
 def drawn_exact(

@@ -67,7 +67,8 @@ def overlaps(
 ) -> dict[str, Overlap]:
     """Compare the updates of a round with each other, and with those of the round before, all of one grid.
 
-    `beacon` draws the tiles and settles who of several clones was first. X"""
+    `beacon` draws the tiles and settles who of several clones was first.
+    """
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from builders import MODEL, hash32, identity, layout, run_spec, theta, update
 
+from muster.kernels import capped
 from muster.node.replica import Replica
 from muster.protocol.incentive.row import PeerState
+from muster.validator.gauntlet import first_order as module
 from muster.validator.gauntlet.evaluation import Candidate, Measured, evaluate
 from muster.validator.gauntlet.first_order import along, drawn_exact, first_order
 
@@ -32,12 +36,38 @@ def candidates(count: int) -> list[Candidate]:
 def test_along_is_the_product_with_the_dense_update() -> None:
     draws = torch.Generator().manual_seed(1)
     gradient = [torch.randn(shape, generator=draws) for shape in layout().shapes]
-    (one,) = candidates(1)
-    dense = sum(
-        float(weight) * float((g.double() * v.double()).sum())
-        for weight, g, v in zip(one.weights, gradient, one.update.dense(), strict=True)
+    several = [replace(one, update=capped(one.update, [0.01] * len(gradient))) for one in candidates(3)]
+    dense = [
+        sum(
+            float(weight) * float((g.double() * v.double()).sum())
+            for weight, g, v in zip(one.weights, gradient, one.update.dense(), strict=True)
+        )
+        for one in several
+    ]
+    flat, updates, weights = (
+        [g.reshape(-1) for g in gradient],
+        [o.update for o in several],
+        [o.weights for o in several],
     )
-    assert along([g.reshape(-1) for g in gradient], one.update, one.weights) == pytest.approx(dense)
+    assert along(flat, updates, weights) == pytest.approx(dense)
+    assert len({round(product, 9) for product in dense}) == len(several)
+
+
+def test_a_gradient_that_is_not_finite_makes_scores_that_are_none() -> None:
+    gradient = [torch.full(shape, torch.inf).reshape(-1) for shape in layout().shapes]
+    (one,) = candidates(1)
+    (score,) = along(gradient, [one.update], [one.weights])
+    assert not np.isfinite(score)
+
+
+def test_many_are_scored_as_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica(MODEL, hash32("run"), [tensor.clone() for tensor in theta()], 0)
+    offered, common = candidates(5), windows(5, 3)
+    together = first_order(replica, offered, common, 1e-3)
+    assert first_order(replica, [], common, 1e-3) == {}
+    monkeypatch.setattr(module, "_TOGETHER", 2 * offered[0].update.codec.count)
+    assert first_order(replica, offered, common, 1e-3) == pytest.approx(together)
+    assert list(together) == [one.hotkey for one in offered]
 
 
 def test_of_small_steps_it_is_the_exact_score() -> None:

@@ -53,9 +53,10 @@ SPREAD = 0.25
 OTHERS = {
     "muster.protocol.incentive.own_data": ("LIMIT",),
     "muster.protocol.incentive.score": ("MOST_WORK/LEAST_WORK", "FAILURE_MULTIPLIERS", "INACTIVE_MULTIPLIER"),
+    "muster.protocol.incentive.row": ("COPY_POINTS/MOST_COPY_POINTS", "COPIER"),
     "muster.protocol.incentive.rating": ("START_MU/START_SIGMA", "_UNITS"),
     "muster.validator.gauntlet.evaluation": ("COMMON_CONTROL",),
-    "muster.validator.gauntlet.overlap": ("TILES", "_PAIRS", "_EARLY", "_LEAST"),
+    "muster.validator.gauntlet.overlap": ("TILES", "_PAIRS", "_EARLY", "_FEW"),
 }
 """Constants of the rule that no spec changes."""
 

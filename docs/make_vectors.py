@@ -224,7 +224,7 @@ def _selection(run: Run) -> dict[str, Any]:
         "scores_stake_3": [row.score for row in rows],
         "scores_stake_2": [9.0] * 6,
         "positive": [row.positive for row in rows],
-        "copied": [row.copied for row in rows],
+        "copiers": [row.copier for row in rows],
         "accepted_before": ACCEPTED_BEFORE,
         "failed_before": FAILED_BEFORE,
         "beacon": BEACON.hex(),

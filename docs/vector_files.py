@@ -64,7 +64,7 @@ PLACES: Mapping[str, Place] = {
         "six-peers",
         "Order and seats of six candidates",
         (
-            "seats", "newcomer_share", "peers", "scores_stake_3", "scores_stake_2", "positive", "copied",
+            "seats", "newcomer_share", "peers", "scores_stake_3", "scores_stake_2", "positive", "copiers",
             "accepted_before", "failed_before", "beacon",
         ),
     ),

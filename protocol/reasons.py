@@ -101,7 +101,7 @@ _LEADER_WORD = {
 _DECISION = {
     NOT_SELECTED: "Seats went to others before it was needed; nothing is said of its payload.",
     NULL_ROUND: "It is valid, but too few were, so that nothing was applied.",
-    NOT_ORIGINAL: "Its last judged submission was others' work: it has no seat until one is found to be its own.",
+    NOT_ORIGINAL: "It has sent others' work of late: it has no seat until some of it is found to be its own.",
 }
 _JUDGEMENT = {
     CLONE: "The update is that of another peer of the round, which takes precedence: its μ is larger, or by lot.",

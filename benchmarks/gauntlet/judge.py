@@ -164,7 +164,7 @@ class _Replaying:
             return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
-        return compared(drawn, same, past, honest, states, self._spec)
+        return compared(drawn, same, past, honest, states, self._spec, self._piece.entries)
 
 
 _TABLES = ("own_data", "ratios", "means", "clones", "copies", "mixtures")

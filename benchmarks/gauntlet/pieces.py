@@ -14,6 +14,9 @@ from blake3 import blake3
 from benchmarks.gauntlet.scenarios import Role, Scenario
 from benchmarks.gauntlet.setting import template
 from benchmarks.gauntlet.world import GAINS, Raw
+from muster.protocol.spec import ModelSpec
+from muster.protocol.spec.layout import layout_of
+from muster.validator.gauntlet.overlap import TILES
 
 VERSION = 1
 """Counted up when the same scenario measures something else, so that older files are measured again."""
@@ -36,11 +39,15 @@ def digest(scenario: Scenario) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A scenario measured with one seed, and by which roles the arrays' P axis is ordered; `full` is H · batch."""
+    """A scenario measured with one seed, and by which roles the arrays' P axis is ordered.
+
+    `full` is H · batch, `entries` how many entries of an update are compared with another's.
+    """
 
     scenario: str
     seed: int
     full: int
+    entries: int
     roles: tuple[Role, ...]
     raw: Raw
 
@@ -52,8 +59,11 @@ class Piece:
             plain = {f.name: file[f.name] for f in fields(Raw) if f.name != "gains"}
             raw = Raw(gains={name: file[name] for name in GAINS}, **plain)
         roles = tuple(Role(**{**role, "shares": tuple(role["shares"])}) for role in about["scenario"]["roles"])
-        inner = about["template"]["inner"]
-        return cls(about["scenario"]["name"], about["seed"], inner["steps"] * inner["batch"], roles, raw)
+        whole = about["template"]
+        full = whole["inner"]["steps"] * whole["inner"]["batch"]
+        kept = layout_of(ModelSpec.model_validate(whole["model"])).grid.kept(whole["sparse"]["k"])
+        entries = int(kept.sum()) if len(kept) <= TILES else TILES * whole["sparse"]["k"]
+        return cls(about["scenario"]["name"], about["seed"], full, entries, roles, raw)
 
 
 def path_of(folder: Path, scenario: Scenario, seed: int) -> Path:

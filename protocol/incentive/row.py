@@ -20,6 +20,14 @@ NOT_EVALUATED = "not_evaluated"
 MOST_LOSS = 1e6
 """Nat/token: a loss beyond this either way is no number that anything can be made of."""
 
+COPY_POINTS = 2
+MOST_COPY_POINTS = 8
+"""What a round of others' work adds to a peer's points, of which a round of its own takes one; and the most of them, so
+that six rounds of own work end it."""
+COPIER = 3
+"""Points from which a peer has no claim to a seat: one judgement, which luck can bring about, is not enough, and who
+copies every second round comes to stay there."""
+
 _LOSS, _ERROR = {"low": -MOST_LOSS, "high": MOST_LOSS}, {"low": 0.0, "high": MOST_LOSS}
 
 OUTCOMES = frozenset({EVALUATED, SCREENED, FAILED, ABSENT, NOT_EVALUATED})
@@ -54,7 +62,12 @@ class PeerState:
     worked: Annotated[int, About(26, "rounds of that mean")] = 0
     mixture: Annotated[float, About(27, "mean of what it has in common with the last round's work", low=0)] = 0.0
     compared: Annotated[int, About(28, "rounds of that mean")] = 0
-    copied: Annotated[bool, About(29, "whether the last work known of it was others'")] = False
+    copied: Annotated[int, About(29, "points for sending others' work")] = 0
+
+    @property
+    def copier(self) -> bool:
+        """Whether it has no claim to a seat until it has sent its own work for some rounds."""
+        return self.copied >= COPIER
 
     @property
     def rating(self) -> Rating:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from muster.protocol.incentive.averages import averaged
 from muster.protocol.incentive.own_data import Control, Errors, control_factor, sign, statistic
 from muster.protocol.incentive.rating import Rating, rate
-from muster.protocol.incentive.row import PeerState
+from muster.protocol.incentive.row import COPY_POINTS, MOST_COPY_POINTS, PeerState
 from muster.protocol.reasons import CLONE, COPY, MIXTURE, UNORIGINAL
 from muster.protocol.spec import GauntletSpec
 
@@ -178,7 +178,7 @@ def _judged(
         case Failed(reason):
             if reason == CLONE and isinstance(found, Evaluated):
                 state, own = _tested(state, found, spec)
-            state = replace(state, failures=state.failures + 1, copied=state.copied or reason in UNORIGINAL)
+            state = replace(state, failures=state.failures + 1, copied=_copied(state.copied, reason))
         case Absent():
             state = replace(state, inactive=state.inactive + 1)
         case Evaluated() | Screened():
@@ -187,6 +187,11 @@ def _judged(
         control_factor(found.unassigned, found.control) if own is not None and isinstance(found, Evaluated) else None
     )
     return Judgement(state, outcome, 0.0, 0.0, 1.0, factor=factor, own_data=own, ratio=ratio)
+
+
+def _copied(points: int, reason: str) -> int:
+    """A peer's points for sending others' work, after a round that failed."""
+    return min(points + COPY_POINTS, MOST_COPY_POINTS) if reason in UNORIGINAL else points
 
 
 def sight(states: Mapping[str, PeerState], accepted: Collection[str], spec: GauntletSpec) -> float:
@@ -259,7 +264,7 @@ def _measured(
         evaluated=state.evaluated + 1,
         failures=0,
         inactive=0,
-        copied=False,
+        copied=max(state.copied - 1, 0),
         last_score=outcome.unassigned,
         positive=state.positive or outcome.unassigned > 0.0,
     )

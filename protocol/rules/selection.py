@@ -30,11 +30,11 @@ DEMOTION = 8
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A peer's agreed score, whether it has proven itself once, and whether the last work known of it was others'."""
+    """A peer's agreed score, whether it has proven itself once, and whether it sends others' work."""
 
     score: float
     positive: bool
-    copied: bool = False
+    copier: bool = False
 
 
 def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
@@ -60,12 +60,12 @@ def standings(scores: Sequence[ScoresUsed]) -> dict[bytes, Standing]:
 def _agree(rows: list[tuple[UsedScore, int]]) -> Standing:
     total = sum(stake for _, stake in rows)
     positive = 2 * sum(stake for row, stake in rows if row.positive) > total
-    copied = 2 * sum(stake for row, stake in rows if row.copied) > total
+    copier = 2 * sum(stake for row, stake in rows if row.copier) > total
     below = 0
     for score, stake in sorted((row.score, stake) for row, stake in rows):
         below += stake
         if 2 * below >= total:
-            return Standing(score, positive, copied)
+            return Standing(score, positive, copier)
     raise AssertionError("a median of nothing")
 
 
@@ -94,7 +94,7 @@ def order(
     if not known:
         veterans = {peer for seen in past for peer in seen.accepted}
         return tuple(sorted(ranked, key=lambda public: public not in veterans))
-    copied = [public for public in ranked if known.get(public, nobody).copied]
+    copied = [public for public in ranked if known.get(public, nobody).copier]
     ranked = [public for public in ranked if public not in copied]
     proven = [public for public in ranked if known.get(public, nobody).positive]
     newcomers = [public for public in ranked if not known.get(public, nobody).positive]
@@ -140,7 +140,7 @@ def choose(
     failed = {public for public, reason in known.items() if reason in PAYLOAD_REASONS}
     candidates = failed | {public for public, reason in known.items() if not reason or reason in DECISIONS}
     ranked = order(candidates, scores, past, beacon, spec.gauntlet)
-    copied = {public for public, standing in standings(scores).items() if standing.copied}
+    copied = {public for public, standing in standings(scores).items() if standing.copier}
     own = sum(public not in copied for public in ranked)
     accepted = seat(ranked[:own], failed, spec.gauntlet.seats)
     full = len(accepted) == spec.gauntlet.seats

@@ -66,13 +66,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class UsedScore:
-    """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore, `copied` that the last
-    work known of it was others'."""
+    """One peer's PeerScore by one validator; `positive` says it ever had a positive LossScore, `copier` that it has
+    sent others' work too often of late."""
 
     public: bytes
     score: float
     positive: bool
-    copied: bool = False
+    copier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _read_entry(cursor: Cursor) -> Entry:
 
 
 def _write_scores(scores: ScoresUsed) -> bytes:
-    rows = b"".join(row.public + f64(row.score) + u8(row.positive + 2 * row.copied) for row in scores.rows)
+    rows = b"".join(row.public + f64(row.score) + u8(row.positive + 2 * row.copier) for row in scores.rows)
     return scores.validator + u64(scores.stake) + u64(scores.round) + scores.digest + u32(len(scores.rows)) + rows
 
 

@@ -25,7 +25,7 @@ _RECORD, _HELDOUT = 4, 5
 """The fields before the columns, whose tags `ScoreRow` gives."""
 
 _ROW_BYTES = 1024
-"""A row of today's columns takes at most 444 bytes; the rest is room for later ones."""
+"""A row of today's columns takes at most 447 bytes; the rest is room for later ones."""
 
 _FRAME_BYTES = 1024
 """Room for the rest of the file."""
@@ -124,7 +124,7 @@ def scores_used(file: ScoreFile, digest: bytes, stake: int, known: Collection[by
     `known` are the peers that may have rows: those registered now, and those with an entry in the records remembered.
     Others are dropped, so that a validator who invents peers adds nothing to a record.
     """
-    rows = (UsedScore(public_of(row.hotkey), row.peer_score, row.positive, row.copied) for row in file.rows)
+    rows = (UsedScore(public_of(row.hotkey), row.peer_score, row.positive, row.copier) for row in file.rows)
     kept = tuple(row for row in rows if row.public in known)
     return ScoresUsed(file.public, stake, file.round, digest, kept)
 

@@ -11,7 +11,7 @@ from typing import Any
 FRESH = {
     "mu": 0.0, "rating_mu": 25.0, "rating_sigma": 25.0 / 3.0, "evaluated": 0, "failures": 0, "inactive": 0,
     "last_score": None, "positive": False, "mu_slow": 0.0, "mu_fast": 0.0, "tested": 0, "work": 0.0, "worked": 0,
-    "mixture": 0.0, "compared": 0, "copied": False,
+    "mixture": 0.0, "compared": 0, "copied": 0,
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -64,7 +64,9 @@ def judge(states: dict[str, Row], findings: dict[str, Row], spec: Row, full: int
             if row["reason"] == "clone" and found["outcome"] == "evaluated":
                 test(row, found, spec)
             row["failures"] += 1
-            row["copied"] |= row["reason"] in ("clone", "copy", "mixture")
+            row["copied"] = (
+                min(row["copied"] + 2, 8) if row["reason"] in ("clone", "copy", "mixture") else row["copied"]
+            )
         elif peer not in states:
             continue
         elif row["outcome"] == "absent":
@@ -96,7 +98,13 @@ def measure(row: Row, found: Row, gain: float, median: float | None, spec: Row) 
         row["worked"] += 1
         row["work"] = averaged(row["work"], row["ratio"], spec["work_decay"], row["worked"], spec["work_cold"])
     row["evaluated"] += 1
-    row |= {"failures": 0, "inactive": 0, "copied": False, "last_score": gain, "positive": row["positive"] or gain > 0}
+    row |= {
+        "failures": 0,
+        "inactive": 0,
+        "copied": max(row["copied"] - 1, 0),
+        "last_score": gain,
+        "positive": row["positive"] or gain > 0,
+    }
 
 
 def test(row: Row, found: Row, spec: Row) -> None:

@@ -33,8 +33,8 @@ _PART = 3.0
 _EARLY = 0.5
 """More than honest peers have in common in any round: of the first, when they all move what is wrong most."""
 
-_LEAST = 2.0**-10
-"""The usual is at least this, or a few entries shared by chance would be many times it."""
+_FEW = 16
+"""The usual is at least as many entries: of fewer, chance alone makes several times as many shared ones."""
 
 Entries = npt.NDArray[np.int64]
 
@@ -69,11 +69,14 @@ def overlaps(
 
     `beacon` draws the tiles and settles who of several clones was first.
     """
-    tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles) if now else np.empty(0, np.int64)
+    if not now:
+        return {}
+    tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
+    each = len(next(iter(entries.values())))
     earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
     same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
-    return compared(beacon, same, past, honest, states, spec)
+    return compared(beacon, same, past, honest, states, spec, each)
 
 
 Shares = Mapping[str, Mapping[str, float]]
@@ -87,9 +90,13 @@ def compared(
     honest: Collection[str],
     states: Mapping[str, PeerState],
     spec: GauntletSpec,
+    entries: int,
 ) -> dict[str, Overlap]:
-    """What `overlaps` makes of the shares of each peer with the round's others and with the earlier updates."""
-    usual, usual_past = _unit(same, honest, spec.clone_ratio), _unit(past, honest, spec.copy_ratio)
+    """What `overlaps` makes of the shares of each peer with the round's others and with the earlier updates, each of so
+    many entries."""
+    usual, usual_past = (
+        _unit(shares, honest, limit, entries) for shares, limit in ((same, spec.clone_ratio), (past, spec.copy_ratio))
+    )
     found = {}
     for hotkey in same:
         beyond = [other for other, share in same[hotkey].items() if exceeds(share / usual, spec.clone_ratio)]
@@ -105,7 +112,7 @@ def compared(
     return found
 
 
-def _unit(shares: Shares, honest: Collection[str], limit: float) -> float:
+def _unit(shares: Shares, honest: Collection[str], limit: float, entries: int) -> float:
     """What two honest peers have in common: the lower median of all pairs of proven ones.
 
     Of those alone, because whoever lists entries at random has little in common with anybody, and many such keys would
@@ -119,7 +126,7 @@ def _unit(shares: Shares, honest: Collection[str], limit: float) -> float:
     usual = pairs[(len(pairs) - 1) // 2] if len(pairs) >= _PAIRS else None
     most = (1.0 + (_EARLY if usual is None else usual)) / 2.0
     bound = most / limit if limit else most
-    return bound if usual is None else max(min(usual, bound), _LEAST)
+    return bound if usual is None else min(max(usual, _FEW / entries), bound)
 
 
 def proven(accepted: Mapping[str, int], states: Mapping[str, PeerState], spec: GauntletSpec) -> frozenset[str]:

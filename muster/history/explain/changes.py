@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from muster.history.explain.working import Working
 from muster.node.telemetry.words import some
-from muster.protocol.incentive.row import ABSENT, FAILED
+from muster.protocol.incentive.row import ABSENT, COPIER, FAILED
 from muster.protocol.incentive.score import worth
 from muster.protocol.incentive.words import last_reason
 
 
 def changes(w: Working) -> list[str]:
     """Sentences, what weighs most first; there is always one."""
-    found = [*_round(w), *_measuring(w), *_gate(w), *_worth(w), *_windows(w)]
+    found = [*_round(w), *_seat(w), *_measuring(w), *_gate(w), *_worth(w), *_windows(w)]
     return found or [
         "Nothing is held back. Its share grows only with its work beside the others': more text trained on in a round, "
         "or a larger gain from the same text."
@@ -31,6 +31,13 @@ def _round(w: Working) -> Iterator[str]:
         yield f"Absent in round {round_}: {paid}. A valid submission is measured and paid again at once."
     elif not row.windows and w.spec.gauntlet.tokens:
         yield f"Round {round_} has no valid submission of it: nothing is paid for such a round."
+
+
+def _seat(w: Working) -> Iterator[str]:
+    """Whether it has a claim to a seat at all."""
+    if w.row.copier:
+        rounds = some(w.row.copied - COPIER + 1, "round")
+        yield f"It has sent others' work too often to have a seat: {rounds} of its own work give it a claim again."
 
 
 def _measuring(w: Working) -> Iterator[str]:

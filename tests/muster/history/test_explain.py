@@ -115,8 +115,8 @@ GOOD = Evaluated(0.5, 0.125, Control(), Errors(0.0625, 0.0))
     ("working", "sentence"),
     [
         (one(GOOD, rounds=9), "Nothing is held back."),
-        (one(GOOD, rounds=1), "2 more tested rounds open the gate as far as its μ says."),
-        (one(GOOD, rounds=2), "1 more tested round open"),
+        (one(GOOD, rounds=1, mu_warmup=3), "2 more tested rounds open the gate as far as its μ says."),
+        (one(GOOD, rounds=2, mu_warmup=3), "1 more tested round open"),
         (one(GOOD, FULL // 2, rounds=9), f"It declared {FULL // 2} of {FULL} windows"),
         (one(Failed(KEY_MISSING)), REASONS[KEY_MISSING].sentence),
         (one(Screened(0.125)), "Its μ is 0.000: nothing is paid up to 0.1,"),

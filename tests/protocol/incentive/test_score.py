@@ -40,6 +40,7 @@ SPEC = GauntletSpec(
     lag=1,
     score_wait=1,
     mu_settled=0,
+    mu_warmup=3,
 )
 """With a gate that is absolute from the first round on, so that single rounds show it."""
 
@@ -251,6 +252,17 @@ class TestOthersWork:
         last = after(*[mixed] * 3)
         assert (last.outcome, last.state.mixture, last.state.compared) == (Failed(MIXTURE), 3.5, 3)
         assert after(own, start=last.state).outcome == GOOD
+
+    def test_who_does_it_twice_has_no_claim_to_a_seat_until_it_has_worked_again(self) -> None:
+        copy, own = Finding(GOOD, FULL, True, copy=9.0), Finding(GOOD, FULL, True, copy=0.0)
+        assert [after(*[copy] * n).state.copied for n in range(1, 6)] == [2, 4, 6, 8, 8]
+        assert not after(copy).state.copier, "luck can bring one about"
+        assert after(copy, copy).state.copier
+        assert after(*[copy, own] * 3).state.copier, "every second round is too often"
+        assert not after(*[copy, own, own] * 9).state.copier
+        most = after(*[copy] * 9)
+        assert [after(*[own] * n, start=most.state).state.copier for n in (5, 6)] == [True, False]
+        assert after(Absent(), Failed("late"), start=most.state).state.copied == 8
 
     def test_what_it_scored_counts_for_nobody(self) -> None:
         found = judged({}, {"a": seen(0.02, 0.01), "b": Finding(seen(9.0, 9.0), FULL, True, copy=9.0)})

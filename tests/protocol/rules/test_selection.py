@@ -61,7 +61,7 @@ def drawn(among: Sequence[bytes], beacon: bytes = BEACON) -> list[bytes]:
 
 def copied_in(judged: Sequence[ScoresUsed]) -> set[bytes]:
     """Who sent others' work, as more than half of the stake says."""
-    return {peer for peer, standing in standings(judged).items() if standing.copied}
+    return {peer for peer, standing in standings(judged).items() if standing.copier}
 
 
 def failed_in(*rounds: Sequence[bytes]) -> list[Attendance]:
@@ -249,7 +249,7 @@ def test_no_judgement_stops_a_run() -> None:
 )
 def test_others_work_is_what_more_than_half_the_stake_says(stakes: Sequence[tuple[int, bool]], copied: bool) -> None:
     judged = [by(i, stake, (PEERS[0], 1.0, True, flag)) for i, (stake, flag) in enumerate(stakes)]
-    assert standings(judged)[PEERS[0]].copied is copied
+    assert standings(judged)[PEERS[0]].copier is copied
 
 
 def test_bad_payloads_in_front_leave_no_seat_empty() -> None:

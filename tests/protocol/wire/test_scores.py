@@ -257,7 +257,7 @@ def test_a_part_of_a_key_is_no_key(keys: list[str], size: int) -> None:
     assert reason_of(lambda: read({1: data, 2: b"", 3: b""}, Toy)) == "field_size"
 
 
-MOST_ROW_BYTES = 444
+MOST_ROW_BYTES = 447
 
 
 @pytest.mark.parametrize("slots", [1, 4, 256])

@@ -188,7 +188,7 @@ SCORE_HEAD = LEADER.public + bytes(8) + bytes(8) + bytes(32)
         (SCORES, u32(MAX_SEALED + 1), "too_many"),
         (SCORES, counted([SCORE_HEAD + u32(MAX_SEALED + 1)]), "too_many"),
         (SCORES, counted([SCORE_HEAD + u32(2) + ROW + u8(1)]), "truncated"),
-        (SCORES, counted([SCORE_HEAD + u32(1) + ROW + u8(2)]), "flag"),
+        (SCORES, counted([SCORE_HEAD + u32(1) + ROW + u8(4)]), "flag"),
         (SCORES, counted([SCORE_HEAD + u32(1) + ROW + u8(1) + b"\0"]), "trailing"),
         (WEIGHTS, bytes(4 * TENSORS * 2), "field_size"),
         (WEIGHTS, b"", "field_size"),

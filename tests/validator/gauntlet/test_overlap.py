@@ -97,6 +97,10 @@ class TestCopies:
         assert overlaps(BEACON, {}, {}, [], {}, SPEC) == {}
 
 
+MANY = 65_536
+"""Entries of an update in as many tiles as are ever drawn."""
+
+
 def table(share: float, peers: int = 6) -> Shares:
     return {one: {other: share for other in NAMES[:peers] if other != one} for one in NAMES[:peers]}
 
@@ -110,12 +114,12 @@ class TestTheUsual:
             one: {other: 0.1 if {one, other} <= set(NAMES[:3]) else 0.01 for other in NAMES if other != one}
             for one in NAMES
         }
-        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[:3], OLD, SPEC)
+        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[:3], OLD, SPEC, MANY)
         assert found[NAMES[0]].clone == pytest.approx(1)
 
     def test_before_anybody_is_proven_only_near_identity_is_a_clone(self) -> None:
         for share, clone in ((0.7, False), (0.8, True)):
-            found = compared(BEACON, table(share), {name: {} for name in NAMES}, [], {}, SPEC)
+            found = compared(BEACON, table(share), {name: {} for name in NAMES}, [], {}, SPEC, MANY)
             ratio = found[NAMES[0]].clone
             assert ratio is not None
             assert (ratio > SPEC.clone_ratio) is clone
@@ -123,7 +127,7 @@ class TestTheUsual:
     def test_an_identical_update_is_a_clone_however_much_honest_ones_share(self) -> None:
         shares = {one: dict(row) for one, row in table(0.6).items()}
         shares[NAMES[0]][NAMES[1]] = shares[NAMES[1]][NAMES[0]] = 1.0
-        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[1:], OLD, SPEC)
+        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[1:], OLD, SPEC, MANY)
         ratios = {name: found[name].clone for name in NAMES}
         assert all(
             ratio is not None and (ratio > SPEC.clone_ratio) is (name in NAMES[:2]) for name, ratio in ratios.items()
@@ -131,7 +135,7 @@ class TestTheUsual:
 
     @given(st.floats(0, 1), st.integers(1, 6))
     def test_equals_are_never_clones_unless_they_are_nearly_the_same(self, share: float, peers: int) -> None:
-        found = compared(BEACON, table(share, peers), {name: {} for name in NAMES[:peers]}, NAMES, OLD, SPEC)
+        found = compared(BEACON, table(share, peers), {name: {} for name in NAMES[:peers]}, NAMES, OLD, SPEC, MANY)
         for one in found.values():
             if one.clone is not None and share < 0.75:
                 assert one.clone <= SPEC.clone_ratio

@@ -26,7 +26,8 @@ class GauntletSpec(Section):
     step_scale: Share
     """c: a LossScore is measured at c · α, where the loss is still close to linear in the step."""
     exact_peers: Positive = 20
-    """Peers a round that are measured exactly; beyond, a drawn sample is, and the others to first order."""
+    """Peers a round that are measured exactly; beyond, a drawn sample is, and the others to first order: of 64 peers at
+    a twentieth of the exact cost or less, and in nearly the same order (`benchmarks/gauntlet/sizes.md`)."""
     loss_tolerance: Rate = 0.1
     """By how many published standard errors a gain that is measured again may differ: far below what a lie that pays
     needs, far above what devices differ by."""
@@ -38,10 +39,12 @@ class GauntletSpec(Section):
     mu_fast: Share = 0.2
     """A second average, of five rounds: the smaller counts, so that who stops working stops being paid."""
     mu_floor: Share = 0.1
-    """At a μ up to this nothing is paid: whoever does not train on its own data averages 0.05 and less."""
+    """At a μ up to this nothing is paid: whoever does not train on its own data averages 0.05 and less, on
+    models of 27 thousand to two million parameters alike, because t is measured in its own error."""
     mu_full: Share = 0.25
     """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a
-    third less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`)."""
+    third less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`). Honest μ
+    grows with the model, to 0.9 at two million parameters: there who trains on a third of its data reaches 0.5."""
     mu_settled: Natural = 20
     """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as
     the accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any
@@ -72,11 +75,13 @@ class GauntletSpec(Section):
 
     clone_ratio: Rate = 3.0
     """An update that has more than this many times in common with another of its round than two honest ones have is a
-    clone of it; 0: not looked at. Ratios, because what honest ones have in common falls tenfold in a run."""
+    clone of it; 0: not looked at. Ratios, because what honest ones have in common falls tenfold in a run, and with the
+    size of the model; of models of three sizes no two honest ones had more than 2.3 in common."""
     copy_ratio: Rate = 4.0
     """The same with one of the last round's: a copy."""
     mixer_ratio: Rate = 3.2
-    """The same with the last rounds' on average: a mixture of what others made."""
+    """The same with the last rounds' on average: a mixture of what others made. Mixers average 4.2 and more on models
+    of any size, honest peers 1.8 at most."""
 
     seats: Positive
     """G: how many submissions a round applies."""

@@ -292,7 +292,7 @@ class TestMachine:
         findings = diagnose(run.path)
         assert failures(findings)["memory"] == MACHINE_STATUS
         assert "TiB" in findings["memory"].text
-        assert "at least" in findings["memory"].fix
+        assert findings["memory"].fix.startswith("set micro_batch to ")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
     def test_full_disk(self, run: RunDirectory, small_disk: Path) -> None:

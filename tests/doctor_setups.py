@@ -14,7 +14,9 @@ from botocore.config import Config
 from s3_server import RadosGateway
 
 from muster.doctor.examine import examine
+from muster.doctor.facts import GpuFacts
 from muster.doctor.finding import Finding
+from muster.doctor.machine import find_gpu
 from muster.doctor.network import Clock
 from muster.doctor.setup import Setup
 from muster.doctor.software import find_software
@@ -136,10 +138,11 @@ def diagnose(
     role: Role = Role.MINER,
     environment: Mapping[str, str] | None = None,
     clock: Clock | None = None,
+    gpu: GpuFacts | None = None,
     **settings: Any,
 ) -> dict[str, Finding]:
-    """The findings by name."""
-    return asyncio.run(diagnose_async(run, name, role, environment, clock, **settings))
+    """The findings by name; `gpu` is planted in the place of what this machine has to compute with."""
+    return asyncio.run(diagnose_async(run, name, role, environment, clock, gpu, **settings))
 
 
 async def diagnose_async(
@@ -148,12 +151,13 @@ async def diagnose_async(
     role: Role = Role.MINER,
     environment: Mapping[str, str] | None = None,
     clock: Clock | None = None,
+    gpu: GpuFacts | None = None,
     **settings: Any,
 ) -> dict[str, Finding]:
     """`diagnose` on a running loop."""
     config = NodeConfig(run=str(run), name=name, **settings)
     told: list[Finding] = []
-    setup = Setup(role, config, environment or {}, clock or Clock())
+    setup = Setup(role, config, environment or {}, clock or Clock(), (lambda: gpu) if gpu else find_gpu)
     findings = await examine(setup, find_software(), told.append)
     assert told == findings
     return {finding.name: finding for finding in findings}

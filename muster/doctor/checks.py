@@ -95,8 +95,10 @@ def judge_memory(facts: SpaceFacts, fit: Fit, role: Role) -> Finding:
     if short and fit.way:
         return Finding.fail(name, text, f"set {fit.way}; that fits", MACHINE_STATUS)
     if short:
-        what = f"at least {size(plan.host)}" if not plan.gpus else f"{size(plan.host)}, and a GPU with {size(plan.gpu)}"
-        return Finding.fail(name, text, f"use a machine (or a container limit) with {what}", MACHINE_STATUS)
+        least = fit.least or plan
+        what = f"at least {size(least.host)}" + (f", and a GPU with {size(least.gpu)}" if plan.gpus else "")
+        sparing = " and the most sparing settings" if fit.least else ""
+        return Finding.fail(name, text, f"use a machine (or a container limit) with {what}{sparing}", MACHINE_STATUS)
     text = f"{text}, {size(facts.memory_available)} of it free" if not plan.gpus else text
     if facts.memory_available < plan.host:
         text = text if not plan.gpus else f"{needed}; {size(facts.memory_available)} of this machine's memory are free"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.node.compute import Card, Compute
-from muster.plan.fit import as_settings, fitting
+from muster.plan.fit import as_settings, fitting, ways
 from muster.plan.memory import Plan, plan_of
 from muster.protocol.spec import Template
 from muster.protocol.types import Role
@@ -20,12 +20,14 @@ class Fit:
 
     `by_itself` is how a miner will compute where it does not fit and its engine notices (it halves its parts of a batch
     on a GPU); `way` the settings under which it fits, where its operator must change them. "" where there is none.
+    `least` is the plan of the way that needs least, where not even that fits.
     """
 
     plan: Plan
     card: int
-    by_itself: str
-    way: str
+    by_itself: str = ""
+    way: str = ""
+    least: Plan | None = None
 
 
 def fit_of(spec: Template, role: Role, compute: Compute, card: Card | None, host: int) -> Fit:
@@ -38,10 +40,10 @@ def fit_of(spec: Template, role: Role, compute: Compute, card: Card | None, host
 
     plan = planned(compute)
     if role is not Role.MINER or (plan.gpu <= room and plan.host <= host):
-        return Fit(plan, room, "", "")
+        return Fit(plan, room)
     way = fitting(compute, spec.inner.batch, planned, room, host)
     if way is None:
-        return Fit(plan, room, "", "")
+        return Fit(plan, room, least=planned(list(ways(compute, spec.inner.batch))[-1]))
     if on_gpu and way.moments == compute.moments and plan.host <= host:
-        return Fit(plan, room, way.said(), "")
-    return Fit(plan, room, "", as_settings(way, compute))
+        return Fit(plan, room, by_itself=way.said())
+    return Fit(plan, room, way=as_settings(way, compute))

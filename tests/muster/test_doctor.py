@@ -19,15 +19,18 @@ from files_left_alone import picture
 from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
+from muster.doctor import machine
+from muster.doctor.facts import GpuFacts
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
+from muster.node.compute import Machine
 from muster.protocol.identity import Identity
 from muster.protocol.types import Role
 from muster.run.folder import RunDirectory
 
 CONFIG, STORAGE, CHAIN, DATA, IDENTITY = 3, 4, 5, 7, 9
 NAMES = [
-    "software", "gpu", "speed", "memory", "disk", "clock", "bucket", "bandwidth", "chain", "registration", "location",
-    "anchors", "leader", "run", "text", "key",
+    "software", "gpu", "compute", "speed", "memory", "disk", "clock", "bucket", "bandwidth", "chain",
+    "registration", "location", "anchors", "leader", "run", "text", "key",
 ]  # fmt: skip
 
 
@@ -96,6 +99,47 @@ class TestInOrder:
         finding = diagnose(run.path, "miner-1")["registration"]
         assert finding.status is Status.OK
         assert "starting registers it" in finding.text
+
+
+class TestMachines:
+    """What there is to compute with: a planted GPU that cannot be used, too little memory, and no GPU."""
+
+    BROKEN = GpuFacts(
+        Machine(None, "the first GPU fails (no kernel image is available)", "install a torch build for it", bf16=False),
+        0, "570.86.10", "12.8",
+    )  # fmt: skip
+
+    def test_a_gpu_it_cannot_use(self, run: RunDirectory) -> None:
+        findings = diagnose(run.path, gpu=self.BROKEN)
+        assert failures(findings) == {}
+        assert findings["gpu"].status is Status.WARN
+        assert findings["gpu"].text == (
+            "there is an NVIDIA driver 570.86.10, but its GPU cannot be used: "
+            "the first GPU fails (no kernel image is available)"
+        )
+        assert findings["compute"].text.endswith("on the CPU: the first GPU fails (no kernel image is available)")
+
+    def test_a_gpu_it_is_told_to_use_and_cannot(self, run: RunDirectory) -> None:
+        findings = diagnose(run.path, gpu=self.BROKEN, device="cuda")
+        assert failures(findings) == {"gpu": CONFIG, "compute": CONFIG}
+        assert {findings[name].status for name in ("speed", "memory", "disk")} == {Status.SKIPPED}
+        assert "see compute" in findings["memory"].text
+
+    def test_too_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        small = tmp_path / "meminfo"
+        small.write_text("MemTotal: 300000 kB\nMemAvailable: 200000 kB\n")
+        monkeypatch.setattr(machine, "_MEMORY", small)
+        finding = diagnose(lay_out(tmp_path / "run").path)["memory"]
+        assert (finding.status, finding.exit_status) == (Status.FAIL, MACHINE_STATUS)
+        assert "this machine has only 293 MiB" in finding.text
+        assert "use a machine (or a container limit) with at least" in finding.fix
+
+    def test_no_gpu(self, run: RunDirectory) -> None:
+        none = GpuFacts(Machine(None, "torch finds no GPU with a driver", "", bf16=True), 0, "", "")
+        findings = diagnose(run.path, gpu=none)
+        assert findings["gpu"].text == "no GPU: this machine computes on its CPU"
+        assert findings["compute"].text.startswith("bf16 or fp32 products, as found faster")
+        assert "an inner step on the CPU (measured)" in findings["speed"].text
 
 
 class TestBuckets:
@@ -262,7 +306,7 @@ class TestMachine:
         findings = diagnose(run.path)
         assert failures(findings)["memory"] == MACHINE_STATUS
         assert "TiB" in findings["memory"].text
-        assert "at least" in findings["memory"].fix
+        assert findings["memory"].fix.startswith("set micro_batch to ")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
     def test_full_disk(self, run: RunDirectory, small_disk: Path) -> None:

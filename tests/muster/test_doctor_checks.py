@@ -25,11 +25,11 @@ from muster.doctor.facts import (
     TransferFacts,
 )
 from muster.doctor.finding import MACHINE_STATUS, Finding, Status, exit_status
-from muster.doctor.fit import Fit
+from muster.doctor.fit import USABLE, Fit, fit_of
 from muster.doctor.needs import Needs, needs
 from muster.doctor.report import conclusion, json_object, line
 from muster.doctor.software import PYTHON_OLDEST, TORCH_BEFORE, TORCH_OLDEST, judge_software
-from muster.node.compute import Card, Machine
+from muster.node.compute import CPU, Card, Machine, choose
 from muster.node.wished import Device
 from muster.plan.memory import Item, Phase, Place, Plan
 from muster.protocol.chain.commitments import CommitSpace
@@ -142,7 +142,7 @@ class TestSpace:
     def test_memory(self, memory: int, available: int, status: Status) -> None:
         finding = checks.judge_memory(
             replace(SPACE, memory_bytes=memory * GIB, memory_available=available * GIB),
-            Fit(PLAN, 0, "", ""),
+            Fit(PLAN, 0),
             Role.MINER,
         )
         assert finding.status is status
@@ -158,14 +158,47 @@ class TestSpace:
     def test_a_miner_needs_more_than_what_it_holds(self, preset: str) -> None:
         template = load_template(preset)
         parameters = layout_of(template.model).parameters
-        miner, validator, aggregator = (needs(template, role, local_bucket=False, text_bytes=0) for role in Role)
-        assert miner.memory > 24 * parameters  # θ, working copy, gradients, moments, error feedback
-        assert miner.memory > validator.memory > aggregator.memory > 4 * parameters
-        assert miner.disk == 24 * parameters
-        assert validator.disk == aggregator.disk == 0
-        assert needs(template, Role.AGGREGATOR, local_bucket=True, text_bytes=0).disk > 8 * parameters
-        assert needs(template, Role.MINER, local_bucket=False, text_bytes=5).disk == miner.disk + 5
+        miner, validator, aggregator = (needs(template, role) for role in Role)
+        assert miner.plan.host > 24 * parameters  # θ, working copy, gradients, moments, error feedback
+        assert min(miner.plan.host, validator.plan.host) > aggregator.plan.host > 4 * parameters
+        assert miner.plan.disk == pytest.approx(24 * parameters + 2 * miner.up, rel=1e-3)
+        assert validator.plan.disk < 10 * validator.down
+        assert needs(template, Role.AGGREGATOR, local_bucket=True).plan.disk > 8 * parameters
+        assert needs(template, Role.MINER, text_bytes=5).plan.disk == miner.plan.disk + 5
         assert miner.down == miner.up * template.gauntlet.seats
+
+    def test_a_miner_that_fits_otherwise_is_told_how(self) -> None:
+        template = load_template("150m")
+        fit = fit_of(template, Role.MINER, CPU, None, 12 * GIB)
+        finding = checks.judge_memory(replace(SPACE, memory_bytes=12 * GIB), fit, Role.MINER)
+        assert (finding.status, finding.exit_status) == (Status.FAIL, MACHINE_STATUS)
+        assert "this machine has only 12 GiB" in finding.text
+        assert finding.fix == "set micro_batch to 4; that fits"
+        assert fit_of(template, Role.MINER, replace(CPU, micro_batch=4), None, 12 * GIB).way == ""
+
+    def test_what_fits_in_no_way(self) -> None:
+        fit = fit_of(load_template("1b"), Role.MINER, CPU, None, 8 * GIB)
+        finding = checks.judge_memory(replace(SPACE, memory_bytes=8 * GIB), fit, Role.MINER)
+        assert finding.status is Status.FAIL
+        assert finding.fix.startswith("use a machine (or a container limit) with at least")
+
+    @pytest.mark.parametrize(
+        ("preset", "card", "status", "said"),
+        [
+            ("150m", 180, Status.OK, "of the GPU's memory"),
+            ("1b", 80, Status.OK, "make do by itself: bf16 products, 4 windows at a time"),
+            ("1b", 36, Status.FAIL, "moments to 8bit; that fits"),
+            ("8b", 80, Status.FAIL, "and the most sparing settings"),
+        ],
+    )
+    def test_a_gpu(self, preset: str, card: int, status: Status, said: str) -> None:
+        template, found = load_template(preset), Card("card", card * GIB, (9, 0))
+        compute, _ = choose(Machine(found, "", "", bf16=True))
+        fit = fit_of(template, Role.MINER, compute, found, 900 * GIB)
+        finding = checks.judge_memory(SpaceFacts(900 * GIB, 800 * GIB, "state", 0), fit, Role.MINER)
+        assert finding.status is status
+        assert said in finding.text + finding.fix
+        assert fit.card == int(USABLE * card * GIB)
 
 
 class TestClock:

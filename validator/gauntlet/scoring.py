@@ -20,7 +20,6 @@ from typing import TypeVar
 from muster.kernels import SparseUpdate
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Step
 from muster.node.ledger.reader import EVALUATE
 from muster.node.telemetry import events
@@ -260,7 +259,6 @@ class Scoring:
             if await self._surely(late, tip):
                 log.warning("round %d is scored by what was measured in time", job.round)
                 break
-        await context.offload(give_back)
         log.info("round %d: %s", job.round, judging.cost())
         return judging
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from muster.node.context import Context, finished
 from muster.node.data.dataset import TextReader
+from muster.node.freed import give_back
 from muster.node.ledger.participant import Follower, Step
 from muster.node.ledger.reader import Fetched
 from muster.node.ledger.rewind import Rewind
@@ -68,7 +69,10 @@ class Validator(Follower):
 
         def there() -> T:
             self._rewind.to(round_)
-            return work(self.replica)
+            try:
+                return work(self.replica)
+            finally:
+                give_back()
 
         async with self._turn:
             return await finished(self.context.offload(there))
@@ -132,6 +136,7 @@ class Validator(Follower):
     def heldout_loss(self) -> float:
         """Loss of θ on the run's fixed sample of the held-out split, nat/token."""
         gauntlet, data = self._tip.spec.gauntlet, self._tip.spec.data
-        return self.replica.loss(
-            self._text.heldout(sample(HELDOUT_BEACON, b"heldout", data.heldout, gauntlet.heldout_windows))
-        )
+        windows = self._text.heldout(sample(HELDOUT_BEACON, b"heldout", data.heldout, gauntlet.heldout_windows))
+        loss = self.replica.loss(windows)
+        give_back()
+        return loss

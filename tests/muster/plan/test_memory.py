@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from muster.protocol.types import Role
 GPU = Compute(torch.device("cuda", 0), autocast=True)
 MODES: tuple[Moments, ...] = ("full", "8bit", "factored")
 MIB = 1 << 20
+MIDDLE = str(Path(__file__).parents[3] / "benchmarks" / "30m-cpu.toml")
 
 
 def item(plan: Plan, name: str) -> Item:
@@ -99,7 +101,8 @@ def test_each_way_to_need_less_needs_less() -> None:
 def test_what_a_measured_round_took() -> None:
     """Peaks of daemons' processes (VmHWM, MiB), torch 2.13 on CPUs; benchmarks/memory.py measures them again."""
     for name, role, measured in (
-        ("tiny", Role.MINER, 391), ("tiny", Role.AGGREGATOR, 295), ("tiny", Role.VALIDATOR, 338),
+        ("tiny", Role.MINER, 363), ("tiny", Role.AGGREGATOR, 295), ("tiny", Role.VALIDATOR, 331),
+        (MIDDLE, Role.MINER, 1475), (MIDDLE, Role.AGGREGATOR, 627), (MIDDLE, Role.VALIDATOR, 584),
     ):  # fmt: skip
         planned = plan_of(load_template(name), role, peers=1).host
         assert planned == pytest.approx(measured * MIB, rel=0.1), (name, role)

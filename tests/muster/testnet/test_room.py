@@ -43,7 +43,6 @@ def test_the_largest_on_a_laptop() -> None:
 
 def test_other_settings_come_before_fewer_miners() -> None:
     assert "it fits with MUSTER_MICRO_BATCH=" in refusal("150m", LAPTOP, miners=2)
-    assert "; 2 miners and 1 validator would fit" in refusal("tiny", Room(2 * GIB), miners=9) or True
 
 
 def test_fewer_miners() -> None:
@@ -61,12 +60,12 @@ def test_a_gpu_is_shared() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_no_machine_is_too_small_for_a_sentence(preset: str) -> None:
-    assert refusal(preset, Room(GIB)).endswith("no preset fits it with so many; ask for fewer miners")
+    assert refusal(preset, Room(GIB // 2)).endswith("no preset fits it with so many; ask for fewer miners")
 
 
 def test_the_command_says_so_at_once(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from muster.cli.main import main; sys.argv[1:] = sys.argv[1:]\n"
+        "import resource, sys; from muster.cli.main import main\n"
         "try: main()\n"
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
     )

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.gauntlet.pieces import Piece
+from benchmarks.gauntlet.raw import Raw
 from benchmarks.gauntlet.setting import beacon
-from benchmarks.gauntlet.world import Raw
 from muster.node.ledger.reader import EVALUATE
 from muster.protocol.incentive.own_data import Control, Errors, control_factor
 from muster.protocol.incentive.pay import incentives
@@ -79,11 +79,13 @@ def _hotkeys(seed: int, validators: int, roles: int) -> tuple[tuple[str, ...], t
 
 def replay(piece: Piece, names: Collection[str], spec: GauntletSpec, validator: int = 0) -> Replay:
     """Judge every round of a run for a population, as one validator would."""
-    return _Replaying(piece, names, spec, validator).run()
+    return Judge(piece, names, spec, validator).run()
 
 
-class _Replaying:
-    def __init__(self, piece: Piece, names: Collection[str], spec: GauntletSpec, validator: int) -> None:
+class Judge:
+    """Judges a run for a population, round by round, as one validator would: also one that is still being measured."""
+
+    def __init__(self, piece: Piece, names: Collection[str], spec: GauntletSpec, validator: int = 0) -> None:
         self._piece, self._spec, self._v = piece, spec, validator
         self._places = [i for i, role in enumerate(piece.roles) if role.name in names]
         index = {role.name: i for i, role in enumerate(piece.roles)}
@@ -92,19 +94,24 @@ class _Replaying:
         if len(set(self._hotkeys.values())) != len(self._places):
             raise ValueError("two of these roles are one key's alternatives: they are never there together")
         self._validator = validators[validator]
+        self._states: dict[str, PeerState] = {}
+
+    def states_after(self, round_: int) -> dict[str, PeerState]:
+        """The standings after the next round, by name."""
+        self._judged(round_)
+        names = {self._hotkeys[place]: self._piece.roles[place].name for place in self._places}
+        return {names[hotkey]: state for hotkey, state in self._states.items()}
 
     def run(self) -> Replay:
+        """The whole run."""
         piece, places = self._piece, self._places
         rounds = len(piece.raw.heldout)
         tables = {name: np.full((rounds, len(places)), np.nan) for name in _TABLES}
         shares, gates = np.zeros((rounds, len(places))), np.zeros((rounds, len(places)))
         refused = np.zeros((rounds, len(places)), np.bool_)
         failed: Counter[tuple[str, str]] = Counter()
-        states: dict[str, PeerState] = {}
         for round_ in range(rounds):
-            findings = self._findings(round_, states)
-            judged = judge(states, findings, self._spec, piece.full)
-            states = {hotkey: judgement.state for hotkey, judgement in judged.items()}
+            findings, judged = self._judged(round_)
             paid = incentives({hotkey: judgement.score for hotkey, judgement in judged.items()}, self._spec.power)
             for column, place in enumerate(places):
                 hotkey = self._hotkeys[place]
@@ -120,6 +127,12 @@ class _Replaying:
                     failed[piece.roles[place].name, judgement.outcome.reason] += 1
         names = tuple(piece.roles[place].name for place in places)
         return Replay(names, shares, gates=gates, refused=refused, failed=failed, **tables)
+
+    def _judged(self, round_: int) -> tuple[dict[str, Finding], dict[str, Judgement]]:
+        findings = self._findings(round_, self._states)
+        judged = judge(self._states, findings, self._spec, self._piece.full)
+        self._states = {hotkey: judgement.state for hotkey, judgement in judged.items()}
+        return findings, judged
 
     def _findings(self, round_: int, states: Mapping[str, PeerState]) -> dict[str, Finding]:
         raw = self._piece.raw

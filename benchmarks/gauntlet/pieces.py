@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from blake3 import blake3
 
+from benchmarks.gauntlet.raw import GAINS, Raw
 from benchmarks.gauntlet.scenarios import Role, Scenario
 from benchmarks.gauntlet.setting import template
-from benchmarks.gauntlet.world import GAINS, Raw
 from muster.protocol.spec import ModelSpec
 from muster.protocol.spec.layout import layout_of
 from muster.validator.gauntlet.overlap import TILES
@@ -52,18 +53,27 @@ class Piece:
     raw: Raw
 
     @classmethod
+    def of(cls, scenario: Scenario, seed: int, raw: Raw) -> Self:
+        """What has been measured of a scenario."""
+        return cls._made(definition(scenario), seed, raw)
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """What `write` has written."""
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
             plain = {f.name: file[f.name] for f in fields(Raw) if f.name != "gains"}
             raw = Raw(gains={name: file[name] for name in GAINS}, **plain)
+        return cls._made(about, about["seed"], raw)
+
+    @classmethod
+    def _made(cls, about: Mapping[str, Any], seed: int, raw: Raw) -> Self:
         roles = tuple(Role(**{**role, "shares": tuple(role["shares"])}) for role in about["scenario"]["roles"])
         whole = about["template"]
         full = whole["inner"]["steps"] * whole["inner"]["batch"]
         kept = layout_of(ModelSpec.model_validate(whole["model"])).grid.kept(whole["sparse"]["k"])
         entries = int(kept.sum()) if len(kept) <= TILES else TILES * whole["sparse"]["k"]
-        return cls(about["scenario"]["name"], about["seed"], full, entries, roles, raw)
+        return cls(about["scenario"]["name"], seed, full, entries, roles, raw)
 
 
 def path_of(folder: Path, scenario: Scenario, seed: int) -> Path:

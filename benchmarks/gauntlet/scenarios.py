@@ -69,7 +69,8 @@ class Role:
 class Scenario:
     """A run to be measured: its roles in the order in which they act, those that look at others after these.
 
-    `preset` names the model and its training: one of the spec files beside this one, or of the product's presets.
+    `preset` names the model and its training: one of the spec files beside this one, or of the product's presets. In a
+    `steered` one who sends others' work loses its seat, as in the product; in others who is applied always is.
     """
 
     name: str
@@ -78,11 +79,14 @@ class Scenario:
     seeds: tuple[int, ...]
     validators: int = 1
     preset: str = "study"
+    steered: bool = False
 
     def asdict(self) -> dict[str, Any]:
         """The definition without its seeds and without what its preset says, as JSON takes it."""
         whole = asdict(self)
         del whole["seeds"], whole["preset"]
+        if not self.steered:
+            del whole["steered"]
         return whole
 
 
@@ -189,8 +193,12 @@ def _twice(role: Role) -> tuple[Role, ...]:
     return tuple(replace(role, name=f"{role.name}-{i}", applied=True) for i in "ab")
 
 
-def _effect(name: str, attackers: tuple[Role, ...], peers: int = 8, rounds: int = SHORT) -> Scenario:
-    return Scenario(f"effect-{name}", (*honest(peers), *attackers), rounds, (0, 1))
+def _effect(name: str, attackers: tuple[Role, ...]) -> Scenario:
+    return Scenario(f"effect-{name}", (*honest(8), *attackers), SHORT, (0, 1), steered=True)
+
+
+def _half(name: str, others: tuple[Role, ...]) -> Scenario:
+    return Scenario(f"effect-{name}", (*honest(4), *others), LONG, (0, 1))
 
 
 EFFECTS = (
@@ -213,9 +221,9 @@ EFFECTS = (
 )
 """Two attackers of a kind applied beside eight honest peers."""
 HALVES = (
-    _effect("half-zero", _applied(*_keys("zero", 4, kind="zero")), 4, LONG),
-    _effect("half-work", _applied(*_keys("half", 4, steps=4, declares=16)), 4, LONG),
-    _effect("half-work-all", _applied(*_keys("half", 4, steps=4)), 4, LONG),
+    _half("half-zero", _applied(*_keys("zero", 4, kind="zero"))),
+    _half("half-work", _applied(*_keys("half", 4, steps=4, declares=16))),
+    _half("half-work-all", _applied(*_keys("half", 4, steps=4))),
 )
 """Half of the accepted bring nothing, or half of the work: caps and norms are medians of the accepted."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from benchmarks.gauntlet.judge import Judge
 from benchmarks.gauntlet.measure import listed, measure, overlaps
 from benchmarks.gauntlet.peers import Last, Now, peer_of
+from benchmarks.gauntlet.pieces import Piece
+from benchmarks.gauntlet.raw import GAINS, Raw, blank
 from benchmarks.gauntlet.scenarios import Scenario
 from benchmarks.gauntlet.setting import beacon, roster_of, spec_of, text
 from muster.kernels import SparseUpdate, aggregate_
@@ -23,63 +25,6 @@ from muster.protocol.rules.sampling import sample
 from muster.protocol.rules.weighing import as_applied, limits_of
 from muster.validator.gauntlet.evaluation import Candidate, assigned_sample, own_beacon
 from muster.validator.gauntlet.validator import HELDOUT_BEACON
-
-Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Raw:
-    """Raw inputs of all judgements of a run. R rounds, V validators, P roles, W windows; NaN where there is nothing.
-
-    Attributes:
-        gains: those of `Measured` by name, fp32 (R, V, P, W).
-        before: mean loss on the unassigned windows before the step, fp32 (R, V).
-        screened: mean gain on the unassigned windows to first order, fp32 (R, V, P).
-        present, accepted: bool (R, P).
-        declared: windows it says it trained on, int16 (R, P).
-        same: overlap of i with j in the round, fp32 (R, P, P).
-        last: overlap of i with what j sent the round before, fp32 (R, P, P).
-        heldout: loss after each round, nat/token, fp32 (R,).
-    """
-
-    gains: Mapping[str, Array]
-    before: Array
-    screened: Array
-    present: npt.NDArray[np.bool_]
-    accepted: npt.NDArray[np.bool_]
-    declared: npt.NDArray[np.int16]
-    same: Array
-    last: Array
-    heldout: Array
-
-
-GAINS = (
-    "assigned",
-    "unassigned",
-    "control_assigned",
-    "control_unassigned",
-    "mean_assigned",
-    "mean_unassigned",
-)
-
-
-def _blank(scenario: Scenario, windows: int) -> Raw:
-    r, v, p = scenario.rounds, scenario.validators, len(scenario.roles)
-
-    def nan(*shape: int) -> Array:
-        return np.full(shape, np.nan, np.float32)
-
-    return Raw(
-        {name: nan(r, v, p, windows) for name in GAINS},
-        nan(r, v),
-        nan(r, v, p),
-        np.zeros((r, p), np.bool_),
-        np.zeros((r, p), np.bool_),
-        np.zeros((r, p), np.int16),
-        nan(r, p, p),
-        nan(r, p, p),
-        nan(r),
-    )
 
 
 class World:
@@ -104,12 +49,19 @@ class World:
         drawn = sample(HELDOUT_BEACON, b"heldout", spec.data.heldout, spec.gauntlet.heldout_windows)
         self._text = text(scenario.preset)
         self._heldout = self._text.heldout(drawn)
+        self._copiers: list[frozenset[str]] = []
 
     def play(self) -> Raw:
         """The whole run."""
-        raw = _blank(self._scenario, self._spec.gauntlet.eval_windows)
-        for round_ in range(self._scenario.rounds):
+        scenario, rule = self._scenario, self._spec.gauntlet
+        raw = blank(scenario, rule.eval_windows)
+        names = {role.name for role in scenario.roles}
+        judge = Judge(Piece.of(scenario, self._seed, raw), names, rule) if scenario.steered else None
+        for round_ in range(scenario.rounds):
             self._round(round_, raw)
+            if judge is not None:
+                found = judge.states_after(round_)
+                self._copiers.append(frozenset(name for name, state in found.items() if state.copier))
         return raw
 
     @property
@@ -143,8 +95,10 @@ class World:
 
     def accepted(self, now: Now) -> list[str]:
         """The names of those with a seat: a record lists submissions by key, and sums are in its order."""
-        names = (role.name for role in self._scenario.roles if role.applied and role.name in now.sent)
-        return sorted(names, key=self._publics.__getitem__)
+        steering = now.round - self._spec.gauntlet.lag
+        without = self._copiers[steering] if 0 <= steering < len(self._copiers) else frozenset[str]()
+        applied = {role.name for role in self._scenario.roles if role.applied} - without
+        return sorted(applied & now.sent.keys(), key=self._publics.__getitem__)
 
     def candidates(self, now: Now, v: int = 0) -> tuple[list[Candidate], Tensor]:
         """What a validator measures of a round, in the order of the roles, and the windows that are nobody's."""
@@ -152,14 +106,15 @@ class World:
         own = own_beacon(beacon(self._seed, EVALUATE, now.round), self._validators[v])
         count = spec.gauntlet.eval_windows
         common = unassigned(now.assign, spec.data, sample(own, b"unassigned", share(spec.data), count))
-        seated = [now.sent[name] for name in self.accepted(now)]
+        accepted = self.accepted(now)
+        seated = [now.sent[name] for name in accepted]
         limits = limits_of([sent.update for sent in seated], [len(sent.declared) for sent in seated], spec.outer)
         found = []
         for role in self._scenario.roles:
             if (sent := now.sent.get(role.name)) is not None:
                 update, weights = as_applied(sent.update, len(sent.declared), limits, spec.outer)
                 windows = assigned_sample(own, self._publics[role.name], sent.declared, count)
-                found.append(Candidate(role.name, update, weights, self._text.windows(windows), role.applied))
+                found.append(Candidate(role.name, update, weights, self._text.windows(windows), role.name in accepted))
         return found, self._text.windows(common)
 
     def _round(self, round_: int, raw: Raw) -> None:
@@ -169,7 +124,7 @@ class World:
         for i, role in enumerate(self._scenario.roles):
             if role.name in now.sent:
                 raw.present[round_, i] = True
-                raw.accepted[round_, i] = role.applied
+                raw.accepted[round_, i] = role.name in accepted
                 raw.declared[round_, i] = len(now.sent[role.name].declared)
         self._overlap(now, raw)
         best = max(accepted, key=scores[0].__getitem__, default="")

@@ -194,17 +194,31 @@ def _copied(points: int, reason: str) -> int:
     return min(points + COPY_POINTS, MOST_COPY_POINTS) if reason in UNORIGINAL else points
 
 
-def sight(states: Mapping[str, PeerState], accepted: Collection[str], spec: GauntletSpec) -> float:
-    """How far the own-data test sees anything, 0…1: what the accepted peers' median μ is of `mu_full`, and no less than
-    the part of `mu_settled` that the longest-tested peer has behind it. Where nobody was accepted, of all peers."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the own-data test sees in a round: how far it sees anything, 0…1, and the μ from which on all is paid."""
+
+    seen: float
+    full: float
+
+
+def sight(states: Mapping[str, PeerState], accepted: Collection[str], spec: GauntletSpec) -> Sight:
+    """By the median μ of the accepted peers that have been tested, where there are none of all that have been.
+
+    It sees as far as that is near to `mu_full`, and no less than the part of `mu_settled` that the longest-tested peer
+    has behind it. All is paid from `mu_full` on, or from `mu_part` of the median, whichever is more.
+    """
     tested = {hotkey: state for hotkey, state in states.items() if state.tested}
-    if not tested or not spec.mu_settled:
-        return 1.0
+    if not tested:
+        return Sight(1.0, spec.mu_full)
     means = sorted(state.mu for hotkey, state in tested.items() if hotkey in accepted)
     means = means or sorted(state.mu for state in tested.values())
-    seen = means[(len(means) - 1) // 2] / spec.mu_full
+    middle = means[(len(means) - 1) // 2]
+    full = max(spec.mu_full, spec.mu_part * middle)
+    if not spec.mu_settled:
+        return Sight(1.0, full)
     settled = max(state.tested for state in tested.values()) / spec.mu_settled
-    return min(max(seen, settled, 0.0), 1.0)
+    return Sight(min(max(middle / spec.mu_full, settled, 0.0), 1.0), full)
 
 
 def _looked_at(state: PeerState, found: Finding, spec: GauntletSpec) -> tuple[PeerState, Outcome]:
@@ -283,16 +297,17 @@ def _tested(state: PeerState, outcome: Evaluated, spec: GauntletSpec) -> tuple[P
     return replace(state, tested=tested, mu=min(slow, fast), mu_slow=slow, mu_fast=fast), own
 
 
-def gate(state: PeerState, spec: GauntletSpec, sight: float = 1.0) -> float:
-    """g, 0…1: how far the own-data test lets pay through, where `sight` says how far it sees anything.
+def gate(state: PeerState, spec: GauntletSpec, sight: Sight | None = None) -> float:
+    """g, 0…1: how far the own-data test lets pay through, by what it sees (None: all, and all is paid from `mu_full`).
 
-    By rule "t" a ramp of μ from `mu_floor` to `mu_full`, which closes no further than there is sight, times the part of
+    By rule "t" a ramp of μ from `mu_floor` to `full`, which closes no further than there is sight, times the part of
     `mu_warmup` that is over; by rule "sign" μ itself, and 0 where it is below the floor after the warm-up.
     """
     if spec.mu_rule == "sign":
         return max(state.mu, 0.0) if state.tested < spec.mu_warmup or state.mu >= spec.mu_floor else 0.0
-    ramp = min(max((state.mu - spec.mu_floor) / (spec.mu_full - spec.mu_floor), 0.0), 1.0)
-    through = 1.0 - sight * (1.0 - ramp)
+    seen = sight or Sight(1.0, spec.mu_full)
+    ramp = min(max((state.mu - spec.mu_floor) / (seen.full - spec.mu_floor), 0.0), 1.0)
+    through = 1.0 - seen.seen * (1.0 - ramp)
     return through * (min(state.tested / spec.mu_warmup, 1.0) if spec.mu_warmup else 1.0)
 
 

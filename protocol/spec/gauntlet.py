@@ -45,6 +45,11 @@ class GauntletSpec(Section):
     """From this μ on all is paid: honest peers average 0.4 and more. A higher ramp (0.15 to 0.3) pays such others a
     third less in a run's first rounds, and equal honest ones twice as unevenly there (`benchmarks/gauntlet`). Honest μ
     grows with the model, to 0.9 at two million parameters: there who trains on a third of its data reaches 0.5."""
+    mu_part: Share = 0.6
+    """All is paid from this part of the accepted peers' median μ on, where that is more than `mu_full`: honest peers' μ
+    grows with the model and the length of a round (0.66, 0.67, 0.92 at 27K, 329K, 2.1M parameters), and how much of its
+    data a peer has not trained on shows beside it alone. Half of the work declared as all, and one computation under
+    three keys, are paid a tenth and a third less by it late in a run, equal honest peers as evenly (ten seeds)."""
     mu_settled: Natural = 20
     """Tested rounds of the oldest peer from which on the gate is as narrow as μ says. Before, it is so only as far as
     the accepted peers' median μ comes near to `mu_full`: a model that has learned nothing yet learns the same from any

@@ -25,7 +25,7 @@ from benchmarks.gauntlet.scenarios import (
     Scenario,
 )
 from benchmarks.gauntlet.setting import template
-from benchmarks.gauntlet.world import GAINS, Raw
+from benchmarks.gauntlet.raw import GAINS, Raw
 
 WINDOWS = 32
 GAIN = 1e-3

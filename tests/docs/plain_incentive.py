@@ -122,22 +122,26 @@ def test(row: Row, found: Row, spec: Row) -> None:
     row |= {"own_data": x, "mu_slow": slow, "mu_fast": fast, "mu": min(slow, fast)}
 
 
-def sight(rows: dict[str, Row], findings: dict[str, Row], spec: Row) -> float:
+def sight(rows: dict[str, Row], findings: dict[str, Row], spec: Row) -> tuple[float, float]:
     tested = {peer for peer, row in rows.items() if row["tested"]}
-    if not spec["mu_settled"] or not tested:
-        return 1.0
+    if not tested:
+        return 1.0, spec["mu_full"]
     accepted = {peer for peer in tested if findings.get(peer, {}).get("accepted")} or tested
     means = sorted(rows[peer]["mu"] for peer in accepted)
-    most = max(rows[peer]["tested"] for peer in tested)
-    return within(max(means[(len(means) - 1) // 2] / spec["mu_full"], most / spec["mu_settled"]), 0.0, 1.0)
+    middle, most = means[(len(means) - 1) // 2], max(rows[peer]["tested"] for peer in tested)
+    full = max(spec["mu_full"], spec["mu_part"] * middle)
+    if not spec["mu_settled"]:
+        return 1.0, full
+    return within(max(middle / spec["mu_full"], most / spec["mu_settled"]), 0.0, 1.0), full
 
 
-def pay(row: Row, windows: int, seen: float, spec: Row, full: int) -> None:
+def pay(row: Row, windows: int, sees: tuple[float, float], spec: Row, full: int) -> None:
     if spec["mu_rule"] == "sign":
         open_ = row["tested"] < spec["mu_warmup"] or row["mu"] >= spec["mu_floor"]
         gate = max(row["mu"], 0.0) if open_ else 0.0
     else:
-        ramp = within((row["mu"] - spec["mu_floor"]) / (spec["mu_full"] - spec["mu_floor"]), 0.0, 1.0)
+        seen, whole = sees
+        ramp = within((row["mu"] - spec["mu_floor"]) / (whole - spec["mu_floor"]), 0.0, 1.0)
         gate = (1.0 - seen * (1.0 - ramp)) * (min(row["tested"] / spec["mu_warmup"], 1.0) if spec["mu_warmup"] else 1.0)
     if spec["idle"] == "nothing":
         multiplier = 0.0 if row["failures"] or row["inactive"] else 1.0

@@ -85,6 +85,7 @@ rules = st.fixed_dictionaries(
         "idle": st.sampled_from(["nothing", "gauntlet"]),
         "mu_warmup": st.integers(0, 4),
         "work_cold": st.integers(0, 4),
+        "mu_part": st.sampled_from([0.0, 0.6, 1.0]),
         "clone_ratio": st.sampled_from([0.0, 3.0]),
     },
 )

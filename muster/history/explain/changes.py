@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from muster.history.explain.working import Working
+from muster.history.explain.working import Working, accepted_in
 from muster.node.telemetry.words import some
 from muster.protocol.incentive.row import ABSENT, COPIER, FAILED
-from muster.protocol.incentive.score import worth
+from muster.protocol.incentive.score import sight, worth
 from muster.protocol.incentive.words import last_reason
 
 
@@ -55,12 +55,13 @@ def _gate(w: Working) -> Iterator[str]:
     missing = spec.mu_warmup - row.tested
     if spec.mu_rule == "t" and missing > 0:
         yield f"{some(missing, 'more tested round').capitalize()} open the gate as far as its μ says."
-    if spec.mu_rule == "t" and row.mu < spec.mu_full:
+    full = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec).full
+    if spec.mu_rule == "t" and row.mu < full:
         how = "it is paid in part from"
         if row.mu <= spec.mu_floor:
             how = "only while the run is young is anything paid up to" if row.gate else "nothing is paid up to"
         yield (
-            f"Its μ is {row.mu:.3f}: {how} {spec.mu_floor}, all of it from {spec.mu_full} on. μ rises with updates "
+            f"Its μ is {row.mu:.3f}: {how} {spec.mu_floor}, all of it from {full:.3g} on. μ rises with updates "
             "that gain more on the text assigned to it than the round's others do: train on that text, from the "
             "round's own θ."
         )

@@ -221,8 +221,10 @@ def _statistic(w: Working, own: float, other: float) -> Iterator[Line]:
 
 def _paid(w: Working) -> Iterator[Line]:
     row, spec = w.row, w.spec.gauntlet
-    if spec.mu_rule == "t" and spec.mu_settled and any(one.tested for one in w.rows):
-        yield Line("sight", _sight(w))
+    if spec.mu_rule == "t" and any(one.tested for one in w.rows):
+        if spec.mu_settled:
+            yield Line("sight", _sight(w))
+        yield Line("full", _full(w))
     yield Line("gate", _gate(w))
     idle = f"failed {row.failures} and absent {row.inactive} times since it was measured"
     why = idle if row.failures or row.inactive else "nothing is held against it"
@@ -242,23 +244,37 @@ def _gate(w: Working) -> str:
     row, spec = w.row, w.spec.gauntlet
     if spec.mu_rule == "sign":
         return f"{row.gate!r}: μ, and 0 below {spec.mu_floor!r} after {spec.mu_warmup} tests"
-    ramp = f"min(max(({row.mu!r} - {spec.mu_floor!r}) / ({spec.mu_full!r} - {spec.mu_floor!r}), 0.0), 1.0)"
+    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
+    ramp = f"min(max(({row.mu!r} - {spec.mu_floor!r}) / ({seen.full!r} - {spec.mu_floor!r}), 0.0), 1.0)"
     warm = f" * min({row.tested} / {spec.mu_warmup}, 1.0)" if spec.mu_warmup else ""
     named = ", and the part of the warm-up that is over" if spec.mu_warmup else ""
-    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
-    part = ramp if seen == 1.0 else f"(1.0 - {seen!r} * (1.0 - {ramp}))"
-    closed = "" if seen == 1.0 else ", as far as there is sight"
+    part = ramp if seen.seen == 1.0 else f"(1.0 - {seen.seen!r} * (1.0 - {ramp}))"
+    closed = "" if seen.seen == 1.0 else ", as far as there is sight"
     return f"μ between floor and full{closed}{named}: {part}{warm} = {row.gate!r}"
 
 
 def _sight(w: Working) -> str:
     """How far the own-data test sees anything in this round."""
-    spec, tested = w.spec.gauntlet, [one for one in w.rows if one.tested]
-    means = sorted(one.mu for one in tested if one.accepted) or sorted(one.mu for one in tested)
-    middle, most = means[(len(means) - 1) // 2], max(one.tested for one in tested)
-    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
+    spec, middle = w.spec.gauntlet, _middle_mu(w)
+    most = max(one.tested for one in w.rows)
+    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec).seen
     part = f"min(max({middle!r} / {spec.mu_full!r}, {most} / {spec.mu_settled}, 0.0), 1.0) = {seen!r}"
     return f"how far the test sees anything, by the accepted ones' median μ and the rounds so far: {part}"
+
+
+def _full(w: Working) -> str:
+    """The μ from which on all is paid in this round."""
+    spec = w.spec.gauntlet
+    seen = sight({one.hotkey: one for one in w.rows}, accepted_in(w), spec)
+    made = f"max({spec.mu_full!r}, {spec.mu_part!r} * {_middle_mu(w)!r}) = {seen.full!r}"
+    return f"μ from which on all is paid, by the accepted ones' median μ: {made}"
+
+
+def _middle_mu(w: Working) -> float:
+    """The lower median μ of the accepted that have been tested; where there are none, of all that have been."""
+    tested = [one for one in w.rows if one.tested]
+    means = sorted(one.mu for one in tested if one.accepted) or sorted(one.mu for one in tested)
+    return means[(len(means) - 1) // 2]
 
 
 def accepted_in(w: Working) -> frozenset[str]:

@@ -46,6 +46,7 @@ rules = st.fixed_dictionaries(
         "idle": st.sampled_from(["nothing", "gauntlet"]),
         "mu_warmup": st.integers(0, 3),
         "work_cold": st.integers(0, 3),
+        "mu_part": st.sampled_from([0.0, 0.6]),
     },
 )
 

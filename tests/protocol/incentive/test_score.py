@@ -22,6 +22,7 @@ from muster.protocol.incentive.score import (
     NotEvaluated,
     Outcome,
     Screened,
+    Sight,
     gate,
     judge,
     multiplier,
@@ -183,14 +184,23 @@ class TestSight:
 
     @pytest.mark.parametrize(("mu", "seen"), [(-0.5, 0.25), (0.0, 0.25), (0.125, 0.5), (0.25, 1.0), (0.9, 1.0)])
     def test_it_is_the_median_mu_of_the_accepted_and_grows_with_the_rounds(self, mu: float, seen: float) -> None:
-        assert sight(self.states(mu), "abc", self.SPEC) == seen
-        assert sight(self.states(mu, tested=20), "abc", self.SPEC) == 1.0, "from then on the gate is absolute"
+        assert sight(self.states(mu), "abc", self.SPEC).seen == seen
+        assert sight(self.states(mu, tested=20), "abc", self.SPEC).seen == 1.0, "from then on the gate is absolute"
 
     def test_others_and_who_was_never_tested_have_no_part_in_it(self) -> None:
         states = self.states(0.25) | {"d": PeerState("d"), "e": PeerState("e", mu=-1.0, tested=5)}
-        assert sight(states, "abcd", self.SPEC) == 1.0
-        assert sight(states, "", self.SPEC) == 1.0, "where nobody was accepted it goes by all"
-        assert sight({}, "", self.SPEC) == sight(states, "e", SPEC) == 1.0
+        assert sight(states, "abcd", self.SPEC).seen == 1.0
+        assert sight(states, "", self.SPEC).seen == 1.0, "where nobody was accepted it goes by all"
+        assert sight({}, "", self.SPEC) == sight(states, "e", SPEC) == Sight(1.0, 0.25)
+
+    @pytest.mark.parametrize(("mu", "full"), [(-0.5, 0.25), (0.3, 0.25), (0.5, 0.3), (1.0, 0.6)])
+    def test_all_is_paid_from_a_part_of_the_median_on(self, mu: float, full: float) -> None:
+        for spec in (self.SPEC, SPEC):
+            assert sight(self.states(mu), "abc", spec).full == full
+        assert gate(replace(self.states(mu)["a"], mu=full, tested=9), SPEC, Sight(1.0, full)) == 1.0
+        assert gate(replace(self.states(mu)["a"], mu=(full + 0.1) / 2, tested=9), SPEC, Sight(1.0, full)) == (
+            pytest.approx(0.5)
+        )
 
     def test_without_sight_equal_work_is_paid_equally_and_no_work_is_not(self) -> None:
         found = judged({}, {"a": seen(0.01, 0.02), "b": seen(0.02, 0.02), "c": seen(0.0, 0.0)}, self.SPEC)

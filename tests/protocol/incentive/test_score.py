@@ -265,14 +265,18 @@ class TestOthersWork:
 
     def test_who_does_it_twice_has_no_claim_to_a_seat_until_it_has_worked_again(self) -> None:
         copy, own = Finding(GOOD, FULL, True, copy=9.0), Finding(GOOD, FULL, True, copy=0.0)
-        assert [after(*[copy] * n).state.copied for n in range(1, 6)] == [2, 4, 6, 8, 8]
-        assert not after(copy).state.copier, "luck can bring one about"
-        assert after(copy, copy).state.copier
-        assert after(*[copy, own] * 3).state.copier, "every second round is too often"
-        assert not after(*[copy, own, own] * 9).state.copier
-        most = after(*[copy] * 9)
-        assert [after(*[own] * n, start=most.state).state.copier for n in (5, 6)] == [True, False]
-        assert after(Absent(), Failed("late"), start=most.state).state.copied == 8
+
+        def then(*rounds: Finding | Outcome, start: PeerState | None = None) -> PeerState:
+            return after(*rounds, start=start, spec=SPEC.model_copy(update={"mixer_ratio": 0.0})).state
+
+        assert [then(*[copy] * n).copied for n in range(1, 6)] == [2, 4, 6, 8, 8]
+        assert not then(copy).copier, "luck can bring one about"
+        assert then(copy, copy).copier
+        assert then(*[copy, own] * 3).copier, "every second round is too often"
+        assert not then(*[copy, own, own] * 9).copier
+        most = then(*[copy] * 9)
+        assert [then(*[own] * n, start=most).copier for n in (5, 6)] == [True, False]
+        assert then(Absent(), Failed("late"), start=most).copied == 8
 
     def test_what_it_scored_counts_for_nobody(self) -> None:
         found = judged({}, {"a": seen(0.02, 0.01), "b": Finding(seen(9.0, 9.0), FULL, True, copy=9.0)})

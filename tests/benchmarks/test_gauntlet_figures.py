@@ -12,6 +12,7 @@ from benchmarks.gauntlet import pieces, report
 from benchmarks.gauntlet.figures import Figure, Measurements, signs, variation
 from benchmarks.gauntlet.judge import replay
 from benchmarks.gauntlet.pieces import Piece
+from benchmarks.gauntlet.raw import GAINS, Raw
 from benchmarks.gauntlet.report import SECTIONS
 from benchmarks.gauntlet.runner import size_of
 from benchmarks.gauntlet.scenarios import (
@@ -25,7 +26,6 @@ from benchmarks.gauntlet.scenarios import (
     Scenario,
 )
 from benchmarks.gauntlet.setting import template
-from benchmarks.gauntlet.raw import GAINS, Raw
 
 WINDOWS = 32
 GAIN = 1e-3

@@ -16,6 +16,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+PIECE = 1 << 24
+"""Entries of a piece: 64 MiB, which a copy takes longer for than to be asked for."""
+
 IN_FLIGHT = 2
 """Pieces under way: one is computed with while the next one is on its way in and the last one on its way out."""
 

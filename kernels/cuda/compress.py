@@ -25,11 +25,8 @@ from muster.kernels.cuda.tables import (
     starts,
     widest,
 )
-from muster.kernels.lanes import Lanes, Piece, pass_through
+from muster.kernels.lanes import PIECE, Lanes, Piece, pass_through
 from muster.kernels.update import SparseUpdate
-
-PIECE = 1 << 24
-"""Entries of a piece that passes through the GPU: 64 MiB, which a copy takes longer for than to be asked for."""
 
 
 def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:

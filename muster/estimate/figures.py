@@ -9,11 +9,12 @@ break even   cost a day / emission a day: the share of all miners' pay that pays
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from muster.doctor.needs import Needs, needs
 from muster.estimate.machine import Machine
+from muster.node.compute import CPU, Compute
 from muster.protocol.spec import Template
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.types import Role
@@ -24,6 +25,7 @@ BITTENSOR_BLOCK_SECONDS = 12.0
 """What Bittensor's chain takes for a block when it is well; the presets count in it."""
 
 SPEC = "arithmetic from the spec"
+PLAN = "the plan of `muster doctor`, from the spec"
 NO_STEP = "not known: the machine's step is not"
 
 
@@ -56,27 +58,28 @@ def estimate_mining(
     template: Template, machine: Machine, prices: Prices, block_seconds: float | None = None
 ) -> list[Figure]:
     """Everything, in the order it is told."""
-    needed = _needs(template)
+    needed, least = _needs(template, CPU), _needs(template, replace(CPU, micro_batch=1, recompute=True)).plan.host
     rounds, found = _time(template, machine, block_seconds)
     up_a_day = None if rounds is None else needed.up * rounds
     there, memory_source = machine.memory, machine.memory_source
-    if there is not None and there < needed.plan.host:
+    if there is not None and there < least:
         memory_source = f"too little: {memory_source}"
     return [
         Figure("parameters", layout_of(template.model).parameters, "", SPEC),
         *found,
         *_traffic(needed, rounds),
-        Figure("memory needed", needed.plan.host, "B", "the plan of `muster doctor`, from the spec"),
+        Figure("memory needed", needed.plan.host, "B", PLAN),
+        Figure("memory needed, at least", least, "B", f"{PLAN}, with micro_batch 1 and recompute"),
         Figure("memory there", there, "B", memory_source),
-        Figure("disk needed", needed.plan.disk, "B", "the plan of `muster doctor`, from the spec"),
+        Figure("disk needed", needed.plan.disk, "B", PLAN),
         *_money(prices, up_a_day),
     ]
 
 
-def _needs(template: Template) -> Needs:
+def _needs(template: Template, compute: Compute) -> Needs:
     """What the doctor says a miner needs whose bucket is on the network."""
     text = (template.data.windows + template.data.heldout) * template.data.window
-    return needs(template, Role.MINER, local_bucket=False, text_bytes=text)
+    return needs(template, Role.MINER, compute, local_bucket=False, text_bytes=text)
 
 
 def _time(template: Template, machine: Machine, block_seconds: float | None) -> tuple[float | None, list[Figure]]:

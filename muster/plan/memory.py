@@ -20,6 +20,7 @@ from enum import Enum
 import torch
 
 from muster.kernels import fast
+from muster.kernels.lanes import IN_FLIGHT, PIECE
 from muster.node.compute import CPU, Compute
 from muster.node.miner.bytewise import BLOCK
 from muster.node.models import model_class
@@ -231,7 +232,7 @@ class _Planner:
         tokens = at_once * spec.data.window
         step = [Phase.FORWARD, Phase.BACKWARD]
         self.shared("working weights", FLOAT * n, _LIVING, "4 N, kept from round to round")
-        self.shared("error feedback", FLOAT * n, _LIVING, "4 N, where θ is")
+        self.add("error feedback", Place.HOST, FLOAT * n, _LIVING, "4 N, in the host's memory whatever trains")
         self.shared("moments", self._moments(), _LIVING, self._moments_why())
         stays = self.device is Place.HOST or at_once < spec.inner.batch
         grown = step if stays else [Phase.BACKWARD]
@@ -294,9 +295,16 @@ class _Planner:
 
     def _sending(self) -> None:
         """What compressing and keeping take."""
-        self.shared(
-            "Δ, then the new error feedback", FLOAT * self.parameters, [Phase.COMPRESS], "4 N, where gradients were"
-        )
+        size = FLOAT * self.parameters
+        if self.gpus:
+            self.shared("Δ", size, [Phase.COMPRESS], "4 N, where gradients were")
+            self.add("new error feedback", Place.HOST, size, [Phase.COMPRESS], "4 N, beside the old one")
+            piece = FLOAT * min(PIECE, self.parameters)
+            pinned, passing = "of 64 MiB, two on their way in and two out", "of 64 MiB, two at a time"
+            self.add("pieces, pinned", Place.HOST, 2 * IN_FLIGHT * piece, [Phase.COMPRESS], pinned)
+            self.add("pieces of error feedback", Place.GPU, IN_FLIGHT * piece, [Phase.COMPRESS], passing)
+        else:
+            self.add("Δ, then the new error feedback", Place.HOST, size, [Phase.COMPRESS], "4 N, where gradients were")
         made = 3 * self.codec.count + 2 * self.layout.grid.tiles + PIECES * self.payload
         self.add(
             "own submission", Place.HOST, made, [Phase.COMPRESS, Phase.APPLY], "its values, encoded, encrypted, signed"

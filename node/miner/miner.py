@@ -90,9 +90,7 @@ class Miner(Follower):
         self._random = random
         self._path = memory_path
         self._state = (
-            load_state(memory_path, tip.layout, engine.load_state, replica.device)
-            if memory_path
-            else MinerState.blank(tip.layout, replica.device)
+            load_state(memory_path, tip.layout, engine.load_state) if memory_path else MinerState.blank(tip.layout)
         )
         self._unsaved: MinerState | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False

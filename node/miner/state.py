@@ -77,9 +77,9 @@ class MinerState:
     made: Made | None = None
 
     @classmethod
-    def blank(cls, layout: Layout, device: torch.device | None = None) -> MinerState:
-        """Before the first round: e = 0, on `device` (the CPU unless named)."""
-        return cls(tuple(torch.zeros(shape, device=device) for shape in layout.shapes))
+    def blank(cls, layout: Layout) -> MinerState:
+        """Before the first round: e = 0, in host memory."""
+        return cls(tuple(torch.zeros(shape) for shape in layout.shapes))
 
 
 class _Place(BaseModel):
@@ -141,10 +141,8 @@ def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], ab
     _sync_folder(path.parent)
 
 
-def load_state(
-    path: Path, layout: Layout, take: Callable[[Iterable[Entry]], None], device: torch.device | None = None
-) -> MinerState:
-    """What was saved at `path`, or a blank state where there is nothing; e is on `device` (the CPU unless named).
+def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], None]) -> MinerState:
+    """What was saved at `path`, or a blank state where there is nothing; e is in host memory.
 
     `take` is given what the engine kept, an entry at a time, and owns its tensors (`Engine.load_state`).
 
@@ -157,12 +155,12 @@ def load_state(
         with path.open("rb") as file:
             stored = _Stored(path, file)
             stored.check(layout)
-            error = tuple(stored.error(name).to(device) for name in layout.names)
+            error = tuple(stored.error(name) for name in layout.names)
             take(stored.moments(layout))
             return MinerState(error, stored.made())
     except FileNotFoundError:
         take(())
-        return MinerState.blank(layout, device)
+        return MinerState.blank(layout)
     except OSError as problem:
         raise StorageError(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"

@@ -80,9 +80,12 @@ def test_gpus_divide_what_is_of_the_models_size() -> None:
     template = load_template("72b")
     one, eight = (plan_of(template, Role.MINER, GPU, gpus=gpus) for gpus in (1, 8))
     theta = 4 * 72_747_327_488
-    for name in ("θ", "working weights", "gradients", "error feedback", "Δ, then the new error feedback"):
+    for name in ("θ", "working weights", "gradients", "Δ"):
         assert item(one, name).size == theta
         assert item(eight, name).size == theta // 8
+    for name in ("error feedback", "new error feedback"):
+        assert item(one, name).size == item(eight, name).size == theta
+        assert item(one, name).place is Place.HOST
     assert item(one, "moments").size == pytest.approx(2 * theta, rel=1e-9)
     assert item(one, "activations").size == item(eight, "activations").size
 

@@ -76,14 +76,6 @@ def test_moments_may_be_bytes(path: Path) -> None:
     assert load(path)[1][0][1]["exp_avg_codes"].dtype == torch.uint8
 
 
-def test_error_feedback_is_where_the_miner_computes(path: Path) -> None:
-    """Planted as a device that computes nothing: from nothing, and from a file."""
-    there = torch.device("meta")
-    assert {e.device for e in load_state(path, layout(), list, there).error} == {there}
-    save(path)
-    assert {e.device for e in load_state(path, layout(), list, there).error} == {there}
-
-
 def test_it_is_a_safetensors_file(path: Path) -> None:
     """Written here, tensor by tensor; read by the library, here and by whoever looks into it."""
     save(path)

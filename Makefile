@@ -82,7 +82,7 @@ deploy-check: $(VENV)/.tests $(VENV)-deploy/.tools  ## The files of deploy/ and 
 fuzz: $(VENV)/.tests  ## Look for bytes that break the decoder, for MINUTES=30; finds stay in tests/fuzz/corpus
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_frames.py --minutes $(MINUTES)
 
-results: $(VENV)/.draws  ## Play what is missing of the convergence study (an hour), and write docs/results.md from it
+results: $(VENV)/.draws  ## Play what is missing of the convergence study (two hours), and write docs/results.md from it
 	$(STUDY) run
 	$(STUDY) report
 

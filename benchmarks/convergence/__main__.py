@@ -16,9 +16,8 @@ from benchmarks.convergence.effects import main_effects_of
 from benchmarks.convergence.plan import PLANS, QUICK
 from benchmarks.convergence.results import COLUMNS, Results, Row
 from benchmarks.convergence.runner import Runner
-from benchmarks.convergence.setting import STUDY, open_text
+from benchmarks.convergence.setting import text_of
 from benchmarks.convergence.variant import Variant
-from muster.protocol.spec import load_template
 
 HERE = Path(__file__).parent
 RESULTS = "results.csv"
@@ -60,7 +59,7 @@ def play(name: str) -> int:
     """Play one run again and print its row of the results."""
     torch.set_num_threads(1)
     variant = Variant.from_id(name)
-    result = engine.play(variant, open_text(TEXT, load_template(str(STUDY)).data.window))
+    result = engine.play(variant, text_of(variant.model, TEXT))
     for column, cell in zip(COLUMNS, Row.of(variant, result).cells(), strict=True):
         print(f"{column}: {cell}")
     return 0

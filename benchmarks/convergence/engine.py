@@ -96,7 +96,7 @@ class Peer:
 
 
 def play(variant: Variant, text: TextReader, template: Template | None = None) -> Result:
-    """Play a whole run on `text`; `template` replaces the study's own preset."""
+    """Play a whole run on `text`; `template` replaces its preset."""
     stopwatch = Stopwatch()
     with stopwatch.time("total"):
         run = _Run(variant, spec_of(variant, text.manifest, template), text, stopwatch)

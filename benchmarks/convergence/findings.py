@@ -7,7 +7,7 @@ makes seeds differ cancels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
@@ -16,6 +16,7 @@ from benchmarks.convergence.plan import (
     ATTACKED_PEERS,
     BATCH_OF,
     DILOCO,
+    FINE_ALPHAS,
     INNER_STEPS,
     KEPT,
     LENGTHS,
@@ -24,9 +25,10 @@ from benchmarks.convergence.plan import (
     SEEDS,
     Rows,
     Table,
+    fine_settings,
     rule_candidates,
 )
-from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.variant import Optimizer, Variant
 from muster.kernels import Rule
 
 SURE = 2.0
@@ -111,10 +113,12 @@ class Answers:
         return [
             *self._frontier(),
             *self._rules(),
+            *self._alphas(),
             *self._horizons(),
             *self._ablations(),
             *self._churn(),
-            *self._muon(),
+            *self._muon("optimizers", ""),
+            *self._muon("larger", ", on the larger model"),
             *self._lengths(),
         ]
 
@@ -136,6 +140,29 @@ class Answers:
     def _tuning_loss(self, rule: Rule, peers: int, alpha: float) -> float:
         (candidate,) = (found for found in rule_candidates(self.rows, rule, peers) if found.alpha == alpha)
         return self.rows[candidate].final
+
+    def by_alpha(self, peers: int, batch: int) -> dict[float, Stat]:
+        """The default rule's losses in a setting by α, as far as played on the reported seeds."""
+        labels = {alpha: f"R={peers} B={batch} α={alpha:g}" for alpha in FINE_ALPHAS}
+        return {alpha: self["alphas", label] for alpha, label in labels.items() if label in self.tables["alphas"]}
+
+    def by_alpha_overall(self) -> dict[float, Stat]:
+        """The same over all settings, of each seed the mean, for every α that was in the running in all of them."""
+        settings = [self.by_alpha(*setting) for setting in fine_settings()]
+        return {
+            alpha: Stat(tuple(fmean(losses) for losses in zip(*(s[alpha].values for s in settings), strict=True)))
+            for alpha in FINE_ALPHAS
+            if all(alpha in stats for stats in settings)
+        }
+
+    def default_alpha(self) -> float:
+        """The α that the spec's default and the presets above `tiny` follow: lowest over all settings."""
+        overall = self.by_alpha_overall()
+        return min(overall, key=lambda alpha: overall[alpha].mean)
+
+    def preset_optimizer(self) -> Optimizer:
+        """What presets above `tiny` train with, by the larger model's losses with compression."""
+        return preferred(self["larger", "sparse muon"], self["larger", "sparse adamw"])
 
     def damage(self, rule: str, cap: float) -> Stat:
         """How much one attacker among eight honest peers raises a rule's final loss."""
@@ -193,6 +220,21 @@ class Answers:
                 f"{uncapped.signed()} without, {capped.signed()} with",
                 expect_below(Stat(tuple(c - u / 2 for c, u in zip(capped.values, uncapped.values, strict=True)))),
             ),
+        ]
+
+    def _alphas(self) -> list[Finding]:
+        low, middle, _ = FINE_ALPHAS
+        both = {
+            f"{peers} × {batch}": stats[middle].minus(stats[low])
+            for peers, batch in fine_settings()
+            if {low, middle} <= (stats := self.by_alpha(peers, batch)).keys()
+        }
+        return [
+            Finding(
+                f"damped_mean does better with α = {middle:g} than with α = {low:g} (peers × windows of an inner step)",
+                over(both, list(both.values())),
+                all_below(list(both.values())),
+            )
         ]
 
     def _horizons(self) -> list[Finding]:
@@ -253,18 +295,17 @@ class Answers:
             ),
         ]
 
-    def _muon(self) -> list[Finding]:
-        dense = self["optimizers", "diloco muon"].minus(self["optimizers", "diloco adamw"])
-        sparse = self["optimizers", "sparse muon"].minus(self["optimizers", "sparse adamw"])
-        cost = {
-            optimizer: self["optimizers", f"sparse {optimizer}"].minus(self["optimizers", f"diloco {optimizer}"])
-            for optimizer in ("adamw", "muon")
-        }
+    def _muon(self, question: str, where: str) -> list[Finding]:
+        def against(first: str, second: str) -> Stat:
+            return self[question, first].minus(self[question, second])
+
+        dense, sparse = (against(f"{method} muon", f"{method} adamw") for method in ("diloco", "sparse"))
+        cost = {optimizer: against(f"sparse {optimizer}", f"diloco {optimizer}") for optimizer in ("adamw", "muon")}
         return [
-            Finding("Muon inside beats AdamW without compression", dense.signed(), expect_below(dense)),
-            Finding("Muon inside beats AdamW with compression", sparse.signed(), expect_below(sparse)),
+            Finding(f"Muon inside beats AdamW without compression{where}", dense.signed(), expect_below(dense)),
+            Finding(f"Muon inside beats AdamW with compression{where}", sparse.signed(), expect_below(sparse)),
             Finding(
-                "Muon's updates compress better (compression costs less)",
+                f"Muon's updates compress better (compression costs less){where}",
                 f"{cost['muon'].signed()} against {cost['adamw'].signed()}",
                 expect_below(cost["muon"].minus(cost["adamw"])),
             ),
@@ -291,6 +332,11 @@ def expect_below(difference: Stat) -> Verdict:
     return "as expected" if difference.mean < -SURE * difference.error else "not told apart"
 
 
+def preferred(muon: Stat, adamw: Stat) -> Optimizer:
+    """Muon only where its losses are lower beyond `SURE` standard errors; a step of it takes longer than AdamW's."""
+    return "muon" if expect_below(muon.minus(adamw)) == "as expected" else "adamw"
+
+
 def all_below(differences: Sequence[Stat]) -> Verdict:
     """The verdict on several: against if one is, as expected if all are."""
     verdicts = [expect_below(difference) for difference in differences]
@@ -299,7 +345,7 @@ def all_below(differences: Sequence[Stat]) -> Verdict:
     return "as expected" if all(verdict == "as expected" for verdict in verdicts) else "not told apart"
 
 
-def over(points: Sequence[int] | dict[int, int], differences: Sequence[Stat]) -> str:
+def over(points: Iterable[int | str], differences: Sequence[Stat]) -> str:
     """Differences at several points, as text."""
     return "; ".join(f"{point}: {difference.signed()}" for point, difference in zip(points, differences, strict=True))
 

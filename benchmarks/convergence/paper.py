@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from statistics import fmean
 
+from benchmarks.convergence.decisions import alpha, larger
 from benchmarks.convergence.findings import Answers, Finding, dense_bytes
+from benchmarks.convergence.markdown import play, table
 from benchmarks.convergence.plan import (
     BATCH_OF,
     KEPT,
@@ -37,25 +38,16 @@ def write(answers: Answers) -> str:
         _verdicts,
         _frontier,
         _rules,
+        alpha,
         _horizons,
         _ablations,
         _churn,
         _optimizers,
+        larger,
         _lengths,
         _caveats,
     )
     return "\n\n".join(section(answers).strip() for section in sections) + "\n"
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    head = list(header)
-    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _play(variant: Variant) -> str:
-    return f"`play '{variant.id}'`"
 
 
 def _claim(answers: Answers) -> str:
@@ -90,7 +82,7 @@ def _setting(answers: Answers) -> str:
     tuned = table(
         ("method", "inner optimizer", "inner rate", "outer rate", "run"),
         (
-            (way.method, way.optimizer, f"{found.lr:g}", _outer_rate(found), _play(found))
+            (way.method, way.optimizer, f"{found.lr:g}", _outer_rate(found), play(found))
             for way in WAYS
             for found in [way.tuned(answers.rows)]
         ),
@@ -141,7 +133,7 @@ def _frontier(answers: Answers) -> str:
     def row(label: str) -> tuple[object, ...]:
         sent = answers.bytes_a_round(variants[label])
         ratio = f"{dense / sent:.1f}×" if sent else "–"
-        return label, answers["frontier", label], f"{sent:,.0f}", ratio, _play(variants[label])
+        return label, answers["frontier", label], f"{sent:,.0f}", ratio, play(variants[label])
 
     labels = ["single", "ddp", "diloco", *(f"k={k} {values}" for k in KEPT for values in VALUES)]
     return f"""## 1. Loss against bytes
@@ -225,8 +217,8 @@ But a run's spec has one α, and how many peers are accepted changes from round 
 
 {fixed}
 
-So **{best} with α = {answers.one_alpha(best)[0]:g}** is the default of the run spec and of the presets; `tiny`, made for
-four miners, has the α that is best for four, {variants[f"{best} R=4"].alpha:g}. The tuning runs behind both tables, one seed each:
+So **`{best}`** is the default of the run spec and of the presets; its α is looked at again below. The tuning runs behind both tables,
+one seed each:
 
 {_rule_tuning(answers)}
 
@@ -273,7 +265,7 @@ def _regret(answers: Answers, rule: Rule) -> float:
 
 def _horizons(answers: Answers) -> str:
     variants = answers.tables["horizons"]
-    rows = ((label, variants[label].rounds, answers["horizons", label], _play(variants[label])) for label in variants)
+    rows = ((label, variants[label].rounds, answers["horizons", label], play(variants[label])) for label in variants)
     return f"""## 3. Inner steps, error feedback, and what else there is
 
 H at equal tokens: fewer rounds for more inner steps.
@@ -292,7 +284,7 @@ def _differences(answers: Answers, question: str, base: str) -> str:
                 label,
                 answers[question, label],
                 "" if label == base else answers[question, label].minus(answers[question, base]).signed(),
-                _play(variants[label]),
+                play(variants[label]),
             )
             for label in variants
         ),

@@ -49,6 +49,17 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
     "damped_mean": (1.0, 2.0),
 }
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
+FINE_ALPHAS = (1.0, 1.41, 2.0)
+"""Candidates of the default rule's α between the two factors of two that were best."""
+HOPELESS = 0.04
+"""An α that lost by more than this share on the tuning seed is not played on the reported ones."""
+LARGER_ROUNDS = 20
+LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
+"""Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""
+LARGER_RATES: Mapping[Optimizer, tuple[float, ...]] = {"adamw": (1.4e-3, 2.8e-3, 5.7e-3), "muon": (4e-3, 8e-3, 16e-3)}
+"""Inner rates there, as many for each optimizer: factors of two around the best of the small model."""
+LARGER_HIGHER: Mapping[Optimizer, float] = {"adamw": 11.3e-3, "muon": 32e-3}
+"""What is tried as well where the highest of those was best."""
 ATTACKED_PEERS = 8
 MOMENTUM_ALPHAS = (0.025, 0.05, 0.1, 0.2)
 SIGN_ALPHAS = (0.01, 0.02, 0.04, 0.08)
@@ -114,6 +125,7 @@ class Way:
 SINGLE, DDP, DILOCO, SPARSE = Way("single"), Way("ddp"), Way("diloco"), Way("sparse")
 DILOCO_MUON, SPARSE_MUON = Way("diloco", "muon"), Way("sparse", "muon")
 WAYS = (SINGLE, DDP, DILOCO, SPARSE, DILOCO_MUON, SPARSE_MUON)
+OPTIMIZER_WAYS = (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)
 
 Table = dict[str, Variant]
 """What a row of a table is called → its variant, on seed 0; every one is played with all of `SEEDS`."""
@@ -144,6 +156,17 @@ def same_batch_candidates(rows: Rows, rule: Rule, peers: int) -> list[Variant]:
     return [replace(base, alpha=alpha) for alpha in SAME_BATCH_ALPHAS[rule]]
 
 
+def fine_settings() -> list[tuple[int, int]]:
+    """Numbers of peers with windows of an inner step: as the rules were compared, and at the usual batch."""
+    return [*BATCH_OF.items(), *((peers, Variant().batch) for peers in SAME_BATCH_PEERS)]
+
+
+def fine_candidates(rows: Rows, peers: int, batch: int) -> list[Variant]:
+    """The default rule at every α between the best of the coarse ones, on the tuning seed."""
+    base = replace(_many(rows, "damped_mean", peers), batch=batch, seed=TUNING_SEED)
+    return [replace(base, alpha=alpha) for alpha in FINE_ALPHAS]
+
+
 def _ruled(rows: Rows, rule: Rule, peers: int) -> Variant:
     return replace(best(rows, rule_candidates(rows, rule, peers)), seed=0)
 
@@ -163,6 +186,17 @@ def attacks(rows: Rows) -> Table:
         for cap in (0.0, Variant().scale_cap)
         for attackers in (0, 1)
     }
+
+
+def alphas(rows: Rows) -> Table:
+    """2c: the default rule's α on a finer grid, as far as an α is in the running."""
+    table: Table = {}
+    for peers, batch in fine_settings():
+        candidates = fine_candidates(rows, peers, batch)
+        limit = (1 + HOPELESS) * rows[best(rows, candidates)].final
+        close = (candidate for candidate in candidates if rows[candidate].final <= limit)
+        table |= {f"R={peers} B={batch} α={candidate.alpha:g}": replace(candidate, seed=0) for candidate in close}
+    return table
 
 
 def horizons(rows: Rows) -> Table:
@@ -214,7 +248,36 @@ def churn(rows: Rows) -> Table:
 
 def optimizers(rows: Rows) -> Table:
     """5: AdamW against Muon inside, with and without compression."""
-    return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)}
+    return {f"{way.method} {way.optimizer}": way.tuned(rows) for way in OPTIMIZER_WAYS}
+
+
+def larger_grid(way: Way) -> list[Variant]:
+    """What a way is tuned over first on the larger model; the sparse one has the presets' rule."""
+    base = Variant(
+        method=way.method,
+        optimizer=way.optimizer,
+        model="larger",
+        rounds=LARGER_ROUNDS,
+        rule="damped_mean" if way.method == "sparse" else Variant().rule,
+        alpha=LARGER_ALPHAS[way.method],
+        outer_momentum=NESTEROV if way.method == "diloco" else 0.0,
+        seed=TUNING_SEED,
+    )
+    return [replace(base, lr=lr) for lr in LARGER_RATES[way.optimizer]]
+
+
+def larger_candidates(rows: Rows, way: Way) -> list[Variant]:
+    """All it is tuned over: a higher rate too where the highest of the grid was best."""
+    grid = larger_grid(way)
+    if best(rows, grid) == grid[-1]:
+        grid.append(replace(grid[-1], lr=LARGER_HIGHER[way.optimizer]))
+    return grid
+
+
+def larger(rows: Rows) -> Table:
+    """5b: the same on the larger model, which is what presets above `tiny` go by."""
+    tuned = {way: best(rows, larger_candidates(rows, way)) for way in OPTIMIZER_WAYS}
+    return {f"{way.method} {way.optimizer}": replace(variant, seed=0) for way, variant in tuned.items()}
 
 
 def lengths(rows: Rows) -> Table:
@@ -230,10 +293,12 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
     "rules": rules,
     "attacks": attacks,
+    "alphas": alphas,
     "horizons": horizons,
     "ablations": ablations,
     "churn": churn,
     "optimizers": optimizers,
+    "larger": larger,
     "lengths": lengths,
 }
 
@@ -248,8 +313,28 @@ def _tune_parts(rows: Rows) -> list[Variant]:
     return tuned + same + momentum_candidates(rows) + sign_candidates(rows)
 
 
+def _tune_alpha(rows: Rows) -> list[Variant]:
+    return [variant for peers, batch in fine_settings() for variant in fine_candidates(rows, peers, batch)]
+
+
+def _refine(rows: Rows) -> list[Variant]:
+    return seeded(alphas(rows).values())
+
+
+def _tune_larger(_rows: Rows) -> list[Variant]:
+    return [variant for way in OPTIMIZER_WAYS for variant in larger_grid(way)]
+
+
+def _widen_larger(rows: Rows) -> list[Variant]:
+    return [variant for way in OPTIMIZER_WAYS for variant in larger_candidates(rows, way)]
+
+
+def _enlarge(rows: Rows) -> list[Variant]:
+    return seeded(larger(rows).values())
+
+
 def _answer(rows: Rows) -> list[Variant]:
-    shorter = [question for question in QUESTIONS.values() if question is not lengths]
+    shorter = [question for question in QUESTIONS.values() if question not in (alphas, larger, lengths)]
     return seeded(variant for question in shorter for variant in question(rows).values())
 
 
@@ -273,6 +358,8 @@ def _effects(rows: Rows) -> list[Variant]:
     return seeded(main_effects(rows).values())
 
 
-FULL = Plan("full", (_tune, _tune_parts, _answer, _lengthen))
+ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
+LARGER = Plan("larger", (_tune_larger, _widen_larger, _enlarge))
+FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LARGER.stages))
 QUICK = Plan("quick", (_effects,))
-PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, QUICK)}
+PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LARGER, QUICK)}

@@ -11,7 +11,16 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.convergence.findings import Answers, Stat
-from benchmarks.convergence.plan import BATCH_OF, INNER_STEPS, KEPT, LENGTHS, RULE_ALPHAS, VALUES
+from benchmarks.convergence.plan import (
+    BATCH_OF,
+    FINE_ALPHAS,
+    INNER_STEPS,
+    KEPT,
+    LENGTHS,
+    RULE_ALPHAS,
+    VALUES,
+    fine_settings,
+)
 from benchmarks.convergence.variant import Variant
 
 _SIZE = (7.0, 4.2)
@@ -36,6 +45,7 @@ def draw_all(answers: Answers, folder: Path) -> list[Path]:
         "curves": _curves,
         "rules": _rules,
         "attacks": _attacks,
+        "alpha": _alpha,
         "horizons": _horizons,
         "ablations": _ablations,
         "churn": _churn,
@@ -125,6 +135,16 @@ def _attacks(answers: Answers, axes: Any) -> None:
             stats.append(answers.damage(rule, cap))
     _bars(axes, labels, stats)
     axes.set(xlabel="rise of the final loss by one attacker among eight honest peers, nat/byte")
+
+
+def _alpha(answers: Answers, axes: Any) -> None:
+    for peers, batch in fine_settings():
+        stats = answers.by_alpha(peers, batch)
+        _points(axes, list(stats), list(stats.values()), f"R = {peers}, {batch} each")
+    axes.set(xscale="log", xlabel="outer learning rate α of damped_mean", ylabel="held-out loss, nat/byte")
+    axes.set_xticks(list(FINE_ALPHAS), [f"{alpha:g}" for alpha in FINE_ALPHAS])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
 
 
 def _horizons(answers: Answers, axes: Any) -> None:

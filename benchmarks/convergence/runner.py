@@ -13,24 +13,23 @@ import torch
 from benchmarks.convergence.engine import play
 from benchmarks.convergence.plan import Plan
 from benchmarks.convergence.results import Results, Row
-from benchmarks.convergence.setting import STUDY, open_text
-from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.setting import text_of
+from benchmarks.convergence.variant import Model, Variant
 from benchmarks.processes import pool_of, start
 from muster.node.data.dataset import TextReader
-from muster.protocol.spec import load_template
 
 Say = Callable[[str], None]
 
 
-@lru_cache(1)
-def _text(folder: Path) -> TextReader:
-    return open_text(folder, load_template(str(STUDY)).data.window)
+@lru_cache
+def _text(model: Model, folder: Path) -> TextReader:
+    return text_of(model, folder)
 
 
 def _work(variant: Variant, folder: Path) -> Row:
     """One run, in a process of its own thread."""
     torch.set_num_threads(1)
-    return Row.of(variant, play(variant, _text(folder)))
+    return Row.of(variant, play(variant, _text(variant.model, folder)))
 
 
 class Runner:

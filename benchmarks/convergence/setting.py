@@ -1,12 +1,13 @@
-"""The setting all runs of the study share: its preset, its text, and the spec a variant makes of them."""
+"""The setting all runs of the study share: its presets, its text, and the spec a variant makes of them."""
 
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.variant import Model, Variant
 from muster.node.data.build import Manifest, build_corpus
 from muster.node.data.dataset import TextReader
 from muster.protocol.chain.rules import ChainGenesis
@@ -15,6 +16,7 @@ from muster.protocol.spec import DataSpec, RunSpec, Template, load_template
 from muster.testnet.roster import Roster
 
 STUDY = Path(__file__).with_name("study.toml")
+PRESETS: Mapping[Model, Path] = {"study": STUDY, "larger": STUDY.with_name("larger.toml")}
 _OPERATORS = 1
 """Slot 0 is the operator's, as in a testnet of one validator, so miners have the slots from 1."""
 _CACHED_SHARES = 1 << 14
@@ -30,6 +32,11 @@ def open_text(folder: Path, window: int) -> TextReader:
     return TextReader.open(folder, manifest.digest)
 
 
+def text_of(model: Model, folder: Path) -> TextReader:
+    """The study's text in windows of a model's own length, below `folder`."""
+    return open_text(folder / model, load_template(str(PRESETS[model])).data.window)
+
+
 def roster_of(variant: Variant) -> Roster:
     """Who takes part; attackers are the last miners."""
     return Roster.of(variant.seed, variant.peers + variant.attackers, _OPERATORS, {})
@@ -37,7 +44,7 @@ def roster_of(variant: Variant) -> Roster:
 
 def spec_of(variant: Variant, manifest: Manifest, template: Template | None = None) -> RunSpec:
     """The run spec of a variant: what Muster itself would be given to run it, as far as it can."""
-    template = template or load_template(str(STUDY))
+    template = template or load_template(str(PRESETS[variant.model]))
     inner = template.inner
     update = {
         "inner": inner.model_copy(

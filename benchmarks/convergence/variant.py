@@ -9,6 +9,7 @@ from muster.kernels import Rule
 
 Method = Literal["single", "ddp", "diloco", "sparse"]
 Optimizer = Literal["adamw", "muon"]
+Model = Literal["study", "larger"]
 Values = Literal["2bit", "8bit", "exact"]
 Selection = Literal["topk", "randomk"]
 Commit = Literal["accepted", "always"]
@@ -39,6 +40,7 @@ class Variant:
         method: "single", one worker alone; "ddp", one optimizer step on the batches of all workers at every inner
             step; "diloco", whole pseudo-gradients, their mean taken by Nesterov's SGD; "sparse", SparseLoCo.
         optimizer: of the inner steps.
+        model: whose preset it is: the study's own, or the larger one that decides what presets train with.
         peers: R, honest ones. `attackers` come on top.
         steps: H, inner steps of a round.
         rounds: outer steps of the run; the inner schedule ends with the last.
@@ -69,6 +71,7 @@ class Variant:
 
     method: Method = "sparse"
     optimizer: Optimizer = "adamw"
+    model: Model = "study"
     peers: int = 4
     steps: int = 15
     rounds: int = 48

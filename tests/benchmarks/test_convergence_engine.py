@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.convergence.engine import play
-from benchmarks.convergence.setting import STUDY, open_text, roster_of, spec_of
+from benchmarks.convergence.setting import roster_of, spec_of, text_of
 from benchmarks.convergence.variant import Variant
 from muster.lab.simulator import Simulator
 from muster.node.data.dataset import TextReader
-from muster.protocol.spec import load_template
 
 SHORT = Variant(peers=4, steps=3, rounds=3, batch=2, k=32)
 
@@ -25,7 +25,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> TextReader:
-    return open_text(tmp_path_factory.mktemp("text"), load_template(str(STUDY)).data.window)
+    return text_of("study", tmp_path_factory.mktemp("text"))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,11 @@ def test_diloco_of_one_peer_without_momentum_at_rate_one_is_that_peer_alone(text
     alone = Variant(method="single", steps=3, rounds=3, batch=2)
     diloco = replace(alone, method="diloco", peers=1)
     assert play(diloco, text).losses == pytest.approx(play(alone, text).losses, abs=1e-5)
+
+
+def test_a_run_of_the_larger_model_trains_that_model_on_its_own_windows(tmp_path: Path) -> None:
+    larger = Variant(method="diloco", model="larger", peers=1, steps=1, rounds=1, batch=1)
+    assert play(larger, text_of("larger", tmp_path)).bytes_up == 4 * 771_200
 
 
 def test_bytes_are_what_each_method_sends(text: TextReader) -> None:

@@ -1,0 +1,19 @@
+"""What every section of the page is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.convergence.variant import Variant
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    head = list(header)
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def play(variant: Variant) -> str:
+    """How a run is played again."""
+    return f"`play '{variant.id}'`"

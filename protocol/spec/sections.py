@@ -71,7 +71,7 @@ class OuterSpec(Section):
     """
 
     rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
-    alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.0),)
+    alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.41),)
     scale_cap: Rate
     norm_clip: bool
     min_owners: Positive = 2

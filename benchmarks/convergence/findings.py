@@ -20,12 +20,15 @@ from benchmarks.convergence.plan import (
     INNER_STEPS,
     KEPT,
     LENGTHS,
+    OPEN,
+    OPTIMIZER_WAYS,
     QUESTIONS,
     RULE_ALPHAS,
     SEEDS,
     Rows,
     Table,
     fine_settings,
+    played,
     rule_candidates,
 )
 from benchmarks.convergence.variant import Optimizer, Variant
@@ -81,9 +84,11 @@ class Answers:
     """The answers to every question, from rows that hold the whole plan."""
 
     def __init__(self, rows: Rows) -> None:
-        """Raises KeyError where a run of the plan is missing."""
+        """Raises KeyError where a run of the plan is missing, but of the open questions those with all seeds count."""
         self.rows = rows
         self.tables: dict[str, Table] = {name: question(rows) for name, question in QUESTIONS.items()}
+        for name in OPEN:
+            self.tables[name] = {label: v for label, v in self.tables[name].items() if played(rows, v)}
         self._stats = {
             (name, label): self.stat(variant) for name, table in self.tables.items() for label, variant in table.items()
         }
@@ -118,7 +123,7 @@ class Answers:
             *self._ablations(),
             *self._churn(),
             *self._muon("optimizers", ""),
-            *self._muon("larger", ", on the larger model"),
+            *self._larger(),
             *self._lengths(),
         ]
 
@@ -146,9 +151,13 @@ class Answers:
         labels = {alpha: f"R={peers} B={batch} α={alpha:g}" for alpha in FINE_ALPHAS}
         return {alpha: self["alphas", label] for alpha, label in labels.items() if label in self.tables["alphas"]}
 
+    def compared_settings(self) -> list[tuple[int, int]]:
+        """Peers and windows where more than one α has been played on the reported seeds."""
+        return [setting for setting in fine_settings() if len(self.by_alpha(*setting)) > 1]
+
     def by_alpha_overall(self) -> dict[float, Stat]:
-        """The same over all settings, of each seed the mean, for every α that was in the running in all of them."""
-        settings = [self.by_alpha(*setting) for setting in fine_settings()]
+        """The same over those settings, of each seed the mean, for every α that was in the running in all of them."""
+        settings = [self.by_alpha(*setting) for setting in self.compared_settings()]
         return {
             alpha: Stat(tuple(fmean(losses) for losses in zip(*(s[alpha].values for s in settings), strict=True)))
             for alpha in FINE_ALPHAS
@@ -161,7 +170,9 @@ class Answers:
         return min(overall, key=lambda alpha: overall[alpha].mean)
 
     def preset_optimizer(self) -> Optimizer:
-        """What presets above `tiny` train with, by the larger model's losses with compression."""
+        """What presets above `tiny` train with, by the larger model's losses with compression; AdamW until then."""
+        if not {"sparse muon", "sparse adamw"} <= self.tables["larger"].keys():
+            return "adamw"
         return preferred(self["larger", "sparse muon"], self["larger", "sparse adamw"])
 
     def damage(self, rule: str, cap: float) -> Stat:
@@ -310,6 +321,10 @@ class Answers:
                 expect_below(cost["muon"].minus(cost["adamw"])),
             ),
         ]
+
+    def _larger(self) -> list[Finding]:
+        decided = len(self.tables["larger"]) == len(OPTIMIZER_WAYS)
+        return self._muon("larger", ", on the larger model") if decided else []
 
     def _lengths(self) -> list[Finding]:
         short, long = (

@@ -351,6 +351,7 @@ def _caveats(answers: Answers) -> str:
 - **Length.** A run sees {_tokens():.1f} million tokens. Late training, where steps are small and momentum matters most, hardly occurs;
   DiLoCo's outer momentum pays later than 48 rounds.
 - **Tuning.** Eight candidates a method leave something to be found; a winner at the edge of its grid most of all ({tuned}).
+- **Versions.** Some rows were played before clips went by tensor. Replays agree within what seeds do, but not to the bit.
 - **Noise.** Differences of less than about 0.01 nat/byte are within what seeds do.
 - **Text.** One kind of text, in bytes; all peers draw from the same distribution.{divergence}
 - **Time.** Nothing here is about seconds: what a round costs on a network is [benchmarks](../benchmarks/README.md)' matter."""

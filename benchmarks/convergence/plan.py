@@ -266,18 +266,27 @@ def larger_grid(way: Way) -> list[Variant]:
     return [replace(base, lr=lr) for lr in LARGER_RATES[way.optimizer]]
 
 
-def larger_candidates(rows: Rows, way: Way) -> list[Variant]:
-    """All it is tuned over: a higher rate too where the highest of the grid was best."""
+def larger_rates(way: Way) -> list[Variant]:
+    """The same with the rate beyond the grid."""
     grid = larger_grid(way)
-    if best(rows, grid) == grid[-1]:
-        grid.append(replace(grid[-1], lr=LARGER_HIGHER[way.optimizer]))
-    return grid
+    return [*grid, replace(grid[-1], lr=LARGER_HIGHER[way.optimizer])]
+
+
+def larger_candidates(rows: Rows, way: Way) -> list[Variant]:
+    """All a way is tuned over: the rate beyond the grid where the grid's highest was best."""
+    grid = larger_grid(way)
+    return larger_rates(way) if best(rows, grid) == grid[-1] else grid
 
 
 def larger(rows: Rows) -> Table:
-    """5b: the same on the larger model, which is what presets above `tiny` go by."""
-    tuned = {way: best(rows, larger_candidates(rows, way)) for way in OPTIMIZER_WAYS}
-    return {f"{way.method} {way.optimizer}": replace(variant, seed=0) for way, variant in tuned.items()}
+    """5b: the same on the larger model, which is what presets above `tiny` go by, for every way that is tuned there."""
+    ready = [way for way in OPTIMIZER_WAYS if all(candidate in rows for candidate in larger_grid(way))]
+    tried = {way: larger_candidates(rows, way) for way in ready}
+    return {
+        f"{way.method} {way.optimizer}": replace(best(rows, candidates), seed=0)
+        for way, candidates in tried.items()
+        if all(candidate in rows for candidate in candidates)
+    }
 
 
 def lengths(rows: Rows) -> Table:
@@ -289,6 +298,8 @@ def lengths(rows: Rows) -> Table:
     }
 
 
+OPEN = ("alphas", "larger")
+"""The dear questions: the page tells what has been played of them, and how much is missing."""
 QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
     "rules": rules,
@@ -301,6 +312,24 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "larger": larger,
     "lengths": lengths,
 }
+
+
+def played(rows: Rows, variant: Variant) -> bool:
+    """Whether every reported seed of a variant has been played."""
+    return all(replace(variant, seed=seed) in rows for seed in SEEDS)
+
+
+def open_alphas(rows: Rows) -> int:
+    """How many runs of `alphas` are missing."""
+    return sum(variant not in rows for variant in seeded(alphas(rows).values()))
+
+
+def open_larger(rows: Rows) -> int:
+    """How many runs of `larger` are missing, at least: whether a way needs another rate shows when it is tuned."""
+    table = larger(rows)
+    untuned = sum(candidate not in rows for way in OPTIMIZER_WAYS for candidate in larger_grid(way))
+    unseeded = sum(variant not in rows for variant in seeded(table.values()))
+    return untuned + unseeded + len(SEEDS) * (len(OPTIMIZER_WAYS) - len(table))
 
 
 def _tune(_rows: Rows) -> list[Variant]:

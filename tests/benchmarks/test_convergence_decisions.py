@@ -8,7 +8,7 @@ import pytest
 
 import benchmarks.convergence
 from benchmarks.convergence.findings import Answers, Stat, preferred
-from benchmarks.convergence.plan import FINE_ALPHAS, fine_settings
+from benchmarks.convergence.plan import FINE_ALPHAS, SEEDS, alphas, larger, open_alphas, open_larger
 from benchmarks.convergence.results import Results
 from muster.protocol.spec import OuterSpec, load_template, preset_names
 
@@ -33,9 +33,20 @@ def test_presets_above_tiny_follow_the_study(answers: Answers, name: str) -> Non
     assert template.inner.optimizer == answers.preset_optimizer()
 
 
-def test_alpha_is_judged_by_the_mean_over_all_settings(answers: Answers) -> None:
-    means = {alpha: sum(answers.by_alpha(*setting)[alpha].mean for setting in fine_settings()) for alpha in FINE_ALPHAS}
+def test_alpha_is_judged_by_the_mean_over_the_settings_where_it_was_compared(answers: Answers) -> None:
+    settings = [answers.by_alpha(*setting) for setting in answers.compared_settings()]
+    assert len(settings) > 1
+    everywhere = [alpha for alpha in FINE_ALPHAS if all(alpha in stats for stats in settings)]
+    means = {alpha: sum(stats[alpha].mean for stats in settings) for alpha in everywhere}
     assert answers.default_alpha() == min(means, key=lambda alpha: means[alpha])
+
+
+def test_what_is_not_played_yet_is_counted_and_not_told(answers: Answers) -> None:
+    tuned = {variant: row for variant, row in answers.rows.items() if variant.model == "study" and variant.seed > 2}
+    small = {variant: row for variant, row in answers.rows.items() if variant.model == "study"}
+    assert larger(small) == {}
+    assert open_larger(small) == 4 * 3 + 4 * 3
+    assert open_alphas(tuned) == len(SEEDS) * len(alphas(tuned))
 
 
 def test_muon_is_taken_only_where_it_is_better_beyond_doubt() -> None:

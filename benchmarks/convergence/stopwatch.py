@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from unittest.mock import patch
 
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from muster.node.miner.optimizers import InnerOptimizer
+from muster.protocol.spec import InnerSpec
 
 
 @dataclass(slots=True)
@@ -58,19 +58,11 @@ class Stopwatch:
     @contextmanager
     def time_training(self) -> Iterator[None]:
         """Add what happens inside to `training`, and the optimizers' steps in it to `optimizer` as well."""
-        began = 0.0
+        step = InnerOptimizer.step
 
-        def before(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-            nonlocal began
-            began = time.process_time()
+        def timed(optimizer: InnerOptimizer, inner: InnerSpec, rate: float) -> None:
+            with self.time("optimizer"):
+                step(optimizer, inner, rate)
 
-        def after(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-            self.optimizer += time.process_time() - began
-
-        hooks = (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after))
-        try:
-            with self.time("training"):
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with patch.object(InnerOptimizer, "step", timed), self.time("training"):
+            yield

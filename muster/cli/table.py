@@ -45,7 +45,10 @@ COMMANDS: Mapping[str, Command | Group] = {
     "spec": Group(
         "Make and show run specs: what all participants of a run must agree on.",
         {
-            "show": Command("muster.cli.spec:show", "Print a preset, template or run spec with what follows from it."),
+            "show": Command(
+                "muster.cli.spec:show",
+                "Print a preset, template or run spec with what follows from it, or the memory that it takes.",
+            ),
             "new": Command(
                 "muster.cli.spec:new",
                 "Fill genesis, chain and data into a template: from then on it is one particular run.",

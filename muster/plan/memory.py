@@ -44,7 +44,7 @@ LOOPS = 95 * MIB
 CONTEXT = 800 * MIB
 """CUDA's context, torch's kernels and cuBLAS' workspaces in a GPU's memory: usual for CUDA 12; not measured here."""
 OPENING = 3.6
-"""Payloads of memory while one is opened (`node.submission`)."""
+"""Payloads of memory while one is opened (`muster.node.submission`)."""
 PIECES = 3
 """Copies of the own payload while it is made: encoded, encrypted, signed."""
 MUON_WORK, FACTORED_WORK = 12, 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,4 +171,7 @@ def check_variables(environment: Mapping[str, str], known: Set[str]) -> None:
     """
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     if unknown:
-        raise ConfigError(f"{unknown[0]} is not a setting here; there are: {', '.join(sorted(known))}")
+        near = get_close_matches(unknown[0], known, n=3, cutoff=0.0)
+        raise ConfigError(
+            f"{unknown[0]} is not a setting here; nearest are {', '.join(near)} (docs/operations.md has all of them)"
+        )

@@ -126,10 +126,12 @@ class Testnet:
         return summary
 
     def _check_room(self) -> None:
-        options, machine = self._options, Machine.look()
+        options, template = self._options, load_template(self._options.preset)
+        self._roster.check_fits(template)
+        machine = Machine.look()
         compute, _ = choose(machine, load_config({"run": "", "name": "", "device": options.device}, {}).wished)
         room = Room.of(find_space(options.directory).memory_bytes, compute, machine.card)
-        check_room(load_template(options.preset), len(self._roster.miners), options.validators, compute, room)
+        check_room(template, len(self._roster.miners), options.validators, compute, room)
 
     async def _register(self, run: RunDirectory, provided: Provision) -> None:
         """Everybody gets a slot in a fixed order, so a repeated run assigns the same text to the same peers."""

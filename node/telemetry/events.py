@@ -7,58 +7,19 @@ better words) and its facts. docs/operations.md is written from it. A new event 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar, dataclass_transform
-
+from muster.node.telemetry.event import EVENTS, Event, RoundEvent, event
 from muster.node.telemetry.words import SHORT, size, some
 from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.incentive.words import in_short
 from muster.protocol.ledger.round import Instruction, Phase
 
+__all__ = ["EVENTS", "Event", "RoundEvent"]
+"""What stands in `event` and is used from here."""
+
 MINER, LEADER, VALIDATOR = "miner", "leader", "validator"
 
 
-class Event:
-    """Something that a participant notes of itself.
-
-    `name` is what it is called in a journal, `by` whose journal it stands in, `failed` says that something went wrong.
-    """
-
-    __slots__ = ()
-    name: ClassVar[str] = ""
-    by: ClassVar[str] = "all"
-    failed: ClassVar[bool] = False
-
-    def said(self) -> str:
-        """What happened, in words that follow the name of whom it happened to."""
-        words = re.split("[:.]", self.__doc__ or self.name, maxsplit=1)[0]
-        return words[0].lower() + words[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class RoundEvent(Event):
-    """An event of a round; the round is its first fact."""
-
-    round: int
-
-
-EVENTS: dict[str, type[Event]] = {}
-"""Every event by its name in a journal."""
-
-E = TypeVar("E", bound=Event)
-
-
-@dataclass_transform(frozen_default=True)
-def _event(kind: type[E]) -> type[E]:
-    """Make a class an event: frozen, slotted, with its name, and known by it."""
-    made = dataclass(frozen=True, slots=True)(kind)
-    made.name = re.sub("(?<!^)(?=[A-Z])", "_", made.__name__).lower()
-    EVENTS[made.name] = made
-    return made
-
-
-@_event
+@event
 class Started(Event):
     """Began: `role`, `pid` of the process."""
 
@@ -66,7 +27,7 @@ class Started(Event):
     pid: int
 
 
-@_event
+@event
 class Computes(Event):
     """Chose how to compute: on which `device`, and `why` as one sentence."""
 
@@ -78,28 +39,28 @@ class Computes(Event):
         return f"computes with {self.why}"
 
 
-@_event
+@event
 class Service(Event):
     """Answers over HTTP: at `address`."""
 
     address: str
 
 
-@_event
+@event
 class Joined(RoundEvent):
     """Joined the run: `hotkey`; the round is the first that it takes part in."""
 
     hotkey: str
 
 
-@_event
+@event
 class Training(RoundEvent):
     """Began to train."""
 
     by = MINER
 
 
-@_event
+@event
 class Trained(RoundEvent):
     """Has trained: `steps`, `seconds` of inner steps, mean `loss` (nat/token)."""
 
@@ -113,7 +74,7 @@ class Trained(RoundEvent):
         return f"trained {self.steps} steps in {self.seconds:.1f} s, mean loss {self.loss:.3f} nat/token"
 
 
-@_event
+@event
 class Submitted(RoundEvent):
     """Sent its submission: `bytes` of the object, `values` kept."""
 
@@ -126,14 +87,14 @@ class Submitted(RoundEvent):
         return f"sent its submission, {size(self.bytes)}"
 
 
-@_event
+@event
 class Unregistered(RoundEvent):
     """Sits the round out, because its hotkey has no slot on the subnet."""
 
     by, failed = MINER, True
 
 
-@_event
+@event
 class Lost(RoundEvent):
     """Has nothing to submit in this round: `problem` says why; it goes on with the next."""
 
@@ -145,14 +106,14 @@ class Lost(RoundEvent):
         return f"has nothing to submit in this round: {self.problem}"
 
 
-@_event
+@event
 class Key(RoundEvent):
     """Showed its key. It had seen the seal."""
 
     by = MINER
 
 
-@_event
+@event
 class SealRefused(RoundEvent):
     """Keeps its key from a seal: `seal`, its digest, and `problem`, why it must not be answered."""
 
@@ -165,7 +126,7 @@ class SealRefused(RoundEvent):
         return f"keeps its key from the seal {self.seal[:SHORT]}: {self.problem}"
 
 
-@_event
+@event
 class Judged(RoundEvent):
     """Saw what a validator makes of its work: the `validator`, its `rank` among the `peers` measured (none where it was
     not), its `share` of the pay, and the `reason` for that, a sentence."""
@@ -187,7 +148,7 @@ class Judged(RoundEvent):
         return f"has {self.pay}"
 
 
-@_event
+@event
 class Sealed(RoundEvent):
     """Sealed the round: as of `block`, with so many `submissions`."""
 
@@ -200,7 +161,7 @@ class Sealed(RoundEvent):
         return f"sealed {some(self.submissions, 'submission')} as of block {self.block}"
 
 
-@_event
+@event
 class Checkpoint(RoundEvent):
     """Stored a checkpoint: `bytes` in all."""
 
@@ -212,7 +173,7 @@ class Checkpoint(RoundEvent):
         return f"stored a checkpoint, {size(self.bytes)}"
 
 
-@_event
+@event
 class Recorded(RoundEvent):
     """Published the record: `record`, its digest; `accepted`, how many (not where an earlier life of it decided)."""
 
@@ -226,7 +187,7 @@ class Recorded(RoundEvent):
         return f"published the record {self.record[:SHORT]}{accepted}"
 
 
-@_event
+@event
 class Applied(RoundEvent):
     """Applied a record: its `kind`, `root` and `outer_step` after it, `accepted` hotkeys, `rejected` hotkey → reason,
     `bytes_up` and `bytes_down` so far."""
@@ -245,7 +206,7 @@ class Applied(RoundEvent):
         return f"{done.get(self.kind, self.kind)}; state root {self.root[:SHORT]}"
 
 
-@_event
+@event
 class Undone(RoundEvent):
     """Took a record back, because another one goes before it: `record`, its digest; `root` and `outer_step` again."""
 
@@ -258,7 +219,7 @@ class Undone(RoundEvent):
         return f"took the record {self.record[:SHORT]} back; state root {self.root[:SHORT]} again"
 
 
-@_event
+@event
 class Refused(RoundEvent):
     """Refused an anchored record: `record`, its digest, and `problem`, why it is not valid."""
 
@@ -271,7 +232,7 @@ class Refused(RoundEvent):
         return f"refused the record {self.record[:SHORT]}: {self.problem}"
 
 
-@_event
+@event
 class Transition(RoundEvent):
     """Saw something of its round: at `block`, the event `what`, the `phase` after it, instructions `given`; where it is
     about one, `instruction`, `problem`, `record`, `peers` (hotkeys), `sealed_block`."""
@@ -287,7 +248,7 @@ class Transition(RoundEvent):
     sealed_block: int | None = None
 
 
-@_event
+@event
 class Trouble(RoundEvent):
     """Could not look at chain or store: `problem`, once for as long as it is the same; the look is made again at the
     next block."""
@@ -300,7 +261,7 @@ class Trouble(RoundEvent):
         return self.problem
 
 
-@_event
+@event
 class Scored(RoundEvent):
     """Published its scores: `peers`, the rows of its score file, by the names of protocol.md §4.5."""
 
@@ -312,7 +273,7 @@ class Scored(RoundEvent):
         return f"published its scores of {some(len(self.peers), 'peer')}"
 
 
-@_event
+@event
 class Disputed(RoundEvent):
     """Found that another validator did not measure what it published of the round: `validator` and `peer`, by hotkey,
     and `problem`, with both figures; whoever agrees signs the same."""
@@ -327,7 +288,7 @@ class Disputed(RoundEvent):
         return f"disputes the scores of {self.validator} for {self.peer}: {self.problem}"
 
 
-@_event
+@event
 class Silenced(RoundEvent):
     """Stopped counting a validator's scores, because the record carries disputes of enough others: `validator`."""
 
@@ -338,7 +299,7 @@ class Silenced(RoundEvent):
         return f"does not count the scores of {self.validator} any more: enough others dispute them"
 
 
-@_event
+@event
 class Weights(RoundEvent):
     """Set weights on the chain: `weights` uid → 1…65535."""
 
@@ -350,7 +311,7 @@ class Weights(RoundEvent):
         return f"set the weights of {some(len(self.weights), 'slot')}"
 
 
-@_event
+@event
 class NoWeights(RoundEvent):
     """Set no weights on the chain: `problem`, why nobody is paid, or why the chain did not take them."""
 
@@ -362,7 +323,7 @@ class NoWeights(RoundEvent):
         return f"set no weights: {self.problem}"
 
 
-@_event
+@event
 class Unpublished(RoundEvent):
     """Could not publish its scores: `problem`; they could not be stored while they could steer a round (nor for as long
     as one may take), or the loss of θ is no number."""
@@ -375,7 +336,7 @@ class Unpublished(RoundEvent):
         return f"could not store its scores: {self.problem}"
 
 
-@_event
+@event
 class Unmirrored(RoundEvent):
     """Could not copy another leader's record into its own bucket for as long as a round may take: `problem`."""
 
@@ -387,7 +348,7 @@ class Unmirrored(RoundEvent):
         return f"could not copy the record into its own bucket: {self.problem}"
 
 
-@_event
+@event
 class Heldout(RoundEvent):
     """Measured the new θ: `loss` on held-out text (nat/token)."""
 
@@ -399,7 +360,7 @@ class Heldout(RoundEvent):
         return f"measured a held-out loss of {self.loss:.3f} nat/token"
 
 
-@_event
+@event
 class Finished(Event):
     """Came to the end of the run: its last `root`."""
 

@@ -187,7 +187,7 @@ class TestSpace:
         [
             ("150m", 180, Status.OK, "of the GPU's memory"),
             ("1b", 80, Status.OK, "make do by itself: bf16 products, 4 windows at a time"),
-            ("1b", 36, Status.FAIL, "moments to 8bit; that fits"),
+            ("1b", 32, Status.FAIL, "moments to 8bit; that fits"),
             ("8b", 80, Status.FAIL, "and the most sparing settings"),
         ],
     )

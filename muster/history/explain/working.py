@@ -248,7 +248,7 @@ def _gate(w: Working) -> str:
     ramp = f"min(max(({row.mu!r} - {spec.mu_floor!r}) / ({seen.full!r} - {spec.mu_floor!r}), 0.0), 1.0)"
     warm = f" * min({row.tested} / {spec.mu_warmup}, 1.0)" if spec.mu_warmup else ""
     named = ", and the part of the warm-up that is over" if spec.mu_warmup else ""
-    part = ramp if seen.seen == 1.0 else f"(1.0 - {seen.seen!r} * (1.0 - {ramp}))"
+    part = f"(1.0 - {seen.seen!r} * (1.0 - {ramp}))"
     closed = "" if seen.seen == 1.0 else ", as far as there is sight"
     return f"μ between floor and full{closed}{named}: {part}{warm} = {row.gate!r}"
 

@@ -51,19 +51,8 @@ def testnet(
     """Run a whole network on this machine: real processes, keys, store and chain."""
     check_variables(os.environ, SHARED_VARIABLES | ADMIN_VARIABLES)
     path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    options = TestnetOptions(
-        preset,
-        miners,
-        validators,
-        rounds,
-        seed,
-        path,
-        parse_adversaries(adversary or []),
-        time.time(),
-        store,
-        chain,
-        device_named(device),
-    )
+    bad, where = parse_adversaries(adversary or []), device_named(device)
+    options = TestnetOptions(preset, miners, validators, rounds, seed, path, bad, time.time(), store, chain, where)
     with make_view(Console(), as_json) as view:
         if prepare:
             run = asyncio.run(Testnet(options, view).prepare())

@@ -43,7 +43,7 @@ def check(file: str, text: str, first_line: int = 1) -> Iterator[Fault]:
     for number, name, value, quoted in parse(text):
         line = number + first_line - 1
         if not name:
-            yield Fault(file, line, "unquoted", f"{value.strip()!r} is no NAME='value'", "write it so, or take it out")
+            yield Fault(file, line, "unquoted", "this line is no NAME='value'", "write it so, or take it out")
             continue
         if name in seen:
             yield Fault(file, line, "twice", f"{name} is there twice", "keep one of them")

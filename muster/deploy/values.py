@@ -11,16 +11,16 @@ from muster.run.settings import NODE_VARIABLES, PREFIX
 
 SETTING = re.compile(r"\bMUSTER_[A-Z0-9_]+\b")
 _SECRET_NAMES = frozenset({ACCESS_KEY, SECRET_KEY})
-_SEED = re.compile(r"(?<![0-9A-Za-z#/])(?:0x)?[0-9a-f]{64}(?![0-9A-Za-z])")
+_SEED = re.compile(r"(?<![0-9A-Za-z#/])(?:0x)?[0-9a-fA-F]{64}(?![0-9A-Za-z])")
 _KEY_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|secretPhrase|secretSeed")
 _PLACEHOLDER = re.compile(r"\bexample\.(?:org|com)\b|\bRUN_ID\b|\bREAD_KEY\b|\bREAD_SECRET\b|/home/me/")
-_REFERENCE = re.compile(r"^\$\{?\w+")
+_REFERENCE = re.compile(r"\$(?:\w+|\{\w+(?::?\?[^}]*)?\})")
 
 
 def judge_variable(name: str, value: str, known: frozenset[str] = NODE_VARIABLES) -> Iterator[Complaint]:
     """What is wrong with a variable and what it is set to; its emptiness is its file's business."""
     yield from judge_name(name, known)
-    if name in _SECRET_NAMES and value and not _REFERENCE.match(value):
+    if name in _SECRET_NAMES and value and not _REFERENCE.fullmatch(value):
         yield Complaint(
             "secret",
             f"{name} stands here in the clear",

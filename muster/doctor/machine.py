@@ -23,6 +23,8 @@ TIMED_OPERATIONS = 3e10
 GPU_OPERATIONS = 2e15
 """The same of a GPU, some seconds on one of 10¹⁵ operations a second at a third of its peak."""
 _PRODUCT = 768
+_GPU_PRODUCT = 8192
+"""The same on a GPU, where a small one takes no longer than asking for it: 1.1 · 10¹² operations."""
 _PRODUCTS = 5
 """Matrix products of 768 × 768, whose rate stands for a large model's: 10 ms each on one core."""
 
@@ -57,8 +59,16 @@ def measure_step(spec: RunSpec, compute: Compute, card: Card | None, fits: bool)
     operations = step_operations(spec)
     on_gpu = compute.device.type == "cuda"
     device = card.name if on_gpu and card else "CPU"
-    if not fits or operations > (GPU_OPERATIONS if on_gpu else TIMED_OPERATIONS):
-        return SpeedFacts(operations / _operations_a_second(compute), True, device)
+    if fits and operations <= (GPU_OPERATIONS if on_gpu else TIMED_OPERATIONS):
+        try:
+            return SpeedFacts(_timed_step(spec, compute), False, device)
+        except torch.cuda.OutOfMemoryError:  # others have the card's memory, this very miner perhaps
+            torch.cuda.empty_cache()
+    return SpeedFacts(operations / _operations_a_second(compute), True, device)
+
+
+def _timed_step(spec: RunSpec, compute: Compute) -> float:
+    """Seconds of the second of two inner steps: the first one also warms up."""
     inner = spec.inner.model_copy(update={"steps": 2})
     engine = LocalEngine(spec.model, inner, compute)
     windows = torch.zeros(2 * inner.batch, spec.data.window + 1, dtype=torch.int64)
@@ -68,7 +78,7 @@ def measure_step(spec: RunSpec, compute: Compute, card: Card | None, fits: bool)
         Job(0, 0, inner, windows),
         on_step=lambda _step, _loss: ends.append(time.perf_counter()),
     )
-    return SpeedFacts(ends[1] - ends[0], False, device)  # the first step also warms up
+    return ends[1] - ends[0]
 
 
 def find_space(folder: Path) -> SpaceFacts:
@@ -122,7 +132,8 @@ def _existing(folder: Path) -> Path:
 
 def _operations_a_second(compute: Compute) -> float:
     """Of matrix products on the device, in the precision that training has there; the best of a few."""
-    matrix = torch.ones(_PRODUCT, _PRODUCT, device=compute.device)
+    side = _GPU_PRODUCT if compute.device.type == "cuda" else _PRODUCT
+    matrix = torch.ones(side, side, device=compute.device)
     if compute.autocast:
         matrix = matrix.bfloat16()
     best = float("inf")
@@ -130,4 +141,4 @@ def _operations_a_second(compute: Compute) -> float:
         began = time.perf_counter()
         torch.mm(matrix, matrix)[0, 0].item()  # waits for a GPU
         best = min(best, time.perf_counter() - began)
-    return 2 * _PRODUCT**3 / best
+    return 2 * side**3 / best

@@ -41,7 +41,7 @@ def fitting(compute: Compute, batch: int, planned: Callable[[Compute], Plan], gp
 def as_settings(way: Compute, now: Compute) -> str:
     """The settings that make one way of another, for a person to set: "micro_batch 4, moments 8bit"."""
     words = []
-    if way.micro_batch != now.micro_batch:
+    if way.micro_batch is not None and way.micro_batch != now.micro_batch:
         words.append(f"micro_batch to {way.micro_batch}")
     if way.recompute and not now.recompute:
         words.append("recompute to true")

@@ -107,7 +107,8 @@ def _fits(template: Template, miners: int, validators: int, compute: Compute, ro
 
 def _variables(way: Compute, now: Compute) -> str:
     """The variables of the environment that make one way of another."""
-    words = [f"MUSTER_MICRO_BATCH={way.micro_batch}"] if way.micro_batch != now.micro_batch else []
+    less = way.micro_batch is not None and way.micro_batch != now.micro_batch
+    words = [f"MUSTER_MICRO_BATCH={way.micro_batch}"] if less else []
     words += ["MUSTER_RECOMPUTE=true"] if way.recompute and not now.recompute else []
     words += [f"MUSTER_MOMENTS={way.moments}"] if way.moments != now.moments else []
     return " ".join(words)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from muster.node.compute import CPU, Compute
-from muster.node.miner.engine import Delta, Diverged, Job, OnStep, ThetaView
+from muster.node.miner.engine import Delta, Diverged, Job, OnStep, RoundLost, ThetaView
 from muster.node.miner.optimizers import InnerOptimizer
-from muster.node.miner.passes import Passes
+from muster.node.miner.passes import Passes, full
 from muster.node.miner.schedule import learning_rate
 from muster.node.miner.state import Entry
 from muster.node.models import model_class
@@ -57,16 +57,20 @@ class LocalEngine:
         losses: list[float] = []
         began = self._clock()
         windows = job.windows.to(self._device)
-        for h in range(steps):
-            batch = windows[h * inner.batch : (h + 1) * inner.batch]
-            losses.append(self._step(batch, job.first_step + h, inner))
-            if on_step is not None:
-                on_step(job.first_step + h, losses[-1])
-            if stop is not None and stop():
-                break
-        seconds = self._clock() - began
-        self._model.zero_grad()  # their memory is Δ's now
-        return Delta(tuple(theta.delta(parameters)), len(losses), math.fsum(losses) / len(losses), seconds)
+        try:
+            for h in range(steps):
+                batch = windows[h * inner.batch : (h + 1) * inner.batch]
+                losses.append(self._step(batch, job.first_step + h, inner))
+                if on_step is not None:
+                    on_step(job.first_step + h, losses[-1])
+                if stop is not None and stop():
+                    break
+            seconds = self._clock() - began
+            self._model.zero_grad()  # their memory is Δ's now
+            delta = tuple(theta.delta(parameters))
+        except torch.cuda.OutOfMemoryError as error:  # of moments, of an optimizer's work, of Δ
+            raise RoundLost(full(str(error))) from error
+        return Delta(delta, len(losses), math.fsum(losses) / len(losses), seconds)
 
     def state(self) -> Iterator[Entry]:
         """What is kept of the optimizer's moments, to be saved before the next step; see `InnerOptimizer.state`."""

@@ -19,6 +19,14 @@ from muster.protocol.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
+def full(problem: str) -> str:
+    """What to do where a GPU's memory does not hold a round; `problem` as torch says it."""
+    return (
+        f"this GPU does not hold training this model ({problem.partition('. ')[0]}): set moments to 8bit or factored, "
+        "free the card of other processes, or take one with more memory"
+    )
+
+
 class Passes:
     """The forward and backward passes of one model, which is changed by nothing else meanwhile.
 
@@ -81,7 +89,4 @@ class Passes:
             self._model.recompute = True
             log.warning("%s: makes activations again in the backward pass from here on", problem)
         else:
-            raise RoundLost(
-                f"this GPU does not hold one window of this model ({problem}): set moments to 8bit or factored, free "
-                "the card of other processes, or take one with more memory"
-            )
+            raise RoundLost(full(problem))

@@ -24,6 +24,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import BULK_DEADLINE, FoundSeal
 from muster.node.miner.answering import answer
 from muster.node.miner.engine import Delta, Engine, Job, RoundLost
+from muster.node.miner.passes import full
 from muster.node.miner.state import Made
 from muster.node.replica import Replica
 from muster.node.telemetry import events
@@ -112,7 +113,7 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseU
     device never holds an e: both pass through it while it computes.
 
     Raises:
-        RoundLost: a number is not finite; Δ's memory is void.
+        RoundLost: a number is not finite, or a GPU's memory is full; Δ's memory is void.
     """
     tip = task.tip
     left = tuple(
@@ -121,6 +122,8 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseU
     )
     try:
         return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
+    except torch.cuda.OutOfMemoryError as problem:
+        raise RoundLost(full(str(problem))) from problem
     except ValueError as problem:
         raise RoundLost(
             f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"

@@ -128,6 +128,11 @@ class TestSpeed:
         assert "30 min" in slow.text
         assert "estimated" in slow.text
 
+    def test_what_is_estimated_of_a_gpu_refuses_nothing(self) -> None:
+        slow = checks.judge_speed(SpeedFacts(1e9, True, "card"), SPEC, 12.0)
+        assert slow.status is Status.WARN
+        assert checks.judge_speed(SpeedFacts(1e9, False, "card"), SPEC, 12.0).status is Status.FAIL
+
     def test_without_a_chain_nobody_knows(self) -> None:
         assert checks.judge_speed(SpeedFacts(1e9, estimated=True), SPEC, None).status is Status.OK
 

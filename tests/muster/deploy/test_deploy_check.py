@@ -101,6 +101,10 @@ class TestSkypilot:
         text = f'envs:\n  MUSTER_RUM: "x"\nsecrets:\n  MUSTER_S3_SECRET_KEY: "abc"\n  SEED: "{SEED}"\nrun: "true"\n'
         assert check("task.yaml", text) == [(2, "setting"), (4, "secret"), (5, "secret")]
 
+    def test_what_is_in_the_clear_behind_a_reference_or_in_capitals(self, check: Check) -> None:
+        text = 'secrets:\n  MUSTER_S3_SECRET_KEY: "${X:-abc}"\n  A: "${X:?where}"\n  SEED: "%s"\nrun: "true"\n'
+        assert check("task.yaml", text % SEED.upper()) == [(2, "secret"), (4, "secret")]
+
     def test_a_run_id_is_no_secret(self, check: Check) -> None:
         text = f'envs:\n  MUSTER_RUN: "https://runs.test/{SEED}#{SEED}"\nrun: "true"\n'
         assert check("task.yaml", text) == []
@@ -202,6 +206,12 @@ class TestCloudInit:
 
 class TestSettings:
     """settings.env, and the folder of keys that it names."""
+
+    def test_a_line_that_is_none_is_not_repeated(self, tmp_path: Path) -> None:
+        """It may hold a secret, and what is told here lands in logs."""
+        (tmp_path / "settings.env").write_text("export MUSTER_S3_SECRET_KEY='hidden'\n")
+        (found,) = check_files([tmp_path / "settings.env"])
+        assert "hidden" not in repr(found)
 
     def test_form(self, check: Check) -> None:
         text = "# a\nA='1'\nB=\"2\"\nC=''\nexport D='4'\nA='5'\n"

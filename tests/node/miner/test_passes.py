@@ -11,6 +11,7 @@ from inner_world import MODEL, Trainer, inner_of, same, windows_of
 
 from muster.node.compute import CPU, Compute
 from muster.node.miner.engine import RoundLost
+from muster.node.miner.optimizers import InnerOptimizer
 from muster.node.miner.passes import Passes
 from muster.node.models.llama import Llama
 
@@ -124,8 +125,22 @@ def test_then_activations_are_made_again(small: Small, caplog: pytest.LogCapture
 
 def test_what_fits_in_no_way_loses_the_round_in_a_sentence(small: Small) -> None:
     small.holds = small.holds_again = 0
-    with pytest.raises(RoundLost, match=r"does not hold one window of this model \(CUDA out of memory\): set moments"):
+    with pytest.raises(RoundLost, match=r"does not hold training this model \(CUDA out of memory\): set moments"):
         Passes(small, CPU).gradient(windows_of(3, 2))
+
+
+def test_a_gpu_that_is_full_beside_the_passes_loses_the_round_too(
+    theta: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments are first allocated after a pass."""
+
+    def step(*_of: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    trainer = Trainer(MODEL, inner_of())
+    monkeypatch.setattr(InnerOptimizer, "step", step)
+    with pytest.raises(RoundLost, match=r"\(CUDA out of memory\): set moments to 8bit"):
+        trainer.train(theta, windows_of(1), 0)
 
 
 def test_an_engine_trains_in_parts(theta: list[torch.Tensor]) -> None:

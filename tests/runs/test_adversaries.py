@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 from malformed_payloads import CODEC_REASONS
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
+from torch import Tensor
 
+from muster.kernels import SparseUpdate
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.simulator import SimulatedRun
 from muster.node.miner import local_miner
-from muster.node.miner.stages import OpenRound, Stages
+from muster.node.miner.engine import Delta
+from muster.node.miner.stages import OpenRound, Stages, Task, compress
 from muster.protocol import paths, wire
 from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
@@ -177,3 +181,22 @@ def test_two_accepted_submissions_cannot_share_a_slot(stage: MakeStage) -> None:
         assert reasons["noise-0"] == "uid_mismatch"
         assert {reasons[name] for name in HONEST} == {""}
     assert len(run.state_roots) == 3
+
+
+def test_one_of_two_keys_with_one_computation_loses_its_seat(stage: MakeStage) -> None:
+    """Though seats are free; once it is judged twice, and the honest and the other key keep theirs."""
+    made = stage(adversaries={"noise": 2})
+    shared: dict[int, SparseUpdate] = {}
+
+    def first_of_both(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseUpdate, tuple[Tensor, ...]]:
+        update, left = compress(task, delta, error)
+        return shared.setdefault(task.tip.round, update), left
+
+    twin = partial(local_miner, stages=Stages(compress=first_of_both))
+    run = play(made, 8, makers=lambda behaviour: twin if behaviour == "noise" else local_miner)
+    last = Ledger(run).reasons(made.roster, 7)
+    assert sorted(last[name] for name in ("noise-0", "noise-1")) == ["", "not_original"]
+    for round_ in range(8):
+        reasons = Ledger(run).reasons(made.roster, round_)
+        assert {reasons[name] for name in HONEST} == {""}
+        assert round_ > 2 or "not_original" not in reasons.values()

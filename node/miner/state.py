@@ -13,12 +13,14 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
@@ -94,6 +96,32 @@ class _Place(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Place | dict[str, str]])
 
 
+def save_made(path: Path, made: Made, after: Made) -> None:
+    """Replace the file at `path` by one of a submission alone, made since the state that holds `after` was saved.
+
+    Raises:
+        StorageError: as `save_state`.
+    """
+    _write(
+        path, lambda: _submission(made), {"format": FORMAT, **_belonging(made), "after": blake3(after.key).hexdigest()}
+    )
+
+
+def load_made(path: Path, after: Made) -> Made | None:
+    """The submission at `path`; None where there is none, or it was made before the state that holds `after`.
+
+    Raises:
+        ConfigError: the file is of another release, or none of a submission.
+        StorageError: it cannot be read.
+    """
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            return stored.made() if stored.follows(after) else None
+    except FileNotFoundError:
+        return None
+
+
 def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> None:
     """Replace the file at `path`; what it says survives a power cut once this returns.
 
@@ -102,15 +130,19 @@ def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[
     Raises:
         StorageError: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
     """
-    about = {"format": FORMAT}
-    if state.made is not None:
-        about |= {"round": str(state.made.round), "parent": state.made.parent.hex()}
-    try:
-        _replace(path, lambda: _tensors(layout, state, moments()), about)
-    except OSError as problem:
-        raise StorageError(
-            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
-        ) from problem
+    about = {"format": FORMAT} | (_belonging(state.made) if state.made else {})
+    _write(path, lambda: _tensors(layout, state, moments()), about)
+
+
+def _belonging(made: Made) -> dict[str, str]:
+    """What a header says of a submission."""
+    return {"round": str(made.round), "parent": made.parent.hex()}
+
+
+def _submission(made: Made) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a submission."""
+    yield f"{_MADE}/key", _tensor(made.key)
+    yield f"{_MADE}/submission", _tensor(made.submission)
 
 
 def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Iterator[tuple[str, Tensor]]:
@@ -122,8 +154,17 @@ def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Ite
         for part, tensor in entry.items():
             yield f"{name}/{part}", tensor
     if state.made is not None:
-        yield f"{_MADE}/key", _tensor(state.made.key)
-        yield f"{_MADE}/submission", _tensor(state.made.submission)
+        yield from _submission(state.made)
+
+
+def _write(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
+    """`_replace`, whose errors are sentences."""
+    try:
+        _replace(path, tensors, about)
+    except OSError as problem:
+        raise StorageError(
+            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
+        ) from problem
 
 
 def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
@@ -152,7 +193,7 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
         MusterError: what `take` raises where the entries are not its own.
     """
     try:
-        with path.open("rb") as file:
+        with _reading(path), path.open("rb") as file:
             stored = _Stored(path, file)
             stored.check(layout)
             error = tuple(stored.error(name) for name in layout.names)
@@ -161,6 +202,15 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
     except FileNotFoundError:
         take(())
         return MinerState.blank(layout)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file, as a sentence; that there is none is said as Python says it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
     except OSError as problem:
         raise StorageError(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"
@@ -211,6 +261,10 @@ class _Stored:
         found = tuple(place.shape for place in places if place is not None and place.dtype == "F32")
         if named != set(layout.names) or found != layout.shapes:
             raise ValueError("error feedback of another model")
+
+    def follows(self, after: Made) -> bool:
+        """Whether it is a submission made since the state that holds `after` was saved."""
+        return self._about.get("after") == blake3(after.key).hexdigest()
 
     def error(self, name: str) -> Tensor:
         """e of one tensor of the layout."""

@@ -67,7 +67,7 @@ def judge_speed(facts: SpeedFacts, spec: RunSpec, block_seconds: float | None) -
     """Whether a miner's round of inner steps ends before its submission is due."""
     name, inner = "speed", spec.inner
     seconds = facts.step_seconds * inner.steps
-    about = "estimated" if facts.estimated else "measured"
+    about = f"{'estimated' if facts.estimated else 'measured'}, {'bf16' if facts.bf16 else 'fp32'} products"
     where = "the CPU" if facts.device == "CPU" else facts.device
     text = f"{_time(facts.step_seconds)} an inner step on {where} ({about}), {_time(seconds)} a round of {inner.steps}"
     if block_seconds is None:

@@ -7,12 +7,14 @@ how many shards, arrange the work: the parts of one tensor on several slices giv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from muster.kernels import fast
+from muster.kernels.quantiser import SCALES
 from muster.kernels.update import SparseUpdate, common_grid
 
 
@@ -21,11 +23,11 @@ def scale_peaks(update: SparseUpdate) -> list[float]:
 
     A scale that no value has says nothing of a tile that brings nothing. Of a tensor in parts: the largest of theirs.
     """
-    peaks = []
-    for i in range(len(update.grid.shapes)):
-        levels, counts = _levels(update, i)
-        peaks.append(float(levels[((counts > 0) & (levels > 0)).any(axis=1)].max(initial=0)))
-    return peaks
+    tensors = range(len(update.grid.shapes))
+    levels, counts = _levels(update, tensors)
+    brings = ((counts > 0) & (levels > 0)).any(axis=1)
+    largest = np.where(brings, levels.max(axis=1, initial=0), 0)
+    return [float(largest[slice(*update.grid.tensor_tiles[i])].max(initial=0)) for i in tensors]
 
 
 def caps_of(peaks: Sequence[Sequence[float]], cap: float) -> list[float]:
@@ -68,12 +70,13 @@ def norm(update: SparseUpdate, i: int) -> float:
     The square root of the correctly rounded sum, over tiles and their two scales, of count · scale²; in
     float64 scale² is exact and its product with the count rounds once.
     """
-    return math.sqrt(math.fsum(_squares(update, i)))
+    (squares,) = _squares(update, range(i, i + 1))
+    return math.sqrt(math.fsum(squares))
 
 
 def norm_part(update: SparseUpdate, i: int) -> tuple[float, ...]:
     """The exact sum under the root of `norm`, as a few float64 numbers: what the slices of a tensor tell each other."""
-    terms, part = _squares(update, i), []
+    (terms,), part = _squares(update, range(i, i + 1)), []
     while (rest := math.fsum(terms)) != 0:
         part.append(rest)
         terms.append(-rest)
@@ -87,7 +90,7 @@ def norm_of(parts: Iterable[tuple[float, ...]]) -> float:
 
 def norms_of(update: SparseUpdate) -> list[float]:
     """`norm` of every tensor."""
-    return [norm(update, i) for i in range(len(update.grid.shapes))]
+    return [math.sqrt(math.fsum(squares)) for squares in _squares(update, range(len(update.grid.shapes)))]
 
 
 def medians_of(norms: Sequence[Sequence[float]], amounts: Sequence[int]) -> list[tuple[float, int]]:
@@ -140,20 +143,40 @@ def clip_weights(updates: Sequence[SparseUpdate], amounts: Sequence[int]) -> npt
     return np.stack([clip_of(row, amount, medians) for row, amount in zip(norms, amounts, strict=True)])
 
 
-def _levels(update: SparseUpdate, i: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Of each tile of tensor i its two scales in force and how many values have them, low then high: (tiles_i, 2)."""
-    first, last = update.grid.tensor_tiles[i]
-    levels = update.tensor_scales(i).double().numpy()
-    if first == last:
-        return levels, np.zeros((0, 2), np.int64)
+def _levels(update: SparseUpdate, tensors: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Of neighbouring tensors each tile's two scales in force and how many values have them: (tiles, 2), low first."""
+    spans = update.grid.tensor_tiles[tensors.start : tensors.stop]
+    first, last = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+    levels = SCALES.numpy()[update.scales[first:last].numpy()]
+    if update.scale_limit is not None:
+        limits = np.array(update.scale_limit[tensors.start : tensors.stop], np.float32)
+        tiles = np.array([stop - start for start, stop in spans], np.int64)
+        levels = np.minimum(levels, np.repeat(limits, tiles)[:, None])
     starts = update.grid.entry_starts(update.k)[first : last + 1]
-    entries = update.codes.numpy()[starts[0] : starts[-1]]
-    high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
-    return levels, np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
+    high = _high_counts(update.codes.numpy(), starts, sum(update.grid.numel))
+    return levels.astype(np.float64), np.stack([np.diff(starts) - high, high], axis=1)
 
 
-def _squares(update: SparseUpdate, i: int) -> list[float]:
-    """count · scale² of each tile of tensor i and each of its two scales."""
-    levels, counts = _levels(update, i)
-    squares: list[float] = (counts * (levels * levels)).ravel().tolist()
-    return squares
+def _high_counts(codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], entries: int) -> npt.NDArray[np.int64]:
+    """How many values have the high scale, by tile; `starts`, one more, is where its codes are, of a model so large."""
+    if fast.suits(entries):
+        from muster.kernels.fast.entry_loops import count_high  # noqa: PLC0415 - takes a while to load
+
+        counts = np.empty(len(starts) - 1, np.int64)
+        count_high(codes, starts, counts)
+        return counts
+    if len(starts) == 1:
+        return np.empty(0, np.int64)
+    high = codes[starts[0] : starts[-1]] & 1
+    return np.add.reduceat(high, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
+
+
+def _squares(update: SparseUpdate, tensors: range) -> Iterator[list[float]]:
+    """By tensor, count · scale² of each of its tiles and each of their two scales; `tensors` as for `_levels`."""
+    levels, counts = _levels(update, tensors)
+    squares = counts * (levels * levels)
+    begin = 0
+    for start, stop in update.grid.tensor_tiles[tensors.start : tensors.stop]:
+        end = begin + stop - start
+        yield squares[begin:end].ravel().tolist()
+        begin = end

@@ -14,8 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from muster.kernels import fast
-from muster.kernels.quantiser import SCALES
+from muster.kernels.grid import Grid
+from muster.kernels.quantiser import scale_values
 from muster.kernels.update import SparseUpdate, common_grid
+
+TOGETHER = 2**12
+"""Tiles of several tensors that are worked on at once at most: some 200 KiB of numbers beside their codes."""
 
 
 def scale_peaks(update: SparseUpdate) -> list[float]:
@@ -23,11 +27,12 @@ def scale_peaks(update: SparseUpdate) -> list[float]:
 
     A scale that no value has says nothing of a tile that brings nothing. Of a tensor in parts: the largest of theirs.
     """
-    tensors = range(len(update.grid.shapes))
-    levels, counts = _levels(update, tensors)
-    brings = ((counts > 0) & (levels > 0)).any(axis=1)
-    largest = np.where(brings, levels.max(axis=1, initial=0), 0)
-    return [float(largest[slice(*update.grid.tensor_tiles[i])].max(initial=0)) for i in tensors]
+    peaks: list[float] = []
+    for tensors in _groups(update.grid):
+        levels, counts = _levels(update, tensors)
+        largest = np.where(((counts > 0) & (levels > 0)).any(axis=1), levels.max(axis=1), 0.0)
+        peaks += [float(part.max(initial=0)) for part in _parts(update.grid, tensors, largest)]
+    return peaks
 
 
 def caps_of(peaks: Sequence[Sequence[float]], cap: float) -> list[float]:
@@ -70,13 +75,12 @@ def norm(update: SparseUpdate, i: int) -> float:
     The square root of the correctly rounded sum, over tiles and their two scales, of count · scale²; in
     float64 scale² is exact and its product with the count rounds once.
     """
-    (squares,) = _squares(update, range(i, i + 1))
-    return math.sqrt(math.fsum(squares))
+    return math.sqrt(math.fsum(_squares(update, range(i, i + 1)).ravel().tolist()))
 
 
 def norm_part(update: SparseUpdate, i: int) -> tuple[float, ...]:
     """The exact sum under the root of `norm`, as a few float64 numbers: what the slices of a tensor tell each other."""
-    (terms,), part = _squares(update, range(i, i + 1)), []
+    terms, part = _squares(update, range(i, i + 1)).ravel().tolist(), []
     while (rest := math.fsum(terms)) != 0:
         part.append(rest)
         terms.append(-rest)
@@ -90,7 +94,11 @@ def norm_of(parts: Iterable[tuple[float, ...]]) -> float:
 
 def norms_of(update: SparseUpdate) -> list[float]:
     """`norm` of every tensor."""
-    return [math.sqrt(math.fsum(squares)) for squares in _squares(update, range(len(update.grid.shapes)))]
+    norms: list[float] = []
+    for tensors in _groups(update.grid):
+        parts = _parts(update.grid, tensors, _squares(update, tensors))
+        norms += [math.sqrt(math.fsum(part.ravel().tolist())) for part in parts]
+    return norms
 
 
 def medians_of(norms: Sequence[Sequence[float]], amounts: Sequence[int]) -> list[tuple[float, int]]:
@@ -143,18 +151,41 @@ def clip_weights(updates: Sequence[SparseUpdate], amounts: Sequence[int]) -> npt
     return np.stack([clip_of(row, amount, medians) for row, amount in zip(norms, amounts, strict=True)])
 
 
+def _groups(grid: Grid) -> Iterator[range]:
+    """All tensors in runs that are worked on at once: of `TOGETHER` tiles at most, or of one tensor.
+
+    A small model's tensors have so few tiles that what a call costs by itself is all that its norms take.
+    """
+    begin = 0
+    for i, (_, last) in enumerate(grid.tensor_tiles):
+        if i > begin and last - grid.tensor_tiles[begin][0] > TOGETHER:
+            yield range(begin, i)
+            begin = i
+    if begin < len(grid.tensor_tiles):
+        yield range(begin, len(grid.tensor_tiles))
+
+
+def _parts(grid: Grid, tensors: range, rows: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
+    """What belongs to each of these tensors of `rows`, one a tile of theirs."""
+    start = grid.tensor_tiles[tensors[0]][0]
+    for i in tensors:
+        first, last = grid.tensor_tiles[i]
+        yield rows[first - start : last - start]
+
+
 def _levels(update: SparseUpdate, tensors: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Of neighbouring tensors each tile's two scales in force and how many values have them: (tiles, 2), low first."""
+    """Of each tile of these tensors its scales in force and how many values have them, low then high, (tiles, 2)."""
     spans = update.grid.tensor_tiles[tensors.start : tensors.stop]
-    first, last = (spans[0][0], spans[-1][1]) if spans else (0, 0)
-    levels = SCALES.numpy()[update.scales[first:last].numpy()]
+    first, last = spans[0][0], spans[-1][1]
+    levels = scale_values(update.scales[first:last]).numpy()
+    if first == last:
+        return levels.astype(np.float64), np.zeros((0, 2), np.int64)
     if update.scale_limit is not None:
         limits = np.array(update.scale_limit[tensors.start : tensors.stop], np.float32)
-        tiles = np.array([stop - start for start, stop in spans], np.int64)
-        levels = np.minimum(levels, np.repeat(limits, tiles)[:, None])
+        levels = np.minimum(levels, np.repeat(limits, [end - begin for begin, end in spans])[:, None])
     starts = update.grid.entry_starts(update.k)[first : last + 1]
     high = _high_counts(update.codes.numpy(), starts, sum(update.grid.numel))
-    return levels.astype(np.float64), np.stack([np.diff(starts) - high, high], axis=1)
+    return levels.astype(np.float64), np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
 
 
 def _high_counts(codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], entries: int) -> npt.NDArray[np.int64]:
@@ -165,18 +196,11 @@ def _high_counts(codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], en
         counts = np.empty(len(starts) - 1, np.int64)
         count_high(codes, starts, counts)
         return counts
-    if len(starts) == 1:
-        return np.empty(0, np.int64)
     high = codes[starts[0] : starts[-1]] & 1
     return np.add.reduceat(high, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
 
 
-def _squares(update: SparseUpdate, tensors: range) -> Iterator[list[float]]:
-    """By tensor, count · scale² of each of its tiles and each of their two scales; `tensors` as for `_levels`."""
+def _squares(update: SparseUpdate, tensors: range) -> npt.NDArray[np.float64]:
+    """count · scale² of each tile of these tensors and each of its two scales: (tiles, 2)."""
     levels, counts = _levels(update, tensors)
-    squares = counts * (levels * levels)
-    begin = 0
-    for start, stop in update.grid.tensor_tiles[tensors.start : tensors.stop]:
-        end = begin + stop - start
-        yield squares[begin:end].ravel().tolist()
-        begin = end
+    return counts * (levels * levels)

@@ -106,13 +106,28 @@ def forge(folder: Path, peers: int, layers: int) -> None:
 def submit(folder: Path, spec: Any, tip: Any, replica: Any, by: tuple[int, Any], update: Any) -> None:
     """One peer's submission of round 0, `by` its slot and who it is, in its bucket below `folder`."""
     wire, paths = of("muster.protocol.wire"), of("muster.protocol.paths")
-    assignment = of("muster.protocol.rules.assignment")
+    uid, member = by
+    key = uid.to_bytes(wire.KEY_BYTES, "little")
+    encrypt = wire.encrypt_payload if hasattr(wire, "encrypt_payload") else wire.seal
+    ciphertext = encrypt(update, key, tip.run_id, 0, member.identity.public)
+    header = header_of(spec, tip, replica, by, ciphertext, spec.inner.batch)
+    bucket = folder / "buckets" / member.name
+    (bucket / paths.key(tip.run_id, 0)).parent.mkdir(parents=True)
+    if hasattr(paths, "head"):
+        (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
+        (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
+    else:  # the build before had one object for both
+        whole = wire.encode(header, member.identity, ciphertext)
+        (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
+
+
+def header_of(spec: Any, tip: Any, replica: Any, by: tuple[int, Any], ciphertext: bytes, count: int) -> Any:
+    """The header of a peer that has trained on its first `count` windows of round 0."""
+    wire, assignment = of("muster.protocol.wire"), of("muster.protocol.rules.assignment")
     uid, member = by
     public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
-    encrypt = wire.encrypt_payload if hasattr(wire, "encrypt_payload") else wire.seal
-    ciphertext = encrypt(update, key, tip.run_id, 0, public)
-    windows = assignment.assigned(tip.opening.assign.value, uid, spec.data, spec.inner.batch)
-    header = wire.Header(
+    windows = assignment.assigned(tip.opening.assign.value, uid, spec.data, count)
+    return wire.Header(
         run_id=tip.run_id,
         public=public,
         round=0,
@@ -127,14 +142,6 @@ def submit(folder: Path, spec: Any, tip: Any, replica: Any, by: tuple[int, Any],
         ciphertext_digest=part("blake3").blake3(ciphertext).digest(),
         key_commitment=wire.key_commitment(key),
     )
-    bucket = folder / "buckets" / member.name
-    (bucket / paths.key(tip.run_id, 0)).parent.mkdir(parents=True)
-    if hasattr(paths, "head"):
-        (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
-        (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
-    else:  # the build before had one object for both
-        whole = wire.encode(header, member.identity, ciphertext)
-        (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
 
 
 def show_keys(folder: Path, stage: Any, tip: Any, seal: bytes) -> None:

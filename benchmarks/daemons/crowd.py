@@ -43,17 +43,18 @@ def update_of(shapes: list[tuple[int, ...]], seed: int, how: tuple[Any, ...]) ->
 
 
 def closed_round(folder: Path, peers: int, **sections: dict[str, Any]) -> Crowd:
-    """Lay out a run of so many peers and one operator, submit for every peer, and lead round 0 to its anchored record.
+    """Lay out a run of so many peers, submit for every peer, and lead round 0 to its anchored record."""
+    return asyncio.run(_led(folder, laid_out(folder, peers, **sections)))
 
-    `sections` change `tiny`, of which everything else is.
-    """
+
+def laid_out(folder: Path, peers: int, **sections: dict[str, Any]) -> Any:
+    """A run of so many peers and one operator; `sections` change `tiny`, of which everything else is."""
     builders, roster = part("run_builders"), of("muster.testnet.roster:Roster").of(0, peers, 1, {})
     document = of("muster.protocol.spec:load_template")("tiny").model_dump()
     for name, fields in sections.items():
         document[name] |= fields
     made = of("muster.protocol.spec:Template").model_validate(document)
-    stage = builders.lay_out(folder / "run", builders.write_text(folder / "text", words=4000), made, roster)
-    return asyncio.run(_led(folder, stage))
+    return builders.lay_out(folder / "run", builders.write_text(folder / "text", words=4000), made, roster)
 
 
 async def _led(folder: Path, stage: Any) -> Crowd:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from muster.kernels import fast
+from muster.kernels.backend import entry_loops
 from muster.kernels.grid import Grid
 from muster.kernels.quantiser import scale_values
 from muster.kernels.update import SparseUpdate, common_grid
@@ -190,11 +190,10 @@ def _levels(update: SparseUpdate, tensors: range) -> tuple[npt.NDArray[np.float6
 
 def _high_counts(codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], entries: int) -> npt.NDArray[np.int64]:
     """How many values have the high scale, by tile; `starts`, one more, is where its codes are, of a model so large."""
-    if fast.suits(entries):
-        from muster.kernels.fast.entry_loops import count_high  # noqa: PLC0415 - takes a while to load
-
+    loops = entry_loops(entries)
+    if loops is not None:
         counts = np.empty(len(starts) - 1, np.int64)
-        count_high(codes, starts, counts)
+        loops.count_high(codes, starts, counts)
         return counts
     high = codes[starts[0] : starts[-1]] & 1
     return np.add.reduceat(high, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry

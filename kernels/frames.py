@@ -21,7 +21,6 @@ log2 C(4096, k) / k + 2, of uniform places and free scales (real places are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +28,7 @@ import numpy.typing as npt
 import torch
 import zstandard
 
-from muster.kernels import fast
+from muster.kernels.backend import entry_loops
 from muster.kernels.codec import Codec
 from muster.kernels.update import SparseUpdate
 
@@ -155,14 +154,15 @@ def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:
     indices, codes = np.empty(starts[-1], np.int16), np.empty(starts[-1], np.uint8)
     scales = np.empty((len(starts) - 1, _SCALES), np.uint8)
     view, at, decompressor = memoryview(data), 0, zstandard.ZstdDecompressor()
-    read = _loop(sum(grid.numel))
+    loops = entry_loops(sum(grid.numel))
     for (start, stop), gaps in zip(grid.frames, _gap_bounds(codec).tolist(), strict=True):
         here = slice(int(starts[start]), int(starts[stop]))
         fixed, entries = _SCALES * (stop - start), here.stop - here.start
         content, at = _take_squeezed(decompressor, view, at, fixed + entries, fixed + gaps)
         out = indices[here], codes[here], scales[start:stop]
         packed = np.frombuffer(view[at : at + _code_bytes(entries)], np.uint8)
-        if not read(content, packed, grid.tile_sizes[start:stop], starts[start : stop + 1], out):
+        tiles = grid.tile_sizes[start:stop], starts[start : stop + 1]
+        if loops is None or not loops.read_frame(content, packed, *tiles, out):
             _read_frame(content, packed, _frame_sizes(codec, start, stop), out)
         at += len(packed)
     if at != len(data):
@@ -184,15 +184,6 @@ def _read_frame(content: _Bytes, packed: _Bytes, tiles: tuple[_Ints, _Ints], out
         raise FrameError("frame_truncated", f"{_code_bytes(len(codes))} code bytes expected, {len(packed)} left")
     codes[:] = _unpack(packed, len(codes))
     _check_zero_scales(scales, codes, counts)
-
-
-def _loop(entries: int) -> Callable[[_Bytes, _Bytes, npt.NDArray[np.int32], _Ints, _Out], bool]:
-    """What reads a frame of a model of so many entries, where it can, and says whether it could."""
-    if fast.suits(entries):
-        from muster.kernels.fast.entry_loops import read_frame  # noqa: PLC0415 - takes a while to load
-
-        return read_frame
-    return lambda *_: False
 
 
 def _first(counts: _Ints) -> _Ints:

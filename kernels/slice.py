@@ -34,14 +34,14 @@ class Slice:
         if len(self.bands) != len(self.whole.shapes):
             raise ValueError(f"a slice must have one range of bands a tensor, {len(self.whole.shapes)} in all")
         for i, (first, last) in enumerate(self.bands):
-            most = len(self.whole.bands(i))
+            most = self.whole.band_count(i)
             if not 0 <= first <= last <= most:
                 raise ValueError(f"tensor {i} has bands 0 to {most}, not {first} to {last}")
 
     @classmethod
     def all_of(cls, grid: Grid) -> Slice:
         """The slice of a process that holds the whole model."""
-        return cls(grid, tuple((0, len(grid.bands(i))) for i in range(len(grid.shapes))))
+        return cls(grid, tuple((0, grid.band_count(i)) for i in range(len(grid.shapes))))
 
     @classmethod
     def of_rank(cls, grid: Grid, rank: int, ranks: int) -> Slice:
@@ -57,7 +57,7 @@ class Slice:
             raise ValueError(f"rank {rank} is not one of {ranks}")
         held = []
         for i, shape in enumerate(grid.shapes):
-            rows, most = -(-(shape[0] if shape else 1) // ranks), len(grid.bands(i))
+            rows, most = -(-(shape[0] if shape else 1) // ranks), grid.band_count(i)
             before = [min(-(-each * rows // grid.band_rows(i)), most) for each in (rank, rank + 1)]
             held.append((before[0], before[1]))
         return cls(grid, tuple(held))
@@ -65,7 +65,8 @@ class Slice:
     @cached_property
     def grid(self) -> Grid:
         """The tiles held here, as the grid of the tensors' parts."""
-        return Grid([self._shape(i) for i in range(len(self.bands))])
+        shapes = tuple(self._shape(i) for i in range(len(self.bands)))
+        return self.whole if shapes == self.whole.shapes else Grid(shapes)  # the whole one has worked out much already
 
     def rows(self, i: int) -> tuple[int, int]:
         """First row of tensor i that is held, and the row after the last; entries, for a vector."""
@@ -122,7 +123,7 @@ def cover(slices: Sequence[Slice], i: int) -> list[int]:
     order = sorted(
         (n for n, held in enumerate(slices) if held.bands[i][0] < held.bands[i][1]), key=lambda n: slices[n].bands[i]
     )
-    at, most = 0, len(slices[0].whole.bands(i))
+    at, most = 0, slices[0].whole.band_count(i)
     for n in order:
         if slices[n].bands[i][0] != at:
             raise ValueError(f"band {at} of tensor {i} is not held exactly once")

@@ -158,11 +158,11 @@ def step_(
     where = _map(updates[0].codec)
     entries = int(where.tile_starts[-1])
     total, listed = np.zeros(entries, np.float32), np.zeros(entries, np.int32)
-    for update, factors in zip(updates, weights, strict=True):
-        at = where.addresses(update)
+    addresses = [where.addresses(update) for update in updates]
+    for update, factors, at in zip(updates, weights, addresses, strict=True):
         total[at] += where.values(update, factors)
         listed[at] += 1
-    touched, starts = _touched(where, listed > 0)
+    touched, starts = _touched(where, addresses)
     step = np.float32(lr) * (total[touched] / divisors[listed[touched]])
     places, old = where.order[touched], np.empty(len(touched), np.float32)
     for i, here in where.by_tensor(starts):
@@ -179,10 +179,7 @@ def put_(theta: Sequence[Tensor], updates: Sequence[SparseUpdate], undo: Undo) -
         ValueError: the log is of other updates; θ is as it was.
     """
     where = _map(updates[0].codec)
-    listed = np.zeros(int(where.tile_starts[-1]), np.bool_)
-    for update in updates:
-        listed[where.addresses(update)] = True
-    touched, starts = _touched(where, listed)
+    touched, starts = _touched(where, [where.addresses(update) for update in updates])
     if not np.array_equal(starts, undo.starts):
         raise ValueError("the undo log is of other updates")
     places, values = where.order[touched], undo.values.numpy()
@@ -190,9 +187,15 @@ def put_(theta: Sequence[Tensor], updates: Sequence[SparseUpdate], undo: Undo) -
         _flat(theta[i])[places[here]] = values[here]
 
 
-def _touched(where: _Map, listed: npt.NDArray[np.bool_]) -> tuple[_Ints, _Ints]:
-    """What is listed (bool, in tile order): the entries, ascending, and where each tile's begin among them."""
-    touched = np.flatnonzero(listed)
+def _touched(where: _Map, addresses: Sequence[_Ints]) -> tuple[_Ints, _Ints]:
+    """What is listed, in tile order: each entry once, ascending, and where each tile's begin among them.
+
+    By sorting, whose time goes by what is listed and not by the model.
+    """
+    listed = np.sort(np.concatenate(addresses))
+    first = np.ones(len(listed), np.bool_)
+    np.not_equal(listed[1:], listed[:-1], out=first[1:])
+    touched = listed[first]
     return touched, np.searchsorted(touched, where.tile_starts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -38,10 +38,10 @@ class Slice:
             if not 0 <= first <= last <= most:
                 raise ValueError(f"tensor {i} has bands 0 to {most}, not {first} to {last}")
 
-    @classmethod
-    def all_of(cls, grid: Grid) -> Slice:
+    @staticmethod
+    def all_of(grid: Grid) -> Slice:
         """The slice of a process that holds the whole model."""
-        return cls(grid, tuple((0, grid.band_count(i)) for i in range(len(grid.shapes))))
+        return _whole(grid)
 
     @classmethod
     def of_rank(cls, grid: Grid, rank: int, ranks: int) -> Slice:
@@ -112,6 +112,11 @@ class Slice:
             codes=_cat([update.codes[each] for each in entries], update.codes),
             scales=_cat([update.scales[first:last] for first, last in spans], update.scales),
         )
+
+
+@lru_cache(maxsize=8)
+def _whole(grid: Grid) -> Slice:
+    return Slice(grid, tuple((0, grid.band_count(i)) for i in range(len(grid.shapes))))
 
 
 def cover(slices: Sequence[Slice], i: int) -> list[int]:

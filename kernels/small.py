@@ -89,7 +89,7 @@ class _Map:
             levels = np.minimum(levels, np.repeat(limits, self.tensor_tiles)[:, None])
         levels = np.repeat(factors, self.tensor_tiles)[:, None] * levels
         table: _Floats = np.concatenate([levels, -levels], axis=1).reshape(-1)
-        return table[self.rows + update.codes.numpy()]
+        return table.take(self.rows + update.codes.numpy())
 
 
 @lru_cache(maxsize=8)
@@ -135,15 +135,16 @@ def compress_(
 def subtract_(theta: Sequence[Tensor], update: SparseUpdate, factors: Sequence[float], save: bool) -> Tensor:
     """theta −= fl(fl32(factor) · Δ̂), a factor a tensor; what was there, fp32 (N,), or nothing unless `save`."""
     where = _map(update.codec)
-    places = where.order[where.addresses(update)]
+    places = where.order.take(where.addresses(update))
     values = where.values(update, np.array(factors, np.float32))
     old = np.empty(len(values) if save else 0, np.float32)
     for i, here in where.by_tensor(update.grid.entry_starts(update.k)):
         flat = _flat(theta[i])
-        before = flat[places[here]]
+        at = places[here]
+        before = flat.take(at)
         if save:
             old[here] = before
-        flat[places[here]] = before - values[here]
+        flat[at] = before - values[here]
     return torch.from_numpy(old)
 
 
@@ -163,12 +164,13 @@ def step_(
         total[at] += where.values(update, factors)
         listed[at] += 1
     touched, starts = _touched(where, addresses)
-    step = np.float32(lr) * (total[touched] / divisors[listed[touched]])
-    places, old = where.order[touched], np.empty(len(touched), np.float32)
+    step = np.float32(lr) * (total.take(touched) / divisors.take(listed.take(touched)))
+    places, old = where.order.take(touched), np.empty(len(touched), np.float32)
     for i, here in where.by_tensor(starts):
         flat = _flat(theta[i])
-        old[here] = flat[places[here]]
-        flat[places[here]] = old[here] - step[here]
+        at = places[here]
+        old[here] = flat.take(at)
+        flat[at] = old[here] - step[here]
     return Undo(torch.from_numpy(old), starts)
 
 
@@ -182,7 +184,7 @@ def put_(theta: Sequence[Tensor], updates: Sequence[SparseUpdate], undo: Undo) -
     touched, starts = _touched(where, [where.addresses(update) for update in updates])
     if not np.array_equal(starts, undo.starts):
         raise ValueError("the undo log is of other updates")
-    places, values = where.order[touched], undo.values.numpy()
+    places, values = where.order.take(touched), undo.values.numpy()
     for i, here in where.by_tensor(starts):
         _flat(theta[i])[places[here]] = values[here]
 

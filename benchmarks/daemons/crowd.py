@@ -134,7 +134,18 @@ def clocked(parts: dict[str, float]) -> None:
 def follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
     """A follower that stands at genesis takes round 0 in, by its session; `parts` is what `clocked` adds to."""
     parts.clear()
+    forget()
     return asyncio.run(_follow(crowd, parts))
+
+
+def forget() -> None:
+    """Make this build forget what it keeps of a round, so that the next turn is one of its own."""
+    for where, name in (
+        (of("muster.protocol.wire"), "decode_head"),
+        (of("muster.protocol.rules.assignment"), "_table"),
+    ):
+        if hasattr(getattr(where, name, None), "cache_clear"):
+            getattr(where, name).cache_clear()
 
 
 async def _follow(crowd: Crowd, parts: dict[str, float]) -> Followed:

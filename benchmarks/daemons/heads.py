@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemons.crowd import laid_out
+from daemons.crowd import forget, laid_out
 from daemons.units import cpu_seconds
 from leader import header_of, stand
 from two_builds import of, roster_of
@@ -34,7 +34,7 @@ def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:  #
     spec = stage.spec.model_copy(update={"data": data, "inner": inner})
     members = roster_of(stage).members
     heads = [_head(spec, tip, replica, (uid, member), count) for uid, member in enumerate(members)]
-    admission, assignment = of("muster.protocol.rules.admission"), of("muster.protocol.rules.assignment")
+    admission = of("muster.protocol.rules.admission")
     before = not hasattr(tip, "codec")
     taken = heads[:AT_ONCE_BEFORE] if before else heads
 
@@ -49,8 +49,7 @@ def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:  #
             admission.admit(facts, member.identity.public, head)
 
     def turn() -> dict[str, float]:
-        if not before:
-            assignment._table.cache_clear()  # a turn stands for a round, which has a beacon of its own
+        forget()
         return {"judging_s": cpu_seconds(judge) * PEERS / len(taken)}
 
     return turn

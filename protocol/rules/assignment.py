@@ -49,7 +49,9 @@ def _half(size: int) -> int:
 
 def _hash(beacon: bytes, half_round: int, right: int) -> int:
     """The 64 bits that a half-round takes its own from."""
-    return int.from_bytes(blake3(beacon + bytes((half_round,)) + right.to_bytes(8, "little")).digest(length=8), "little")
+    return int.from_bytes(
+        blake3(beacon + bytes((half_round,)) + right.to_bytes(8, "little")).digest(length=8), "little"
+    )
 
 
 def permute_all(beacon: bytes, positions: _Ints, size: int) -> _Ints:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import WireError
-from muster.protocol.rules.assignment import assigned, assigned_digest, data_digest, permute, permute_all, share, unassigned
+from muster.protocol.rules.assignment import (
+    assigned,
+    assigned_digest,
+    data_digest,
+    permute,
+    permute_all,
+    share,
+    unassigned,
+)
 from muster.protocol.spec import DataSpec
 
 BEACON = bytes(range(32))

@@ -104,7 +104,7 @@ def choose(device: torch.device, entries: int) -> Backend:
 
 
 def entry_loops(entries: int) -> EntryLoops | None:
-    """The compiled loops over what updates of a model of so many entries say; None where it is not worth their start."""
+    """The compiled loops over updates of a model of so many entries; None where that is not worth their start."""
     if not fast.suits(entries):
         return None
     from muster.kernels.fast import entry_loops as compiled  # noqa: PLC0415 - takes a while to load

@@ -30,7 +30,7 @@ _CODES = 4
 """Values that a tile's entries can have: its low and its high scale, then both negated, by code."""
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True)
 class _Map:
     """Where the entries of updates of a codec are: what does not depend on what they say. All arrays are only read."""
 
@@ -79,7 +79,8 @@ class _Map:
 
     def addresses(self, update: SparseUpdate) -> _Ints:
         """Where an update's entries are in tile order: int64 (N,), all different."""
-        return self.bases + update.indices.numpy()
+        addresses: _Ints = self.bases + update.indices.numpy()
+        return addresses
 
     def values(self, update: SparseUpdate, factors: _Floats) -> _Floats:
         """fl(factor · v) of the value v of each of an update's entries, a factor a tensor: fp32 (N,)."""
@@ -89,7 +90,8 @@ class _Map:
             levels = np.minimum(levels, np.repeat(limits, self.tensor_tiles)[:, None])
         levels = np.repeat(factors, self.tensor_tiles)[:, None] * levels
         table: _Floats = np.concatenate([levels, -levels], axis=1).reshape(-1)
-        return table.take(self.rows + update.codes.numpy())
+        values: _Floats = table.take(self.rows + update.codes.numpy())
+        return values
 
 
 @lru_cache(maxsize=8)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemons.crowd import forget, laid_out
-from daemons.units import cpu_seconds
 from leader import header_of, stand
 from two_builds import of, roster_of
+
+from daemons.crowd import forget, laid_out
+from daemons.units import cpu_seconds
 
 PEERS = 256
 """Heads that a leader of the 72b run may get: as many as the preset has slots."""

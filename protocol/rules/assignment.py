@@ -20,7 +20,7 @@ _ROUNDS = 4
 """Feistel rounds; four make a permutation indistinguishable from random (Luby and Rackoff 1988)."""
 
 TABLE_BITS = 16
-"""Halves of so many bits, so up to 2³² windows, are looked up: tables of 2 MiB, where a hash a time takes 50× as long."""
+"""Halves of so many bits, so up to 2³² windows, are looked up: tables of 2 MiB, where hashing takes 50× as long."""
 
 _Ints = npt.NDArray[np.int64]
 

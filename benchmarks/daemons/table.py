@@ -20,4 +20,11 @@ class Row:
     of_before: bool = False
 
 
-ROWS: tuple[Row, ...] = ()
+ROWS: tuple[Row, ...] = (
+    Row("follower", "round", "a follower's round with 20 updates", "memcpys of θ", 18),
+    Row("follower", "weighing", "caps, norms and weights", "of the aggregate", 0.5),
+    Row("follower", "decode_ms", "decode", "ms", 1 / 3.3, of_before=True),
+    Row("heads", "judging_s", "judging 256 heads of the 72b preset", "s", 1 / 20, of_before=True),
+    Row("small", "apply", "apply of tiny's round", "memcpys of θ", 40),
+    Row("small", "round_ms", "a missed round of tiny", "ms", 10),
+)

@@ -14,6 +14,7 @@ T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.int32]
+Sizes = npt.NDArray[np.int32]
 Shorts = npt.NDArray[np.int16]
 Counts = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]

@@ -33,6 +33,7 @@ def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:
     if not runs_here():
         return dict
     import uvloop
+
     from daemons.following import Following, Place, s3_place
     from daemons.forged_run import forge
 

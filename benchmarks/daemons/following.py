@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daemons.forged_run import SEED, ForgedRun
-
 from muster.node.context import Context
+from muster.node.ledger.objects import MAX_SEAL_BYTES
 from muster.node.ledger.participant import Follower, possession
-from muster.node.ledger.reader import MAX_SEAL_BYTES, genesis_tip
+from muster.node.ledger.reader import genesis_tip
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
 from muster.node.telemetry.journal import Journal

@@ -184,7 +184,10 @@ class _Forge:
         self.tip = advance(tip, record, digest)
         applied = Applied(record, digest, seal.block, tuple(weighed.updates), weighed.weights, self.tip)
         self.replica.step(applied, tip.spec)
-        objects = {paths.seal(tip.run_id, tip.round, sealed): seal_data, paths.record(tip.run_id, tip.round, digest): data}
+        objects = {
+            paths.seal(tip.run_id, tip.round, sealed): seal_data,
+            paths.record(tip.run_id, tip.round, digest): data,
+        }
         return Written(digest, objects | ({paths.bundle(tip.run_id, tip.round, digest): bundle} if bundle else {}))
 
     async def _reach(self, height: int) -> None:

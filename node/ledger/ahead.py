@@ -55,9 +55,10 @@ class ReadAhead:
         self._living = False
         self._freed = asyncio.Event()
         self.turn = asyncio.Lock()
-        """Held by the round whose bundle is the next to be admitted: they are in the order of the rounds."""
+        """Held by the round whose bundle is the next to be admitted."""
         self.opening = asyncio.Lock()
-        """Held while a bundle is decoded: one at a time."""
+        """Held by the round whose bundle is the next to be decoded, or is being. Both locks go from round to round in
+        the order in which they were wanted: so a round that is admitted never waits for one that is not."""
 
     async def __aenter__(self) -> Self:
         """From here on rounds can be wanted."""
@@ -145,10 +146,10 @@ class _Round:
         self._ahead, self._store, self._tip, self._at, self._how = ahead, store, tip, at, how
         self.cost = 0
         self.admitted = False
-        self.record = ahead.start(_outcome(self._read_record()))
-        self.seal = ahead.start(_outcome(self._read_seal()))
-        self.bundle = ahead.start(_outcome(self._read_bundle()))
-        self.updates = ahead.start(_outcome(self._open()))
+        self.record = ahead.start(_outcome(self._read_record))
+        self.seal = ahead.start(_outcome(self._read_seal))
+        self.bundle = ahead.start(_outcome(self._read_bundle))
+        self.updates = ahead.start(_outcome(self._open))
 
     def drop(self) -> None:
         """Nobody wants it any more."""
@@ -187,17 +188,17 @@ class _Round:
             return await read_bundle(self._store, record, digest, size)
 
     async def _open(self) -> Sequence[SparseUpdate] | None:
-        bundle, record = await self.bundle, await self._named()
-        if record is None or not isinstance(bundle, bytes) or not bundle:
-            return None
         async with self._ahead.opening:
+            bundle, record = await self.bundle, await self._named()
+            if record is None or not isinstance(bundle, bytes) or not bundle:
+                return None
             return await self._how(self._tip, record, bundle)
 
 
-async def _outcome(read: Awaitable[T]) -> T | MusterError | None:
+async def _outcome(read: Callable[[], Awaitable[T]]) -> T | MusterError | None:
     """What was read, or what was in the way of it; None where the object is larger than what is read ahead."""
     try:
-        return await read
+        return await read()
     except ObjectTooLarge:
         return None
     except (StorageError, LedgerError) as error:

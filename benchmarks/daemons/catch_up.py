@@ -61,5 +61,5 @@ def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:
         print(f"catch_up, {ROUNDS} rounds: {told}")
         return figures
 
-    work.server = server  # type: ignore[attr-defined]
+    work.server = server  # type: ignore[attr-defined]  # which lives as long as the work
     return work

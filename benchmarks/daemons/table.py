@@ -20,4 +20,8 @@ class Row:
     of_before: bool = False
 
 
-ROWS: tuple[Row, ...] = ()
+ROWS: tuple[Row, ...] = (
+    Row("catch_up", "s3_overlap", "catch-up from an S3 server, of its slowest part alone", "×", 1.2),
+    Row("catch_up", "folder_overlap", "catch-up from a folder, of its slowest part alone", "×", 1.2),
+    Row("catch_up", "tiny_round", "catch-up from a folder, `tiny`: a missed round", "ms", 10),
+)

@@ -106,12 +106,17 @@ class ReadAhead:
         round_ = self._rounds.get(digest)
         return None if round_ is None else await _settled(round_.seal)
 
+    def size(self, digest: bytes) -> int | None:
+        """The size of the record's bundle, where it was found to be within what the spec that it names allows."""
+        round_ = self._rounds.get(digest)
+        return None if round_ is None else round_.size
+
     async def bundle(self, digest: bytes) -> bytes | None:
         """The bundle that the record names; raises as `record` does."""
         round_ = self._rounds.get(digest)
         if round_ is None:
             return None
-        if not round_.admitted:
+        if round_.size is None:
             self.forget(digest)  # it waits for room, and others may wait behind it
             return None
         return await _settled(round_.bundle)
@@ -145,7 +150,7 @@ class _Round:
     def __init__(self, ahead: ReadAhead, store: Store, tip: Tip, at: Anchor, how: Open) -> None:
         self._ahead, self._store, self._tip, self._at, self._how = ahead, store, tip, at, how
         self.cost = 0
-        self.admitted = False
+        self.size: int | None = None
         self.record = ahead.start(_outcome(self._read_record))
         self.seal = ahead.start(_outcome(self._read_seal))
         self.bundle = ahead.start(_outcome(self._read_bundle))
@@ -183,7 +188,7 @@ class _Round:
             cost = size + len(record.accepted) * decoded_bytes(tip.codec)
             if not await self._ahead.room(cost):
                 return None
-            self.cost, self.admitted = cost, True
+            self.cost, self.size = cost, size
         with about(paths.bundle(record.run_id, record.round, digest)):
             return await read_bundle(self._store, record, digest, size)
 

@@ -252,7 +252,8 @@ class Reader:
         with about(paths.record(run_id, round_, pointer.digest)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
             ledger.check_link(tip, record, None)
-            size = bundle_size(record, tip)
+            known = self.ahead.size(pointer.digest)  # by the spec that it names, which is this one
+            size = bundle_size(record, tip) if known is None else known
         with about(paths.seal(run_id, round_, record.seal)):
             seal, seal_data = await self.seal_of(store, record, pointer.digest)
             ledger.check_seal(tip, record, seal, record.seal)

@@ -11,15 +11,16 @@ import pytest
 from blake3 import blake3
 from builders import hash32
 from ledger_world import ME, Life, NewestOnly, Watcher, World, Written, nothing
+from test_tentative import Fork
 
 from muster.kernels import SparseUpdate
 from muster.lab import clock
-from muster.lab.faults import Fault, Kind
+from muster.lab.faults import Fault, Kind, Script
 from muster.node.ledger import ahead
 from muster.node.ledger.ahead import ROUNDS_AHEAD, ReadAhead, decoded_bytes
 from muster.node.ledger.participant import open_updates
 from muster.node.ledger.reader import genesis_tip
-from muster.node.telemetry.events import Refused
+from muster.node.telemetry.events import Refused, Undone
 from muster.protocol.errors import ObjectMissing
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.types import Anchor
@@ -180,6 +181,27 @@ class TestFaults:
             await life.live()
             assert [event.record for event in life.events(Refused)] == [bad.digest.hex()]
             assert (life.rounds, life.agrees) == ([0, 1, 2, 3], True)
+
+        clock.run(follow())
+
+    def test_a_branch_that_is_overtaken_is_dropped_with_what_was_ahead_on_it(self) -> None:
+        """Five rounds of it are anchored, and the bundle of the fourth is nowhere."""
+
+        async def follow() -> None:
+            fork = await Fork.begin(rounds=5)
+            missing = Fault("missing", "store.get", "*00000003-*.bin", who=ME)
+            beyond = Fault("slow", "store.get", "*00000004-*.bin", who=ME, seconds=1.0)
+            fork.world.script = Script([missing, beyond])
+            life, seen = await Life.of(fork.world), []
+
+            async def show() -> None:
+                seen.append((life.rounds, fork.world.script.fired[beyond]))
+                await fork.show()
+
+            await life.live(nothing, nothing, show, nothing, nothing, fork.end)
+            assert seen == [([0, 1, 2], 1)], "what comes after it had been read"
+            assert [event.round for event in life.events(Undone)] == [2, 1, 0]
+            assert (life.rounds, life.agrees) == ([0, 1, 2, 0, 1], True)
 
         clock.run(follow())
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.daemons.table import ROWS
 from benchmarks.two_builds import ROOT
 
 ROUNDS, PEERS = 3, 2
@@ -47,7 +46,3 @@ def test_what_is_followed_is_of_the_size_that_is_asked_for() -> None:
         parameters = layout_of(spec_of(millions, peers).model).parameters
         assert abs(parameters / (millions * 1e6) - 1) < 0.2
     assert layout_of(spec_of(0.3, peers).model).parameters < 1e6
-
-
-def test_its_rows_are_figures_that_it_gives() -> None:
-    assert {row.name for row in ROWS if row.section == "catch_up"} == {"s3_overlap", "folder_overlap", "tiny_round"}

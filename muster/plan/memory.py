@@ -220,13 +220,10 @@ class _Planner:
             self.add("submissions", where, 2 * self.peers * self.payload, when, why + ", and the bundle of them")
         decoded = f"{self.peers} × (3 bytes a kept value, 2 a tile)"
         self.add("updates", where, self.peers * values, when, decoded)
-        each = self.peers * (self.payload + values)
-        if each <= BYTES_AHEAD:
-            ahead = min(BYTES_AHEAD, ROUNDS_AHEAD * each) + OPENING * self.payload
-            said = (
-                f"behind: {ROUNDS_AHEAD} rounds' bundles and updates, {BYTES_AHEAD // MIB} MiB at most, and an opening"
-            )
-            self.add("read ahead", Place.HOST, ahead, [Phase.APPLY], said)
+        rounds = min(BYTES_AHEAD, ROUNDS_AHEAD * self.peers * (self.payload + values))
+        ahead = rounds + int(OPENING * min(self.payload, BYTES_AHEAD))
+        said = f"behind: {ROUNDS_AHEAD} rounds' bundles and updates, {BYTES_AHEAD // MIB} MiB at most, and an opening"
+        self.add("read ahead", Place.HOST, ahead, [Phase.APPLY], said)
         self.add("opening", Place.HOST, OPENING * self.payload, [Phase.APPLY], "one payload at a time, 3.6 of its size")
         touched = min(self.peers * self.codec.count, self.parameters)
         undo = f"4 bytes for each value the updates list, N at most; of {UNDONE} rounds"

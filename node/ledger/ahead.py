@@ -82,7 +82,7 @@ class ReadAhead:
         for digest in [digest for digest in self._rounds if digest not in wanted]:
             self.forget(digest)
         for at in anchors:
-            if at.digest not in self._rounds:
+            if at.digest not in self._rounds and at.digest not in open_:  # a liar may anchor one for two rounds
                 self._rounds[at.digest] = _Round(self, store, tip, at, how)
 
     def forget(self, digest: bytes) -> None:

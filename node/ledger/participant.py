@@ -15,6 +15,7 @@ from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import ledger, wire
 from muster.protocol.chain.base import Chain
+from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty, Event, RoundState
@@ -269,10 +270,12 @@ def open_updates(tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpda
     """The updates of a record's accepted submissions out of its bundle, in record order; any tip of its spec will do.
 
     Raises:
-        LedgerError: the bundle is not the record's, or a submission in it is not good.
-        WireError: an accepted head is not readable.
+        LedgerError: a head is not readable, the bundle is not the record's, or a submission in it is not good.
     """
-    accepted = [wire.decode_head(entry.head, tip.run_id) for entry in record.accepted]
+    try:
+        accepted = [wire.decode_head(entry.head, tip.run_id) for entry in record.accepted]
+    except WireError as error:
+        raise LedgerError(f"an accepted header is not readable: {error.reason}") from error
     return ledger.open_bundle(tip, record, bundle)(accepted)
 
 

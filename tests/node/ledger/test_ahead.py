@@ -184,6 +184,20 @@ class TestFaults:
 
         clock.run(follow())
 
+    def test_a_record_that_is_anchored_for_two_rounds_is_read_for_its_own(self) -> None:
+        async def follow() -> None:
+            world = await World.begin()
+            first = await world.close()
+            await world.anchor(first)
+            await world.close()
+            await world.close(closing=True)
+            life = await Life.of(world)
+            await life.live(blocks=3)
+            assert (life.rounds, life.agrees) == ([0, 1, 2], True)
+            assert [(event.round, event.record) for event in life.events(Refused)] == [(1, first.digest.hex())]
+
+        clock.run(follow())
+
     def test_a_branch_that_is_overtaken_is_dropped_with_what_was_ahead_on_it(self) -> None:
         """Five rounds of it are anchored, and the bundle of the fourth is nowhere."""
 

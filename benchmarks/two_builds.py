@@ -44,12 +44,17 @@ _ROOM = re.compile(r"^muster\.(?=(kernels|protocol|node|validator)\b)")
 """The build before had its rooms installed by themselves."""
 
 
+def runs_here() -> bool:
+    """Whether the build that runs here is this one."""
+    return Path("muster/protocol").exists()  # the working directory is the build's
+
+
 def of(where: str) -> Any:
     """A module ("module") or what is in one ("module:name", "module:name.name") of the build that runs here.
 
     It goes by its name in this build.
     """
-    if not Path("muster/protocol").exists():  # the working directory is the build's
+    if not runs_here():
         where = _ROOM.sub("", NAMES[where])
     module, _, name = where.partition(":")
     return attrgetter(name)(part(module)) if name else part(module)

@@ -27,4 +27,7 @@ ROWS: tuple[Row, ...] = (
     Row("heads", "judging_s", "judging 256 heads of the 72b preset", "s", 1 / 20, of_before=True),
     Row("small", "apply", "apply of tiny's round", "memcpys of θ", 40),
     Row("small", "round_ms", "a missed round of tiny", "ms", 10),
+    Row("catch_up", "s3_overlap", "catch-up from an S3 server, of its slowest part alone", "×", 1.2),
+    Row("catch_up", "folder_overlap", "catch-up from a folder, of its slowest part alone", "×", 1.2),
+    Row("catch_up", "tiny_round", "catch-up from a folder, `tiny`: a missed round", "ms", 10),
 )

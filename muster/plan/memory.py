@@ -22,6 +22,7 @@ import torch
 from muster.kernels import fast
 from muster.kernels.lanes import IN_FLIGHT, PIECE
 from muster.node.compute import CPU, Compute
+from muster.node.ledger.ahead import BYTES_AHEAD, ROUNDS_AHEAD, decoded_bytes
 from muster.node.miner.bytewise import BLOCK
 from muster.node.models import model_class
 from muster.node.replica import EVAL_BATCH
@@ -209,7 +210,7 @@ class _Planner:
     def _round(self) -> None:
         """What a round's record takes: submissions, and what the step overwrote."""
         spooled = self.payload >= SPOOL_BYTES and self.role is not Role.MINER
-        values = 3 * self.codec.count + 2 * self.layout.grid.tiles
+        values = decoded_bytes(self.codec)
         where = Place.DISK if spooled else Place.HOST
         when = [Phase.APPLY, Phase.EVALUATE, Phase.SCREEN, Phase.CHECKPOINT]
         why = f"{self.peers} payloads as they came"
@@ -219,6 +220,10 @@ class _Planner:
             self.add("submissions", where, 2 * self.peers * self.payload, when, why + ", and the bundle of them")
         decoded = f"{self.peers} × (3 bytes a kept value, 2 a tile)"
         self.add("updates", where, self.peers * values, when, decoded)
+        rounds = min(BYTES_AHEAD, ROUNDS_AHEAD * self.peers * (self.payload + values))
+        ahead = rounds + int(OPENING * min(self.payload, BYTES_AHEAD))
+        said = f"behind: {ROUNDS_AHEAD} rounds' bundles and updates, {BYTES_AHEAD // MIB} MiB at most, and an opening"
+        self.add("read ahead", Place.HOST, ahead, [Phase.APPLY], said)
         self.add("opening", Place.HOST, OPENING * self.payload, [Phase.APPLY], "one payload at a time, 3.6 of its size")
         touched = min(self.peers * self.codec.count, self.parameters)
         undo = f"4 bytes for each value the updates list, N at most; of {UNDONE} rounds"

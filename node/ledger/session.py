@@ -76,7 +76,7 @@ class Session:
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied and is final, or until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, self._reader.ahead:
             tasks.create_task(self._participant.beside())
             await self._rounds()
 
@@ -128,7 +128,7 @@ class Session:
         """The first record of the open round that is anchored, at hand and valid, in the order of fork choice."""
         me = self._participant
         try:
-            pointers = await self._reader.anchored(me.tip)
+            pointers = await self._reader.go_on(me.tip, me.open_ahead)
         except (StorageError, ChainError, LedgerError) as error:
             self.complain(f"the record of round {me.tip.round} cannot be looked for: {error}")
             return None

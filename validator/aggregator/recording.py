@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, POSSESS, draw
+from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.ledger.reader import ASSIGN, POSSESS, draw
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError

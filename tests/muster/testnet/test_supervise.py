@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import RunFailed
+from muster.testnet.parentage import SUPERVISOR_VARIABLE, supervisor_pid
 from muster.testnet.supervise import (
     PERSON_MUST_ACT,
-    SUPERVISOR_VARIABLE,
     TAIL_BYTES,
     ChildEvent,
     ChildSpec,
@@ -25,7 +25,6 @@ from muster.testnet.supervise import (
     Supervisor,
     describe_status,
     last_lines,
-    supervisor_pid,
 )
 
 ROOT = Path(__file__).resolve().parents[3]

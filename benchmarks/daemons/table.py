@@ -20,4 +20,13 @@ class Row:
     of_before: bool = False
 
 
-ROWS: tuple[Row, ...] = ()
+ROWS: tuple[Row, ...] = (
+    Row("network", "start", "default run: first record less the slowest miner's inner steps", "s", 4.0),
+    Row("network", "idle", "default run: miners' time outside inner steps", "%", 10.0),
+    Row("crowd", "leader_exponent", "128 to 512 peers, leader: fitted exponent", "", 1.05),
+    Row("crowd", "validator_exponent", "128 to 512 peers, validator: fitted exponent", "", 1.05),
+    Row("crowd", "miner_exponent", "128 to 512 peers, a miner: fitted exponent", "", 1.05),
+)
+
+ALONE = frozenset({"crowd"})
+"""Sections whose work commit 5c6907b has no parts for."""

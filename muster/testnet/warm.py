@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from muster.testnet.parentage import SUPERVISOR_VARIABLE, adopting
@@ -24,6 +24,9 @@ PROGRAM = "muster.testnet.warm_parent"
 
 ROOM = 4096
 """Bytes of command line that a forked process can show: a path may have as many."""
+
+ENDING = 10.0
+"""Seconds that the warmed parent has to end: its imports may still go on."""
 
 STARTING = {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 """What must be in the environment when torch is imported: participants have one thread each, and huge pages make their
@@ -90,7 +93,10 @@ def warmed() -> Iterator[WarmParent]:
         try:
             yield WarmParent(ours)
         finally:
-            parent.kill()  # it holds nothing, and what it has forked is not its own
+            ours.close()
+            with suppress(subprocess.TimeoutExpired):
+                parent.wait(ENDING)
+            parent.kill()
             parent.wait()
 
 

@@ -299,7 +299,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
 TIED = """
 import os
-from muster.testnet.supervise import die_with_parent, supervisor_pid
+from muster.testnet.parentage import die_with_parent, supervisor_pid
 die_with_parent(supervisor_pid(os.environ))
 """
 

@@ -26,7 +26,11 @@ ROWS: tuple[Row, ...] = (
     Row("crowd", "leader_exponent", "128 to 512 peers, leader: fitted exponent", "", 1.05),
     Row("crowd", "validator_exponent", "128 to 512 peers, validator: fitted exponent", "", 1.05),
     Row("crowd", "miner_exponent", "128 to 512 peers, a miner: fitted exponent", "", 1.05),
+    Row("roles_memory", "aggregator_peak", "aggregator's memory, checkpoints included", "θ", 1.1),
+    Row("roles_memory", "aggregator_resident", "aggregator's memory, resident", "θ", 1.1),
+    Row("roles_memory", "validator_peak", "validator's memory at its peak, less a forward pass", "θ", 1.3),
+    Row("roles_memory", "validator_resident", "validator's memory, resident", "θ", 1.3),
 )
 
-ALONE = frozenset({"crowd"})
-"""Sections whose work commit 5c6907b has no parts for."""
+ALONE = frozenset({"crowd", "roles_memory"})
+"""Sections whose work commit 5c6907b has no parts or no template for."""

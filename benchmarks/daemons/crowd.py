@@ -1,197 +1,161 @@
-"""A closed round of a crowd, made by a build's own leader, and a follower of that build that takes it in."""
+"""How the processor time of each role grows with the peers of a round: 128, 256 and 512 of them in one process.
+
+All but two of the peers are names whose objects one honest miner writes as a side job (`tests/runs/crowd.py`); that
+one is not counted. Everything that meets these objects is the daemons' own: leader, validator and the other miner,
+each under the session, on the bench's model of 6,064 parameters. A task's time is its participant's.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module as part
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
-from leader import show_keys, stand, submit
-from torch import Tensor
-from two_builds import of, roster_of
+from crowd import Crowd, CrowdBuckets, puppeteer, puppets  # tests/runs
+from run_builders import lay_out, write_text  # tests/runs
 
-from daemons.units import memcpy_seconds
+from muster.lab.nano import counting_miner, nano_template
+from muster.lab.simulator import Simulator
+from muster.protocol.spec import Template
+from muster.protocol.types import Block
+from muster.testnet.roster import Roster
+from muster.validator.aggregator.aggregator import Aggregator
 
-BLOCK_SECONDS = 0.05
-"""Between two blocks while the round is led, which nothing here measures."""
-SPREAD = 0.01
-"""The standard deviation of a pseudo-gradient's rows, times a log-normal factor of each row's own."""
+PEERS = (128, 256, 512)
+WARM_UP, ROUNDS = 2, 3
+"""Rounds that are not counted, and those that are: scores steer from round `lag` on."""
 
+WORDS = 2_000
+"""Of each of the text's files: the windows of 512 peers fit in."""
 
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """A run whose round 0 is closed: where its buckets are, the chain that shows its record, and its genesis."""
+MAKER = "maker"
+"""The behaviour of the miner that writes the crowd's objects."""
 
-    folder: Path
-    stage: Any
-    chain: Any
-    history: Any
+ROLES = {"leader": "aggregator-0", "validator": "validator-0", "miner": "miner-0"}
+"""What is told, and whose it is."""
 
-
-def update_of(shapes: list[tuple[int, ...]], seed: int, how: tuple[Any, ...]) -> Any:
-    """One peer's update: of Gaussian tensors with rows of different sizes, as a pseudo-gradient's are."""
-    generator = torch.Generator().manual_seed(seed)
-    made = [torch.empty(shape).normal_(0, SPREAD, generator=generator) for shape in shapes]
-    for matrix in (tensor for tensor in made if tensor.dim() == 2):
-        matrix.mul_(torch.randn((len(matrix), 1), generator=generator).exp_())
-    return of("muster.kernels").compress(made, *how)
+_role: ContextVar[str] = ContextVar("role", default="")
+_spent: dict[str, int] = {}
+"""Nanoseconds of processor time so far, by role."""
 
 
-def closed_round(folder: Path, peers: int, **sections: dict[str, Any]) -> Crowd:
-    """Lay out a run of so many peers, submit for every peer, and lead round 0 to its anchored record."""
-    return asyncio.run(_led(folder, laid_out(folder, peers, **sections)))
+class Timed(Coroutine[Any, Any, Any]):
+    """A coroutine whose every step is put down to the role that runs it."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+
+    def send(self, value: Any) -> Any:
+        """One step."""
+        began = time.process_time_ns()
+        try:
+            return self._inner.send(value)
+        finally:
+            self._put_down(began)
+
+    def throw(self, *error: Any) -> Any:
+        """One step, with an error."""
+        began = time.process_time_ns()
+        try:
+            return self._inner.throw(*error)
+        finally:
+            self._put_down(began)
+
+    def close(self) -> None:
+        """End it."""
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._inner.__await__()
+
+    @staticmethod
+    def _put_down(began: int) -> None:
+        role = _role.get()
+        _spent[role] = _spent.get(role, 0) + time.process_time_ns() - began
 
 
-def laid_out(folder: Path, peers: int, **sections: dict[str, Any]) -> Any:
-    """A run of so many peers and one operator; `sections` change `tiny`, of which everything else is."""
-    builders, roster = part("run_builders"), of("muster.testnet.roster:Roster").of(0, peers, 1, {})
-    document = of("muster.protocol.spec:load_template")("tiny").model_dump()
-    for name, fields in sections.items():
-        document[name] |= fields
-    made = of("muster.protocol.spec:Template").model_validate(document)
-    return builders.lay_out(folder / "run", builders.write_text(folder / "text", words=4000), made, roster)
+def timed(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+    """A task of a loop, as its factory makes it."""
+    return asyncio.Task(Timed(work), loop=loop, **options)
 
 
-async def _led(folder: Path, stage: Any) -> Crowd:
-    chain, history, tip = await stand(stage)
-    spec, replica = stage.spec, of("muster.node.replica:Replica").genesis(stage.spec, history.run_id)
-    how = (tip.codec,) if hasattr(tip, "codec") else (spec.sparse.k, tip.layout.grid)
-    for uid, member in enumerate(roster_of(stage).members):
-        if member not in roster_of(stage).operators:
-            update = update_of(tip.layout.shapes, uid, how)
-            submit(folder, spec, tip, replica, (uid, member), update)
-    (operator,) = roster_of(stage).operators
-    crowd = Crowd(folder, stage, chain, history)
-    context = context_of(crowd, operator)
-    leader = of("muster.validator.aggregator.aggregator:Aggregator")(context, tip, replica, None)
-    session = of("muster.node.ledger.session:Session")(leader, chain, getattr(context, "directory", context.buckets))
-    seals = (folder / "buckets" / operator.name / of("muster.protocol.paths").key(tip.run_id, 0)).parents[1] / "seals"
-    async with asyncio.TaskGroup() as tasks:
-        live, shown = tasks.create_task(session.run()), False
-        while not await chain.anchors(0):
-            await asyncio.sleep(BLOCK_SECONDS)
-            if not shown and (sealed := next(seals.glob("*.seal"), None)) is not None:
-                shown = True
-                show_keys(folder, stage, tip, sealed.read_bytes())
-            chain.advance()
-        live.cancel()
-    return crowd
+class NamedSimulator(Simulator):
+    """A simulator that notes whose each task is."""
+
+    async def _live(self, name: str, *what: Any) -> None:
+        _role.set(name)
+        await super()._live(name, *what)
 
 
-def context_of(crowd: Crowd, member: Any) -> Any:
-    """What a participant of the build lives on: daemons' stores, threads and all, and a journal that keeps nothing."""
-    buckets = of("muster.protocol.storage.locations:DirectoryBuckets")(crowd.folder / "buckets")
-    journal = of("muster.node.telemetry.journal:Journal")(None)
-    return of("muster.node.context:Context")(member.identity, crowd.chain, buckets, f"dir:{member.name}", journal)
+def template(slots: int) -> Template:
+    """The bench's template with room for a subnet."""
+    document = nano_template().model_dump()
+    document["data"] |= {"slots": slots}
+    return Template.model_validate(document)
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """What taking one round in cost, in seconds of processor time.
-
-    Attributes:
-        round: from the first look at the chain until the record is applied and the new θ's root is known.
-        parts: of it, by function (`PARTS`), all calls together.
-        memcpy: one copy of θ.
-    """
-
-    round: float
-    parts: dict[str, float]
-    memcpy: float
-
-
-PARTS = {
-    "decode": ("muster.kernels", "decode"),
-    "weigh": ("muster.protocol.ledger.judge", "prepare"),
-    "aggregate": ("muster.node.replica.local", "aggregate_"),
-}
-"""Functions whose part of a round is told: caps, norms and weights are `weigh`."""
-
-
-def clocked(parts: dict[str, float]) -> None:
-    """Have the functions of `PARTS` add the processor time of their threads to `parts`, from here on."""
-
-    def clock(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def timed(*arguments: Any, **named: Any) -> Any:
-            began = time.thread_time()
-            try:
-                return function(*arguments, **named)
-            finally:
-                parts[name] = parts.get(name, 0.0) + time.thread_time() - began
-
-        return timed
-
-    for name, (where, function) in PARTS.items():
-        module = of(where)
-        setattr(module, function, clock(getattr(module, function), name))
-
-
-def follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
-    """A follower that stands at genesis takes round 0 in, by its session; `parts` is what `clocked` adds to."""
-    parts.clear()
-    forget()
-    return asyncio.run(_follow(crowd, parts))
-
-
-def forget() -> None:
-    """Make this build forget what it keeps of a round, so that the next turn is one of its own."""
-    for where, name in (
-        (of("muster.protocol.wire"), "decode_head"),
-        (of("muster.protocol.rules.assignment"), "_table"),
-    ):
-        if hasattr(getattr(where, name, None), "cache_clear"):
-            getattr(where, name).cache_clear()
-
-
-async def _follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
-    tip = await of("muster.node.ledger.reader:genesis_tip")(crowd.history, crowd.chain)
-    replica = of("muster.node.replica:Replica").genesis(crowd.stage.spec, crowd.history.run_id)
-    replica.root()  # known since the round before
-    context = context_of(crowd, roster_of(crowd.stage).miners[0])
-    follower = _follower()(context, tip, replica)
-    session = of("muster.node.ledger.session:Session")(
-        follower, crowd.chain, getattr(context, "directory", context.buckets)
+def round_of(peers: int, folder: Path) -> dict[str, float]:
+    """Milliseconds of processor time of a round, by role."""
+    roster = Roster.of(0, 1, 1, {MAKER: 1})
+    stage = lay_out(
+        folder / "run", write_text(folder / "text", words=WORDS), template(peers + len(roster.operators)), roster
     )
-    began = time.process_time()
-    live = asyncio.ensure_future(session.run())
-    await asyncio.wait({live, asyncio.ensure_future(follower.applied.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    took = follower.ended - began
-    live.cancel()
-    await asyncio.wait({live})
-    assert follower.applied.is_set(), "the session ended without the round"
-    return Followed(took, dict(parts), memcpy_seconds(_theta(replica)))
+    crowd = puppets(peers - len(roster.miners), ("good", None))
+    genesis = stage.spec.genesis
+    known = {"miners": (*genesis.miners, *(puppet.identity.hotkey for puppet in crowd))}
+    spec = stage.spec.model_copy(update={"genesis": genesis.model_copy(update=known)})
+    marks: list[dict[str, int]] = []
+
+    class Leader(Aggregator):
+        """One that notes what was spent whenever it has published a record."""
+
+        async def publish_record(self, head: Block) -> None:
+            await super().publish_record(head)
+            marks.append(dict(_spent))
+
+    makers = {MAKER: puppeteer(Crowd(crowd))}
+    simulator = NamedSimulator(
+        roster,
+        spec,
+        stage.text,
+        makers=lambda behaviour: makers.get(behaviour, counting_miner),
+        buckets=CrowdBuckets(crowd),
+        leader=Leader,
+    )
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_task_factory(timed)
+        await simulator.run(WARM_UP + ROUNDS)
+
+    _spent.clear()
+    asyncio.run(play())
+    before, after = marks[WARM_UP - 1], marks[WARM_UP + ROUNDS - 1]
+    return {name: (after[who] - before[who]) / ROUNDS / 1e6 for name, who in ROLES.items()}
 
 
-def _theta(replica: Any) -> list[Tensor]:
-    theta: list[Tensor] = replica._theta if hasattr(replica, "_theta") else replica.theta
-    return theta
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The b of the least-squares fit of values = a · sizes^b."""
+    slope, _ = statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values])
+    return slope
 
 
-def _follower() -> type:
-    following = of("muster.protocol.ledger.round:Duty.FOLLOW")
-    base: Any = of("muster.node.ledger.participant:Follower")
+def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:  # noqa: ARG001 - the model is the bench's
+    """A run of each number of peers."""
 
-    class Watcher(base):  # type: ignore[misc]  # of whichever build this is
-        """A participant that has nothing of its own to do in a round."""
+    def play() -> dict[str, float]:
+        found = []
+        for peers in PEERS:
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                found.append(round_of(peers, Path(place)))
+        figures = {f"{name}_exponent": exponent(PEERS, [each[name] for each in found]) for name in ROLES}
+        return figures | {
+            f"{name}_{peers}_ms": each[name] for peers, each in zip(PEERS, found, strict=True) for name in ROLES
+        }
 
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.applied, self.ended = asyncio.Event(), 0.0
-
-        def duty(self) -> Any:
-            return following
-
-        role = duty
-
-        async def apply(self, *arguments: Any) -> Any:
-            result = await super().apply(*arguments)
-            self.ended = time.process_time()
-            self.applied.set()
-            return result
-
-    return Watcher
+    return play

@@ -10,7 +10,7 @@ from typing import Any
 from leader import header_of, stand
 from two_builds import of, roster_of
 
-from daemons.crowd import forget, laid_out
+from daemons.closed_round import forget, laid_out
 from daemons.units import cpu_seconds
 
 PEERS = 256

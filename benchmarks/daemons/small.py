@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from daemons.crowd import clocked, closed_round, follow
+from daemons.closed_round import clocked, closed_round, follow
 
 PEERS = 4
 

@@ -30,4 +30,16 @@ ROWS: tuple[Row, ...] = (
     Row("catch_up", "s3_overlap", "catch-up from an S3 server, of its slowest part alone", "×", 1.2),
     Row("catch_up", "folder_overlap", "catch-up from a folder, of its slowest part alone", "×", 1.2),
     Row("catch_up", "tiny_round", "catch-up from a folder, `tiny`: a missed round", "ms", 10),
+    Row("network", "start", "default run: first record less the slowest miner's inner steps", "s", 4.0),
+    Row("network", "idle", "default run: miners' time outside inner steps", "%", 10.0),
+    Row("crowd", "leader_exponent", "128 to 512 peers, leader: fitted exponent", "", 1.05),
+    Row("crowd", "validator_exponent", "128 to 512 peers, validator: fitted exponent", "", 1.05),
+    Row("crowd", "miner_exponent", "128 to 512 peers, a miner: fitted exponent", "", 1.05),
+    Row("roles_memory", "aggregator_peak", "aggregator's memory, checkpoints included", "θ", 1.1),
+    Row("roles_memory", "aggregator_resident", "aggregator's memory, resident", "θ", 1.1),
+    Row("roles_memory", "validator_peak", "validator's memory at its peak, less a forward pass", "θ", 1.3),
+    Row("roles_memory", "validator_resident", "validator's memory, resident", "θ", 1.3),
 )
+
+ALONE = frozenset({"crowd", "roles_memory"})
+"""Sections whose work commit 5c6907b has no parts or no template for."""

@@ -9,6 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from muster.kernels.fast.places import settle
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -22,6 +24,8 @@ Bytes = npt.NDArray[np.uint8]
 Matrix = tuple[int, int, int, int]
 Rule = tuple[Floats, Doubles]
 """The quantiser's numbers: the scale of each byte, and the means that separate bytes."""
+
+settle()
 
 
 def jit(function: Callable[P, T]) -> Callable[P, T]:

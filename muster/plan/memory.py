@@ -202,8 +202,8 @@ class _Planner:
         elif self.role is Role.VALIDATOR:
             self._measuring()
         else:
-            made = "one shard of the checkpoint as it is made, and as the store sends it"
-            self.add("checkpoint shard made", Place.HOST, shard, [Phase.CHECKPOINT], made)
+            where = Place.DISK if shard >= SPOOL_BYTES else Place.HOST
+            self.add("checkpoint shard made", where, shard, [Phase.CHECKPOINT], "one at a time, until the store has it")
         self._kept(theta)
         return Plan(self.role, self.gpus, tuple(self.items), self.screens)
 

@@ -46,7 +46,7 @@ from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, loa
 from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
-from muster.testnet.supervise import die_with_parent, supervisor_pid
+from muster.testnet.parentage import die_with_parent, supervisor_pid
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator

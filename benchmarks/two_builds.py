@@ -29,6 +29,7 @@ NAMES = {
     "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
     "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
     "muster.protocol.wire": "muster.protocol.wire",
+    "muster.run.daemon:run_daemon": "muster.daemon:run_daemon",
     "muster.testnet.roster:Roster": "muster.cast:Cast",
     "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
 }

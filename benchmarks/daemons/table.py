@@ -20,4 +20,8 @@ class Row:
     of_before: bool = False
 
 
-ROWS: tuple[Row, ...] = ()
+ROWS: tuple[Row, ...] = (
+    Row("miner_round", "miner_round", "a miner's round outside training", "memcpys of θ", 20),
+    Row("miner_memory", "miner_resident", "a miner's memory between rounds", "θ", 7),
+    Row("miner_memory", "miner_peak", "a miner's memory at its peak", "θ", 8),
+)

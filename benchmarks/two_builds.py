@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "5c6907b"
 NAMES = {
+    "muster.cli:main": "muster.cli:main",
     "muster.kernels": "muster.kernels",
     "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
     "muster.node.context:Context": "muster.node.participant:Surroundings",
@@ -26,6 +27,7 @@ NAMES = {
     "muster.protocol.rules.admission": "muster.protocol.admission",
     "muster.protocol.rules.assignment": "muster.protocol.assignment",
     "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
+    "muster.protocol.spec:load_template": "muster.protocol.spec:load_template",
     "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
     "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
     "muster.protocol.wire": "muster.protocol.wire",

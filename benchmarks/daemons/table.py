@@ -24,4 +24,5 @@ ROWS: tuple[Row, ...] = (
     Row("miner_round", "miner_round", "a miner's round outside training", "memcpys of θ", 20),
     Row("miner_memory", "miner_resident", "a miner's memory between rounds", "θ", 7),
     Row("miner_memory", "miner_peak", "a miner's memory at its peak", "θ", 8),
+    Row("start", "start", "a miner's start beyond `import torch`", "CPU-s", 0.6),
 )

@@ -14,6 +14,7 @@ NAMES = {
     "muster.kernels": "muster.kernels",
     "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
     "muster.node.context:Context": "muster.node.participant:Surroundings",
+    "muster.node.data.dataset:TextReader": "muster.node.data:TextReader",
     "muster.node.ledger.bootstrap:bootstrap": "muster.node.participant:join",
     "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
     "muster.node.ledger.session:Session": "muster.protocol.session:Session",
@@ -31,7 +32,9 @@ NAMES = {
     "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
     "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
     "muster.protocol.wire": "muster.protocol.wire",
+    "muster.run.credentials:load_identity": "muster.credentials:load_identity",
     "muster.run.daemon:run_daemon": "muster.daemon:run_daemon",
+    "muster.run.folder:RunDirectory": "muster.rundir:RunDirectory",
     "muster.testnet.roster:Roster": "muster.cast:Cast",
     "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
 }

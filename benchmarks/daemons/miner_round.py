@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from daemons.mining import Mining
+from daemons.mining import Mining, lay_out
 from daemons.units import cpu_seconds, memcpy_seconds
 
 
 def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:
     """A miner that has joined; each call is one round of it."""
-    mining = Mining(millions, folder)
+    mining = Mining(lay_out(millions, folder))
 
     def work() -> dict[str, float]:
         trained = mining.steps

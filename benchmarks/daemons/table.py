@@ -25,4 +25,6 @@ ROWS: tuple[Row, ...] = (
     Row("miner_memory", "miner_resident", "a miner's memory between rounds", "θ", 7),
     Row("miner_memory", "miner_peak", "a miner's memory at its peak", "θ", 8),
     Row("start", "start", "a miner's start beyond `import torch`", "CPU-s", 0.6),
+    Row("payload", "payload_stall", "256 MiB encrypted: nobody is answered for", "CPU-ms", 20),
+    Row("payload", "payload_seconds", "256 MiB encrypted", "CPU-s", 1.1, of_before=True),
 )

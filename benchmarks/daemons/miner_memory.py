@@ -18,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from daemons.mining import Mining, lay_out
 from two_builds import of
+
+from daemons.mining import Mining, lay_out
 
 ROUNDS = 3
 FIGURES = {"VmRSS": "miner_resident", "VmHWM": "miner_peak"}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
-from daemons.shapes import shape
 from torch import Tensor
 from two_builds import of
+
+from daemons.shapes import shape
 
 STEPS = 2
 """Inner steps of a round, each of one window: what there is to send is then no mere sign."""

@@ -23,8 +23,8 @@ TORCH = "import time, torch; print(time.process_time())"
 READY = "takes part"
 
 
-def prepare(millions: float, folder: Path) -> Callable[[], dict[str, float]]:
-    """A run that is laid out, of `tiny` whatever `millions` says; each call starts its miner."""
+def prepare(_millions: float, folder: Path) -> Callable[[], dict[str, float]]:
+    """A run that is laid out, of `tiny`; each call starts its miner."""
     builders, load = part("run_builders"), of("muster.protocol.spec:load_template")
     roster = of("muster.testnet.roster:Roster").of(0, 1, 1, {})
     builders.lay_out(folder / "run", builders.write_text(folder / "text", 600, 7000), load("tiny"), roster)

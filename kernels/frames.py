@@ -124,7 +124,7 @@ def encode(update: SparseUpdate) -> bytes:
         squeezed = _squeeze(compressor, _scale_bytes(scales[start:stop]), gaps)
         out.write(len(squeezed).to_bytes(_LENGTH_BYTES, "little"))
         out.write(squeezed)
-        out.write(_pack(codes[entries]))
+        out.write(_pack(codes[entries]).data)
     return out.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What a miner's process has loaded once it takes part: nothing that takes seconds or a hundred megabytes for nothing."""
+"""What a miner's process has loaded once it takes part: nothing that takes seconds or megabytes for nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from doctor_setups import lay_out
 
 NEEDLESS = ("bittensor", "boto3", "botocore", "numba", "sympy", "torch._dynamo", "torch._inductor", "muster.validator")
-"""The chain's and Amazon's own clients, compilers, and another role's code; numba is for larger models than this one."""
+"""The chain's and Amazon's own clients, compilers, and another role's code; numba is for larger models."""
 
 PROGRAM = f"""
 import logging, os, sys

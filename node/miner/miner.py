@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
-from muster.node.miner.state import Made, MinerState, load_state, save_state
+from muster.node.miner.state import Made, MinerState, load_state, save_state, stored_error
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
@@ -59,10 +60,11 @@ class MakeMiner(Protocol):
 class Miner(Follower):
     """A participant that trains. Everything it must remember is in one file (none: it lives in this process only).
 
-    Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
-    moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
-    durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
-    long as they compress.) Where Δ is on a GPU, both e are in the host's memory all the same.
+    Of the model's size, fp32, it holds θ and what the engine holds: the working copy, its gradients, the optimizer's
+    moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
+    durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
+    there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
+    the host's memory all the same.
     """
 
     def __init__(
@@ -266,6 +268,7 @@ class Miner(Follower):
                     return None
                 self._remember(self._unsaved)
                 self._unsaved = None
+                give_back()
             return self.made
 
     def _do(self, task: Task) -> MinerState | None:
@@ -296,5 +299,5 @@ class Miner(Follower):
         self.context.faults.trip("submit.before_save")
         if self._path:
             save_state(self._path, self._tip.layout, state, self._engine.state)
+            state = replace(state, error=stored_error(self._path, self._tip.layout))
         self._state = state
-        give_back()

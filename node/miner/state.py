@@ -4,15 +4,18 @@ One safetensors file, replaced whole. A miner killed at any instant comes back e
 work, or with that work done: e after it, the key and the submission lie in the same file, so none is there without the
 others. The file has one entry for each tensor of the layout (e, and what the engine keeps of it), and entries are
 written and read one after another, from and to where they are used: at no time is there a second copy of the model.
+What is kept of e stays in the file: it is read once a round, so it need not lie in memory for the rest of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -79,8 +82,8 @@ class MinerState:
 
     @classmethod
     def blank(cls, layout: Layout) -> MinerState:
-        """Before the first round: e = 0, in host memory."""
-        return cls(tuple(torch.zeros(shape) for shape in layout.shapes))
+        """Before the first round: e = 0, pages of the host that take no memory before they are written to."""
+        return cls(tuple(torch.from_numpy(np.zeros(shape, np.float32)) for shape in layout.shapes))
 
 
 class _Place(BaseModel):
@@ -143,7 +146,7 @@ def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], ab
 
 
 def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], None]) -> MinerState:
-    """What was saved at `path`, or a blank state where there is nothing; e is in host memory.
+    """What was saved at `path`, or a blank state where there is nothing; e as of `stored_error`.
 
     `take` is given what the engine kept, an entry at a time, and owns its tensors (`Engine.load_state`).
 
@@ -152,16 +155,36 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
         StorageError: it cannot be read.
         MusterError: what `take` raises where the entries are not its own.
     """
-    try:
-        with path.open("rb") as file:
-            stored = _Stored(path, file)
-            stored.check(layout)
-            error = tuple(stored.error(name) for name in layout.names)
+    with _reading(path):
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            take(())
+            return MinerState.blank(layout)
+        with file:
+            stored = _Stored(path, file, layout)
             take(stored.moments(layout))
-            return MinerState(error, stored.made())
-    except FileNotFoundError:
-        take(())
-        return MinerState.blank(layout)
+            return MinerState(stored.error(layout), stored.made())
+
+
+def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
+    """The e that was saved at `path`, where it lies in the file: the kernel brings a page when it is read.
+
+    It may take the page back at any time. The tensors stay what they are when the file is replaced by another, as
+    `save_state` does; not so when it is written over, which nobody may do while a miner runs.
+
+    Raises:
+        ConfigError, StorageError: as `load_state`.
+    """
+    with _reading(path), path.open("rb") as file:
+        return _Stored(path, file, layout).error(layout)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Within, whatever is wrong with the file is told to a person."""
+    try:
+        yield
     except OSError as problem:
         raise StorageError(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"
@@ -175,7 +198,7 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
 class _Stored:
     """A state file that is open for reading; its header is checked whole before anything is read by it."""
 
-    def __init__(self, path: Path, file: BufferedReader) -> None:
+    def __init__(self, path: Path, file: BufferedReader, layout: Layout) -> None:
         size = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(size - 8, _MAX_HEADER):
@@ -192,6 +215,7 @@ class _Stored:
             if isinstance(place, _Place):
                 self._places.setdefault(owner, {})[part] = place
         self._check_places(size)
+        self._check_error(layout)
 
     def _check_places(self, size: int) -> None:
         """Raise ValueError unless the tensors lie one after another and fill the file, of `size` bytes."""
@@ -205,7 +229,7 @@ class _Stored:
         if end != size - self._begin:
             raise ValueError("the tensors do not fill the file")
 
-    def check(self, layout: Layout) -> None:
+    def _check_error(self, layout: Layout) -> None:
         """Raise ValueError unless there is an entry for each tensor of the layout, with an e of its shape."""
         named = self._places.keys() - {_MADE}
         places = [self._places.get(name, {}).get(ERROR) for name in layout.names]
@@ -213,9 +237,17 @@ class _Stored:
         if named != set(layout.names) or found != layout.shapes:
             raise ValueError("error feedback of another model")
 
-    def error(self, name: str) -> Tensor:
-        """e of one tensor of the layout."""
-        return self._read(self._places[name][ERROR])
+    def error(self, layout: Layout) -> tuple[Tensor, ...]:
+        """e in layout order, in one map of the file; what is written to it never reaches the file."""
+        places = [self._places[name][ERROR] for name in layout.names]
+        end = self._begin + max(place.data_offsets[1] for place in places)
+        kept = mmap.mmap(self._file.fileno(), end, access=mmap.ACCESS_COPY)
+        return tuple(
+            torch.frombuffer(
+                kept, dtype=torch.float32, count=math.prod(place.shape), offset=self._begin + place.data_offsets[0]
+            ).view(place.shape)
+            for place in places
+        )
 
     def moments(self, layout: Layout) -> Iterator[Entry]:
         """What is kept of each tensor beside its e, each entry read when it is asked for."""

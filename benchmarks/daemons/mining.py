@@ -64,11 +64,13 @@ class Mining:
         context = of("muster.node.context:Context")(identity, chain, run.buckets(where), where, journal)
         tip, replica = await of("muster.node.ledger.bootstrap:bootstrap")(run.history, context)
         text = of("muster.node.data.dataset:TextReader").open(run.data, tip.spec.data.manifest)
-        inner, make = of("muster.node.miner.inner"), of("muster.node.miner.miner:Miner")
-        state, spec = run.state("miner-0") / "memory.safetensors", tip.spec
-        uid = (await chain.snapshot()).by_hotkey()[identity.hotkey].uid
-        last = uid if self._before else inner.LocalEngine(spec.model, spec.inner)
-        return make(context, tip, replica, text, state, last)
+        make, state = of("muster.node.miner.miner:Miner"), run.state("miner-0") / "memory.safetensors"
+        if self._before:
+            uid = (await chain.snapshot()).by_hotkey()[identity.hotkey].uid
+            return make(context, tip, replica, text, state, uid)
+        memory = part("muster.node.miner.memory").Memory(state)
+        engine = of("muster.node.miner.inner").LocalEngine(tip.spec.model, tip.spec.inner)
+        return make(context, tip, replica, text, memory, engine)
 
     def _timed(self, step: Callable[..., float]) -> Callable[..., float]:
         def timed(*arguments: Any) -> float:

@@ -27,7 +27,7 @@ from muster.node.ledger.bootstrap import bootstrap
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
-from muster.node.miner import MakeMiner, local_miner
+from muster.node.miner import MakeMiner, Memory, local_miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal, Noted
@@ -236,8 +236,8 @@ async def _participant(
 
         store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
-    path = state / "memory.safetensors"
-    return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
+    memory = Memory(state / "memory.safetensors", config.save_every)
+    return await asyncio.to_thread(make_miner, context, tip, replica, text, memory, compute)
 
 
 def choose_for(role: Role, config: NodeConfig, look: Callable[[], Machine] = Machine.look) -> tuple[Compute, str]:

@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
@@ -98,6 +99,32 @@ class _Place(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Place | dict[str, str]])
 
 
+def save_made(path: Path, made: Made, after: Made) -> None:
+    """Replace the file at `path` by one of a submission alone, made since the state that holds `after` was saved.
+
+    Raises:
+        StorageError: as `save_state`.
+    """
+    _write(
+        path, lambda: _submission(made), {"format": FORMAT, **_belonging(made), "after": blake3(after.key).hexdigest()}
+    )
+
+
+def load_made(path: Path, after: Made) -> Made | None:
+    """The submission at `path`; None where there is none, or it was made before the state that holds `after`.
+
+    Raises:
+        ConfigError: the file is of another release, or none of a submission.
+        StorageError: it cannot be read.
+    """
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            return stored.made() if stored.follows(after) else None
+    except FileNotFoundError:
+        return None
+
+
 def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> None:
     """Replace the file at `path`; what it says survives a power cut once this returns.
 
@@ -106,15 +133,19 @@ def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[
     Raises:
         StorageError: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
     """
-    about = {"format": FORMAT}
-    if state.made is not None:
-        about |= {"round": str(state.made.round), "parent": state.made.parent.hex()}
-    try:
-        _replace(path, lambda: _tensors(layout, state, moments()), about)
-    except OSError as problem:
-        raise StorageError(
-            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
-        ) from problem
+    about = {"format": FORMAT} | (_belonging(state.made) if state.made else {})
+    _write(path, lambda: _tensors(layout, state, moments()), about)
+
+
+def _belonging(made: Made) -> dict[str, str]:
+    """What a header says of a submission."""
+    return {"round": str(made.round), "parent": made.parent.hex()}
+
+
+def _submission(made: Made) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a submission."""
+    yield f"{_MADE}/key", _tensor(made.key)
+    yield f"{_MADE}/submission", _tensor(made.submission)
 
 
 def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Iterator[tuple[str, Tensor]]:
@@ -126,8 +157,17 @@ def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Ite
         for part, tensor in entry.items():
             yield f"{name}/{part}", tensor
     if state.made is not None:
-        yield f"{_MADE}/key", _tensor(state.made.key)
-        yield f"{_MADE}/submission", _tensor(state.made.submission)
+        yield from _submission(state.made)
+
+
+def _write(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
+    """`_replace`, whose errors are sentences."""
+    try:
+        _replace(path, tensors, about)
+    except OSError as problem:
+        raise StorageError(
+            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
+        ) from problem
 
 
 def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
@@ -155,16 +195,15 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
         StorageError: it cannot be read.
         MusterError: what `take` raises where the entries are not its own.
     """
-    with _reading(path):
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            take(())
-            return MinerState.blank(layout)
-        with file:
-            stored = _Stored(path, file, layout)
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            stored.check(layout)
             take(stored.moments(layout))
             return MinerState(stored.error(layout), stored.made())
+    except FileNotFoundError:
+        take(())
+        return MinerState.blank(layout)
 
 
 def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
@@ -174,17 +213,24 @@ def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
     `save_state` does; not so when it is written over, which nobody may do while a miner runs.
 
     Raises:
-        ConfigError, StorageError: as `load_state`.
+        ConfigError, StorageError: as `load_state`; StorageError also where there is none.
     """
-    with _reading(path), path.open("rb") as file:
-        return _Stored(path, file, layout).error(layout)
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            stored.check(layout)
+            return stored.error(layout)
+    except FileNotFoundError as problem:
+        raise StorageError(f"{path} was saved and is gone; leave it to the miner while it runs") from problem
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Within, whatever is wrong with the file is told to a person."""
+    """Whatever is wrong with a file, as a sentence; that there is none is said as Python says it."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as problem:
         raise StorageError(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"
@@ -198,7 +244,7 @@ def _reading(path: Path) -> Iterator[None]:
 class _Stored:
     """A state file that is open for reading; its header is checked whole before anything is read by it."""
 
-    def __init__(self, path: Path, file: BufferedReader, layout: Layout) -> None:
+    def __init__(self, path: Path, file: BufferedReader) -> None:
         size = os.fstat(file.fileno()).st_size
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(size - 8, _MAX_HEADER):
@@ -215,7 +261,6 @@ class _Stored:
             if isinstance(place, _Place):
                 self._places.setdefault(owner, {})[part] = place
         self._check_places(size)
-        self._check_error(layout)
 
     def _check_places(self, size: int) -> None:
         """Raise ValueError unless the tensors lie one after another and fill the file, of `size` bytes."""
@@ -229,13 +274,17 @@ class _Stored:
         if end != size - self._begin:
             raise ValueError("the tensors do not fill the file")
 
-    def _check_error(self, layout: Layout) -> None:
+    def check(self, layout: Layout) -> None:
         """Raise ValueError unless there is an entry for each tensor of the layout, with an e of its shape."""
         named = self._places.keys() - {_MADE}
         places = [self._places.get(name, {}).get(ERROR) for name in layout.names]
         found = tuple(place.shape for place in places if place is not None and place.dtype == "F32")
         if named != set(layout.names) or found != layout.shapes:
             raise ValueError("error feedback of another model")
+
+    def follows(self, after: Made) -> bool:
+        """Whether it is a submission made since the state that holds `after` was saved."""
+        return self._about.get("after") == blake3(after.key).hexdigest()
 
     def error(self, layout: Layout) -> tuple[Tensor, ...]:
         """e in layout order, in one map of the file; what is written to it never reaches the file."""

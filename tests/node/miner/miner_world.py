@@ -16,7 +16,7 @@ from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import FoundSeal
-from muster.node.miner import Miner
+from muster.node.miner import Memory, Miner
 from muster.node.miner.engine import Engine
 from muster.node.miner.inner import LocalEngine
 from muster.node.miner.stages import HONEST, Stages
@@ -140,6 +140,7 @@ class World:
     chain: ScriptedChain
     buckets: ScriptedBuckets = field(default_factory=ScriptedBuckets)
     state: Path | None = None
+    save_every: int = 1
     facts: Facts = field(default_factory=Facts)
     journal: Journal = field(init=False)
 
@@ -179,7 +180,16 @@ class World:
         around = Context(ME, self.chain, self.buckets, "mem:alice", self.journal, offload, faults=faults or Faults())
         replica = replica or Replica.genesis(spec, tip.run_id)
         engine = engine or LocalEngine(spec.model, spec.inner)
-        return Miner(around, tip, replica, text(), self.state, engine, stages, random=counted_keys())
+        return Miner(
+            around,
+            tip,
+            replica,
+            text(),
+            self.state and Memory(self.state, self.save_every),
+            engine,
+            stages,
+            random=counted_keys(),
+        )
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""

@@ -11,9 +11,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "5c6907b"
 NAMES = {
+    "muster.cli:main": "muster.cli:main",
     "muster.kernels": "muster.kernels",
     "muster.lab.simulator:Simulator": "muster.simulator:Simulator",
     "muster.node.context:Context": "muster.node.participant:Surroundings",
+    "muster.node.data.dataset:TextReader": "muster.node.data:TextReader",
     "muster.node.ledger.bootstrap:bootstrap": "muster.node.participant:join",
     "muster.node.ledger.participant:Follower": "muster.node.participant:Follower",
     "muster.node.ledger.reader:genesis_tip": "muster.node.follow:genesis",
@@ -31,11 +33,15 @@ NAMES = {
     "muster.protocol.rules.admission": "muster.protocol.admission",
     "muster.protocol.rules.assignment": "muster.protocol.assignment",
     "muster.protocol.spec.history:SpecHistory": "muster.protocol.history:SpecHistory",
+    "muster.protocol.spec:load_template": "muster.protocol.spec:load_template",
     "muster.protocol.storage.locations:DirectoryBuckets": "muster.protocol.storage:DirectoryBuckets",
     "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
     "muster.protocol.wire": "muster.protocol.wire",
     "muster.protocol.spec:Template": "muster.protocol.spec:Template",
-    "muster.protocol.spec:load_template": "muster.protocol.spec:load_template",
+    "muster.protocol.wire.submission:encrypt_frames": "muster.protocol.wire.submission:encrypt",
+    "muster.run.credentials:load_identity": "muster.credentials:load_identity",
+    "muster.run.daemon:run_daemon": "muster.daemon:run_daemon",
+    "muster.run.folder:RunDirectory": "muster.rundir:RunDirectory",
     "muster.testnet.roster:Roster": "muster.cast:Cast",
     "muster.validator.aggregator.aggregator:Aggregator": "muster.validator.aggregator.aggregator:Aggregator",
 }

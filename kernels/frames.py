@@ -22,6 +22,7 @@ log2 C(4096, k) / k + 2, of uniform places and free scales (real places are not 
 from __future__ import annotations
 
 from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -130,14 +131,16 @@ def encode(update: SparseUpdate) -> bytes:
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_content_size=True, write_checksum=False, write_dict_id=False
     )
-    parts = []
+    out = BytesIO()  # grows a frame at a time: one call for all of a large payload would stop every other thread
     for start, stop in grid.frames:
         entries = slice(int(starts[start]), int(starts[stop]))
         counts = np.diff(starts[start : stop + 1])
         gaps = _gap_bytes(indices[entries].astype(np.int64), counts)
         squeezed = _squeeze(compressor, _scale_bytes(scales[start:stop]), gaps)
-        parts += [len(squeezed).to_bytes(_LENGTH_BYTES, "little"), squeezed, _pack(codes[entries]).tobytes()]
-    return b"".join(parts)
+        out.write(len(squeezed).to_bytes(_LENGTH_BYTES, "little"))
+        out.write(squeezed)
+        out.write(_pack(codes[entries]).data)
+    return out.getvalue()
 
 
 def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:

@@ -39,6 +39,12 @@ ROWS: tuple[Row, ...] = (
     Row("roles_memory", "aggregator_resident", "aggregator's memory, resident", "θ", 1.1),
     Row("roles_memory", "validator_peak", "validator's memory at its peak, less a forward pass", "θ", 1.3),
     Row("roles_memory", "validator_resident", "validator's memory, resident", "θ", 1.3),
+    Row("miner_round", "miner_round", "a miner's round outside training", "memcpys of θ", 20),
+    Row("miner_memory", "miner_resident", "a miner's memory between rounds", "θ", 7),
+    Row("miner_memory", "miner_peak", "a miner's memory at its peak", "θ", 8),
+    Row("start", "start", "a miner's start beyond `import torch`", "CPU-s", 0.6),
+    Row("payload", "payload_stall", "256 MiB encrypted: nobody is answered for", "CPU-ms", 20),
+    Row("payload", "payload_seconds", "256 MiB encrypted", "CPU-s", 1.1, of_before=True),
 )
 
 ALONE = frozenset({"crowd", "roles_memory"})

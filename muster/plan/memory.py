@@ -237,7 +237,7 @@ class _Planner:
         tokens = at_once * spec.data.window
         step = [Phase.FORWARD, Phase.BACKWARD]
         self.shared("working weights", FLOAT * n, _LIVING, "4 N, kept from round to round")
-        self.add("error feedback", Place.HOST, FLOAT * n, _LIVING, "4 N, in the host's memory whatever trains")
+        self.add("error feedback", Place.HOST, FLOAT * n, [Phase.COMPRESS], "4 N, pages of the state's file")
         self.shared("moments", self._moments(), _LIVING, self._moments_why())
         stays = self.device is Place.HOST or at_once < spec.inner.batch
         grown = step if stays else [Phase.BACKWARD]

@@ -47,9 +47,6 @@ from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
 from muster.testnet.parentage import die_with_parent, supervisor_pid
-from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.score_store import ScoreStore
-from muster.validator.gauntlet.validator import Validator
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +226,14 @@ async def _participant(
     tip, replica = await bootstrap(run.history, context, compute.device)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
+        from muster.validator.aggregator.aggregator import Aggregator  # noqa: PLC0415 - the other roles do without
+
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
+        from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here
+        from muster.validator.gauntlet.validator import Validator  # noqa: PLC0415
+
         store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
     memory = Memory(state / "memory.safetensors", config.save_every)

@@ -28,7 +28,14 @@ from pathlib import Path
 
 from muster.testnet.parentage import die_with_parent, supervisor_pid
 
-IMPORTED = ("muster.cli.main", "muster.cli.daemons", "muster.kernels.fast.jit")
+IMPORTED = (
+    "muster.cli.main",
+    "muster.cli.daemons",
+    "muster.kernels.fast.jit",
+    "muster.validator.aggregator.aggregator",
+    "muster.validator.gauntlet.score_store",
+    "muster.validator.gauntlet.validator",
+)
 """What brings in all that a participant imports."""
 
 NUMBER_BYTES = 8
@@ -96,7 +103,10 @@ def _received(line: socket.socket) -> Request | None:
         return None
     text = b""
     while len(text) < int.from_bytes(head, "big"):
-        text += line.recv(1 << 16)
+        part = line.recv(1 << 16)
+        if not part:
+            return None
+        text += part
     asked = json.loads(text)
     return Request(tuple(asked["argv"]), asked["env"], logs[0])
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from muster.node.miner.state import Entry, Made, MinerState, load_made, load_state, save_made, save_state
+from muster.node.miner.state import Entry, Made, MinerState, load_made, load_state, save_made, save_state, stored_error
 from muster.protocol.errors import StorageError
 from muster.protocol.spec.layout import Layout
 
@@ -33,7 +34,7 @@ class Memory:
         self._after: Made | None = None
 
     def load(self, layout: Layout, take: Callable[[Iterable[Entry]], None]) -> tuple[MinerState, int]:
-        """What was saved, or a blank state, e in host memory; and of how many rounds' work e and moments know nothing.
+        """What was saved (e as of `stored_error`) or a blank state, and how many rounds e and moments know nothing of.
 
         `take` is given what the engine kept; see `load_state`.
 
@@ -51,8 +52,10 @@ class Memory:
             return state, 0
         return MinerState(state.error, sent), max(0, sent.round - state.made.round)
 
-    def save(self, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> None:
+    def save(self, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> MinerState:
         """Make the submission durable, and in the rounds whose turn it is all of the state.
+
+        Returns the state to go on with: the one given, with its e where it lies in the file if all was saved.
 
         Raises:
             StorageError: the disk is full, or the folder cannot be written; what was saved before is whole.
@@ -63,7 +66,9 @@ class Memory:
             save_state(self.path, layout, state, moments)
             self._after, self._since = state.made, 0
             self._forget()
+            state = replace(state, error=stored_error(self.path, layout))
         self._since += 1
+        return state
 
     def _forget(self) -> None:
         """Drop a submission older than the state; one that stays is told by what it names."""

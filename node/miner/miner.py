@@ -59,10 +59,11 @@ class MakeMiner(Protocol):
 class Miner(Follower):
     """A participant that trains. What it must remember is in `Memory` (none: it lives in this process only).
 
-    Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
-    moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
-    durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
-    long as they compress.) Where Δ is on a GPU, both e are in the host's memory all the same.
+    Of the model's size, fp32, it holds θ and what the engine holds: the working copy, its gradients, the optimizer's
+    moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
+    durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
+    there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
+    the host's memory all the same.
     """
 
     def __init__(
@@ -269,6 +270,7 @@ class Miner(Follower):
                     return None
                 self._remember(self._unsaved)
                 self._unsaved = None
+                give_back()
             return self.made
 
     def _do(self, task: Task) -> MinerState | None:
@@ -298,6 +300,5 @@ class Miner(Follower):
         """Make a round's work durable: from here on it counts as sent."""
         self.context.faults.trip("submit.before_save")
         if self._memory:
-            self._memory.save(self._tip.layout, state, self._engine.state)
+            state = self._memory.save(self._tip.layout, state, self._engine.state)
         self._state = state
-        give_back()

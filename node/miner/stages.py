@@ -161,7 +161,7 @@ async def put(now: OpenRound, made: Made) -> None:
     """
     context, tip = now.context, now.tip
     context.faults.trip("submit.before_put")
-    signed, ciphertext = wire.decode_submission(made.submission, tip.run_id)
+    signed, ciphertext = await context.offload(lambda: wire.decode_submission(made.submission, tip.run_id))
     await context.bucket.put(paths.head(tip.run_id, made.round), signed.head)
     await context.bucket.put(paths.payload(tip.run_id, made.round), ciphertext, deadline=UPLOAD_DEADLINE)
     context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=tip.codec.count))
@@ -169,7 +169,7 @@ async def put(now: OpenRound, made: Made) -> None:
 
 def seal_problem(now: OpenRound, made: Made, seal: Seal, newest: Block) -> str:
     """Why this submission's key may not answer a seal that is seen at the block `newest`, "" where it may."""
-    signed, _ = wire.decode_submission(made.submission, now.tip.run_id)
+    signed = wire.submitted_head(made.submission, now.tip.run_id)
     return ledger.unanswerable(now.tip, seal, now.context.identity.public, signed.digest, newest)
 
 

@@ -4,12 +4,14 @@ One safetensors file, replaced whole. A miner killed at any instant comes back e
 work, or with that work done: e after it, the key and the submission lie in the same file, so none is there without the
 others. The file has one entry for each tensor of the layout (e, and what the engine keeps of it), and entries are
 written and read one after another, from and to where they are used: at no time is there a second copy of the model.
+What is kept of e stays in the file: it is read once a round, so it need not lie in memory for the rest of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +21,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -80,8 +83,8 @@ class MinerState:
 
     @classmethod
     def blank(cls, layout: Layout) -> MinerState:
-        """Before the first round: e = 0, in host memory."""
-        return cls(tuple(torch.zeros(shape) for shape in layout.shapes))
+        """Before the first round: e = 0, pages of the host that take no memory before they are written to."""
+        return cls(tuple(torch.from_numpy(np.zeros(shape, np.float32)) for shape in layout.shapes))
 
 
 class _Place(BaseModel):
@@ -183,7 +186,7 @@ def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], ab
 
 
 def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], None]) -> MinerState:
-    """What was saved at `path`, or a blank state where there is nothing; e is in host memory.
+    """What was saved at `path`, or a blank state where there is nothing; e as of `stored_error`.
 
     `take` is given what the engine kept, an entry at a time, and owns its tensors (`Engine.load_state`).
 
@@ -196,12 +199,29 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
         with _reading(path), path.open("rb") as file:
             stored = _Stored(path, file)
             stored.check(layout)
-            error = tuple(stored.error(name) for name in layout.names)
             take(stored.moments(layout))
-            return MinerState(error, stored.made())
+            return MinerState(stored.error(layout), stored.made())
     except FileNotFoundError:
         take(())
         return MinerState.blank(layout)
+
+
+def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
+    """The e that was saved at `path`, where it lies in the file: the kernel brings a page when it is read.
+
+    It may take the page back at any time. The tensors stay what they are when the file is replaced by another, as
+    `save_state` does; not so when it is written over, which nobody may do while a miner runs.
+
+    Raises:
+        ConfigError, StorageError: as `load_state`; StorageError also where there is none.
+    """
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            stored.check(layout)
+            return stored.error(layout)
+    except FileNotFoundError as problem:
+        raise StorageError(f"{path} was saved and is gone; leave it to the miner while it runs") from problem
 
 
 @contextmanager
@@ -266,9 +286,17 @@ class _Stored:
         """Whether it is a submission made since the state that holds `after` was saved."""
         return self._about.get("after") == blake3(after.key).hexdigest()
 
-    def error(self, name: str) -> Tensor:
-        """e of one tensor of the layout."""
-        return self._read(self._places[name][ERROR])
+    def error(self, layout: Layout) -> tuple[Tensor, ...]:
+        """e in layout order, in one map of the file; what is written to it never reaches the file."""
+        places = [self._places[name][ERROR] for name in layout.names]
+        end = self._begin + max(place.data_offsets[1] for place in places)
+        kept = mmap.mmap(self._file.fileno(), end, access=mmap.ACCESS_COPY)
+        return tuple(
+            torch.frombuffer(
+                kept, dtype=torch.float32, count=math.prod(place.shape), offset=self._begin + place.data_offsets[0]
+            ).view(place.shape)
+            for place in places
+        )
 
     def moments(self, layout: Layout) -> Iterator[Entry]:
         """What is kept of each tensor beside its e, each entry read when it is asked for."""
@@ -333,4 +361,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    """A copy, which no other thread waits for, as for one that the interpreter makes."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())

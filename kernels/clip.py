@@ -7,13 +7,18 @@ how many shards, arrange the work: the parts of one tensor on several slices giv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from muster.kernels.grid import Grid
+from muster.kernels.quantiser import scale_values
 from muster.kernels.update import SparseUpdate, common_grid
+
+TOGETHER = 2**12
+"""Tiles of several tensors that are worked on at once at most: some 200 KiB of numbers beside their codes."""
 
 
 def scale_peaks(update: SparseUpdate) -> list[float]:
@@ -21,10 +26,11 @@ def scale_peaks(update: SparseUpdate) -> list[float]:
 
     A scale that no value has says nothing of a tile that brings nothing. Of a tensor in parts: the largest of theirs.
     """
-    peaks = []
-    for i in range(len(update.grid.shapes)):
-        levels, counts = _levels(update, i)
-        peaks.append(float(levels[((counts > 0) & (levels > 0)).any(axis=1)].max(initial=0)))
+    peaks: list[float] = []
+    for tensors in _groups(update.grid):
+        levels, counts = _levels(update, tensors)
+        largest = np.where(((counts > 0) & (levels > 0)).any(axis=1), levels.max(axis=1), 0.0)
+        peaks += [float(part.max(initial=0)) for part in _parts(update.grid, tensors, largest)]
     return peaks
 
 
@@ -68,12 +74,12 @@ def norm(update: SparseUpdate, i: int) -> float:
     The square root of the correctly rounded sum, over tiles and their two scales, of count · scale²; in
     float64 scale² is exact and its product with the count rounds once.
     """
-    return math.sqrt(math.fsum(_squares(update, i)))
+    return math.sqrt(math.fsum(_squares(update, range(i, i + 1)).ravel().tolist()))
 
 
 def norm_part(update: SparseUpdate, i: int) -> tuple[float, ...]:
     """The exact sum under the root of `norm`, as a few float64 numbers: what the slices of a tensor tell each other."""
-    terms, part = _squares(update, i), []
+    terms, part = _squares(update, range(i, i + 1)).ravel().tolist(), []
     while (rest := math.fsum(terms)) != 0:
         part.append(rest)
         terms.append(-rest)
@@ -87,7 +93,11 @@ def norm_of(parts: Iterable[tuple[float, ...]]) -> float:
 
 def norms_of(update: SparseUpdate) -> list[float]:
     """`norm` of every tensor."""
-    return [norm(update, i) for i in range(len(update.grid.shapes))]
+    norms: list[float] = []
+    for tensors in _groups(update.grid):
+        parts = _parts(update.grid, tensors, _squares(update, tensors))
+        norms += [math.sqrt(math.fsum(part.ravel().tolist())) for part in parts]
+    return norms
 
 
 def medians_of(norms: Sequence[Sequence[float]], amounts: Sequence[int]) -> list[tuple[float, int]]:
@@ -140,20 +150,45 @@ def clip_weights(updates: Sequence[SparseUpdate], amounts: Sequence[int]) -> npt
     return np.stack([clip_of(row, amount, medians) for row, amount in zip(norms, amounts, strict=True)])
 
 
-def _levels(update: SparseUpdate, i: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Of each tile of tensor i its two scales in force and how many values have them, low then high: (tiles_i, 2)."""
-    first, last = update.grid.tensor_tiles[i]
-    levels = update.tensor_scales(i).double().numpy()
+def _groups(grid: Grid) -> Iterator[range]:
+    """All tensors in runs that are worked on at once: of `TOGETHER` tiles at most, or of one tensor.
+
+    A small model's tensors have so few tiles that what a call costs by itself is all that its norms take.
+    """
+    begin = 0
+    for i, (_, last) in enumerate(grid.tensor_tiles):
+        if i > begin and last - grid.tensor_tiles[begin][0] > TOGETHER:
+            yield range(begin, i)
+            begin = i
+    if begin < len(grid.tensor_tiles):
+        yield range(begin, len(grid.tensor_tiles))
+
+
+def _parts(grid: Grid, tensors: range, rows: npt.NDArray[np.float64]) -> Iterator[npt.NDArray[np.float64]]:
+    """What belongs to each of these tensors of `rows`, one a tile of theirs."""
+    start = grid.tensor_tiles[tensors[0]][0]
+    for i in tensors:
+        first, last = grid.tensor_tiles[i]
+        yield rows[first - start : last - start]
+
+
+def _levels(update: SparseUpdate, tensors: range) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Of each tile of these tensors its scales in force and how many values have them, low then high, (tiles, 2)."""
+    spans = update.grid.tensor_tiles[tensors.start : tensors.stop]
+    first, last = spans[0][0], spans[-1][1]
+    levels = scale_values(update.scales[first:last]).numpy()
     if first == last:
-        return levels, np.zeros((0, 2), np.int64)
+        return levels.astype(np.float64), np.zeros((0, 2), np.int64)
+    if update.scale_limit is not None:
+        limits = np.array(update.scale_limit[tensors.start : tensors.stop], np.float32)
+        levels = np.minimum(levels, np.repeat(limits, [end - begin for begin, end in spans])[:, None])
     starts = update.grid.entry_starts(update.k)[first : last + 1]
     entries = update.codes.numpy()[starts[0] : starts[-1]]
     high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
-    return levels, np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
+    return levels.astype(np.float64), np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
 
 
-def _squares(update: SparseUpdate, i: int) -> list[float]:
-    """count · scale² of each tile of tensor i and each of its two scales."""
-    levels, counts = _levels(update, i)
-    squares: list[float] = (counts * (levels * levels)).ravel().tolist()
-    return squares
+def _squares(update: SparseUpdate, tensors: range) -> npt.NDArray[np.float64]:
+    """count · scale² of each tile of these tensors and each of its two scales: (tiles, 2)."""
+    levels, counts = _levels(update, tensors)
+    return counts * (levels * levels)

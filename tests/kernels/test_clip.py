@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from muster.kernels import (
     norm,
     norm_of,
     norm_part,
+    norms_of,
     scale_caps,
     scale_peaks,
 )
+from muster.kernels import clip as clip_module
 
 F = np.float32
 
@@ -38,6 +41,21 @@ def test_the_norm_is_the_exact_one_to_a_rounding(shapes: list[tuple[int, ...]], 
     for i in range(len(shapes)):
         exact = sum((Fraction(value) ** 2 for value in made.values(i).tolist()), Fraction(0))
         assert norm(made, i) == pytest.approx(math.sqrt(exact), rel=1e-15)
+
+
+@given(SHAPES, KEPT, st.integers(1, 8))
+def test_tensors_worked_on_together_are_those_worked_on_one_by_one(
+    shapes: list[tuple[int, ...]], k: int, together: int
+) -> None:
+    made = update(Grid(shapes), k, 8)
+    limited = capped(made, [0.01 * i for i in range(len(shapes))])
+    with patch.object(clip_module, "TOGETHER", together):
+        found = [(scale_peaks(each), norms_of(each)) for each in (made, limited)]
+    for each, (peaks, norms) in zip((made, limited), found, strict=True):
+        for i in range(len(shapes)):
+            values = each.values(i).abs()
+            assert peaks[i] == float(values.max()) if values.numel() else peaks[i] == 0
+            assert norms[i] == norm(each, i)
 
 
 def test_norms_by_hand() -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from forked import Commands
 from hypothesis import settings
 from s3_server import RadosGateway, ServerAbsent
 
@@ -23,6 +24,13 @@ def locks_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def muster_command(locks_of_their_own: None) -> Iterator[Commands]:
+    """Runs `muster`, one command after the other, in processes of their own; one server of them per test process."""
+    with Commands() as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

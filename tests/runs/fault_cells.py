@@ -23,6 +23,9 @@ from muster.protocol.spec import RunSpec
 ROUNDS, LAST = 3, 2
 """Two rounds in which things go wrong at the most, and one to be back in."""
 
+ROUNDS_OF_ONCE = 2
+"""The first two: what fails once costs nobody anything, so that there is nothing to be back from."""
+
 MIN_BLOCKS = 7
 """So that a round is long enough for a fault to be over in the next one; round 0 is sealed at this block."""
 
@@ -338,6 +341,11 @@ class Cell:
     def fault(self) -> Fault:
         """What goes wrong."""
         return self.place.fault(self.kind, self.times)
+
+    @property
+    def rounds(self) -> int:
+        """How many are played."""
+        return ROUNDS_OF_ONCE if self.times is Times.ONCE else ROUNDS
 
     def costs(self, spec: RunSpec) -> bool:
         """Whether the step is held up beyond the limit of its phase: n ≥ L."""

@@ -6,7 +6,7 @@ The cells and the rule their outcome is computed from are in `fault_cells`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import pytest
@@ -35,7 +35,6 @@ from nano_stage import NanoStage, Setting
 from run_builders import MAX_BYTES, Ledger
 
 from muster.lab.faults import Kind, Script
-from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.node.telemetry.events import Scored, SealRefused
 from muster.protocol.spec import RunSpec
@@ -46,7 +45,7 @@ Stages = Callable[[Setting, int], Faultless]
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """The stage of each setting, laid out when it is first asked for, and how so many rounds on it go where nothing
     fails."""
 
@@ -58,8 +57,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
     def stage(setting: Setting, rounds: int) -> Faultless:
         return laid(setting), laid(setting).play(Script(), rounds)
 
-    with compiled_loops():
-        yield stage
+    return stage
 
 
 def marked(cell: Cell) -> object:

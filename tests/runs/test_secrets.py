@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from forked import Commands
 from run_builders import PATIENT, template, write_template
 from s3_server import RadosGateway
 
@@ -342,7 +343,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("publish", "a secret with a blank in it"),
     ],
 )
-def test_no_error_of_a_command_holds_one(scene: Scene, tmp_path: Path, command: str, wrong: str) -> None:
+def test_no_error_of_a_command_holds_one(
+    scene: Scene, tmp_path: Path, command: str, wrong: str, muster_command: Commands
+) -> None:
     argv, words = COMMANDS[command]
     access = scene.planted["stranger's access key"]
     pair = {
@@ -357,10 +360,7 @@ def test_no_error_of_a_command_holds_one(scene: Scene, tmp_path: Path, command: 
         "address": scene.server.address, "empty": str(tmp_path / "empty"),
         "key": str(scene.base / "wrong-key" / "key"),
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "muster", *(word.format(**values) for word in argv)],
-        env=plain() | given, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
-    )  # fmt: skip
+    done = muster_command(*(word.format(**values) for word in argv), environment=plain() | given)
     said = done.stdout + done.stderr
     assert done.returncode in {3, 4}, said
     assert words in said or (" " in pair[1] and "error[storage]" in said), said

@@ -44,6 +44,7 @@ def test_the_settings_are_those_of_a_miner(tmp_path: Path, muster_command: Comma
     assert f"no run at {tmp_path}" in outcome.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_testnet_starts_them(tmp_path: Path) -> None:
     document = nano_template().model_dump(mode="json")

@@ -61,8 +61,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 
 
 def marked(cell: Cell) -> object:
-    """What happens twice lies between once and ten blocks; it is played with the slow tests."""
-    return pytest.param(cell, marks=pytest.mark.slow) if "-twice-" in str(cell) else cell
+    """What lies between others is played with the slow tests."""
+    return pytest.param(cell, marks=pytest.mark.slow) if cell.between else cell
 
 
 @pytest.mark.parametrize("cell", [marked(cell) for cell in cells()], ids=str)

@@ -39,7 +39,7 @@ METRIC = re.compile(r"\b(?:muster|process)_[a-z_]+")
 LAST = "aggregator"
 """Started last: no round closes without it, so until then every other one can be asked in peace."""
 
-SCRAPE_SECONDS = 0.2
+SCRAPE_SECONDS = 0.4
 """Between two scrapes of a daemon: some fall into every round."""
 
 

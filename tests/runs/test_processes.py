@@ -26,7 +26,7 @@ pytestmark = pytest.mark.processes
 
 ROUNDS = 4
 SEED = 3
-MINERS = 2
+MINERS = 3
 ONE_OF_EACH = ("aggregator-operator-0", "validator-operator-0", "miner-0")
 LOOK_SECONDS = 0.02
 """Between two looks at a journal: short against the 0.25 s block in which a killed process must be caught."""

@@ -57,7 +57,7 @@ test: lint  ## What every change must pass: under 10 minutes on two cores
 	@echo "looking for an S3 server to test against (Ceph's gateway, installed where that is allowed)"
 	@$(BIN)/python tests/s3_server.py
 	$(PYTEST) -n 2 -m "not processes and not slow and not night and not chain"
-	$(PYTEST) -n 2 --dist loadfile -m "processes and not slow and not night and not chain"
+	$(PYTEST) -n 3 --dist loadfile -m "processes and not slow and not night and not chain"
 
 test-all: test  ## And the slow tests, and the main effects of training and of pay: under an hour
 	$(PYTEST) -m "slow and not night and not chain"

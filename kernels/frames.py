@@ -94,7 +94,7 @@ def _frame_sizes(codec: Codec, start: int, stop: int) -> tuple[_Ints, _Ints]:
 
 @lru_cache(maxsize=8)
 def _gap_bounds(codec: Codec) -> _Ints:
-    """`_gap_bound` of each frame, int64 (frames,)."""
+    """The sum of `_gap_bytes_each` of each frame, int64 (frames,)."""
     grid = codec.grid
     if not grid.frames:
         return np.zeros(0, np.int64)

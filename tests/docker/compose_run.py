@@ -23,8 +23,8 @@ DOCKER = Path(__file__).parents[2] / "docker"
 VOLUME = "/run-data"
 IMAGE_FOLDER = "/opt/muster"
 PORT = "9464"
-LOOK_SECONDS = 0.05
-"""Between two questions to a daemon: short against a round of seconds."""
+LOOK_SECONDS = 0.25
+"""Between two questions to a daemon, each of which starts an interpreter: short against a round of seconds."""
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z0-9_]+):-(?P<default>[^}]*)\}")
 

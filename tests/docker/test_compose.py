@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 import yaml
 from compose_run import DOCKER, PORT, Container, containers, default_services, load_compose
+from forked import Commands
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,7 +39,7 @@ METRIC = re.compile(r"\b(?:muster|process)_[a-z_]+")
 LAST = "aggregator"
 """Started last: no round closes without it, so until then every other one can be asked in peace."""
 
-SCRAPE_SECONDS = 0.2
+SCRAPE_SECONDS = 0.4
 """Between two scrapes of a daemon: some fall into every round."""
 
 
@@ -115,10 +116,10 @@ async def play(volume: Path, preset: Path, **variables: str) -> Run:
     return run
 
 
-def audit(run: Path) -> dict[str, Any]:
+def audit(muster_command: Commands, run: Path) -> dict[str, Any]:
     """What the audit of a run says; it must find nothing wrong."""
-    command = [sys.executable, "-P", "-m", "muster", "audit", str(run), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+    done = muster_command("audit", str(run), "--json")
+    assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
@@ -130,38 +131,32 @@ def played(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 @pytest.mark.processes
-def test_the_run_closes_and_can_be_audited(played: tuple[Path, Run]) -> None:
+def test_the_run_closes_and_can_be_audited(played: tuple[Path, Run], muster_command: Commands) -> None:
     volume, run = played
     assert run.statuses == dict.fromkeys(default_services(load_compose({})), 0), "init leaves a run that is there alone"
-    assert len(audit(volume / "run")["state_roots"]) == ROUNDS
+    assert len(audit(muster_command, volume / "run")["state_roots"]) == ROUNDS
 
 
 @pytest.mark.processes
 @pytest.mark.slow
 def test_the_same_services_run_on_an_s3_service(
-    played: tuple[Path, Run], preset: Path, tmp_path: Path, s3_server: RadosGateway
+    played: tuple[Path, Run], preset: Path, tmp_path: Path, s3_server: RadosGateway, muster_command: Commands
 ) -> None:
     """What the profile `real` adds to init's environment is enough for every daemon to find its bucket and keys."""
     access, secret = s3_server.access, s3_server.secret
     chosen = f"--store s3://{s3_server.endpoint.removeprefix('http://')}?tls=off"
     asyncio.run(play(tmp_path, preset, BACK_ENDS=chosen, S3_ADMIN_ACCESS_KEY=access, S3_ADMIN_SECRET_KEY=secret))
     assert not (tmp_path / "run" / "buckets").exists() or not list((tmp_path / "run" / "buckets").iterdir())
-    roots = [audit(volume / "run")["state_roots"] for volume in (played[0], tmp_path)]
+    roots = [audit(muster_command, volume / "run")["state_roots"] for volume in (played[0], tmp_path)]
     assert roots[0] == roots[1], "where the bytes lie changes none of them"
 
 
 @pytest.mark.processes
-def test_a_daemon_whose_port_is_taken_ends_in_one_sentence(played: tuple[Path, Run]) -> None:
+def test_a_daemon_whose_port_is_taken_ends_in_one_sentence(played: tuple[Path, Run], muster_command: Commands) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "muster", "miner", "--run", str(played[0] / "run"), "--name", "miner-0"],
-            env={**os.environ, "MUSTER_SERVICE": address},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            check=False,
-        )
+        words = ("miner", "--run", str(played[0] / "run"), "--name", "miner-0")
+        done = muster_command(*words, environment=os.environ | {"MUSTER_SERVICE": address})
     assert done.returncode == ConfigError.exit_status
     assert done.stderr.splitlines()[-1].startswith(f"error[config]: cannot listen on {address} ")
 

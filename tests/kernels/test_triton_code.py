@@ -15,12 +15,17 @@ ROOT = SCRIPT.parents[2]
 
 
 @pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """PTX by program and variant."""
+def code(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[str, str]:
+    """PTX by program and variant.
+
+    Triton compiles a program again when its text, what it calls, its options or Triton itself have changed: that is how
+    it names what it keeps. It is kept from one run of the tests to the next, because the compiler takes half a minute.
+    """
     folder = tmp_path_factory.mktemp("ptx")
+    assert pytestconfig.cache is not None
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(SCRIPT.parent)]),
-        "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")),
+        "TRITON_CACHE_DIR": str(pytestconfig.cache.mkdir("triton")),
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, check=False

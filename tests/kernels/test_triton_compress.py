@@ -159,10 +159,10 @@ def test_a_product_and_a_sum_are_two_roundings() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
-    grid = Grid([(70, 70), (70, 70)])
-    acc = [torch.zeros(70, 70), torch.ones(70, 70)]
-    acc[1][69, 69] = bad
-    error = [torch.ones(70, 70), torch.ones(70, 70)]
+    grid = Grid([(7, 9), (70, 9)])
+    acc = [torch.zeros(7, 9), torch.ones(70, 9)]
+    acc[1][69, 8] = bad
+    error = [torch.ones(7, 9), torch.ones(70, 9)]
     with on_gpu():
         with pytest.raises(ValueError, match=r"tensor 1 .* not finite"):
             compress(acc, Codec(grid, 64))

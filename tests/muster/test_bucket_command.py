@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
+from forked import Commands
 from s3_server import RadosGateway
 
 from muster.bucket import CreateRequest, check_location, create_bucket, remove_bucket, rotate_key
@@ -24,6 +25,8 @@ from muster.run.settings import check_variables
 STORAGE_STATUS = 4
 RUN_ID = "cd" * 32
 _numbers = count()
+
+Muster = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -44,16 +47,15 @@ def place(location: str | None) -> S3Location:
     return found
 
 
-def muster(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def muster(muster_command: Commands) -> Muster:
+    """`muster bucket` with an environment of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "muster", "bucket", *arguments],
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+
+    def run(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        return muster_command("bucket", *arguments, environment=kept | dict(environment))
+
+    return run
 
 
 def failing(location: str, environment: Mapping[str, str]) -> list[str]:
@@ -63,7 +65,9 @@ def failing(location: str, environment: Mapping[str, str]) -> list[str]:
     return [line for line in said if line.startswith("FAIL")]
 
 
-def test_create_check_rotate_check(s3_server: RadosGateway, operator: dict[str, str], tmp_path: Path) -> None:
+def test_create_check_rotate_check(
+    s3_server: RadosGateway, operator: dict[str, str], tmp_path: Path, muster: Muster
+) -> None:
     secret = tmp_path / "secret"
     secret.write_text(s3_server.secret + "\n")
     environment = {"MUSTER_S3_ACCESS_KEY": s3_server.access, "MUSTER_S3_SECRET_KEY_FILE": str(secret)}
@@ -225,6 +229,6 @@ def test_no_other_command_accepts_the_administrators_keys() -> None:
         check_variables({"MUSTER_S3_ADMIN_SECRET_KEY": "x"}, CREDENTIAL_VARIABLES)
 
 
-def test_a_run_id_that_is_none_is_refused(operator: dict[str, str]) -> None:
+def test_a_run_id_that_is_none_is_refused(operator: dict[str, str], muster: Muster) -> None:
     done = muster("create", "--endpoint", "http://127.0.0.1:1", "--name", "bkt", "--run-id", "x", environment=operator)
     assert (done.returncode, "64 lower-case" in done.stderr) == (2, True)

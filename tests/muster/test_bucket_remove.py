@@ -6,10 +6,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from forked import Commands
 from s3_server import RadosGateway
 
 from muster.bucket import remove_bucket
@@ -31,16 +31,6 @@ def admin(s3_server: RadosGateway) -> dict[str, str]:
     return {"MUSTER_S3_ADMIN_ACCESS_KEY": s3_server.access, "MUSTER_S3_ADMIN_SECRET_KEY": s3_server.secret}
 
 
-def muster(*arguments: str, environment: Mapping[str, str]) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "muster", *arguments],
-        env={**kept, **environment}, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def locations(folder: Path) -> list[S3Location]:
     """Everybody's bucket in a run's folder."""
     found = []
@@ -56,13 +46,15 @@ def locations(folder: Path) -> list[S3Location]:
 @pytest.mark.processes
 @pytest.mark.timeout(3000)
 def test_the_same_testnet_again_and_the_first_one_removed(
-    s3_server: RadosGateway, admin: dict[str, str], tmp_path: Path
+    s3_server: RadosGateway, admin: dict[str, str], tmp_path: Path, muster_command: Commands
 ) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     for name in ("one", "two"):
-        muster(
+        done = muster_command(
             "testnet", "--miners", "1", "--seed", "7", "--store", f"s3://{s3_server.address}", "--prepare",
-            "--dir", str(tmp_path / name), environment=admin,
+            "--dir", str(tmp_path / name), environment=kept | admin,
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
     one, two = locations(tmp_path / "one"), locations(tmp_path / "two")
     assert not {place.bucket for place in one} & {place.bucket for place in two}
     client, said = s3_server.client(), list[str]()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,6 +15,7 @@ import pytest
 from aiohttp import web
 from doctor_setups import Bucket, commit, diagnose, diagnose_async, lay_out, on_network
 from files_left_alone import picture
+from forked import Commands
 from s3_proxies import http_server, pass_on
 from s3_server import RadosGateway
 
@@ -334,22 +334,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 class TestCommand:
     """What `muster doctor` prints and ends with."""
 
-    def command(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-P", "-m", "muster", "doctor", *map(str, arguments)]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900)
-
-    def test_the_first_failure_decides_the_status(self, run: RunDirectory) -> None:
+    def test_the_first_failure_decides_the_status(self, run: RunDirectory, muster_command: Commands) -> None:
         (run.data / "heldout.bin").write_bytes(b"short")
         run.key("miner-0").write_text("not a key")
-        done = self.command("--run", run.path, "--name", "miner-0")
+        done = muster_command("doctor", "--run", str(run.path), "--name", "miner-0")
         assert done.returncode == DATA, done.stderr
         lines = done.stdout.splitlines()
         assert lines[-1] == "2 failed: text, key; look at: leader"
         assert [line.split()[1] for line in lines[:-1] if not line.startswith(" ")] == NAMES
         assert sum(line.lstrip().startswith("fix: ") for line in lines) == 3
 
-    def test_json(self, run: RunDirectory) -> None:
-        done = self.command("--run", run.path, "--name", "miner-0", "--json")
+    def test_json(self, run: RunDirectory, muster_command: Commands) -> None:
+        done = muster_command("doctor", "--run", str(run.path), "--name", "miner-0", "--json")
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout.splitlines()[-1])
         assert told["exit_status"] == 0
@@ -357,7 +353,7 @@ class TestCommand:
         hotkey = Identity.from_file(run.key("miner-0")).hotkey
         assert hotkey in told["checks"][-1]["finding"]
 
-    def test_an_unknown_role(self, run: RunDirectory) -> None:
-        done = self.command("--run", run.path, "--name", "miner-0", "--role", "king")
+    def test_an_unknown_role(self, run: RunDirectory, muster_command: Commands) -> None:
+        done = muster_command("doctor", "--run", str(run.path), "--name", "miner-0", "--role", "king")
         assert done.returncode == 2
         assert "aggregator" in done.stderr

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
+from forked import Commands
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,9 +138,9 @@ def test_figures_for_people(number: float | None, unit: str, text: str) -> None:
     assert shown(Figure("any", number, unit, "test")) == text
 
 
-def test_the_command() -> None:
-    argv = [sys.executable, "-P", "-m", "muster", "estimate", "72b", "--machine", "step=40", "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=600)
+def test_the_command(muster_command: Commands) -> None:
+    done = muster_command("estimate", "72b", "--machine", "step=40", "--json")
+    assert done.returncode == 0, done.stderr
     told = {figure["name"]: figure["value"] for figure in json.loads(done.stdout)["figures"]}
     assert told["parameters"] == 72_747_327_488
     assert told["computing a round"] == 1200

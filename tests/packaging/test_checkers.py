@@ -68,14 +68,35 @@ PLANTS = [
 """(module, what it imports, the contract this breaks)."""
 
 
-@pytest.mark.parametrize(("module", "imported", "contract"), PLANTS)
-def test_import_linter_finds_what_breaks_a_contract(module: str, imported: str, contract: str, tmp_path: Path) -> None:
-    tree = hollow_tree(tmp_path)
+@pytest.fixture(scope="module")
+def linted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What import-linter says of a tree where nothing is planted, and of one where all of that is."""
+    tree = hollow_tree(tmp_path_factory.mktemp("linted"))
     good = check("lint-imports", "--no-cache", cwd=tree)
-    assert (good.returncode, f"{contract} KEPT" in good.stdout) == (0, True), good.stdout + good.stderr
-    (tree / module).write_text(f"import {imported}\n", encoding="utf-8")
+    assert good.returncode == 0, good.stdout + good.stderr
+    for i, (module, imported, _) in enumerate(PLANTS):
+        (tree / planted(module, i)).write_text(f"import {imported}\n", encoding="utf-8")
     bad = check("lint-imports", "--no-cache", cwd=tree)
-    assert (bad.returncode, f"{contract} BROKEN" in bad.stdout) == (1, True), bad.stdout + bad.stderr
+    assert bad.returncode == 1, bad.stdout + bad.stderr
+    return good.stdout, bad.stdout
+
+
+def planted(module: str, i: int) -> str:
+    """The file of the i-th fault; two of one folder are two modules."""
+    return module.replace("planted.py", f"planted_{i}.py")
+
+
+@pytest.mark.parametrize("i", range(len(PLANTS)), ids=[f"{module}-{imported}" for module, imported, _ in PLANTS])
+def test_import_linter_finds_what_breaks_a_contract(i: int, linted: tuple[str, str]) -> None:
+    module, imported, contract = PLANTS[i]
+    good, bad = linted
+    assert f"{contract} KEPT" in good
+    assert f"{contract} BROKEN" in bad
+    name = "muster." + planted(module, i).removeprefix("muster/").removesuffix(".py").replace("/", ".")
+    # Under its contract's heading, up to the next one.
+    _, *parts = re.split(r"^(.+)\n-+\n", bad.partition("Broken contracts")[2], flags=re.MULTILINE)
+    said = dict(zip(parts[::2], parts[1::2], strict=True))[contract]
+    assert re.search(rf"{re.escape(name)} -> {re.escape(imported)}\b.* \(l\.1\)", said), bad
 
 
 def test_import_linter_finds_a_module_that_is_in_no_layer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tomllib
 from pathlib import Path
@@ -55,14 +56,25 @@ def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [("muster",), ("python", "-P", "-m", "muster")], ids=["command", "module"])
-def test_a_testnet_runs_there(words: tuple[str, ...], installed: Path, template: Path, folder: Path) -> None:
-    flags = ["--rounds", "1", "--miners", "1", "--adversary", "noise=1", "--preset", template]
-    done = run(folder, installed / words[0], *words[1:], "testnet", *flags, "--dir", folder.parent / "run")
+def test_a_testnet_runs_there(installed: Path, template: Path, folder: Path) -> None:
+    flags = ["--rounds", "1", "--miners", "1", "--adversary", "garbage=1", "--preset", template, "--json"]
+    done = run(folder, installed / "muster", "testnet", *flags, "--dir", folder.parent / "run")
     assert done.returncode == 0, done.stderr
-    assert "all honest replicas agree" in done.stdout
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["roots_agree"]
+    peers = {peer["behaviour"]: peer for peer in summary["peers"]}
+    assert (peers["honest"]["accepted"], peers["garbage"]["accepted"]) == (1, 0)
+    assert sum(peers["garbage"]["rejected"].values()) == 1, "an adversary is started, and is one"
     logs = [log.read_text(encoding="utf-8") for log in (folder.parent / "run" / "logs").glob("*.log")]
     assert ["of the folder is imported" in log for log in logs] == [False] * CHILDREN
+
+
+def test_so_it_begins_as_a_module(installed: Path, template: Path, folder: Path) -> None:
+    """Whoever began it, it starts others in the same way."""
+    flags = ["--miners", "1", "--preset", template, "--prepare", "--dir", folder.parent / "run"]
+    done = run(folder, installed / "python", "-P", "-m", "muster", "testnet", *flags)
+    assert (done.returncode, "of the folder is imported" in done.stderr) == (0, False), done.stderr
+    assert (folder.parent / "run" / "run.toml").is_file()
 
 
 @pytest.mark.parametrize("name", NAMES)

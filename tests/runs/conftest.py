@@ -1,18 +1,36 @@
-"""The text all whole runs train on, written once."""
+"""What whole runs have in common: the text they train on, and that all participants share one process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import bittensor_core
 import pytest
 import torch
 from run_builders import SEED, MakeStage, Stage, lay_out, template, write_text
 
+from muster.lab.nano import compiled_loops
 from muster.testnet.roster import Roster
 
 torch.set_num_threads(1)
+
+SIGNATURES = 1 << 13
+"""Signed messages that are remembered, of a KiB mostly: a crowd's of some rounds."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process() -> Iterator[None]:
+    """What a simulated run would only do over and over because everybody is in one process.
+
+    A signature is looked at once and not by each participant, and models of any size take the compiled tensor loops,
+    which have the reference's bits. (tests/golden plays whole runs without either.)
+    """
+    with pytest.MonkeyPatch.context() as patch, compiled_loops():
+        patch.setattr(bittensor_core, "verify", lru_cache(SIGNATURES)(bittensor_core.verify))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -339,6 +339,19 @@ class Cell:
         """What goes wrong."""
         return self.place.fault(self.kind, self.times)
 
+    @property
+    def between(self) -> bool:
+        """Whether it adds little to others of its place: twice lies between once and ten blocks; of what is long and
+        waited out all the same one kind stands for all, whose own ways show where they happen once or cost a round."""
+        patient = self.setting in (PATIENT, PATIENT_STRANGER) and not self.place.ages
+        long = patient or (self.times is Times.TEN_BLOCKS and self.place.bound in LONG)
+        return self.times is Times.TWICE or (long and self.kind != self.place.kinds[0])
+
+    @property
+    def rounds(self) -> int:
+        """How many are played: what fails once costs nobody a round, so that nobody has to be back in one."""
+        return ROUNDS - 1 if self.times is Times.ONCE else ROUNDS
+
     def costs(self, spec: RunSpec) -> bool:
         """Whether the step is held up beyond the limit of its phase: n ≥ L."""
         least, most = self.place.held_up(self.kind, self.times)

@@ -7,6 +7,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from muster.protocol.columns import columns_of
 from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive.own_data import Control, Errors
 from muster.protocol.incentive.row import ScoreRow
+from muster.protocol.incentive.score import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.spec import Template
 from muster.protocol.wire import ScoreFile, decode_scores, encode_scores
@@ -52,6 +54,9 @@ MEASURED = (
     "assigned_before", "assigned_after", "unassigned_before", "unassigned_after", "control_assigned",
     "control_unassigned", "assigned_spread", "unassigned_spread", "assigned_error", "unassigned_error",
 )  # fmt: skip
+
+
+Honest = Callable[[str, int], tuple[Sheet, dict[str, PeerState]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,20 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
+def honest(scene: Scene) -> Honest:
+    """A validator's sheet of a round, in which nothing is wrong, and the standings before it; read once."""
+
+    @cache
+    def read(name: str, round_: int) -> tuple[Sheet, dict[str, PeerState]]:
+        sheet = scene.sheet(name, round_)
+        before = {row.hotkey: state_of(row) for row in scene.file(name, round_ - 1).rows}
+        assert by_the_record(sheet) == follows(sheet, before) == []
+        return sheet, before
+
+    return read
+
+
+@pytest.fixture(scope="module")
 def scene(stage: MakeStage) -> Scene:
     """More miners than seats, one of whom sits out at times, and one who shows no key."""
     made = stage(miners=4, validators=2, adversaries={"no_key": 1}, gauntlet={"seats": 3, "lag": LAG, "mu_warmup": 1})
@@ -126,11 +145,9 @@ def test_what_is_drawn_follows_from_the_seed(scene: Scene) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_every_column_that_lies_is_named_with_its_peer(scene: Scene, data: st.DataObject) -> None:
+def test_every_column_that_lies_is_named_with_its_peer(honest: Honest, data: st.DataObject) -> None:
     round_, name = data.draw(st.integers(1, ROUNDS - 1)), data.draw(st.sampled_from(["operator-0", "operator-1"]))
-    sheet = scene.sheet(name, round_)
-    before = {row.hotkey: state_of(row) for row in scene.file(name, round_ - 1).rows}
-    assert by_the_record(sheet) == follows(sheet, before) == []
+    sheet, before = honest(name, round_)
     place, column = data.draw(st.integers(0, len(sheet.file.rows) - 1)), data.draw(st.sampled_from(SAID))
     row = sheet.file.rows[place]
     value = data.draw(values_of(COLUMNS[column]).filter(lambda value: repr(value) != repr(getattr(row, column))))
@@ -148,9 +165,9 @@ def test_every_column_that_lies_is_named_with_its_peer(scene: Scene, data: st.Da
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_measurement_that_is_made_again_may_differ_by_the_tolerance_and_no_more(
-    scene: Scene, data: st.DataObject
+    scene: Scene, honest: Honest, data: st.DataObject
 ) -> None:
-    row = next(row for row in scene.file("operator-0", 1).rows if row.measured)
+    row = next(row for row in honest("operator-0", 1)[0].file.rows if row.measured)
     column, share = data.draw(st.sampled_from(MEASURED)), data.draw(st.floats(0.0, 10.0))
     side = "unassigned" if "unassigned" in column else "assigned"
     spread = getattr(row, column if column.endswith("error") else f"{side}_spread")

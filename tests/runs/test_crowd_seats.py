@@ -30,7 +30,7 @@ from muster.validator.aggregator.intake import BEYOND_SEATS, Intake
 
 T = TypeVar("T")
 
-SEATS, PEERS, FRONT, SEEDS = 10, 36, 20, 100
+SEATS, PEERS, FRONT, SEEDS = 10, 36, 20, 40
 
 ROSTER = Roster.of(0, 1, 1, {})
 LEADER = ROSTER.operators[0].identity.public
@@ -134,7 +134,7 @@ def random_scores(rng: random.Random, peers: Sequence[Puppet]) -> tuple[ScoresUs
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_bad_payloads_in_front_leave_no_seat_empty(arena: Arena, share: float) -> None:
-    """In each of a hundred rounds: the first good ones in order have them, and each attacker ahead its own reason."""
+    """In each of forty rounds: the first good ones in order have them, and each attacker ahead its own reason."""
     honest = puppets(PEERS, ("good", None))
     spec = arena.tip.spec
     for seed in range(SEEDS):

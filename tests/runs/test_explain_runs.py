@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 from files_left_alone import picture
 from folder_runs import write_run
+from forked import Commands
 from run_builders import Stage, lay_out, play
 from sums import sum_in
 
@@ -196,15 +195,14 @@ def test_lines_fit_the_terminal(told: Told) -> None:
         assert max(map(len, page(told.explain("miner-0"), width).splitlines())) <= max(width, 120)
 
 
-def test_the_command_explains_a_folder_and_leaves_every_byte_as_it_was(told: Told, tmp_path: Path) -> None:
+def test_the_command_explains_a_folder_and_leaves_every_byte_as_it_was(told: Told, muster_command: Commands) -> None:
     write_run(told.stage, told.run)
     folder, explained = told.stage.run.path, told.explain("miner-0")
     before = picture(folder)
-    program = (sys.executable, "-P", "-m", "muster", "explain", str(folder), "--peer", explained.case.hotkey)
-    environment = os.environ | {"COLUMNS": str(WIDTH)}
-    ended = subprocess.run(program, check=False, capture_output=True, text=True, timeout=900, env=environment)
+    words = ("explain", str(folder), "--peer", explained.case.hotkey)
+    ended = muster_command(*words, environment=os.environ | {"COLUMNS": str(WIDTH)})
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == page(explained, WIDTH) + "\n"
-    ended = subprocess.run((*program, "--json"), check=False, capture_output=True, text=True, timeout=900)
+    ended = muster_command(*words, "--json")
     assert json.loads(ended.stdout) == json.loads(json.dumps(explained.to_json_object()))
     assert picture(folder) == before

@@ -6,7 +6,8 @@ The cells and the rule their outcome is computed from are in `fault_cells`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import pytest
 from fault_cells import (
@@ -34,46 +35,47 @@ from nano_stage import NanoStage, Setting
 from run_builders import MAX_BYTES, Ledger
 
 from muster.lab.faults import Kind, Script
-from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.node.telemetry.events import Scored, SealRefused
 from muster.protocol.spec import RunSpec
 from muster.testnet.roster import Roster
 
 Faultless = tuple[NanoStage, SimulatedRun]
-Stages = Callable[[Setting], Faultless]
+Stages = Callable[[Setting, int], Faultless]
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    """The stage of each setting, laid out when it is first asked for, and how a run on it goes where nothing fails."""
-    laid: dict[Setting, Faultless] = {}
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """The stage of each setting, laid out when it is first asked for, and how so many rounds on it go where nothing
+    fails."""
 
-    def stage(setting: Setting) -> Faultless:
-        if setting not in laid:
-            made = NanoStage.lay(setting, tmp_path_factory.mktemp("stage"))
-            laid[setting] = made, made.play(Script(), ROUNDS)
-        return laid[setting]
+    @cache
+    def laid(setting: Setting) -> NanoStage:
+        return NanoStage.lay(setting, tmp_path_factory.mktemp("stage"))
 
-    with compiled_loops():
-        yield stage
+    @cache
+    def stage(setting: Setting, rounds: int) -> Faultless:
+        return laid(setting), laid(setting).play(Script(), rounds)
+
+    return stage
 
 
 def marked(cell: Cell) -> object:
-    """What happens twice lies between once and ten blocks; it is played with the slow tests."""
-    return pytest.param(cell, marks=pytest.mark.slow) if "-twice-" in str(cell) else cell
+    """What lies between others is played with the slow tests."""
+    return pytest.param(cell, marks=pytest.mark.slow) if cell.between else cell
 
 
 @pytest.mark.parametrize("cell", [marked(cell) for cell in cells()], ids=str)
 def test_a_fault_costs_what_the_rule_says(cell: Cell, stages: Stages) -> None:
-    stage, faultless = stages(cell.setting)
+    stage, faultless = stages(cell.setting, cell.rounds)
     script = Script([*cell.place.also, cell.fault])
-    run = stage.play(script, ROUNDS)
+    run = stage.play(script, cell.rounds)
 
     assert script.unfired() == [], "the fault did not happen"
     misses = cell.misses(stage.spec)
+    assert not misses or cell.rounds == ROUNDS, "who misses a round needs one to be back in"
     check_reasons(run, stage.roster, misses)
-    assert len(run.state_roots) == ROUNDS, "everybody ends on the same bits"
+    assert len(run.state_roots) == cell.rounds, "everybody ends on the same bits"
     if not misses:
         assert run.state_roots == faultless.state_roots, "a fault that was waited out changed a bit of θ"
     assert run.chain.height - faultless.chain.height <= cell.extra_blocks(stage.spec), "it took too long"
@@ -89,7 +91,7 @@ def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
     place: Place, kind: Kind, times: Times, stages: Stages
 ) -> None:
     """It alone pays, in rounds it is not there; and it ends on the same bits."""
-    stage, _ = stages(HASTY)
+    stage, _ = stages(HASTY, ROUNDS)
     fault, rounds = place.fault(kind, times), ARRIVAL + 3
     script = Script([fault])
     run = stage.play(script, rounds, {NEWCOMER: ARRIVAL})
@@ -110,7 +112,7 @@ def test_a_newcomer_that_cannot_read_the_ledger_comes_later(
 @pytest.mark.parametrize("place", SCREENING, ids=str)
 def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, times: Times, stages: Stages) -> None:
     """Who has no seat is not evaluated in that round (the last one, that steers nothing), and that is all."""
-    stage, faultless = stages(ONE_SEAT)
+    stage, faultless = stages(ONE_SEAT, ROUNDS)
     script = Script([place.fault(kind, times)])
     run = stage.play(script, ROUNDS)
     assert script.unfired() == []
@@ -128,7 +130,7 @@ def test_what_a_validator_cannot_measure_harms_nobody(place: Place, kind: Kind, 
 @pytest.mark.parametrize("place", AGEING, ids=str)
 def test_a_seal_that_is_public_too_late_costs_its_round_and_no_more(place: Place, kind: Kind, stages: Stages) -> None:
     """Nobody answers it, so nobody is in; its leader signs no other, and the next round is like any."""
-    stage, _ = stages(HASTY)
+    stage, _ = stages(HASTY, ROUNDS)
     assert stage.spec.clock.seal_age < Times.TEN_BLOCKS.value
     script = Script([*place.also, place.fault(kind, Times.TEN_BLOCKS)])
     run = stage.play(script, ROUNDS)
@@ -143,14 +145,15 @@ def test_a_seal_that_is_public_too_late_costs_its_round_and_no_more(place: Place
 
 def check_reasons(run: SimulatedRun, roster: Roster, misses: Mapping[int, str | None]) -> None:
     """Everybody is accepted in every round but miner-0, which has its reason in one and is back soon."""
-    ledger, first = Ledger(run), min(misses, default=ROUNDS)
-    for round_ in range(ROUNDS):
+    ledger, rounds = Ledger(run), len(run.state_roots)
+    first = min(misses, default=rounds)
+    for round_ in range(rounds):
         reasons = ledger.reasons(roster, round_)
         mine = reasons.pop(MINER, ABSENT)
         assert reasons == {"miner-1": ""}, f"round {round_}: somebody else paid"
         if round_ == first:
             assert mine == misses[round_], f"round {round_}"
-        elif first < round_ < ROUNDS - 1:
+        elif first < round_ < rounds - 1:
             assert mine in ("", ABSENT), f"round {round_}: it may only be behind"
         else:
             assert mine == "", f"round {round_}"
@@ -164,7 +167,7 @@ def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
     for i in range(len(spec.genesis.leaders)):
         scored = [event.round for event in run.events(f"validator-{i}", Scored)]
         assert scored == sorted(set(scored))
-        assert scored == list(range(ROUNDS)) or late
+        assert scored == list(range(cell.rounds)) or late
 
 
 def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
@@ -174,7 +177,7 @@ def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
     for kind in ("records/0", "seals/0", "bundles/0"):
         there, mirrored = (objects(run, f"mem:operator-{i}", f"{run.spec.run_id().hex()}/{kind}") for i in range(2))
         kept = {key: data for key, data in there.items() if "-" in key}  # but for what a leader keeps for itself
-        assert len(kept) >= ROUNDS
+        assert len(kept) >= len(run.state_roots)
         assert mirrored == kept
 
 

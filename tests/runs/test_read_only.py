@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from files_left_alone import picture
 from folder_runs import write_run
+from forked import Commands
 from run_builders import MakeStage, Stage, play
 
 from muster import cli
@@ -21,12 +22,12 @@ from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import AuditError, ScoresFault
 from muster.protocol.identity import Identity
 
-ROOT = Path(__file__).parents[2]
 ROUNDS = 2
 SECONDS = 900.0
 NOBODY = "65534"
 
 Prefix = Sequence[str]
+Muster = Callable[..., subprocess.CompletedProcess[str]]
 
 AUDIT = ("audit", "{run}", "--json")
 DOCTOR = ("doctor", "--run", "{run}", "--name", "miner-0", "--json")
@@ -49,20 +50,19 @@ def run(finished: Stage, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def muster(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command, in another folder and with a home of its own."""
+def muster(tmp_path: Path, muster_command: Commands) -> Muster:
+    """The command, in another folder and with a home of its own; what runs it, if it is not to be run as ourselves."""
     home = tmp_path / "home"
     home.mkdir(mode=0o777)
     home.chmod(0o777)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MUSTER_", "XDG_", "PYTHON"))}
-    environment = kept | {"PYTHONPATH": str(ROOT), "HOME": str(home), "TMPDIR": str(home)}
+    environment = kept | {"HOME": str(home), "TMPDIR": str(home)}
 
-    def call(run: Path, command: Sequence[str], prefix: Prefix = ()) -> subprocess.CompletedProcess[str]:
+    def call(
+        run: Path, command: Sequence[str], commands: Commands = muster_command
+    ) -> subprocess.CompletedProcess[str]:
         arguments = [argument.format(run=run) for argument in command]
-        argv = [*prefix, sys.executable, "-P", "-m", "muster", *arguments]
-        return subprocess.run(
-            argv, cwd=home, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        return commands(*arguments, environment=environment, folder=home)
 
     return call
 
@@ -81,16 +81,14 @@ def examined(ended: subprocess.CompletedProcess[str], *failed: str) -> None:
     assert {"chain", "leader", "text", "bucket"} <= {check["name"] for check in checks}
 
 
-def test_a_run_that_is_over(run: Path, muster: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_run_that_is_over(run: Path, muster: Muster) -> None:
     before = picture(run)
     audited(muster(run, AUDIT))
     examined(muster(run, DOCTOR))
     assert picture(run) == before
 
 
-def test_a_run_whose_daemons_write_its_chain(
-    run: Path, muster: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_run_whose_daemons_write_its_chain(run: Path, muster: Muster) -> None:
     """What was committed last is in the log alone."""
     chain = SqliteChain(run / "chain.sqlite")
     newcomer = Identity.derive(99, "late")
@@ -142,23 +140,25 @@ def closed(run: Path) -> Iterator[Path]:
         path.chmod(path.stat().st_mode | 0o200)
 
 
-def test_another_users_run(closed: Path, muster: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_another_users_run(closed: Path, muster: Muster) -> None:
     prefix = other_user()
     touched = subprocess.run([*prefix, "touch", str(closed / "x")], capture_output=True, check=False, timeout=SECONDS)
     assert touched.returncode, "the prefix must not let this user write there"
     before = picture(closed)
-    audited(muster(closed, AUDIT, prefix))
-    examined(muster(closed, DOCTOR, prefix), "bucket")
+    with Commands(prefix) as commands:
+        audited(muster(closed, AUDIT, commands))
+        examined(muster(closed, DOCTOR, commands), "bucket")
     assert picture(closed) == before
 
 
-def test_a_run_on_a_read_only_mount(run: Path, muster: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_run_on_a_read_only_mount(run: Path, muster: Muster) -> None:
     prefix = read_only_mount(run)
     touched = subprocess.run([*prefix, "touch", str(run / "x")], capture_output=True, check=False, timeout=SECONDS)
     assert b"Read-only file system" in touched.stderr
     before = picture(run)
-    audited(muster(run, AUDIT, prefix))
-    ended = muster(run, DOCTOR, prefix)
+    with Commands(prefix) as commands:
+        audited(muster(run, AUDIT, commands))
+        ended = muster(run, DOCTOR, commands)
     examined(ended, "bucket")
     assert "on a read-only file system" in ended.stdout
     assert picture(run) == before

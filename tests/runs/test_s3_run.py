@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from forked import Commands
 from run_builders import PATIENT, Stage, play, template, write_template
 from s3_server import RadosGateway
 
@@ -43,11 +44,15 @@ class Finished(NamedTuple):
     secret: str
 
 
+def plain() -> dict[str, str]:
+    """The environment without settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
+
+
 def muster(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
     return subprocess.run(
         [sys.executable, "-P", "-m", "muster", *arguments],
-        check=False, capture_output=True, text=True, timeout=SECONDS, env=plain | variables,
+        check=False, capture_output=True, text=True, timeout=SECONDS, env=plain() | variables,
     )  # fmt: skip
 
 
@@ -96,22 +101,25 @@ def test_so_they_are_after_many_rounds(s3_server: RadosGateway, tmp_path: Path) 
     check_roots(live(s3_server, tmp_path, MANY_ROUNDS), MANY_ROUNDS)
 
 
-def test_the_audit_agrees(finished: Finished) -> None:
-    ended = muster("audit", str(finished.folder), "--json")
+def test_the_audit_agrees(finished: Finished, muster_command: Commands) -> None:
+    ended = muster_command("audit", str(finished.folder), "--json", environment=plain())
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["state_roots"] == finished.summary["state_roots"]
 
 
-def test_who_knows_only_the_url_can_audit_too(finished: Finished, s3_server: RadosGateway, tmp_path: Path) -> None:
+def test_who_knows_only_the_url_can_audit_too(
+    finished: Finished, s3_server: RadosGateway, tmp_path: Path, muster_command: Commands
+) -> None:
     access, secret = s3_server.user("publisher")
     s3_server.client("publisher").create_bucket(Bucket="runs")
     host, chain = urlsplit(s3_server.endpoint).netloc, f"sqlite:{finished.folder / 'chain.sqlite'}"
     place = f"s3://{access}:{secret}@{host}/runs/miniature"
     keys = {"MUSTER_S3_ACCESS_KEY": access, "MUSTER_S3_SECRET_KEY": secret}
-    published = muster("run", "publish", str(finished.folder), "--store", place, "--chain", chain, **keys)
+    words = ("run", "publish", str(finished.folder), "--store", place, "--chain", chain)
+    published = muster_command(*words, environment=plain() | keys)
     assert published.returncode == 0, published.stderr
     settings = {"XDG_DATA_HOME": str(tmp_path), "MUSTER_CHAIN": chain, "MUSTER_ALLOW": host}
-    ended = muster("audit", published.stdout.strip(), "--json", **settings)
+    ended = muster_command("audit", published.stdout.strip(), "--json", environment=plain() | settings)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["state_roots"] == finished.summary["state_roots"]
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from forked import Commands
 from run_builders import PATIENT, template, write_template
 from s3_server import RadosGateway
 
@@ -42,6 +43,8 @@ RUN_SECONDS = 3000.0
 COMMAND_SECONDS = 900.0
 LOOK_SECONDS = 0.1
 """Between two looks at all command lines and environments: short against the life of any process here."""
+ASK_LOOKS = 5
+"""Looks from one to the next reading of all journals, which takes longer the longer they are."""
 PATHS = ("healthz", "status", "metrics")
 
 
@@ -205,8 +208,9 @@ def scene(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> 
             [sys.executable, "-P", "-m", "muster", *argv], stdout=out, stderr=err, env=plain() | admins
         )
         started.append(testnet)
-        kin, killed, deadline = set[int](), False, time.monotonic() + RUN_SECONDS
+        kin, killed, deadline, looks = set[int](), False, time.monotonic() + RUN_SECONDS, 0
         while testnet.poll() is None:
+            looks += 1
             assert time.monotonic() < deadline, (base / "stderr").read_text()
             look(seen, testnet.pid, kin)
             if (folder / "run.toml").exists():
@@ -214,8 +218,9 @@ def scene(s3_server: RadosGateway, tmp_path_factory: pytest.TempPathFactory) -> 
                     started.append(outsider(base, folder, "wrong-key", bucket.location, wrong))
                     started.append(outsider(base, folder, "wrong-bucket", nowhere, bucket.write))
                     kin |= {process.pid for process in started[1:]}
-                ask(seen, folder)
-                killed = killed or kill_once(folder, "miner-1")
+                if looks % ASK_LOOKS == 0:
+                    ask(seen, folder)
+                    killed = killed or kill_once(folder, "miner-1")
             time.sleep(LOOK_SECONDS)
     assert testnet.returncode == 0, (base / "stderr").read_text()
     assert killed
@@ -342,7 +347,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
         ("publish", "a secret with a blank in it"),
     ],
 )
-def test_no_error_of_a_command_holds_one(scene: Scene, tmp_path: Path, command: str, wrong: str) -> None:
+def test_no_error_of_a_command_holds_one(
+    scene: Scene, tmp_path: Path, command: str, wrong: str, muster_command: Commands
+) -> None:
     argv, words = COMMANDS[command]
     access = scene.planted["stranger's access key"]
     pair = {
@@ -357,10 +364,7 @@ def test_no_error_of_a_command_holds_one(scene: Scene, tmp_path: Path, command: 
         "address": scene.server.address, "empty": str(tmp_path / "empty"),
         "key": str(scene.base / "wrong-key" / "key"),
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "muster", *(word.format(**values) for word in argv)],
-        env=plain() | given, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
-    )  # fmt: skip
+    done = muster_command(*(word.format(**values) for word in argv), environment=plain() | given)
     said = done.stdout + done.stderr
     assert done.returncode in {3, 4}, said
     assert words in said or (" " in pair[1] and "error[storage]" in said), said

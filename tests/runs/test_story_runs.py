@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 from files_left_alone import picture
 from folder_runs import write_run
+from forked import Commands
 from run_builders import Stage, lay_out
 
 from muster.history.story import Story, page, tell
@@ -332,14 +331,12 @@ def folder(case: Case) -> Path:
 class TestFolder:
     """A run on disk, as `muster testnet` leaves it."""
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        program = (sys.executable, "-P", "-m", "muster", "story", *arguments)
-        environment = os.environ | {"COLUMNS": str(WIDTH)}
-        return subprocess.run(program, check=False, capture_output=True, text=True, timeout=900, env=environment)
-
-    def test_the_command_tells_it_and_leaves_every_byte_as_it_was(self, case: Case, folder: Path) -> None:
+    def test_the_command_tells_it_and_leaves_every_byte_as_it_was(
+        self, case: Case, folder: Path, muster_command: Commands
+    ) -> None:
         before = picture(folder)
-        ended = self.command(str(folder), "--round", str(BAD))
+        environment = os.environ | {"COLUMNS": str(WIDTH)}
+        ended = muster_command("story", str(folder), "--round", str(BAD), environment=environment)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert picture(folder) == before
         ours = page(case.story(BAD), WIDTH)
@@ -348,19 +345,21 @@ class TestFolder:
         kept = [line for line in ours.splitlines() if not any(word in line for word in anchors)]
         assert [line for line in ended.stdout.splitlines() if not any(word in line for word in anchors)] == kept
 
-    def test_json_is_one_object(self, folder: Path) -> None:
-        ended = self.command(str(folder), "--round", str(GOOD), "--json")
+    def test_json_is_one_object(self, folder: Path, muster_command: Commands) -> None:
+        ended = muster_command("story", str(folder), "--round", str(GOOD), "--json")
         (line,) = ended.stdout.splitlines()
         told = json.loads(line)
         assert (told["round"], told["open"], told["record"]["kind"]) == (GOOD, False, "round")
         assert [row["accepted"] for row in told["submissions"]] == [True] * 4
         assert all(set(moment) == {"time_s", "block", "who", "what", "failed"} for moment in told["happened"])
 
-    def test_no_such_round_and_no_such_run_are_one_sentence_each(self, folder: Path, tmp_path: Path) -> None:
-        ended = self.command(str(folder), "--round", "99")
+    def test_no_such_round_and_no_such_run_are_one_sentence_each(
+        self, folder: Path, tmp_path: Path, muster_command: Commands
+    ) -> None:
+        ended = muster_command("story", str(folder), "--round", "99")
         sentence = f"error[usage]: round 99 is not there yet: the newest record is of round {ROUNDS}\n"
         assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", sentence)
-        ended = self.command(str(tmp_path / "nothing"), "--round", "0")
+        ended = muster_command("story", str(tmp_path / "nothing"), "--round", "0")
         assert (ended.returncode, ended.stdout) == (3, "")
         assert ended.stderr.startswith("error[config]: no run at ")
         assert ended.stderr.count("\n") == 1

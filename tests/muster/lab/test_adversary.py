@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from forked import Commands
 
 from muster.lab.adversary import ADVERSARIES
 from muster.lab.nano import nano_template
 from muster.testnet.adversaries import NAMES
 
-PROGRAM = (sys.executable, "-P", "-m", "muster.lab.adversary")
+PROGRAM = "muster.lab.adversary"
 
 
 def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,19 +31,20 @@ def test_the_names_bring_nothing_along() -> None:
     assert ended(sys.executable, "-c", heavy).stdout == "[]\n"
 
 
-def test_an_unknown_one_is_a_sentence_and_a_status() -> None:
-    outcome = ended(*PROGRAM, "nope", "--run", ".", "--name", "miner-0")
+def test_an_unknown_one_is_a_sentence_and_a_status(muster_command: Commands) -> None:
+    outcome = muster_command("nope", "--run", ".", "--name", "miner-0", module=PROGRAM)
     assert outcome.returncode == 2
     assert outcome.stderr.startswith("error[usage]: unknown adversary 'nope'; there are: desynchronised, ")
     assert outcome.stderr.count("\n") == 1
 
 
-def test_the_settings_are_those_of_a_miner(tmp_path: Path) -> None:
-    outcome = ended(*PROGRAM, "noise", "--run", str(tmp_path), "--name", "noise-0")
+def test_the_settings_are_those_of_a_miner(tmp_path: Path, muster_command: Commands) -> None:
+    outcome = muster_command("noise", "--run", str(tmp_path), "--name", "noise-0", module=PROGRAM)
     assert (outcome.returncode, outcome.stderr.count("\n")) == (3, 1)
     assert f"no run at {tmp_path}" in outcome.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_testnet_starts_them(tmp_path: Path) -> None:
     document = nano_template().model_dump(mode="json")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from muster.node.models.llama import Llama
 from muster.protocol.spec import ModelSpec
@@ -43,6 +42,8 @@ def tokens_of(spec: ModelSpec, batch: int, length: int) -> torch.Tensor:
 
 
 def reference(spec: ModelSpec, parameters: list[torch.Tensor]) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM  # a second and more, for whoever runs these tests alone
+
     config: dict[str, Any] = {
         "vocab_size": spec.vocab,
         "hidden_size": spec.hidden,

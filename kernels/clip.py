@@ -30,7 +30,8 @@ def scale_peaks(update: SparseUpdate) -> list[float]:
     peaks: list[float] = []
     for tensors in _groups(update.grid):
         levels, counts = _levels(update, tensors)
-        largest = np.where(((counts > 0) & (levels > 0)).any(axis=1), levels.max(axis=1), 0.0)
+        brings = (counts > 0) & (levels > 0)  # by columns: numpy's reductions over two of them take four times as long
+        largest = np.where(brings[:, 0] | brings[:, 1], np.maximum(levels[:, 0], levels[:, 1]), 0.0)
         peaks += [float(part.max(initial=0)) for part in _parts(update.grid, tensors, largest)]
     return peaks
 

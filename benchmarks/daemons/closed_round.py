@@ -25,12 +25,16 @@ SPREAD = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """A run whose round 0 is closed: where its buckets are, the chain that shows its record, and its genesis."""
+    """A run whose round 0 is closed: where its buckets are, the chain that shows its record, and its genesis.
+
+    `runner` has the one event loop, and so the threads, of all that follows: a daemon's live as long as it does.
+    """
 
     folder: Path
     stage: Any
     chain: Any
     history: Any
+    runner: asyncio.Runner
 
 
 def update_of(shapes: list[tuple[int, ...]], seed: int, how: tuple[Any, ...]) -> Any:
@@ -44,7 +48,8 @@ def update_of(shapes: list[tuple[int, ...]], seed: int, how: tuple[Any, ...]) ->
 
 def closed_round(folder: Path, peers: int, **sections: dict[str, Any]) -> Crowd:
     """Lay out a run of so many peers, submit for every peer, and lead round 0 to its anchored record."""
-    return asyncio.run(_led(folder, laid_out(folder, peers, **sections)))
+    runner = asyncio.Runner()
+    return runner.run(_led(folder, laid_out(folder, peers, **sections), runner))
 
 
 def laid_out(folder: Path, peers: int, **sections: dict[str, Any]) -> Any:
@@ -57,7 +62,7 @@ def laid_out(folder: Path, peers: int, **sections: dict[str, Any]) -> Any:
     return builders.lay_out(folder / "run", builders.write_text(folder / "text", words=4000), made, roster)
 
 
-async def _led(folder: Path, stage: Any) -> Crowd:
+async def _led(folder: Path, stage: Any, runner: asyncio.Runner) -> Crowd:
     chain, history, tip = await stand(stage)
     spec, replica = stage.spec, of("muster.node.replica:Replica").genesis(stage.spec, history.run_id)
     how = (tip.codec,) if hasattr(tip, "codec") else (spec.sparse.k, tip.layout.grid)
@@ -66,7 +71,7 @@ async def _led(folder: Path, stage: Any) -> Crowd:
             update = update_of(tip.layout.shapes, uid, how)
             submit(folder, spec, tip, replica, (uid, member), update)
     (operator,) = roster_of(stage).operators
-    crowd = Crowd(folder, stage, chain, history)
+    crowd = Crowd(folder, stage, chain, history, runner)
     context = context_of(crowd, operator)
     leader = of("muster.validator.aggregator.aggregator:Aggregator")(context, tip, replica, None)
     session = of("muster.node.ledger.session:Session")(leader, chain, getattr(context, "directory", context.buckets))
@@ -135,7 +140,7 @@ def follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
     """A follower that stands at genesis takes round 0 in, by its session; `parts` is what `clocked` adds to."""
     parts.clear()
     forget()
-    return asyncio.run(_follow(crowd, parts))
+    return crowd.runner.run(_follow(crowd, parts))
 
 
 def forget() -> None:

@@ -91,8 +91,7 @@ async def stand(stage: Any) -> tuple[Any, Any, Any]:
 
 def forge(folder: Path, peers: int, layers: int) -> None:
     """Every peer's submission in its bucket; what its key is, is known to `show_keys`."""
-    kernels, wire, paths = of("muster.kernels"), of("muster.protocol.wire"), of("muster.protocol.paths")
-    assignment, genesis = of("muster.protocol.rules.assignment"), of("muster.node.replica.genesis")
+    kernels, genesis = of("muster.kernels"), of("muster.node.replica.genesis")
     stage = laid_out(folder, peers, layers)
     _, history, tip = asyncio.run(stand(stage))
     spec, replica = stage.spec, of("muster.node.replica:Replica").genesis(stage.spec, history.run_id)
@@ -100,34 +99,49 @@ def forge(folder: Path, peers: int, layers: int) -> None:
     how = (tip.codec,) if hasattr(tip, "codec") else (spec.sparse.k, tip.layout.grid)
     update = kernels.compress(small, *how)
     for uid, member in enumerate(roster_of(stage).members):
-        if member in roster_of(stage).operators:
-            continue
-        public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
-        ciphertext = wire.encrypt_payload(update, key, tip.run_id, 0, public)
-        windows = assignment.assigned(tip.opening.assign.value, uid, spec.data, spec.inner.batch)
-        header = wire.Header(
-            run_id=tip.run_id,
-            public=public,
-            round=0,
-            base_round=0,
-            uid=uid,
-            layout=tip.layout.digest,
-            possession=replica.possession(tip.opening.possess.value, public, 0),
-            data_digest=assignment.data_digest(windows),
-            windows=len(windows),
-            tokens=len(windows) * spec.data.window,
-            payload_bytes=len(ciphertext) - 16,
-            ciphertext_digest=part("blake3").blake3(ciphertext).digest(),
-            key_commitment=wire.key_commitment(key),
-        )
-        bucket = folder / "buckets" / member.name
-        (bucket / paths.key(tip.run_id, 0)).parent.mkdir(parents=True)
-        if hasattr(paths, "head"):
-            (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
-            (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
-        else:  # the build before had one object for both
-            whole = wire.encode_submission(header, member.identity, ciphertext)
-            (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
+        if member not in roster_of(stage).operators:
+            submit(folder, spec, tip, replica, (uid, member), update)
+
+
+def submit(folder: Path, spec: Any, tip: Any, replica: Any, by: tuple[int, Any], update: Any) -> None:
+    """One peer's submission of round 0, `by` its slot and who it is, in its bucket below `folder`."""
+    wire, paths = of("muster.protocol.wire"), of("muster.protocol.paths")
+    uid, member = by
+    key = uid.to_bytes(wire.KEY_BYTES, "little")
+    encrypt = wire.encrypt_payload if hasattr(wire, "encrypt_payload") else wire.seal
+    ciphertext = encrypt(update, key, tip.run_id, 0, member.identity.public)
+    header = header_of(spec, tip, replica, by, ciphertext, spec.inner.batch)
+    bucket = folder / "buckets" / member.name
+    (bucket / paths.key(tip.run_id, 0)).parent.mkdir(parents=True)
+    if hasattr(paths, "head"):
+        (bucket / paths.head(tip.run_id, 0)).write_bytes(wire.encode_head(header, member.identity))
+        (bucket / paths.payload(tip.run_id, 0)).write_bytes(ciphertext)
+    else:  # the build before had one object for both
+        whole = wire.encode(header, member.identity, ciphertext)
+        (bucket / paths.submission(tip.run_id, 0)).write_bytes(whole)
+
+
+def header_of(spec: Any, tip: Any, replica: Any, by: tuple[int, Any], ciphertext: bytes, count: int) -> Any:
+    """The header of a peer that has trained on its first `count` windows of round 0."""
+    wire, assignment = of("muster.protocol.wire"), of("muster.protocol.rules.assignment")
+    uid, member = by
+    public, key = member.identity.public, uid.to_bytes(wire.KEY_BYTES, "little")
+    windows = assignment.assigned(tip.opening.assign.value, uid, spec.data, count)
+    return wire.Header(
+        run_id=tip.run_id,
+        public=public,
+        round=0,
+        base_round=0,
+        uid=uid,
+        layout=tip.layout.digest,
+        possession=replica.possession(tip.opening.possess.value, public, 0),
+        data_digest=assignment.data_digest(windows),
+        windows=len(windows),
+        tokens=len(windows) * spec.data.window,
+        payload_bytes=len(ciphertext) - 16,
+        ciphertext_digest=part("blake3").blake3(ciphertext).digest(),
+        key_commitment=wire.key_commitment(key),
+    )
 
 
 def show_keys(folder: Path, stage: Any, tip: Any, seal: bytes) -> None:

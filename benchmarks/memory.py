@@ -1,4 +1,4 @@
-"""The memory plan against real processes: a testnet's participants, each one's peak beside what the plan says.
+"""The memory plan against real processes: the daemons of a whole run, each one's peak beside what the plan says.
 
     THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.memory [--preset tiny] [--miners 1] [--rounds 3]
     nice -n 19 python -m benchmarks.memory --preset benchmarks/150m-cpu.toml --miners 2 --rounds 2
@@ -11,11 +11,14 @@ Ends with status 1 where a peak is more than 10 % off its plan.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster.plan.memory import Place, plan_of
@@ -28,15 +31,6 @@ WITHIN = 0.10
 KIB = 1024
 
 
-def children(parent: int) -> list[int]:
-    """The processes that a process has started, and that live."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and status(int(entry.name), "PPid") == parent:
-            found.append(int(entry.name))
-    return found
-
-
 def status(pid: int, field: str) -> int:
     """A number of /proc/PID/status; 0 where there is no such process any more."""
     try:
@@ -47,35 +41,52 @@ def status(pid: int, field: str) -> int:
     return int(found[1]) if found else 0
 
 
-def participant(pid: int) -> tuple[Role, str] | None:
-    """Role and name of a daemon, from its command line."""
-    try:
-        words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
-    except OSError:
-        return None
-    if "--name" not in words:
-        return None
-    role = next((role for role in Role if role.value in words), None)
-    return None if role is None else (role, words[words.index("--name") + 1])
+@dataclass
+class Held:
+    """Bytes of one process: the most there ever were, and what was resident at each look."""
+
+    peak: int = 0
+    resident: list[int] = field(default_factory=list)
 
 
-def peaks(argv: list[str]) -> dict[tuple[Role, str], int]:
-    """Run a testnet; the peak of each participant, in bytes. A participant that is started again counts as one.
+def held(preset: str, miners: int, rounds: int, run: Path) -> dict[tuple[Role, str], Held]:
+    """Play a run of daemons that are each started by themselves, as at home; what each process held.
+
+    A testnet forks its participants from one process, so that theirs is less than what a daemon of one's own takes.
 
     Raises:
-        subprocess.CalledProcessError: the testnet failed.
+        subprocess.CalledProcessError: the run could not be laid out, or a daemon failed.
     """
-    found: dict[tuple[Role, str], int] = {}
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as testnet:
-        while testnet.poll() is None:
-            for pid in children(testnet.pid):
-                who = participant(pid)
-                if who is not None:
-                    found[who] = max(found.get(who, 0), status(pid, "VmHWM") * KIB)
-            time.sleep(LOOK_SECONDS)
-    if testnet.returncode:
-        raise subprocess.CalledProcessError(testnet.returncode, argv)
+    muster = [sys.executable, "-P", "-m", "muster"]
+    laid_out = [*muster, "testnet", "--prepare", "--preset", preset, "--miners", str(miners), "--dir", str(run)]
+    subprocess.run(laid_out, stdout=subprocess.DEVNULL, check=True)
+    who = [(Role.AGGREGATOR, "operator-0"), (Role.VALIDATOR, "operator-0")]
+    who += [(Role.MINER, f"miner-{i}") for i in range(miners)]
+    with ExitStack() as stack:
+        daemons = {}
+        for role, name in who:
+            argv = [*muster, role.value, "--run", str(run), "--name", name, "--device", "cpu"]
+            argv += ["--rounds", str(rounds)] if role is Role.AGGREGATOR else []
+            log = stack.enter_context((run / "logs" / f"{role.value}-{name}.log").open("wb"))
+            daemons[role, name] = stack.enter_context(subprocess.Popen(argv, stdout=log, stderr=log, env=environment()))
+        found = {one: Held() for one in daemons}
+        try:
+            while any(daemon.poll() is None for daemon in daemons.values()):
+                for one, daemon in daemons.items():
+                    found[one].peak = max(found[one].peak, status(daemon.pid, "VmHWM") * KIB)
+                    found[one].resident.append(status(daemon.pid, "VmRSS") * KIB)
+                    if daemon.poll():
+                        raise subprocess.CalledProcessError(daemon.returncode, daemon.args)
+                time.sleep(LOOK_SECONDS)
+        finally:
+            for daemon in daemons.values():
+                daemon.terminate()
     return found
+
+
+def environment() -> dict[str, str]:
+    """What a testnet gives its participants."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def compare(template: Template, miners: int, found: dict[tuple[Role, str], int]) -> bool:
@@ -98,9 +109,8 @@ def main() -> int:
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="muster-memory-") as folder:
-        argv = [sys.executable, "-P", "-m", "muster", "testnet", "--json", "--device", "cpu"]
-        argv += ["--preset", given.preset, "--miners", str(given.miners), "--rounds", str(given.rounds)]
-        found = peaks([*argv, "--dir", str(Path(folder) / "run")])
+        run = held(given.preset, given.miners, given.rounds, Path(folder) / "run")
+    found = {who: process.peak for who, process in run.items()}
     good = compare(load_template(given.preset), given.miners, found)
     print(f"  {given.rounds} rounds in {time.monotonic() - began:.0f} s; {'all' if good else 'NOT all'} within 10 %")
     return 0 if good else 1

@@ -1,7 +1,7 @@
 """Tensor maths that every participant must compute to the same bits, without I/O.
 
-`muster.kernels.reference` says what is right, in plain torch. `muster.kernels.fast` and `muster.kernels.cuda` equal it
-bit for bit, and take over, behind the same functions, where a model is large enough to gain or is on a GPU
+`muster.kernels.reference` says what is right, in plain torch. `muster.kernels.small`, `muster.kernels.fast` and
+`muster.kernels.cuda` equal it bit for bit, and take over, behind the same functions, by size and device
 (`muster.kernels.backend`). A `Slice` makes all of it work on a range of bands, where no machine holds the whole model.
 
 A second implementation, or a tool beside this one, may rely on what is listed here: it keeps its name and its bits for

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from muster.kernels import cuda, fast, reference
+from muster.kernels import cuda, fast, reference, small
 from muster.kernels.codec import Codec
 from muster.kernels.undo import Undo
 from muster.kernels.update import SparseUpdate
@@ -65,6 +65,29 @@ class Backend(Protocol):
         """
 
 
+class EntryLoops(Protocol):
+    """What is done with an update's own entries, whatever device θ is on: those are always in the host's memory."""
+
+    def read_frame(
+        self,
+        content: npt.NDArray[np.uint8],
+        packed: npt.NDArray[np.uint8],
+        sizes: npt.NDArray[np.int32],
+        starts: npt.NDArray[np.int64],
+        out: tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    ) -> bool:
+        """Read a frame of codec 1 into out = (indices, codes, scale bytes); False where it is not one, `out` is void.
+
+        `content` are scale and gap bytes, `packed` code bytes, sizes (tiles,) the entries of the frame's tiles, starts
+        (tiles + 1,) where each has its kept entries among all.
+        """
+
+    def count_high(
+        self, codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> None:
+        """counts (tiles,) := how many codes of each tile have the high scale; starts (tiles + 1,) says which it has."""
+
+
 def choose(device: torch.device, entries: int) -> Backend:
     """The back end for tensors of so many entries in all on a device."""
     if device.type == "cpu" and fast.suits(entries):
@@ -75,7 +98,18 @@ def choose(device: torch.device, entries: int) -> Backend:
         from muster.kernels.cuda import operations as programs  # noqa: PLC0415 - needs Triton
 
         return programs
+    if device.type == "cpu" and entries < fast.FAST_ENTRIES:
+        return small
     return reference
+
+
+def entry_loops(entries: int) -> EntryLoops | None:
+    """The compiled loops over updates of a model of so many entries; None where that is not worth their start."""
+    if not fast.suits(entries):
+        return None
+    from muster.kernels.fast import entry_loops as compiled  # noqa: PLC0415 - takes a while to load
+
+    return compiled
 
 
 def backend_of(tensors: Sequence[Tensor]) -> Backend:

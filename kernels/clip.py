@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from muster.kernels.backend import entry_loops
 from muster.kernels.grid import Grid
 from muster.kernels.quantiser import scale_values
 from muster.kernels.update import SparseUpdate, common_grid
@@ -183,9 +184,19 @@ def _levels(update: SparseUpdate, tensors: range) -> tuple[npt.NDArray[np.float6
         limits = np.array(update.scale_limit[tensors.start : tensors.stop], np.float32)
         levels = np.minimum(levels, np.repeat(limits, [end - begin for begin, end in spans])[:, None])
     starts = update.grid.entry_starts(update.k)[first : last + 1]
-    entries = update.codes.numpy()[starts[0] : starts[-1]]
-    high = np.add.reduceat(entries & 1, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
+    high = _high_counts(update.codes.numpy(), starts, sum(update.grid.numel))
     return levels.astype(np.float64), np.stack([starts[1:] - starts[:-1] - high, high], axis=1)
+
+
+def _high_counts(codes: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], entries: int) -> npt.NDArray[np.int64]:
+    """How many values have the high scale, by tile; `starts`, one more, is where its codes are, of a model so large."""
+    loops = entry_loops(entries)
+    if loops is not None:
+        counts = np.empty(len(starts) - 1, np.int64)
+        loops.count_high(codes, starts, counts)
+        return counts
+    high = codes[starts[0] : starts[-1]] & 1
+    return np.add.reduceat(high, starts[:-1] - starts[0], dtype=np.int64)  # no tile is without an entry
 
 
 def _squares(update: SparseUpdate, tensors: range) -> npt.NDArray[np.float64]:

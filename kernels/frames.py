@@ -21,19 +21,22 @@ log2 C(4096, k) / k + 2, of uniform places and free scales (real places are not 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import zstandard
 
+from muster.kernels.backend import entry_loops
 from muster.kernels.codec import Codec
 from muster.kernels.update import SparseUpdate
 
 _Bytes = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
-_I = TypeVar("_I", np.int32, np.int64)
+_Out = tuple[npt.NDArray[np.int16], _Bytes, _Bytes]
+"""Indices, codes and scale bytes."""
 
 ZSTD_LEVEL = 1
 """Gap bytes hold no long repeats: levels above 1 cost time and save under 1 %."""
@@ -69,8 +72,8 @@ def _code_bytes(entries: int) -> int:
     return -(-entries // 4)
 
 
-def _gap_bounds(sizes: npt.NDArray[_I], counts: npt.NDArray[_I]) -> npt.NDArray[_I]:
-    """The most gap bytes that each tile of `sizes` entries with `counts` kept can have.
+def _gap_bytes_each(sizes: _Ints, counts: _Ints) -> _Ints:
+    """The most gap bytes each tile of `sizes` entries with `counts` kept can have.
 
     A tile's gaps sum to its last index − (count − 1) ≤ size − count; each costs a byte and one per full 255.
     """
@@ -89,22 +92,28 @@ def _frame_sizes(codec: Codec, start: int, stop: int) -> tuple[_Ints, _Ints]:
     return codec.grid.tile_sizes[start:stop].astype(np.int64), np.diff(starts[start : stop + 1])
 
 
+@lru_cache(maxsize=8)
+def _gap_bounds(codec: Codec) -> _Ints:
+    """The sum of `_gap_bytes_each` of each frame, int64 (frames,)."""
+    grid = codec.grid
+    if not grid.frames:
+        return np.zeros(0, np.int64)
+    sizes, counts = _frame_sizes(codec, 0, grid.tiles)
+    return np.add.reduceat(_gap_bytes_each(sizes, counts), np.array([start for start, _ in grid.frames]))
+
+
+@lru_cache(maxsize=8)
 def max_encoded_bytes(codec: Codec) -> int:
     """The most bytes `encode` makes of any update of this codec; a longer payload is not an honest one.
 
     Per frame: 4 + the zstd bound of its scale bytes and most gap bytes + its code bytes.
     """
-    grid, counts = codec.grid, codec.grid.kept(codec.k)
-    if not grid.frames:
-        return 0
-    firsts = [start for start, _ in grid.frames]
-    # A tile at a time in int32, sums in int64: of a large model there are millions of tiles, and 100,000 frames.
-    gaps = np.add.reduceat(_gap_bounds(grid.tile_sizes, counts), firsts, dtype=np.int64)
-    kept = np.add.reduceat(counts, firsts, dtype=np.int64)
-    return sum(
-        _LENGTH_BYTES + _compress_bound(_SCALES * (stop - start) + most) + _code_bytes(count)
-        for (start, stop), most, count in zip(grid.frames, gaps.tolist(), kept.tolist(), strict=True)
-    )
+    starts = codec.grid.entry_starts(codec.k)
+    total = 0
+    for (start, stop), gaps in zip(codec.grid.frames, _gap_bounds(codec).tolist(), strict=True):
+        squeezed = _compress_bound(_SCALES * (stop - start) + gaps)
+        total += _LENGTH_BYTES + squeezed + _code_bytes(int(starts[stop] - starts[start]))
+    return total
 
 
 def encode(update: SparseUpdate) -> bytes:
@@ -122,14 +131,16 @@ def encode(update: SparseUpdate) -> bytes:
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, write_content_size=True, write_checksum=False, write_dict_id=False
     )
-    parts = []
+    out = BytesIO()  # grows a frame at a time: one call for all of a large payload would stop every other thread
     for start, stop in grid.frames:
         entries = slice(int(starts[start]), int(starts[stop]))
         counts = np.diff(starts[start : stop + 1])
         gaps = _gap_bytes(indices[entries].astype(np.int64), counts)
         squeezed = _squeeze(compressor, _scale_bytes(scales[start:stop]), gaps)
-        parts += [len(squeezed).to_bytes(_LENGTH_BYTES, "little"), squeezed, _pack(codes[entries]).tobytes()]
-    return b"".join(parts)
+        out.write(len(squeezed).to_bytes(_LENGTH_BYTES, "little"))
+        out.write(squeezed)
+        out.write(_pack(codes[entries]).data)
+    return out.getvalue()
 
 
 def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:
@@ -145,17 +156,18 @@ def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:
         raise FrameError("frame_length", f"{len(data)} bytes are more than any update of this grid has")
     indices, codes = np.empty(starts[-1], np.int16), np.empty(starts[-1], np.uint8)
     scales = np.empty((len(starts) - 1, _SCALES), np.uint8)
-    view, at = memoryview(data), 0
-    for start, stop in grid.frames:
-        sizes, counts = _frame_sizes(codec, start, stop)
-        here, entries = slice(int(starts[start]), int(starts[stop])), int(starts[stop] - starts[start])
-        fixed = _SCALES * (stop - start)
-        content, at = _take_squeezed(view, at, fixed + entries, fixed + int(_gap_bounds(sizes, counts).sum()))
-        scales[start:stop] = _scales(content[:fixed])
-        indices[here] = _indices(content[fixed:], sizes, counts)
-        packed, at = _take(view, at, _code_bytes(entries))
-        codes[here] = _unpack(np.frombuffer(packed, np.uint8), entries)
-        _check_zero_scales(scales[start:stop], codes[here], counts)
+    view, at, decompressor = memoryview(data), 0, zstandard.ZstdDecompressor()
+    loops = entry_loops(sum(grid.numel))
+    for (start, stop), gaps in zip(grid.frames, _gap_bounds(codec).tolist(), strict=True):
+        here = slice(int(starts[start]), int(starts[stop]))
+        fixed, entries = _SCALES * (stop - start), here.stop - here.start
+        content, at = _take_squeezed(decompressor, view, at, fixed + entries, fixed + gaps)
+        out = indices[here], codes[here], scales[start:stop]
+        packed = np.frombuffer(view[at : at + _code_bytes(entries)], np.uint8)
+        tiles = grid.tile_sizes[start:stop], starts[start : stop + 1]
+        if loops is None or not loops.read_frame(content, packed, *tiles, out):
+            _read_frame(content, packed, _frame_sizes(codec, start, stop), out)
+        at += len(packed)
     if at != len(data):
         raise FrameError("frame_trailing", f"{len(data) - at} bytes follow the last frame")
     return SparseUpdate(
@@ -164,6 +176,17 @@ def decode(data: bytes | memoryview, codec: Codec) -> SparseUpdate:
         codes=torch.from_numpy(codes),
         scales=torch.from_numpy(scales),
     )
+
+
+def _read_frame(content: _Bytes, packed: _Bytes, tiles: tuple[_Ints, _Ints], out: _Out) -> None:
+    """Write what the frame's scale and gap bytes and its code bytes, as far as they are there, stand for."""
+    (sizes, counts), (indices, codes, scales) = tiles, out
+    scales[:] = _scales(content[: _SCALES * len(sizes)])
+    indices[:] = _indices(content[_SCALES * len(sizes) :], sizes, counts)
+    if len(packed) < _code_bytes(len(codes)):
+        raise FrameError("frame_truncated", f"{_code_bytes(len(codes))} code bytes expected, {len(packed)} left")
+    codes[:] = _unpack(packed, len(codes))
+    _check_zero_scales(scales, codes, counts)
 
 
 def _first(counts: _Ints) -> _Ints:
@@ -244,14 +267,16 @@ def _take(view: memoryview, at: int, size: int) -> tuple[memoryview, int]:
     return view[at : at + size], at + size
 
 
-def _take_squeezed(view: memoryview, at: int, least: int, most: int) -> tuple[_Bytes, int]:
+def _take_squeezed(
+    decompressor: zstandard.ZstdDecompressor, view: memoryview, at: int, least: int, most: int
+) -> tuple[_Bytes, int]:
     """The decompressed scale and gap bytes at `at`, between `least` and `most` of them."""
     prefix, at = _take(view, at, _LENGTH_BYTES)
     length = int.from_bytes(prefix, "little")
     if length > _compress_bound(most):
         raise FrameError("frame_length", f"{length} bytes of scales and gaps are more than the frame's tiles can have")
     body, at = _take(view, at, length)
-    return np.frombuffer(_decompress(bytes(body), least, most), np.uint8), at
+    return np.frombuffer(_decompress(decompressor, bytes(body), least, most), np.uint8), at
 
 
 def _squeeze(compressor: zstandard.ZstdCompressor, scales: _Bytes, gaps: _Bytes) -> bytes:
@@ -267,7 +292,7 @@ def _squeeze(compressor: zstandard.ZstdCompressor, scales: _Bytes, gaps: _Bytes)
     )
 
 
-def _decompress(body: bytes, least: int, most: int) -> bytes:
+def _decompress(decompressor: zstandard.ZstdDecompressor, body: bytes, least: int, most: int) -> bytes:
     if body[:4] != zstandard.FRAME_HEADER:
         raise FrameError("frame_zstd", "scales and gaps do not begin with the magic number of a zstd frame")
     try:
@@ -281,8 +306,6 @@ def _decompress(body: bytes, least: int, most: int) -> bytes:
         raise FrameError("frame_length", f"{size} bytes of scales and gaps declared, {least} to {most} possible")
     try:
         # The output is allocated from the content size, which was checked above; zstd never writes past it.
-        return zstandard.ZstdDecompressor().decompress(
-            body, max_output_size=most, read_across_frames=False, allow_extra_data=False
-        )
+        return decompressor.decompress(body, max_output_size=most, read_across_frames=False, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FrameError("frame_zstd", str(error)) from error

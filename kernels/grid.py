@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ FRAME_TILES = 128
 
 CACHED_ENTRIES = 1 << 16
 """Kept entries of a tensor up to which their tiles are kept in memory."""
+
+
+Values = TypeVar("Values", Tensor, npt.NDArray[np.float32])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class Grid:
             tiles = spans[-1][1]
         self.tensor_tiles: tuple[tuple[int, int], ...] = tuple(spans)
         self.tiles: int = tiles
+        self._firsts = [first for first, _ in spans]
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
         # Layers repeat their shapes, so permutations are kept per shape and not per tensor.
         self._orders: dict[_Cut, Tensor] = {}
@@ -147,6 +152,10 @@ class Grid:
         cut = self._cuts[i]
         rows = (cut.band(band) for band in range(cut.bands))
         return [(first * cut.cols, last * cut.cols) for first, last in rows]
+
+    def band_count(self, i: int) -> int:
+        """Bands of tensor i."""
+        return self._cuts[i].bands
 
     def across(self, i: int) -> int:
         """Tiles in each band of tensor i."""
@@ -237,7 +246,24 @@ class Grid:
         """
         if not 0 <= tile < self.tiles:
             raise ValueError(f"tile {tile} is not one of {self.tiles}")
-        return bisect_right(self.tensor_tiles, tile, key=lambda span: span[0]) - 1
+        return bisect_right(self._firsts, tile) - 1
+
+    def cut_tile(self, values: Values, tile: int) -> Values:
+        """The entries of one tile (global id), a view of its rows and columns.
+
+        `values` is the whole tensor `tensor_of(tile)`, of torch or of numpy, contiguous, of any shape.
+
+        Raises:
+            ValueError: there is no such tile, or the tensor is not of the size the grid gives it.
+        """
+        i = self.tensor_of(tile)
+        if math.prod(values.shape) != self.numel[i]:
+            raise ValueError(f"tile {tile} is of a tensor of {self.numel[i]} entries, not {math.prod(values.shape)}")
+        cut = self._cuts[i]
+        band, column = divmod(tile - self.tensor_tiles[i][0], cut.across)
+        first, last = cut.band(band)
+        left = column * cut.tile_cols
+        return values.reshape(cut.rows, cut.cols)[first:last, left : left + cut.tile_cols]
 
     def gather_tile(self, tensor: Tensor, tile: int) -> Tensor:
         """The entries of one tile (global id), a copy of (tile_sizes[tile],), row-major inside the tile.
@@ -247,11 +273,4 @@ class Grid:
         Raises:
             ValueError: there is no such tile, or the tensor is not of the size the grid gives it.
         """
-        i = self.tensor_of(tile)
-        if tensor.numel() != self.numel[i]:
-            raise ValueError(f"tile {tile} is of a tensor of {self.numel[i]} entries, not {tensor.numel()}")
-        cut = self._cuts[i]
-        band, column = divmod(tile - self.tensor_tiles[i][0], cut.across)
-        first, last = cut.band(band)
-        left = column * cut.tile_cols
-        return tensor.reshape(cut.rows, cut.cols)[first:last, left : left + cut.tile_cols].flatten().clone()
+        return self.cut_tile(tensor, tile).clone(memory_format=torch.contiguous_format).view(-1)

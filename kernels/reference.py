@@ -41,7 +41,7 @@ def compress(acc: Sequence[Tensor], codec: Codec) -> SparseUpdate:
             raise ValueError(f"tensor {i} of the pseudo-gradient has a value that is not finite")
         entries, (first, last) = grid.entries(i, k), grid.tensor_tiles[i]
         tile_order = tensor.reshape(-1).cpu()[grid.order(i)]
-        _compress_tensor(
+        compress_tiles(
             tile_order,
             grid.tile_sizes[first:last].astype(np.int64),
             grid.kept(k)[first:last].astype(np.int64),
@@ -131,8 +131,8 @@ def _entries(update: SparseUpdate, i: int, like: Tensor) -> tuple[Tensor, Tensor
     return update.positions(i).to(like.device), update.values(i).to(like.device)
 
 
-def _compress_tensor(values: Tensor, sizes: _Ints, counts: _Ints, out: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Write one tensor's indices, codes and scales into `out`; `values` are its entries in tile order.
+def compress_tiles(values: Tensor, sizes: _Ints, counts: _Ints, out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Write the indices, codes and scales of tiles into `out`; `values` are their entries, one tile after the other.
 
     Tiles of one size are handled together, as the rows of a matrix.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -34,14 +34,14 @@ class Slice:
         if len(self.bands) != len(self.whole.shapes):
             raise ValueError(f"a slice must have one range of bands a tensor, {len(self.whole.shapes)} in all")
         for i, (first, last) in enumerate(self.bands):
-            most = len(self.whole.bands(i))
+            most = self.whole.band_count(i)
             if not 0 <= first <= last <= most:
                 raise ValueError(f"tensor {i} has bands 0 to {most}, not {first} to {last}")
 
-    @classmethod
-    def all_of(cls, grid: Grid) -> Slice:
+    @staticmethod
+    def all_of(grid: Grid) -> Slice:
         """The slice of a process that holds the whole model."""
-        return cls(grid, tuple((0, len(grid.bands(i))) for i in range(len(grid.shapes))))
+        return _whole(grid)
 
     @classmethod
     def of_rank(cls, grid: Grid, rank: int, ranks: int) -> Slice:
@@ -57,7 +57,7 @@ class Slice:
             raise ValueError(f"rank {rank} is not one of {ranks}")
         held = []
         for i, shape in enumerate(grid.shapes):
-            rows, most = -(-(shape[0] if shape else 1) // ranks), len(grid.bands(i))
+            rows, most = -(-(shape[0] if shape else 1) // ranks), grid.band_count(i)
             before = [min(-(-each * rows // grid.band_rows(i)), most) for each in (rank, rank + 1)]
             held.append((before[0], before[1]))
         return cls(grid, tuple(held))
@@ -65,7 +65,8 @@ class Slice:
     @cached_property
     def grid(self) -> Grid:
         """The tiles held here, as the grid of the tensors' parts."""
-        return Grid([self._shape(i) for i in range(len(self.bands))])
+        shapes = tuple(self._shape(i) for i in range(len(self.bands)))
+        return self.whole if shapes == self.whole.shapes else Grid(shapes)  # the whole one has worked out much already
 
     def rows(self, i: int) -> tuple[int, int]:
         """First row of tensor i that is held, and the row after the last; entries, for a vector."""
@@ -113,6 +114,11 @@ class Slice:
         )
 
 
+@lru_cache(maxsize=8)
+def _whole(grid: Grid) -> Slice:
+    return Slice(grid, tuple((0, grid.band_count(i)) for i in range(len(grid.shapes))))
+
+
 def cover(slices: Sequence[Slice], i: int) -> list[int]:
     """Which of the slices hold bands of tensor i, in the order of the bands.
 
@@ -122,7 +128,7 @@ def cover(slices: Sequence[Slice], i: int) -> list[int]:
     order = sorted(
         (n for n, held in enumerate(slices) if held.bands[i][0] < held.bands[i][1]), key=lambda n: slices[n].bands[i]
     )
-    at, most = 0, len(slices[0].whole.bands(i))
+    at, most = 0, slices[0].whole.band_count(i)
     for n in order:
         if slices[n].bands[i][0] != at:
             raise ValueError(f"band {at} of tensor {i} is not held exactly once")

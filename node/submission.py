@@ -22,7 +22,7 @@ from torch import Tensor
 
 from muster.kernels import SparseUpdate
 from muster.node.context import Offload
-from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.ledger.objects import BULK_DEADLINE
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectTooLarge, StorageError, WireError
 from muster.protocol.ledger import Tip

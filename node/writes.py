@@ -89,6 +89,14 @@ class QueuedWrites(Chain):
         """Wait for a block beyond `after`."""
         return await self._chain.next_block(after)
 
+    async def news(self, after: int) -> Block:
+        """Wait for a block beyond `after`, or for what is announced."""
+        return await self._chain.news(after)
+
+    async def announce(self) -> None:
+        """Say that something was written."""
+        await self._chain.announce()
+
     async def block(self, number: int) -> Block:
         """The block at a height."""
         return await self._chain.block(number)

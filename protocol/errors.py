@@ -12,7 +12,7 @@
     ├── ChainError         5  the chain refused or could not be reached
     │   ├── ChainUnreachable  no endpoint answers
     │   ├── StaleChain        the endpoints that answer do not show new blocks
-    │   ├── NotRegistered     the hotkey has no slot on the subnet
+    │   ├── NotRegistered  13  the hotkey has no slot on the subnet
     │   ├── NotPermitted      the hotkey may not do that: no permit, too little stake, another's key
     │   └── RateLimited       too soon or too much; the chain takes it later
     ├── LedgerError        6  a seal, record, bundle or checkpoint is not what it must be
@@ -120,9 +120,10 @@ class StaleChain(ChainError):
 
 
 class NotRegistered(ChainError):
-    """The hotkey has no slot on the subnet."""
+    """The hotkey has no slot on the subnet: a person has to register it."""
 
     code = "chain.not_registered"
+    exit_status = 13
 
 
 class NotPermitted(ChainError):

@@ -9,11 +9,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from muster.kernels.fast.places import settle
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.int32]
+Sizes = npt.NDArray[np.int32]
 Shorts = npt.NDArray[np.int16]
 Counts = npt.NDArray[np.uint32]
 Longs = npt.NDArray[np.int64]
@@ -21,6 +24,8 @@ Bytes = npt.NDArray[np.uint8]
 Matrix = tuple[int, int, int, int]
 Rule = tuple[Floats, Doubles]
 """The quantiser's numbers: the scale of each byte, and the means that separate bytes."""
+
+settle()
 
 
 def jit(function: Callable[P, T]) -> Callable[P, T]:

@@ -5,12 +5,14 @@ The one place of the audit that reads the ledger; it shares the participants' ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
-from muster.node.ledger import catch_up, reader
-from muster.node.ledger.participant import judge
+from muster.node.ledger import catch_up, objects, reader
+from muster.node.ledger.ahead import ROUNDS_AHEAD, ReadAhead
+from muster.node.ledger.participant import judge, open_updates
 from muster.node.ledger.reader import Fetched, Reader
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
@@ -21,6 +23,8 @@ from muster.protocol.ledger import Applied, Tip
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, Store
+from muster.protocol.storage.thread import in_thread
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
 
 MAX_BEYOND = 1_000
@@ -29,19 +33,23 @@ MAX_BEYOND = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record whose bytes are the anchored ones, and what it names; None for an object that is not to be had."""
+    """A record whose bytes are the anchored ones, and what it names; None for an object that is not to be had.
+
+    `updates` are those in the bundle, where they were decoded ahead.
+    """
 
     record: Record
     digest: bytes
     seal: tuple[Seal, bytes] | None
     bundle: bytes | None
+    updates: Sequence[SparseUpdate] | None = None
 
     @property
     def whole(self) -> Fetched | None:
         """Everything a record names, where all of it is there."""
         if self.seal is None or self.bundle is None:
             return None
-        return Fetched(self.record, self.digest, *self.seal, self.bundle)
+        return Fetched(self.record, self.digest, *self.seal, self.bundle, updates=self.updates)
 
 
 class Evidence:
@@ -154,9 +162,25 @@ class Evidence:
                 problems.append(damaged)
         raise problems[0]
 
-    async def seal(self, record: Record) -> tuple[Seal, bytes]:
-        """The seal a record names, and its digest; raises as `record` does."""
-        return (await self._reader.seal_of(self.store, record))[0], record.seal
+    def ahead(self) -> ReadAhead:
+        """The context of what is read ahead: only within it can `go_on` be called."""
+        return self._reader.ahead
+
+    def go_on(self, round_: int, tip: Tip) -> None:
+        """Have the rounds after this one read ahead, as far as anchors name their records."""
+        after = range(round_ + 1, min(round_ + ROUNDS_AHEAD, self.last) + 1)
+        later = [Anchor(number, digest) for number in after if (digest := self.digest_of(number)) is not None]
+        self._reader.ahead.want(self.store, tip, later, self._anchored.get(round_, ()), _open_ahead)
+
+    async def updates(self, digest: bytes) -> Sequence[SparseUpdate] | None:
+        """The updates of the record with this digest, where they were decoded ahead; nothing is kept of it here."""
+        found = await self._reader.ahead.updates(digest)
+        self._reader.ahead.forget(digest)
+        return found
+
+    async def seal(self, record: Record, digest: bytes) -> tuple[Seal, bytes]:
+        """The seal that a record, which has this digest, names, and the seal's digest; raises as `record` does."""
+        return (await self._reader.seal_of(self.store, record, digest))[0], record.seal
 
     def bundle_size(self, record: Record, tip: Tip | None) -> int:
         """How large a record's bundle is by its heads, within what the rules allow (those of the start, without a tip).
@@ -164,7 +188,7 @@ class Evidence:
         Raises:
             LedgerError: it is more than a round may have, or not what the record says.
         """
-        return reader.bundle_size(record, tip or self._start)
+        return objects.bundle_size(record, tip or self._start)
 
     async def bundle(self, record: Record, digest: bytes, size: int) -> bytes:
         """The bundle a record, which has this digest, names, of `size` bytes; raises as `record` does."""
@@ -237,6 +261,11 @@ class Evidence:
                 break
             found.append(here[0].key)
         return found
+
+
+async def _open_ahead(tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpdate]:
+    """Decode in a thread."""
+    return await in_thread(lambda: open_updates(tip, record, bundle))
 
 
 async def genesis(history: SpecHistory, chain: Chain) -> Tip:

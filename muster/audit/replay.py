@@ -56,6 +56,10 @@ class Replay:
 
     async def run(self) -> None:
         """Every round that is anchored, then what lies beyond."""
+        async with self._evidence.ahead():
+            await self._rounds()
+
+    async def _rounds(self) -> None:
         round_ = self._report.first_round
         while not self._report.closed:
             if round_ > self._evidence.last:
@@ -85,6 +89,8 @@ class Replay:
 
     async def _round(self, round_: int) -> bool:
         """One round; False where its record is not to be had."""
+        if self._standing.tip is not None:
+            self._evidence.go_on(round_, self._standing.tip)
         read = await find_record(self._evidence, self._faults, round_)
         if read is None:
             self._standing.lose()
@@ -141,7 +147,7 @@ class Replay:
         """What a record names, each object blamed by its own name."""
         round_, seal, bundle, size = record.round, None, None, None
         with self._faults.noting(paths.seal(self._run_id, round_, record.seal), round_):
-            seal = await self._evidence.seal(record)
+            seal = await self._evidence.seal(record, digest)
         with self._faults.noting(paths.record(self._run_id, round_, digest), round_):
             size = self._evidence.bundle_size(record, self._standing.tip)
         if size is not None:
@@ -149,7 +155,7 @@ class Replay:
                 bundle = await self._evidence.bundle(record, digest, size)
         with self._faults.noting(paths.heads(self._run_id, round_, record.parent), round_):
             await self._evidence.check_heads(record)
-        return Found(record, digest, seal, bundle)
+        return Found(record, digest, seal, bundle, await self._evidence.updates(digest))
 
     async def _judged(self, found: Found, tip: Tip, replica: Replica | None) -> Applied | None:
         """Apply the rules, without θ those that need none; None where the round cannot be replayed."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,8 @@ from muster.node.wished import device_named
 from muster.run.credentials import ADMIN_VARIABLES
 from muster.run.settings import SHARED_VARIABLES, check_variables
 from muster.testnet.adversaries import parse_adversaries
-from muster.testnet.testnet import Testnet, TestnetOptions
+from muster.testnet.spawning import execute
+from muster.testnet.warm import warmed
 
 
 def testnet(
@@ -52,12 +54,18 @@ def testnet(
     check_variables(os.environ, SHARED_VARIABLES | ADMIN_VARIABLES)
     path = directory or Path("runs") / f"{Path(preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     bad, where = parse_adversaries(adversary or []), device_named(device)
-    options = TestnetOptions(preset, miners, validators, rounds, seed, path, bad, time.time(), store, chain, where)
-    with make_view(Console(), as_json) as view:
+    with ExitStack() as stack:
+        # Beside the imports that follow, which take as long.
+        spawn = execute if prepare else stack.enter_context(warmed()).spawn
+        from muster.testnet.testnet import Testnet, TestnetOptions  # noqa: PLC0415 - takes a while to load
+
+        options = TestnetOptions(preset, miners, validators, rounds, seed, path, bad, time.time(), store, chain, where)
+        view = stack.enter_context(make_view(Console(), as_json))
+        network = Testnet(options, view, spawn)
         if prepare:
-            run = asyncio.run(Testnet(options, view).prepare())
+            run = asyncio.run(network.prepare())
             view.note(f"the run is laid out; start its daemons with --run {run.path}")
             return
-        summary = asyncio.run(Testnet(options, view).run())
+        summary = asyncio.run(network.run())
     if as_json:
         typer.echo(json.dumps(summary.to_json_object()))

@@ -23,7 +23,7 @@ from muster.node.wished import Device
 from muster.plan.memory import Place, Plan
 from muster.plan.table import size
 from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
-from muster.protocol.errors import ChainError, ConfigError, StorageError
+from muster.protocol.errors import ChainError, ConfigError, NotRegistered, StorageError
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec
 from muster.protocol.storage.s3_location import is_network_location, parse_location
 from muster.protocol.types import Role
@@ -67,7 +67,7 @@ def judge_speed(facts: SpeedFacts, spec: RunSpec, block_seconds: float | None) -
     """Whether a miner's round of inner steps ends before its submission is due."""
     name, inner = "speed", spec.inner
     seconds = facts.step_seconds * inner.steps
-    about = "estimated" if facts.estimated else "measured"
+    about = f"{'estimated' if facts.estimated else 'measured'}, {'bf16' if facts.bf16 else 'fp32'} products"
     where = "the CPU" if facts.device == "CPU" else facts.device
     text = f"{_time(facts.step_seconds)} an inner step on {where} ({about}), {_time(seconds)} a round of {inner.steps}"
     if block_seconds is None:
@@ -202,13 +202,15 @@ def judge_chain(facts: ChainFacts, run: ChainSpec) -> Finding:
 
 def judge_registration(facts: MemberFacts, role: Role, leaders: tuple[str, ...], netuid: int | None) -> Finding:
     """Whether the chain knows the hotkey, and lets it do what its role does."""
-    name, failed = "registration", ChainError.exit_status
+    name = "registration"
     if facts.uid is None and facts.registers_itself:
         text = f"{facts.hotkey} is not registered yet; on this local chain starting registers it, free of charge"
         return Finding.ok(name, text) if role is Role.MINER else Finding.warn(name, text, "start it once")
     if facts.uid is None:
         fix = f"register it with the wallet's coldkey: btcli subnets register --netuid {netuid}"
-        return Finding.fail(name, f"{facts.hotkey} is not registered on subnet {netuid}", fix, failed)
+        return Finding.fail(
+            name, f"{facts.hotkey} is not registered on subnet {netuid}", fix, NotRegistered.exit_status
+        )
     text = f"{facts.hotkey} is uid {facts.uid} with a stake of {facts.stake / RAO:g}"
     if role is Role.MINER:
         return Finding.ok(name, text)
@@ -217,7 +219,7 @@ def judge_registration(facts: MemberFacts, role: Role, leaders: tuple[str, ...],
         fix = f"stake more on the hotkey: btcli stake add --netuid {netuid}"
         if facts.registers_itself:
             fix = "use the hotkey of one of the run's operators, which have stake on the local chain"
-        return Finding.fail(name, text, fix, failed)
+        return Finding.fail(name, text, fix, ChainError.exit_status)
     if role is Role.AGGREGATOR and facts.hotkey not in leaders:
         text = f"{text}, but it is not among the {len(leaders)} aggregators of the run"
         fix = "ask the run's owner to list it, or run a validator or a miner with it"

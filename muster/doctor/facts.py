@@ -39,12 +39,13 @@ class GpuFacts:
 class SpeedFacts:
     """Seconds of one inner step of the run's model on `device` ("CPU", or the card's name).
 
-    `estimated` is whether it is from the rate of a matrix product.
+    `estimated` is whether it is from the rate of a matrix product, `bf16` in what precision products are.
     """
 
     step_seconds: float
     estimated: bool
     device: str = "CPU"
+    bf16: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from muster.doctor.needs import step_operations
 from muster.node.compute import Card, Compute, Machine
 from muster.node.miner.engine import Job
 from muster.node.miner.inner import LocalEngine
+from muster.node.miner.trial import settled
 from muster.node.replica import Replica
 from muster.protocol.spec import RunSpec
 from muster.run.credentials import load_identity
@@ -55,16 +56,20 @@ def find_gpu() -> GpuFacts:
 
 def measure_step(spec: RunSpec, compute: Compute, card: Card | None, fits: bool) -> SpeedFacts:
     """Seconds of one inner step: a real one where the model `fits` and is small, or a GPU trains it; else estimated
-    from a product's rate."""
+    from a product's rate. Products are as the miner will choose them, by the same trial; where it does not fit, fp32.
+    """
+    if fits:
+        compute, _ = settled(compute, spec.model)
+    bf16 = bool(compute.autocast)
     operations = step_operations(spec)
     on_gpu = compute.device.type == "cuda"
     device = card.name if on_gpu and card else "CPU"
     if fits and operations <= (GPU_OPERATIONS if on_gpu else TIMED_OPERATIONS):
         try:
-            return SpeedFacts(_timed_step(spec, compute), False, device)
+            return SpeedFacts(_timed_step(spec, compute), False, device, bf16)
         except torch.cuda.OutOfMemoryError:  # others have the card's memory, this very miner perhaps
             torch.cuda.empty_cache()
-    return SpeedFacts(operations / _operations_a_second(compute), True, device)
+    return SpeedFacts(operations / _operations_a_second(compute), True, device, bf16)
 
 
 def _timed_step(spec: RunSpec, compute: Compute) -> float:

@@ -19,7 +19,7 @@ from muster.kernels import fast
 from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.miner import Miner
+from muster.node.miner import Memory, Miner
 from muster.node.miner.engine import Delta, Job, OnStep, ThetaView
 from muster.node.miner.stages import HONEST, Stages
 from muster.node.miner.state import Entry
@@ -106,11 +106,11 @@ def counting_miner(
     tip: Tip,
     replica: Replica,
     text: TextReader,
-    memory_path: Path | None,
+    memory: Memory | None,
     compute: Compute = CPU,  # noqa: ARG001 - it only counts
     *,
     stages: Stages = HONEST,
 ) -> Miner:
     """The ordinary miner with that engine."""
     engine = CountingEngine(tip.spec.genesis.seed, context.identity.public)
-    return Miner(context, tip, replica, text, memory_path, engine, stages)
+    return Miner(context, tip, replica, text, memory, engine, stages)

@@ -25,7 +25,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.ledger.bootstrap import bootstrap
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
-from muster.node.miner import MakeMiner, Miner
+from muster.node.miner import MakeMiner, Memory, Miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import CLOSE
 from muster.node.telemetry.journal import Journal, Noted
@@ -199,7 +199,7 @@ class Simulator:
     async def _miner(self, member: Member, context: Context) -> Miner:
         tip, replica = await bootstrap(self._history, context)
         make = self._makers(member.behaviour)
-        memory = self._folder / f"{member.name}.memory" if self._folder else None
+        memory = Memory(self._folder / f"{member.name}.memory") if self._folder else None
         miner = make(context, tip, replica, self._text, memory)
         miner.sits_out = lambda round_: self._absent(member.name, round_)
         return miner

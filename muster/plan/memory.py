@@ -22,6 +22,7 @@ import torch
 from muster.kernels import fast
 from muster.kernels.lanes import IN_FLIGHT, PIECE
 from muster.node.compute import CPU, Compute
+from muster.node.ledger.ahead import BYTES_AHEAD, ROUNDS_AHEAD, decoded_bytes
 from muster.node.miner.bytewise import BLOCK
 from muster.node.models import model_class
 from muster.node.replica import EVAL_BATCH
@@ -201,15 +202,15 @@ class _Planner:
         elif self.role is Role.VALIDATOR:
             self._measuring()
         else:
-            made = "one shard of the checkpoint as it is made, and as the store sends it"
-            self.add("checkpoint shard made", Place.HOST, shard, [Phase.CHECKPOINT], made)
+            where = Place.DISK if shard >= SPOOL_BYTES else Place.HOST
+            self.add("checkpoint shard made", where, shard, [Phase.CHECKPOINT], "one at a time, until the store has it")
         self._kept(theta)
         return Plan(self.role, self.gpus, tuple(self.items), self.screens)
 
     def _round(self) -> None:
         """What a round's record takes: submissions, and what the step overwrote."""
         spooled = self.payload >= SPOOL_BYTES and self.role is not Role.MINER
-        values = 3 * self.codec.count + 2 * self.layout.grid.tiles
+        values = decoded_bytes(self.codec)
         where = Place.DISK if spooled else Place.HOST
         when = [Phase.APPLY, Phase.EVALUATE, Phase.SCREEN, Phase.CHECKPOINT]
         why = f"{self.peers} payloads as they came"
@@ -219,6 +220,10 @@ class _Planner:
             self.add("submissions", where, 2 * self.peers * self.payload, when, why + ", and the bundle of them")
         decoded = f"{self.peers} × (3 bytes a kept value, 2 a tile)"
         self.add("updates", where, self.peers * values, when, decoded)
+        rounds = min(BYTES_AHEAD, ROUNDS_AHEAD * self.peers * (self.payload + values))
+        ahead = rounds + int(OPENING * min(self.payload, BYTES_AHEAD))
+        said = f"behind: {ROUNDS_AHEAD} rounds' bundles and updates, {BYTES_AHEAD // MIB} MiB at most, and an opening"
+        self.add("read ahead", Place.HOST, ahead, [Phase.APPLY], said)
         self.add("opening", Place.HOST, OPENING * self.payload, [Phase.APPLY], "one payload at a time, 3.6 of its size")
         touched = min(self.peers * self.codec.count, self.parameters)
         undo = f"4 bytes for each value the updates list, N at most; of {UNDONE} rounds"
@@ -232,7 +237,7 @@ class _Planner:
         tokens = at_once * spec.data.window
         step = [Phase.FORWARD, Phase.BACKWARD]
         self.shared("working weights", FLOAT * n, _LIVING, "4 N, kept from round to round")
-        self.add("error feedback", Place.HOST, FLOAT * n, _LIVING, "4 N, in the host's memory whatever trains")
+        self.add("error feedback", Place.HOST, FLOAT * n, [Phase.COMPRESS], "4 N, pages of the state's file")
         self.shared("moments", self._moments(), _LIVING, self._moments_why())
         stays = self.device is Place.HOST or at_once < spec.inner.batch
         grown = step if stays else [Phase.BACKWARD]

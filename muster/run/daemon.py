@@ -27,7 +27,7 @@ from muster.node.ledger.bootstrap import bootstrap
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
-from muster.node.miner import MakeMiner, local_miner
+from muster.node.miner import MakeMiner, Memory, local_miner
 from muster.node.telemetry import events
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.journal import Journal, Noted
@@ -46,10 +46,7 @@ from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, loa
 from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
-from muster.testnet.supervise import die_with_parent, supervisor_pid
-from muster.validator.aggregator.aggregator import Aggregator
-from muster.validator.gauntlet.score_store import ScoreStore
-from muster.validator.gauntlet.validator import Validator
+from muster.testnet.parentage import die_with_parent, supervisor_pid
 
 log = logging.getLogger(__name__)
 
@@ -229,13 +226,18 @@ async def _participant(
     tip, replica = await bootstrap(run.history, context, compute.device)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:
+        from muster.validator.aggregator.aggregator import Aggregator  # noqa: PLC0415 - the other roles do without
+
         return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
+        from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here
+        from muster.validator.gauntlet.validator import Validator  # noqa: PLC0415
+
         store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
-    path = state / "memory.safetensors"
-    return await asyncio.to_thread(make_miner, context, tip, replica, text, path, compute)
+    memory = Memory(state / "memory.safetensors", config.save_every)
+    return await asyncio.to_thread(make_miner, context, tip, replica, text, memory, compute)
 
 
 def choose_for(role: Role, config: NodeConfig, look: Callable[[], Machine] = Machine.look) -> tuple[Compute, str]:

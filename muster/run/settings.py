@@ -76,6 +76,8 @@ class NodeConfig(BaseSettings):
     """Windows that a miner trains on at a time; the gradient is the batch's all the same."""
     recompute: bool = False
     """Make activations again in the backward pass instead of keeping them: less memory, a third more work."""
+    save_every: int = Field(default=1, ge=1)
+    """Rounds from one writing of a miner's error feedback and moments to the next; killed, it loses those since."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`."""
     service: str = "127.0.0.1:0"

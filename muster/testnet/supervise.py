@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import time
-from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +24,8 @@ from typing import BinaryIO, Literal, Self
 
 from muster.history.status import ProcessRow, printable
 from muster.protocol.errors import ConfigError, DataError, IdentityError, RunFailed, UsageError
-
-SUPERVISOR_VARIABLE = "SUPERVISED_BY_PID"
-"""Environment variable that tells a child its supervisor's pid (`MUSTER_*` is configuration)."""
+from muster.testnet.parentage import SUPERVISOR_VARIABLE
+from muster.testnet.spawning import Process, Spawn, execute
 
 PERSON_MUST_ACT = frozenset(error.exit_status for error in (UsageError, ConfigError, DataError, IdentityError))
 """Exit statuses that a restart cannot cure."""
@@ -40,8 +37,6 @@ TAIL_BYTES = 8192
 TAIL_LINES = 20
 LINE_CHARACTERS = 400
 """How much of a failed child's log a person is shown."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +95,6 @@ class ChildEvent:
     pid: int
     status: int | None
     text: str
-
-
-def die_with_parent(expected_ppid: int) -> None:
-    """Have the kernel send this process SIGKILL when its parent dies; a child's first act.
-
-    The kernel watches the parent's *thread* that forked (prctl(2), PR_SET_PDEATHSIG), so a supervisor's
-    event loop must run in a thread that lives as long as it does. Grandchildren are not covered: each must
-    call this itself. It is for Linux.
-
-    Raises:
-        RunFailed: the parent is not `expected_ppid` any more (it died before this call), or prctl failed.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        raise RunFailed(f"cannot tie this process to its supervisor (prctl: {reason})")
-    if os.getppid() != expected_ppid:
-        raise RunFailed(f"the supervisor (pid {expected_ppid}) is gone; start the run again")
-
-
-def supervisor_pid(environ: Mapping[str, str]) -> int | None:
-    """What a supervised child passes to `die_with_parent`; None in a process that nobody supervises."""
-    value = environ.get(SUPERVISOR_VARIABLE, "")
-    return int(value) if value.isdecimal() else None
 
 
 def describe_status(status: int) -> str:
@@ -186,6 +157,7 @@ class Supervisor:
         act_statuses: frozenset[int] = PERSON_MUST_ACT,
         signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM),
         clock: Callable[[], float] = time.monotonic,
+        spawn: Spawn = execute,
     ) -> None:
         """`on_event` is called on the event loop and must not block; `signals` need the main thread."""
         self._on_event = on_event
@@ -194,6 +166,7 @@ class Supervisor:
         self._act_statuses = act_statuses
         self._signals = signals
         self._clock = clock
+        self._begin = spawn
         self._children: dict[str, _Child] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._group = asyncio.TaskGroup()
@@ -296,10 +269,7 @@ class Supervisor:
         try:
             log, child.log_start = await asyncio.to_thread(_open_log, spec.log_path)
             with log:
-                # A session of its own: the terminal's Ctrl-C must reach the supervisor alone.
-                child.process = await asyncio.create_subprocess_exec(
-                    *spec.argv, stdin=DEVNULL, stdout=log, stderr=STDOUT, env=env, start_new_session=True
-                )
+                child.process = await self._begin(spec.argv, env, log)
         except OSError as error:
             raise RunFailed(f"cannot start {spec.name}: {error}") from error
         self._tell(child, "started", child.process.pid, None, f"{spec.name} started")

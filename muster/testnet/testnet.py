@@ -27,7 +27,9 @@ from muster.run.settings import load_config
 from muster.testnet.provision import FOLDERS, SQLITE, Provision, forget_administrator, provision
 from muster.testnet.room import Room, check_room
 from muster.testnet.roster import HONEST, Roster
+from muster.testnet.spawning import Spawn, execute
 from muster.testnet.supervise import ChildEvent, ChildSpec, Supervisor
+from muster.testnet.warm import STARTING
 
 BLOCK_SECONDS = 0.25
 """One tick of the local chain: short against a round of seconds, long against a store's latency."""
@@ -60,8 +62,10 @@ class TestnetOptions:
 class Testnet:
     """One run: laid out, started, watched, summed up."""
 
-    def __init__(self, options: TestnetOptions, view: View) -> None:
+    def __init__(self, options: TestnetOptions, view: View, spawn: Spawn = execute) -> None:
+        """`spawn` is how its processes begin."""
         self._options = options
+        self._spawn = spawn
         self._view = view
         self._roster = Roster.of(options.seed, options.miners, options.validators, options.adversaries)
         self._offsets: dict[str, int] = {}
@@ -109,7 +113,7 @@ class Testnet:
         run, provided = await self._lay_out()
         history = RunHistory(await asyncio.to_thread(self._setting, run))
         crashes = RestartNotes(history, self._view)
-        async with Supervisor(crashes) as supervisor:
+        async with Supervisor(crashes, spawn=self._spawn) as supervisor:
             for spec in self._children(run, provided):
                 supervisor.start(spec)
             finished = asyncio.ensure_future(supervisor.wait())
@@ -159,12 +163,7 @@ class Testnet:
 
     def _children(self, run: RunDirectory, provided: Provision) -> list[ChildSpec]:
         python = (sys.executable, "-P", "-m")
-        env = {
-            # Participants have one thread each; huge pages make their allocations cheap (measured: 3–5×).
-            "OMP_NUM_THREADS": "1",
-            "THP_MEM_ALLOC_ENABLE": "1",
-            "MUSTER_DEVICE": self._options.device,
-        }
+        env = {**STARTING, "MUSTER_DEVICE": self._options.device}
         children = []
         for operator in self._roster.operators:
             for role, extra in (("aggregator", ("--rounds", str(self._options.rounds))), ("validator", ())):

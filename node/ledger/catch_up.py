@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from muster.node.ledger.reader import BULK_DEADLINE, Reader, about
+from muster.node.ledger.objects import BULK_DEADLINE, about
+from muster.node.ledger.reader import Reader
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import read_manifest
 from muster.protocol import ledger, paths

@@ -8,18 +8,20 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from muster.kernels import Undo
+from muster.kernels import SparseUpdate, Undo
 from muster.node.context import Context
 from muster.node.ledger.reader import Fetched, FoundSeal
 from muster.node.replica import Replica
 from muster.node.telemetry import events
-from muster.protocol import ledger
+from muster.protocol import ledger, wire
 from muster.protocol.chain.base import Chain
+from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty, Event, RoundState
 from muster.protocol.rules.admission import admit
 from muster.protocol.types import Block
+from muster.protocol.wire import Record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,6 +121,14 @@ class Participant:
         """
         raise NotImplementedError
 
+    async def open_ahead(self, tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpdate]:
+        """The updates in the bundle of a record that is yet to be judged, of the spec in force at `tip`.
+
+        Raises:
+            LedgerError: one of them is not good.
+        """
+        raise NotImplementedError
+
     async def observe(self, state: RoundState, head: Block) -> list[Event]:  # noqa: ARG002
         """What a leader sees in the peers' buckets since it last looked."""
         return []
@@ -186,6 +196,10 @@ class Follower(Participant):
         tip, replica = self._tip, self.replica
         return await self.context.offload(lambda: judge(fetched, tip, replica))
 
+    async def open_ahead(self, tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpdate]:
+        """Decrypt and decode in the background; θ has no part in it."""
+        return await self.context.offload(lambda: open_updates(tip, record, bundle))
+
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:  # noqa: ARG002
         """Take the outer step of a judged record; fit to be done twice, and θ moves once.
 
@@ -252,12 +266,29 @@ class Follower(Participant):
         self.context.journal.note(event)
 
 
+def open_updates(tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpdate]:
+    """The updates of a record's accepted submissions out of its bundle, in record order; any tip of its spec will do.
+
+    Raises:
+        LedgerError: a head is not readable, the bundle is not the record's, or a submission in it is not good.
+    """
+    try:
+        accepted = [wire.decode_head(entry.head, tip.run_id) for entry in record.accepted]
+    except WireError as error:
+        raise LedgerError(f"an accepted header is not readable: {error.reason}") from error
+    return ledger.open_bundle(tip, record, bundle)(accepted)
+
+
 def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
-    """Check a fetched record against the rules and a replica's θ.
+    """Check a fetched record against the rules and a replica's θ; what was decoded ahead is not decoded again.
+
+    Updates that were came by the spec that the record names, and a record that names another one than the tip's is
+    refused.
 
     Raises:
         LedgerError: the first rule it breaks.
     """
+    updates = fetched.updates
     facts = tip.facts(possession(tip, replica))
     return ledger.verify(
         tip,
@@ -266,7 +297,7 @@ def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
         (fetched.seal, fetched.seal_digest),
         replica.root(),
         lambda owner, head: admit(facts, owner, head),
-        ledger.open_bundle(tip, fetched.record, fetched.bundle),
+        ledger.open_bundle(tip, fetched.record, fetched.bundle) if updates is None else lambda _accepted: updates,
     )
 
 

@@ -8,34 +8,34 @@ again; missing ones are unknown, never invalid. Only a record whose very bytes h
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blake3 import blake3
-
+from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
+from muster.node.ledger.ahead import ROUNDS_AHEAD, Open, ReadAhead
+from muster.node.ledger.objects import (
+    MAX_SEAL_BYTES,
+    about,
+    bundle_size,
+    check_round,
+    read_bundle,
+    read_record,
+    read_seal,
+)
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain
-from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.forkchoice import Claim, Vote, claims
 from muster.protocol.ledger.lineage import Lineage
-from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.spec.layout import max_payload_bytes
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
 
 log = logging.getLogger(__name__)
-
-BULK_DEADLINE = 600.0
-"""Seconds a bundle or a checkpoint shard may take: 2.8 GB (a 72B submission) at 40 Mbit/s."""
-
-MAX_SEAL_BYTES = 8 * 2**20
-"""Cap of a seal: 64 bytes for each of 65,536 peers, and their frame."""
 
 MAX_SIBLINGS = 4
 """Seals, or records, of one round that are looked at in one bucket; an honest leader makes one."""
@@ -65,7 +65,8 @@ class Pointer:
 class Fetched:
     """A record and everything it names, each the very bytes that a digest names; rules not yet checked.
 
-    `record_data` and `seal_data` are the objects as they were read, for who keeps copies of them.
+    `record_data` and `seal_data` are the objects as they were read, for who keeps copies of them. `updates` are those
+    in the bundle, in record order, where they were decoded ahead by the spec that the record names.
     """
 
     record: Record
@@ -75,6 +76,7 @@ class Fetched:
     bundle: bytes
     record_data: bytes = b""
     seal_data: bytes = b""
+    updates: Sequence[SparseUpdate] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,6 @@ class FoundSeal:
     seal: Seal
     digest: bytes
     data: bytes
-
-
-@contextmanager
-def about(key: str) -> Iterator[None]:
-    """Whatever goes wrong inside is about this object (`MusterError.subject`), unless it is said to be another's."""
-    try:
-        yield
-    except MusterError as error:
-        error.subject = error.subject or key
-        raise
 
 
 async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
@@ -124,7 +116,8 @@ class Reader:
         self._chain = chain
         self._directory = directory
         self._lineage = Lineage()
-        self._records: dict[bytes, bytes] = {}
+        self.ahead = ReadAhead()
+        self._records: dict[bytes, tuple[Record, bytes]] = {}
         self._seals: dict[str, FoundSeal] = {}
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
@@ -135,18 +128,44 @@ class Reader:
         Raises:
             ChainError, StorageError: what there is cannot be looked at now.
         """
+        return (await self._proven(tip))[0]
+
+    async def go_on(self, tip: Tip, how: Open) -> list[Pointer]:
+        """As `anchored`; and where the chain proves records of later rounds, too, the next of them are read ahead.
+
+        What is not ahead of this tip any more is dropped. `how` decodes bundles (`ReadAhead.want`).
+        """
+        found, shown = await self._proven(tip)
+        if found:
+            later = self._later(tip.round, shown)
+            self.ahead.want(found[0].store, tip, later, [pointer.digest for pointer in found], how)
+        return found
+
+    def _later(self, round_: int, shown: Sequence[Anchor]) -> list[Anchor]:
+        """The records of the rounds after this one that the chain proves, as far as is read ahead, ascending.
+
+        Of several of a round the one that is anchored first: that is the one to stand on.
+        """
+        newest = max(shown, key=lambda anchor: anchor.round)
+        first, last = round_ + 1, min(round_ + ROUNDS_AHEAD, newest.round)
+        of = {at.round: at for at in self._lineage.between(newest, first, last)}
+        of |= {at.round: at for at in reversed(shown) if first <= at.round <= last}
+        return [of[number] for number in sorted(of)]
+
+    async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
+        """What `anchored` gives, and the leader's anchors of this round or later ones, in chain order."""
         leader = hotkey_of(tip.leader_in_turn)
         shown = [seen for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
         store = await self._directory.store_of(leader) if shown else None
         if store is None:
-            return []
+            return [], []
         votes: list[Vote] = []
         for seen in [seen for seen in shown if seen.anchor.round == tip.round] or shown[-1:]:
             at = await self._traced(seen.anchor, tip, store)
             if at.round == tip.round:
                 votes.append(Vote(at.digest, seen.block))
         found = claims(votes, await self._chain.final())
-        return [Pointer(claim, leader, store) for claim in found]
+        return [Pointer(claim, leader, store) for claim in found], [seen.anchor for seen in shown]
 
     async def newest_anchor(self, tip: Tip) -> Anchor | None:
         """The anchor of the tip's leader for the latest round that is final; None before the first.
@@ -172,21 +191,18 @@ class Reader:
         return at
 
     async def record(self, store: Store, tip: Tip, round_: int, digest: bytes) -> tuple[Record, bytes]:
-        """The record with this digest, and its bytes.
+        """The record with this digest, and its bytes; what was read ahead is not read again.
 
         Raises:
             StorageError: it is missing, damaged (`ObjectDamaged`) or cannot be read.
-            LedgerError: its bytes are the right ones, and no record.
+            LedgerError: its bytes are the right ones, and no record of this round.
         """
-        data = self._records.get(digest)
-        if data is None:
-            data = await store.get(paths.record(tip.run_id, round_, digest), max_bytes=wire.MAX_BODY_BYTES)
-        record = _decoded(data, digest, tip)
-        if record.round != round_:
-            raise LedgerError(f"it is the record of round {record.round}")
+        found = self._records.get(digest) or await self.ahead.record(digest)
+        found = found or await read_record(store, tip, round_, digest)
+        check_round(found[0], round_)
         if round_ == tip.round:
-            self._records = {digest: data}
-        return record, data
+            self._records = {digest: found}
+        return found
 
     async def siblings(self, store: Store, tip: Tip, round_: int) -> list[tuple[Record, bytes]]:
         """A round's records as a bucket has them, each with its digest, whoever vouches for them.
@@ -236,44 +252,34 @@ class Reader:
         with about(paths.record(run_id, round_, pointer.digest)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
             ledger.check_link(tip, record, None)
-            size = bundle_size(record, tip)
+            known = self.ahead.size(pointer.digest)  # by the spec that it names, which is this one
+            size = bundle_size(record, tip) if known is None else known
         with about(paths.seal(run_id, round_, record.seal)):
-            seal, seal_data = await self.seal_of(store, record)
+            seal, seal_data = await self.seal_of(store, record, pointer.digest)
             ledger.check_seal(tip, record, seal, record.seal)
         await self.check_beacons(tip, record, seal)
         with about(paths.bundle(run_id, round_, pointer.digest)):
             bundle = await self.bundle_of(store, record, pointer.digest, size)
-        return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data)
+        updates = await self.ahead.updates(pointer.digest)
+        self.ahead.forget(pointer.digest)
+        return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data, updates)
 
-    async def seal_of(self, store: Store, record: Record) -> tuple[Seal, bytes]:
-        """The seal that a record names, and its bytes.
+    async def seal_of(self, store: Store, record: Record, digest: bytes) -> tuple[Seal, bytes]:
+        """The seal that a record, which has this digest, names, and its bytes; what was read ahead is not read again.
 
         Raises:
             StorageError: it is missing, damaged or cannot be read.
             LedgerError: its bytes are the right ones, and no seal.
         """
-        data = await store.get(paths.seal(record.run_id, record.round, record.seal), max_bytes=MAX_SEAL_BYTES)
-        try:
-            seal, found = wire.decode_seal(data, record.run_id)
-        except WireError as error:
-            raise _misread(data, wire.Type.SEAL, record.seal, error) from error
-        if found != record.seal:
-            raise ObjectDamaged("it is not the seal that the record names")
-        return seal, data
+        return await self.ahead.seal(digest) or await read_seal(store, record)
 
     async def bundle_of(self, store: Store, record: Record, digest: bytes, size: int) -> bytes:
-        """The bundle that a record, which has this digest, names; of `size` bytes.
+        """The bundle, of `size` bytes, that a record with this digest names; what was read ahead is not read again.
 
         Raises:
             StorageError: it is missing, damaged or cannot be read.
         """
-        if not size:
-            return b""
-        key = paths.bundle(record.run_id, record.round, digest)
-        bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
-        if blake3(bundle).digest() != record.bundle:
-            raise ObjectDamaged("it is not the bundle that the record names")
-        return bundle
+        return await self.ahead.bundle(digest) or await read_bundle(store, record, digest, size)
 
     async def check_beacons(self, tip: Tip, record: Record, seal: Seal) -> None:
         """Every block and beacon of a record is the chain's own.
@@ -321,37 +327,3 @@ class Reader:
             log.warning("a seal of round %d is not of this ledger", tip.round)
             return False
         return await self._chain.block(found.seal.block.number) == found.seal.block
-
-
-def _decoded(data: bytes, digest: bytes, tip: Tip) -> Record:
-    """A record's bytes, taken for one only where they are the ones that are meant."""
-    try:
-        record, found = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
-    except WireError as error:
-        raise _misread(data, wire.Type.RECORD, digest, error) from error
-    if found != digest:
-        raise ObjectDamaged("it is not the record that is anchored")
-    return record
-
-
-def bundle_size(record: Record, tip: Tip) -> int:
-    """What a record's bundle has, within what its heads allow; refused where it is more than all seats may send.
-
-    Raises:
-        LedgerError: it is more, or not what the record says.
-    """
-    size, spec = ledger.check_bundle_size(record, tip.run_id), tip.spec
-    each = MAX_HEAD_BYTES + MAX_KEY_BYTES + max_payload_bytes(tip.codec)
-    if size > spec.gauntlet.seats * each:
-        raise LedgerError(f"a bundle of {size} bytes is more than {spec.gauntlet.seats} seats may send")
-    return size
-
-
-def _misread(data: bytes, kind: wire.Type, digest: bytes, error: WireError) -> MusterError:
-    """Whose fault unreadable bytes are: their signer's where they are the very ones, else that of their way here.
-
-    A signature is not covered by the digest, so a wrong one may have come about on the way.
-    """
-    if wire.body_digest(data, kind) == digest and error.reason != "signature":
-        return LedgerError(f"it is anchored and not valid: {error}")
-    return ObjectDamaged(f"its bytes were damaged on the way: {error}")

@@ -1,7 +1,8 @@
 """The one shell of the round machine: it looks at store and chain, and carries out what the machine says.
 
 Miner, validator and aggregator, as daemons or in the simulator, differ only in the `Participant` they pass in. Time
-is the chain's: the session waits for the next block and for nothing else. Looking never acts, and what a look cannot
+is the chain's: the session waits for the next block, and looks before it only where the chain can tell it that somebody
+has written something. Looking never acts, and what a look cannot
 see (a store or a chain that fails, bytes damaged on the way) it sees at the next block.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
@@ -59,6 +61,9 @@ class FoundRecord:
     final: bool
 
 
+PUBLISHING = frozenset((Instruction.PUBLISH_SEAL, Instruction.PUBLISH_KEY, Instruction.PUBLISH_RECORD))
+"""Instructions after which others have something to look at."""
+
 UNDER_WAY = frozenset((Phase.SUBMIT, Phase.REVEAL, Phase.APPLY, Phase.UNDO))
 """Phases in which a round is the session's business; after them comes the next round, or an earlier one again."""
 
@@ -76,7 +81,7 @@ class Session:
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied and is final, or until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, self._reader.ahead:
             tasks.create_task(self._participant.beside())
             await self._rounds()
 
@@ -117,18 +122,29 @@ class Session:
 
     async def block_after(self, head: Block | None) -> Block:
         """The newest block, once it is beyond `head`; a chain that fails is asked until it answers."""
+        return await self._told(lambda: self._chain.head() if head is None else self._chain.next_block(head.number))
+
+    async def news_after(self, head: Block) -> Block:
+        """The newest block, once it is beyond `head` or there is something to look at."""
+        return await self._told(lambda: self._chain.news(head.number))
+
+    async def _told(self, ask: Callable[[], Coroutine[Any, Any, Block]]) -> Block:
         while True:
             try:
-                return await (self._chain.head() if head is None else self._chain.next_block(head.number))
+                return await ask()
             except ChainError as error:
                 self.complain(f"the chain does not say what block it is at: {error}")
                 await asyncio.sleep(CHAIN_RETRY)
+
+    async def announce(self) -> None:
+        """Say to who waits for news that something was written."""
+        await self._chain.announce()
 
     async def find_record(self) -> FoundRecord | None:
         """The first record of the open round that is anchored, at hand and valid, in the order of fork choice."""
         me = self._participant
         try:
-            pointers = await self._reader.anchored(me.tip)
+            pointers = await self._reader.go_on(me.tip, me.open_ahead)
         except (StorageError, ChainError, LedgerError) as error:
             self.complain(f"the record of round {me.tip.round} cannot be looked for: {error}")
             return None
@@ -214,7 +230,7 @@ class _Round:
             if self.phase in UNDER_WAY:
                 # Acting takes time, and what is decided next is decided by the time of now.
                 idle = not acted and all(isinstance(event, Looked) for event in news)
-                head = await self._session.block_after(head if idle else None)
+                head = await (self._session.news_after(head) if idle else self._session.block_after(None))
                 await self.feed([Tick(head.number)])
         if self._record is not None:
             self._record = replace(self._record, fetched=None)  # a bundle is large
@@ -251,6 +267,8 @@ class _Round:
             events = await self._do(instruction)
         except (StorageError, ChainError) as error:
             return [self._failed(instruction, error)]
+        if instruction in PUBLISHING:
+            await self._session.announce()
         return [Done(instruction), *events]
 
     async def _do(self, instruction: Instruction) -> list[Event]:
@@ -280,6 +298,7 @@ class _Round:
             self._ended.append(self._failed(Instruction.TRAIN, error))
             return
         self._ended.append(Done(Instruction.TRAIN))
+        await self._session.announce()
 
     def _failed(self, instruction: Instruction, error: MusterError) -> Failed:
         log.warning("round %d: %s failed and will be given again: %s", self.tip.round, instruction.value, error)

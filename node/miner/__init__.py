@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.miner.inner import LocalEngine
+from muster.node.miner.memory import Memory
 from muster.node.miner.miner import MakeMiner, Miner
 from muster.node.miner.stages import HONEST, Stages
 from muster.node.miner.trial import settled
@@ -24,7 +24,7 @@ def local_miner(
     tip: Tip,
     replica: Replica,
     text: TextReader,
-    memory_path: Path | None,
+    memory: Memory | None,
     compute: Compute = CPU,
     *,
     stages: Stages = HONEST,
@@ -39,7 +39,7 @@ def local_miner(
         log.info("computes with %s", why)
         context.journal.note(events.Computes(device=str(compute.device), why=why))
     engine = LocalEngine(tip.spec.model, tip.spec.inner, compute)
-    return Miner(context, tip, replica, text, memory_path, engine, stages)
+    return Miner(context, tip, replica, text, memory, engine, stages)
 
 
-__all__ = ["MakeMiner", "Miner", "local_miner"]
+__all__ = ["MakeMiner", "Memory", "Miner", "local_miner"]

@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -25,8 +24,9 @@ from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
+from muster.node.miner.memory import Memory
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
-from muster.node.miner.state import Made, MinerState, load_state, save_state
+from muster.node.miner.state import Made, MinerState
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
@@ -47,22 +47,23 @@ class MakeMiner(Protocol):
         tip: Tip,
         replica: Replica,
         text: TextReader,
-        memory_path: Path | None,
+        memory: Memory | None,
         compute: Compute = CPU,
     ) -> Miner:
-        """A miner that goes on from what `memory_path` holds (None: from nothing, and nothing is kept).
+        """A miner that goes on from what `memory` holds (None: from nothing, and nothing is kept).
 
         It trains as `compute` says, on the replica's device.
         """
 
 
 class Miner(Follower):
-    """A participant that trains. Everything it must remember is in one file (none: it lives in this process only).
+    """A participant that trains. What it must remember is in `Memory` (none: it lives in this process only).
 
-    Of the model's size, fp32, it holds θ, what the engine holds (the working copy, its gradients, the optimizer's
-    moments) and e. Δ takes the gradients' place, and the new e is made in Δ's; so the old e, kept until the new one is
-    durable, is the one copy beyond what training needs. (Models too small for the compiled kernels take scratch for as
-    long as they compress.) Where Δ is on a GPU, both e are in the host's memory all the same.
+    Of the model's size, fp32, it holds θ and what the engine holds: the working copy, its gradients, the optimizer's
+    moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
+    durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
+    there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
+    the host's memory all the same.
     """
 
     def __init__(
@@ -71,12 +72,12 @@ class Miner(Follower):
         tip: Tip,
         replica: Replica,
         text: TextReader,
-        memory_path: Path | None,
+        memory: Memory | None,
         engine: Engine,
         stages: Stages = HONEST,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Go on from what `memory_path` holds; `engine` is this miner's alone, `random` makes keys.
+        """Go on from what `memory` holds; `engine` is this miner's alone, `random` makes keys.
 
         Raises:
             ConfigError: that file is of another release or run.
@@ -88,10 +89,13 @@ class Miner(Follower):
         self._engine = engine
         self._stages = stages
         self._random = random
-        self._path = memory_path
-        self._state = (
-            load_state(memory_path, tip.layout, engine.load_state) if memory_path else MinerState.blank(tip.layout)
+        self._memory = memory
+        self._state, forgotten = (
+            memory.load(tip.layout, engine.load_state) if memory else (MinerState.blank(tip.layout), 0)
         )
+        if forgotten:
+            log.warning("error feedback and moments know nothing of the last %d rounds' work", forgotten)
+            self.note(events.Forgot(tip.round, rounds=forgotten))
         self._unsaved: MinerState | None = None
         self.sits_out: Callable[[int], bool] = lambda _round: False
         self._stop = threading.Event()
@@ -266,6 +270,7 @@ class Miner(Follower):
                     return None
                 self._remember(self._unsaved)
                 self._unsaved = None
+                give_back()
             return self.made
 
     def _do(self, task: Task) -> MinerState | None:
@@ -294,7 +299,6 @@ class Miner(Follower):
     def _remember(self, state: MinerState) -> None:
         """Make a round's work durable: from here on it counts as sent."""
         self.context.faults.trip("submit.before_save")
-        if self._path:
-            save_state(self._path, self._tip.layout, state, self._engine.state)
+        if self._memory:
+            state = self._memory.save(self._tip.layout, state, self._engine.state)
         self._state = state
-        give_back()

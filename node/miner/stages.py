@@ -21,7 +21,8 @@ from torch import Tensor
 from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.reader import BULK_DEADLINE, FoundSeal
+from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.answering import answer
 from muster.node.miner.engine import Delta, Engine, Job, RoundLost
 from muster.node.miner.passes import full
@@ -160,7 +161,7 @@ async def put(now: OpenRound, made: Made) -> None:
     """
     context, tip = now.context, now.tip
     context.faults.trip("submit.before_put")
-    signed, ciphertext = wire.decode_submission(made.submission, tip.run_id)
+    signed, ciphertext = await context.offload(lambda: wire.decode_submission(made.submission, tip.run_id))
     await context.bucket.put(paths.head(tip.run_id, made.round), signed.head)
     await context.bucket.put(paths.payload(tip.run_id, made.round), ciphertext, deadline=UPLOAD_DEADLINE)
     context.journal.note(events.Submitted(tip.round, bytes=len(made.submission), values=tip.codec.count))
@@ -168,7 +169,7 @@ async def put(now: OpenRound, made: Made) -> None:
 
 def seal_problem(now: OpenRound, made: Made, seal: Seal, newest: Block) -> str:
     """Why this submission's key may not answer a seal that is seen at the block `newest`, "" where it may."""
-    signed, _ = wire.decode_submission(made.submission, now.tip.run_id)
+    signed = wire.submitted_head(made.submission, now.tip.run_id)
     return ledger.unanswerable(now.tip, seal, now.context.identity.public, signed.digest, newest)
 
 

@@ -4,21 +4,26 @@ One safetensors file, replaced whole. A miner killed at any instant comes back e
 work, or with that work done: e after it, the key and the submission lie in the same file, so none is there without the
 others. The file has one entry for each tensor of the layout (e, and what the engine keeps of it), and entries are
 written and read one after another, from and to where they are used: at no time is there a second copy of the model.
+What is kept of e stays in the file: it is read once a round, so it need not lie in memory for the rest of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
@@ -78,8 +83,8 @@ class MinerState:
 
     @classmethod
     def blank(cls, layout: Layout) -> MinerState:
-        """Before the first round: e = 0, in host memory."""
-        return cls(tuple(torch.zeros(shape) for shape in layout.shapes))
+        """Before the first round: e = 0, pages of the host that take no memory before they are written to."""
+        return cls(tuple(torch.from_numpy(np.zeros(shape, np.float32)) for shape in layout.shapes))
 
 
 class _Place(BaseModel):
@@ -94,6 +99,32 @@ class _Place(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Place | dict[str, str]])
 
 
+def save_made(path: Path, made: Made, after: Made) -> None:
+    """Replace the file at `path` by one of a submission alone, made since the state that holds `after` was saved.
+
+    Raises:
+        StorageError: as `save_state`.
+    """
+    _write(
+        path, lambda: _submission(made), {"format": FORMAT, **_belonging(made), "after": blake3(after.key).hexdigest()}
+    )
+
+
+def load_made(path: Path, after: Made) -> Made | None:
+    """The submission at `path`; None where there is none, or it was made before the state that holds `after`.
+
+    Raises:
+        ConfigError: the file is of another release, or none of a submission.
+        StorageError: it cannot be read.
+    """
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            return stored.made() if stored.follows(after) else None
+    except FileNotFoundError:
+        return None
+
+
 def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[[], Iterable[Entry]]) -> None:
     """Replace the file at `path`; what it says survives a power cut once this returns.
 
@@ -102,15 +133,19 @@ def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[
     Raises:
         StorageError: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
     """
-    about = {"format": FORMAT}
-    if state.made is not None:
-        about |= {"round": str(state.made.round), "parent": state.made.parent.hex()}
-    try:
-        _replace(path, lambda: _tensors(layout, state, moments()), about)
-    except OSError as problem:
-        raise StorageError(
-            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
-        ) from problem
+    about = {"format": FORMAT} | (_belonging(state.made) if state.made else {})
+    _write(path, lambda: _tensors(layout, state, moments()), about)
+
+
+def _belonging(made: Made) -> dict[str, str]:
+    """What a header says of a submission."""
+    return {"round": str(made.round), "parent": made.parent.hex()}
+
+
+def _submission(made: Made) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a submission."""
+    yield f"{_MADE}/key", _tensor(made.key)
+    yield f"{_MADE}/submission", _tensor(made.submission)
 
 
 def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Iterator[tuple[str, Tensor]]:
@@ -122,8 +157,17 @@ def _tensors(layout: Layout, state: MinerState, moments: Iterable[Entry]) -> Ite
         for part, tensor in entry.items():
             yield f"{name}/{part}", tensor
     if state.made is not None:
-        yield f"{_MADE}/key", _tensor(state.made.key)
-        yield f"{_MADE}/submission", _tensor(state.made.submission)
+        yield from _submission(state.made)
+
+
+def _write(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
+    """`_replace`, whose errors are sentences."""
+    try:
+        _replace(path, tensors, about)
+    except OSError as problem:
+        raise StorageError(
+            f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
+        ) from problem
 
 
 def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], about: Mapping[str, str]) -> None:
@@ -142,7 +186,7 @@ def _replace(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], ab
 
 
 def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], None]) -> MinerState:
-    """What was saved at `path`, or a blank state where there is nothing; e is in host memory.
+    """What was saved at `path`, or a blank state where there is nothing; e as of `stored_error`.
 
     `take` is given what the engine kept, an entry at a time, and owns its tensors (`Engine.load_state`).
 
@@ -152,15 +196,41 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
         MusterError: what `take` raises where the entries are not its own.
     """
     try:
-        with path.open("rb") as file:
+        with _reading(path), path.open("rb") as file:
             stored = _Stored(path, file)
             stored.check(layout)
-            error = tuple(stored.error(name) for name in layout.names)
             take(stored.moments(layout))
-            return MinerState(error, stored.made())
+            return MinerState(stored.error(layout), stored.made())
     except FileNotFoundError:
         take(())
         return MinerState.blank(layout)
+
+
+def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
+    """The e that was saved at `path`, where it lies in the file: the kernel brings a page when it is read.
+
+    It may take the page back at any time. The tensors stay what they are when the file is replaced by another, as
+    `save_state` does; not so when it is written over, which nobody may do while a miner runs.
+
+    Raises:
+        ConfigError, StorageError: as `load_state`; StorageError also where there is none.
+    """
+    try:
+        with _reading(path), path.open("rb") as file:
+            stored = _Stored(path, file)
+            stored.check(layout)
+            return stored.error(layout)
+    except FileNotFoundError as problem:
+        raise StorageError(f"{path} was saved and is gone; leave it to the miner while it runs") from problem
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file, as a sentence; that there is none is said as Python says it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
     except OSError as problem:
         raise StorageError(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"
@@ -212,9 +282,21 @@ class _Stored:
         if named != set(layout.names) or found != layout.shapes:
             raise ValueError("error feedback of another model")
 
-    def error(self, name: str) -> Tensor:
-        """e of one tensor of the layout."""
-        return self._read(self._places[name][ERROR])
+    def follows(self, after: Made) -> bool:
+        """Whether it is a submission made since the state that holds `after` was saved."""
+        return self._about.get("after") == blake3(after.key).hexdigest()
+
+    def error(self, layout: Layout) -> tuple[Tensor, ...]:
+        """e in layout order, in one map of the file; what is written to it never reaches the file."""
+        places = [self._places[name][ERROR] for name in layout.names]
+        end = self._begin + max(place.data_offsets[1] for place in places)
+        kept = mmap.mmap(self._file.fileno(), end, access=mmap.ACCESS_COPY)
+        return tuple(
+            torch.frombuffer(
+                kept, dtype=torch.float32, count=math.prod(place.shape), offset=self._begin + place.data_offsets[0]
+            ).view(place.shape)
+            for place in places
+        )
 
     def moments(self, layout: Layout) -> Iterator[Entry]:
         """What is kept of each tensor beside its e, each entry read when it is asked for."""
@@ -279,4 +361,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _tensor(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    """A copy, which no other thread waits for, as for one that the interpreter makes."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())

@@ -8,10 +8,10 @@ at a time, so that beside θ there is never more than one of them. The manifest'
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import IO, Any
 
 import numpy as np
 import rfc8785
@@ -19,7 +19,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from muster.protocol.errors import LedgerError, ObjectDamaged
+from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
 from muster.protocol.spec.layout import Layout
 from muster.protocol.wire.manifest import Manifest, ShardInfo, decode_manifest
 
@@ -49,6 +49,25 @@ class Shard:
     def write(self, theta: Sequence[Tensor]) -> bytes:
         """The file; of CPU tensors no copy is made but this."""
         return b"".join([self.header, *(_bytes_of(theta[i]) for i in self.tensors)])
+
+    def write_to(self, file: IO[bytes], theta: Sequence[Tensor]) -> ShardInfo:
+        """The same into a file, of which there is a tensor at a time in memory, and of CPU tensors no copy.
+
+        Returns what a manifest says of it.
+
+        Raises:
+            StorageError: the disk did not take it.
+        """
+        digest, tensors = blake3(), (_bytes_of(theta[i]) for i in self.tensors)
+        parts: Iterator[bytes | memoryview] = chain((self.header,), tensors)
+        try:
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+            file.flush()
+        except OSError as error:
+            raise StorageError(f"{self.size} bytes of a checkpoint cannot be kept on disk: {error.strerror}") from error
+        return ShardInfo(name=self.name, bytes=self.size, blake3=digest.hexdigest())
 
     def read_(self, data: bytes, theta: Sequence[Tensor]) -> None:
         """Copy the file's values into contiguous fp32 tensors, on any device; the others of `theta` are left alone.

@@ -6,8 +6,12 @@ nobody outside has a whole tensor. Equal state roots mean equal bits.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,7 @@ from muster.node.models import model_class
 from muster.node.replica.checkpoint import SHARD_BYTES, Shard, plan_shards, read_shards
 from muster.node.replica.genesis import genesis_parameters
 from muster.protocol import paths
+from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
 from muster.protocol.spec import ModelSpec, RunSpec
@@ -29,6 +34,29 @@ from muster.protocol.wire.manifest import Manifest, ShardInfo, TipInfo, manifest
 
 EVAL_BATCH = 16
 """Windows per forward pass of an evaluation; fixed, because a loss's last bits depend on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """Where files of `least` bytes and more wait on disk until they are stored, and what stores one under its name.
+
+    `folder` None: where the system keeps temporary files.
+    """
+
+    folder: Path | None
+    least: int
+    put: Callable[[str, Path], Awaitable[None]]
+
+    def file(self) -> IO[bytes]:
+        """One, which goes when it is closed.
+
+        Raises:
+            StorageError: the disk has no place for it.
+        """
+        try:
+            return tempfile.NamedTemporaryFile(prefix="shard-", dir=self.folder)
+        except OSError as error:
+            raise StorageError(f"a checkpoint cannot be kept on disk: {error.strerror}") from error
 
 
 class Replica:
@@ -190,6 +218,7 @@ class Replica:
         put: Callable[[str, bytes], Awaitable[None]],
         offload: Offload,
         shard_bytes: int = SHARD_BYTES,
+        large: Spool | None = None,
     ) -> tuple[bytes, int]:
         """Write θ's checkpoint before the record of a round, a shard at a time and the manifest last.
 
@@ -199,12 +228,18 @@ class Replica:
             put: stores the bytes of one file under its name.
             offload: runs what takes a while.
             shard_bytes: what a shard holds at least, the last one excepted.
+            large: how shards go that are not held in memory (None: all are).
 
         Returns:
             What the record pins, and the bytes of all shards.
         """
 
         async def write(shard: Shard) -> ShardInfo:
+            if large is not None and shard.size >= large.least:
+                with large.file() as file:
+                    info = await offload(lambda: shard.write_to(file, self._theta))
+                    await large.put(shard.name, Path(file.name))
+                return info
             data = await offload(lambda: self.shard(shard))
             await put(shard.name, data)
             return await offload(lambda: shard.info(data))

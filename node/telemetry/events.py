@@ -95,6 +95,18 @@ class Unregistered(RoundEvent):
 
 
 @event
+class Forgot(RoundEvent):
+    """Begins again, with error feedback and moments from before its last `rounds` of work."""
+
+    by, failed = MINER, True
+    rounds: int
+
+    def said(self) -> str:
+        """Of how much work nothing is left but what was sent."""
+        return f"goes on with error feedback and moments from before its last {self.rounds} rounds of work"
+
+
+@event
 class Lost(RoundEvent):
     """Has nothing to submit in this round: `problem` says why; it goes on with the next."""
 

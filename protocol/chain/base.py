@@ -74,7 +74,19 @@ class Chain(ABC):
 
     @abstractmethod
     async def next_block(self, after: int) -> Block:
-        """Wait until the head is beyond height `after`; returns the head then. This is the only way to wait."""
+        """Wait until the head is beyond height `after`; returns the head then. Nothing waits for anything else."""
+
+    async def news(self, after: int) -> Block:
+        """Wait as `next_block` does, but no longer than until something is announced; returns the head then.
+
+        A look is worth while again. That is all it says: what counts, counts in blocks. Where nobody can be told, the
+        next block is all the news there is.
+        """
+        return await self.next_block(after)
+
+    async def announce(self) -> None:
+        """Say to who waits for news that something was written, here or to a bucket."""
+        return
 
     @abstractmethod
     async def block(self, number: int) -> Block:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from muster.protocol.chain import rules
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
+from muster.protocol.chain.bell import Bell
 from muster.protocol.chain.rules import Call, ChainGenesis, ChainState, Commit, Member, Register, SetWeights
 from muster.protocol.chain.wall import Clock
 from muster.protocol.errors import ChainError
@@ -32,6 +33,12 @@ APPLICATION_ID = 0x4D555354
 
 VERSION = 2
 """Layout of the tables (SQLite's `user_version`)."""
+
+BELL = "-bell"
+"""What the name of the bell beside a chain file ends with."""
+
+NEWS_PER_BLOCK = 8
+"""How often within a block what is announced is heard: who writes without end makes nobody look without end."""
 
 BUSY_SECONDS = 30.0
 """How long a transaction waits for the others': thousands of times what one takes."""
@@ -76,6 +83,7 @@ class SqliteChain(Chain):
         self.path = path
         self._clock = clock
         self._sleep = sleep
+        self._bell = Bell(path.with_name(path.name + BELL), clock, sleep)
         self._lock = threading.Lock()
         self._open: tuple[sqlite3.Connection, ChainGenesis] | None = None
         self._closed = False
@@ -100,6 +108,7 @@ class SqliteChain(Chain):
         started = Clock(block_seconds, clock(), 0)
         try:
             path.open("xb").close()
+            path.with_name(path.name + BELL).touch()
         except OSError as error:
             raise ChainError(f"cannot create the chain file {path}: {error.strerror}") from error
         with _reported(path), closing(_connect(path)) as connection:
@@ -125,6 +134,18 @@ class SqliteChain(Chain):
             if clock.height > after:
                 return genesis.block(clock.height)
             await self._sleep(clock.wait(after + 1, self._clock()))
+
+    async def news(self, after: int) -> Block:
+        """Wait until the head is beyond `after`, or the bell is rung."""
+        clock, genesis = await self._run(lambda connection, genesis: (self._tick(connection), genesis))
+        if clock.height > after:
+            return genesis.block(clock.height)
+        wait, quiet = clock.wait(after + 1, self._clock()), clock.block_seconds / NEWS_PER_BLOCK
+        return await (self.head() if await self._bell.heard(wait, quiet) else self.next_block(after))
+
+    async def announce(self) -> None:
+        """Ring the bell."""
+        await asyncio.to_thread(self._bell.ring)
 
     async def block(self, number: int) -> Block:
         """The block at a height that has been reached; `ChainError` for any other."""
@@ -174,6 +195,7 @@ class SqliteChain(Chain):
 
     async def close(self) -> None:
         """Close the connection, after the call that is using it; later calls raise `ChainError`."""
+        self._bell.close()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:

@@ -53,6 +53,10 @@ class SqliteChainReader(SqliteChain):
         self._copied: _Mark | None = None
         self._seen: Clock | None = None
 
+    async def announce(self) -> None:
+        """Nobody: who only looks has nothing to say."""
+        return
+
     def _opened(self) -> tuple[sqlite3.Connection, ChainGenesis]:
         """The copy, made again where the file has changed since."""
         try:

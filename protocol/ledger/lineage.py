@@ -32,6 +32,18 @@ class Lineage:
             at = Anchor(at.round - 1, self._parents[at.round, at.digest])
         return at
 
+    def between(self, anchor: Anchor, first: int, last: int) -> list[Anchor]:
+        """The records of the rounds `first` … `last` that are known to lead to `anchor`, newest first."""
+        found, at = [], anchor
+        while at.round >= first:
+            if at.round <= last:
+                found.append(at)
+            parent = self._parents.get((at.round, at.digest))
+            if parent is None:
+                break
+            at = Anchor(at.round - 1, parent)
+        return found
+
     def take(self, at: Anchor, record: Record, digest: bytes) -> None:
         """Learn the parent of a record that `trace` asked for; `digest` is of the bytes that were read.
 

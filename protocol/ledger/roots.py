@@ -10,10 +10,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from blake3 import blake3
 
-from muster.kernels import Slice, cover
+from muster.kernels import Grid, Slice, cover
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec.layout import Layout
 
@@ -85,14 +86,29 @@ def held_tiles(theta: Sequence[torch.Tensor], held: Slice, beacon: bytes) -> dic
 
     Nothing but these tiles leaves the device.
     """
-    found, grid = {}, held.grid
+    found, grid, parts = {}, held.grid, [_in_reach(tensor) for tensor in theta]
     tiles = held.whole.tiles
     for place, tile in enumerate(sample(beacon, b"possession", tiles, min(POSSESSION_TILES, tiles))):
         mine = held.tile(tile)
         if mine is not None:
-            values = grid.gather_tile(theta[grid.tensor_of(mine)].detach(), mine)
-            found[place] = values.cpu().numpy().astype("<f4", copy=False).tobytes()
+            found[place] = _bytes_of(parts[grid.tensor_of(mine)], grid, mine)
     return found
+
+
+def _in_reach(tensor: torch.Tensor) -> torch.Tensor | npt.NDArray[np.float32]:
+    """A tensor that is on a device, or the array that one in host memory is: cutting 64 tiles takes a third then."""
+    tensor = tensor.detach().contiguous()
+    array: torch.Tensor | npt.NDArray[np.float32] = tensor.numpy() if tensor.device.type == "cpu" else tensor
+    return array
+
+
+def _bytes_of(values: torch.Tensor | npt.NDArray[np.float32], grid: Grid, tile: int) -> bytes:
+    """The float32 bytes of one tile, row-major."""
+    if isinstance(values, np.ndarray):
+        array = grid.cut_tile(values, tile)
+    else:
+        array = grid.gather_tile(values, tile).cpu().numpy()
+    return array.astype("<f4", copy=False).tobytes()
 
 
 def join_tiles(found: Iterable[Mapping[int, bytes]]) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from muster.protocol.errors import WireError
-from muster.protocol.rules.assignment import assigned, data_digest
+from muster.protocol.rules.assignment import assigned_digest
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.layout import Layout, codec_of, max_payload_bytes
 from muster.protocol.wire import Opening, Signed, decode_head
@@ -87,6 +87,5 @@ def _admit_data(facts: RoundFacts, signed: Signed) -> None:
         raise WireError("windows_range", f"{header.windows} windows")
     if header.tokens != header.windows * spec.data.window:
         raise WireError("tokens", f"{header.tokens} tokens of {header.windows} windows")
-    windows = assigned(facts.opening.assign.value, header.uid, spec.data, header.windows)
-    if header.data_digest != data_digest(windows):
+    if header.data_digest != assigned_digest(facts.opening.assign.value, header.uid, spec.data, header.windows):
         raise WireError("data_digest", "not the assigned windows")

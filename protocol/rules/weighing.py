@@ -53,13 +53,22 @@ def limits_of(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: Ou
     Raises:
         ValueError: the updates are of different grids, or there are none, or not as many as windows.
     """
+    return _measured(updates, windows, outer)[0]
+
+
+def _measured(
+    updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec
+) -> tuple[Limits, list[list[float]]]:
+    """`limits_of`, and the norms of the updates under the caps, (R, tensors)."""
     peaks = [scale_peaks(update) for update in updates]
     caps = tuple(caps_of(peaks, outer.scale_cap))
-    medians = medians_of([norms_of(capped(update, caps)) for update in updates], windows)
+    norms = [norms_of(capped(update, caps)) for update in updates]
+    medians = medians_of(norms, windows)
     working = sum(any(largest) for largest in peaks)
     fewest = max(1, min(outer.min_owners, working))
     owners = [sum(peak > 0 for peak in column) for column in zip(*peaks, strict=True)]
-    return Limits(caps, tuple(medians), tuple(i for i, count in enumerate(owners) if count < fewest))
+    unmoved = tuple(i for i, count in enumerate(owners) if count < fewest)
+    return Limits(caps, tuple(medians), unmoved), norms
 
 
 def as_applied(update: SparseUpdate, windows: int, limits: Limits, outer: OuterSpec) -> tuple[SparseUpdate, Row]:
@@ -69,9 +78,14 @@ def as_applied(update: SparseUpdate, windows: int, limits: Limits, outer: OuterS
     min(1, median norm · (windows / the median's) / norm), 1 without `norm_clip`.
     """
     taken = capped(update, limits.caps)
-    clip = clip_of(norms_of(taken), windows, limits.medians) if outer.norm_clip else np.ones(len(limits.caps), "<f4")
+    return taken, _clip(norms_of(taken), windows, limits, outer)
+
+
+def _clip(norms: Sequence[float], windows: int, limits: Limits, outer: OuterSpec) -> Row:
+    """The clip weights of an update with these norms under the caps."""
+    clip = clip_of(norms, windows, limits.medians) if outer.norm_clip else np.ones(len(limits.caps), "<f4")
     clip[list(limits.unmoved)] = 0
-    return taken, clip
+    return clip
 
 
 def weigh(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec) -> Weighed:
@@ -83,9 +97,9 @@ def weigh(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterS
     Raises:
         ValueError: as `limits_of`.
     """
-    limits = limits_of(updates, windows, outer)
-    pairs = [as_applied(update, its, limits, outer) for update, its in zip(updates, windows, strict=True)]
-    weights = np.stack([clip for _, clip in pairs])
+    limits, norms = _measured(updates, windows, outer)
+    clips = [_clip(row, its, limits, outer) for row, its in zip(norms, windows, strict=True)]
+    weights = np.stack(clips)
     if outer.rule == "mean":
         weights = (weights.astype(np.float64) / len(updates)).astype(np.float32)
-    return Weighed([taken for taken, _ in pairs], weights, limits.unmoved)
+    return Weighed([capped(update, limits.caps) for update in updates], weights, limits.unmoved)

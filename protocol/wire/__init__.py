@@ -55,6 +55,7 @@ from muster.protocol.wire.submission import (
     encrypt_payload,
     key_commitment,
     open_payload,
+    submitted_head,
 )
 
 __all__ = [
@@ -121,4 +122,5 @@ __all__ = [
     "read_prefix",
     "scores_used",
     "strictly_ascending",
+    "submitted_head",
 ]

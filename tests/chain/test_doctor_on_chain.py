@@ -13,7 +13,7 @@ from muster.doctor.checks import judge_registration
 from muster.doctor.finding import Status
 from muster.doctor.network import Clock, find_member, watch_chain
 from muster.protocol.chain.bittensor import BittensorChain
-from muster.protocol.errors import ChainError
+from muster.protocol.errors import ChainError, NotRegistered
 from muster.protocol.identity import Identity
 from muster.protocol.types import Role
 from muster.run.file import BITTENSOR, NO_RUN, RunFile
@@ -44,12 +44,12 @@ async def test_members_and_strangers(subnet: Any, client: BittensorChain) -> Non
     assert (await judged(operator, Role.AGGREGATOR))[0] is Status.OK
     assert (await judged(rival, Role.VALIDATOR))[0] is Status.OK
     assert (await judged(miner, Role.MINER))[0] is Status.OK
-    for who, role, fix in (
-        (miner, Role.VALIDATOR, "btcli stake add --netuid"),
-        (Identity.derive(9, "stranger"), Role.MINER, "btcli subnets register --netuid"),
+    for who, role, fix, expected in (
+        (miner, Role.VALIDATOR, "btcli stake add --netuid", ChainError),
+        (Identity.derive(9, "stranger"), Role.MINER, "btcli subnets register --netuid", NotRegistered),
     ):
         status, exit_status, told = await judged(who, role)
-        assert (status, exit_status) == (Status.FAIL, ChainError.exit_status)
+        assert (status, exit_status) == (Status.FAIL, expected.exit_status)
         assert f"{fix} {subnet.netuid}" in told
 
 

@@ -113,7 +113,7 @@ def test_what_time_may_cure_ends_with_a_status_that_is_tried_again(way: Callable
 def test_statuses_are_told_apart_in_the_same_way_everywhere() -> None:
     for role in TASKS:
         codes = yaml.safe_load(task_text(role))["resources"]["job_recovery"]["recover_on_exit_codes"]
-        assert set(codes) == set(range(1, 12)) - INCURABLE
+        assert set(codes) == set(range(1, 12)) - INCURABLE, "nor 13: a rented machine does not wait to be registered"
     script = (DEPLOY / "compose" / "compose.yml").read_text()
     (cases,) = re.findall(r"([\d|]+)\) echo", script)
     assert {int(status) for status in cases.split("|")} == INCURABLE

@@ -139,7 +139,7 @@ class TestMachines:
         findings = diagnose(run.path, gpu=none)
         assert findings["gpu"].text == "no GPU: this machine computes on its CPU"
         assert findings["compute"].text.startswith("bf16 or fp32 products, as found faster")
-        assert "an inner step on the CPU (measured)" in findings["speed"].text
+        assert "an inner step on the CPU (measured, fp32 products)" in findings["speed"].text
 
 
 class TestBuckets:

@@ -33,7 +33,7 @@ from muster.node.compute import CPU, Card, Machine, choose
 from muster.node.wished import Device
 from muster.plan.memory import Item, Phase, Place, Plan
 from muster.protocol.chain.commitments import CommitSpace
-from muster.protocol.errors import ChainError, ConfigError, StorageError
+from muster.protocol.errors import ChainError, ConfigError, NotRegistered, StorageError
 from muster.protocol.spec import ChainSpec, load_template, preset_names
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.types import Origin, Role
@@ -290,7 +290,7 @@ class TestChain:
     def test_an_unregistered_hotkey(self) -> None:
         finding = checks.judge_registration(replace(MEMBER, uid=None), Role.MINER, (), 3)
         assert finding.status is Status.FAIL
-        assert finding.exit_status == ChainError.exit_status
+        assert finding.exit_status == NotRegistered.exit_status
         assert finding.fix.endswith("btcli subnets register --netuid 3")
         local = replace(MEMBER, uid=None, registers_itself=True)
         assert checks.judge_registration(local, Role.MINER, (), None).status is Status.OK

@@ -24,7 +24,7 @@ from muster.lab.faults import Fault, Kind, Script
 from muster.lab.faulty import FaultyStore
 from muster.node import submission
 from muster.node.context import Offload, in_place
-from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.submission import Payload, Submissions
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError, WireError

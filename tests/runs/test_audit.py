@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from run_builders import MAX_BYTES, Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor, AuditReport, FaultClass
+from muster.lab import clock
+from muster.lab.faults import Fault, Script
+from muster.lab.faulty import FaultyBuckets
 from muster.lab.simulator import SimulatedRun
 from muster.protocol.errors import AuditError, ConfigError, ScoresFault, UsageError
 from muster.protocol.identity import SIGNATURE_BYTES
@@ -246,3 +249,22 @@ def test_any_changed_byte_of_the_spec(case: Case, copy: Path) -> None:
         path.write_bytes(flipped(whole, offset))
         with pytest.raises(ConfigError):
             RunDirectory.open(str(copy))
+
+
+def test_bundles_come_while_rounds_are_replayed_and_each_object_once(case: Case) -> None:
+    """However slow the bucket is, it is waited for once and not in every round."""
+    slow = Fault("slow", "store.get", "*.bin", seconds=10.0)
+    script = Script([slow])
+    buckets = FaultyBuckets(case.run.buckets, script, lambda: 0, "auditor")
+
+    async def audit() -> tuple[AuditReport, float]:
+        report = await Auditor(case.stage.run, case.run.chain, buckets, lambda _line: None).audit(None)
+        return report, asyncio.get_running_loop().time()
+
+    report, took = clock.run(audit())
+    assert (report.faults, report.closed) == ([], True)
+    assert took < 3 * 10.0 <= script.fired[slow] * 10.0, "the first, and those after it together"
+    objects = [key for key in case.objects() if key.endswith((".rec", ".seal", ".bin"))]
+    assert script.asked("auditor", "store.get", "*s.rec") == sum(key.endswith(".rec") for key in objects)
+    assert script.asked("auditor", "store.get", "seals.seal") == sum(key.endswith(".seal") for key in objects)
+    assert script.asked("auditor", "store.get", "bundles.bin") == sum(key.endswith(".bin") for key in objects)

@@ -14,7 +14,7 @@ from muster.node.context import Context, Offload, in_place
 from muster.node.ledger.bootstrap import bootstrap
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
-from muster.node.miner import local_miner
+from muster.node.miner import Memory, local_miner
 from muster.node.telemetry.journal import Journal
 from muster.protocol.storage.thread import in_thread
 from muster.protocol.types import Role
@@ -80,7 +80,7 @@ async def _live(stage: Stage, role: Role, name: str, offload: Offload) -> Follow
             return Aggregator(context, tip, replica, ROUNDS)
         if role is Role.VALIDATOR:
             return Validator(context, tip, replica, stage.text, ScoreStore(state / "scores.sqlite"))
-        return local_miner(context, tip, replica, stage.text, state / "memory.safetensors")
+        return local_miner(context, tip, replica, stage.text, Memory(state / "memory.safetensors"))
 
     participant = await asyncio.to_thread(make)
     await Session(participant, chain, context.directory).run()

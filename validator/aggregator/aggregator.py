@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 from muster.node.context import Context
+from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import BULK_DEADLINE, Fetched, FoundSeal
+from muster.node.ledger.reader import Fetched, FoundSeal
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round

@@ -10,7 +10,7 @@ from typing import IO
 
 from blake3 import blake3
 
-from muster.node.ledger.reader import BULK_DEADLINE
+from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.submission import SPOOL_BYTES
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger.bundle import Opened, bundle_parts, bundle_size

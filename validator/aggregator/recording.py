@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
-from muster.node.ledger.reader import ASSIGN, BULK_DEADLINE, POSSESS, draw
+from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.ledger.reader import ASSIGN, POSSESS, draw
+from muster.node.replica import Spool
+from muster.node.submission import SPOOL_BYTES
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
@@ -152,7 +156,10 @@ class Recording:
         return MadeRecord(data, applied, bundle)
 
     async def _checkpoint(self) -> bytes:
-        """Write the checkpoint of θ, a shard at a time, where one is due; returns what the record pins."""
+        """Write the checkpoint of θ, a shard at a time, where one is due; returns what the record pins.
+
+        A large shard waits on disk: beside θ there is no other copy of it in memory.
+        """
         tip, replica, around = self._leading.tip, self._leading.replica, self._leading.context
         due = tip.round > 0 and tip.round % tip.spec.clock.checkpoint_every == 0
         if not due and not self._leading.closing:
@@ -161,7 +168,11 @@ class Recording:
         async def put(name: str, data: bytes) -> None:
             await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data, deadline=BULK_DEADLINE)
 
-        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload)
+        async def upload(name: str, file: Path) -> None:
+            await around.bucket.upload(paths.checkpoint(tip.run_id, tip.round, name), file, deadline=BULK_DEADLINE)
+
+        spool = Spool(self._leading.spool, SPOOL_BYTES, upload)
+        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload, large=spool)
         around.journal.note(events.Checkpoint(tip.round, bytes=size))
         return digest
 

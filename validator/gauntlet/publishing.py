@@ -50,6 +50,7 @@ class Publishing:
             stored = await self._put(committed, tip)
             await offload(lambda: self._store.reached(committed.record, Stage.PUBLISHED))
             if stored:
+                await self._context.chain.announce()
                 self._context.journal.note(events.Scored(committed.round, peers=self.read(committed).rows))
         if committed.stage < Stage.DONE:
             if weights:

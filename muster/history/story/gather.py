@@ -10,6 +10,7 @@ from muster.history.story.journals import read_journals
 from muster.history.story.story import Story, tell
 from muster.history.walk import walk
 from muster.node.directory import Directory
+from muster.node.ledger.objects import read_seal
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
 from muster.protocol import ledger, paths
 from muster.protocol.chain.base import AnchorSeen, Chain
@@ -159,7 +160,7 @@ class _Look:
         store = self._stores.get(self._tip.leader_in_turn)
         try:
             if record is not None and store is not None:
-                return (await self._reader.seal_of(store, record))[0]
+                return (await read_seal(store, record))[0]
             return next((found.seal for found in await self._reader.seals(self._tip)), None)
         except (StorageError, LedgerError) as error:
             self._problems.append(f"the seal cannot be read: {error}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from muster.lab.adversary.miners import ADVERSARIES
 from muster.node.compute import CPU, Compute
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
-from muster.node.miner import MakeMiner, Miner, local_miner
+from muster.node.miner import MakeMiner, Memory, Miner, local_miner
 from muster.node.replica import Replica
 from muster.protocol.ledger import Tip
 from muster.testnet.adversaries import check_name
@@ -31,10 +29,10 @@ def maker_of(behaviour: str) -> MakeMiner:
         tip: Tip,
         replica: Replica,
         text: TextReader,
-        memory_path: Path | None,
+        memory: Memory | None,
         compute: Compute = CPU,
     ) -> Miner:
-        return local_miner(context, tip, replica, text, memory_path, compute, stages=stages())
+        return local_miner(context, tip, replica, text, memory, compute, stages=stages())
 
     return make
 

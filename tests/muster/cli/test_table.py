@@ -73,3 +73,15 @@ def test_help_of_a_command_is_its_own() -> None:
     assert ended.returncode == 0
     assert "Usage: muster spec new " in " ".join(ended.stdout.split())
     assert "--owner" in ended.stdout
+
+
+def test_what_a_command_imports_is_never_looked_at_for_garbage() -> None:
+    script = (
+        "import gc; from muster.cli.lazy import load\n"
+        f"load('{ALL['spec show'].function}'); print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+        "gc.disable()\n"
+        "try: load('muster.cli.nothing:here')\n"
+        "except ModuleNotFoundError: print(gc.isenabled())"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
+    assert ended.stdout == "True True\nFalse\n"

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from muster.node.compute import CPU, Compute
+from muster.node.ledger.ahead import BYTES_AHEAD, ROUNDS_AHEAD, decoded_bytes
 from muster.node.miner.optimizers import InnerOptimizer
 from muster.node.models import model_class
 from muster.node.wished import Moments
-from muster.plan.memory import CONTEXT, Item, Phase, Place, Plan, plan_of
+from muster.plan.memory import CONTEXT, OPENING, Item, Phase, Place, Plan, plan_of
 from muster.plan.table import NOT_RUN, plan_object, table
 from muster.protocol.spec import Template, load_template, preset_names
-from muster.protocol.spec.layout import layout_of
+from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Role
 
 GPU = Compute(torch.device("cuda", 0), autocast=True)
@@ -116,3 +117,14 @@ def test_a_validator_screens_when_there_are_more_peers_than_it_measures_exactly(
     exact = template.gauntlet.exact_peers
     assert Phase.SCREEN not in plan_of(template, Role.VALIDATOR, peers=exact).phases
     assert Phase.SCREEN in plan_of(template, Role.VALIDATOR, peers=exact + 1).phases
+
+
+@pytest.mark.parametrize("role", Role)
+def test_what_is_read_ahead_is_little_and_of_no_size_of_the_model(role: Role) -> None:
+    """It lies in memory while a round is applied: eight rounds of a small model, a fixed bound of a large one."""
+    tiny, large = (item(plan_of(load_template(name), role, peers=1), "read ahead") for name in ("tiny", "72b"))
+    codec = codec_of(load_template("tiny"))
+    each = max_payload_bytes(codec)
+    assert tiny.size == ROUNDS_AHEAD * (each + decoded_bytes(codec)) + int(OPENING * each)
+    assert large.size == BYTES_AHEAD + int(OPENING * BYTES_AHEAD)
+    assert tiny.phases == large.phases == {Phase.APPLY}

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import RunFailed
+from muster.testnet.parentage import SUPERVISOR_VARIABLE, supervisor_pid
 from muster.testnet.supervise import (
     PERSON_MUST_ACT,
-    SUPERVISOR_VARIABLE,
     TAIL_BYTES,
     ChildEvent,
     ChildSpec,
@@ -25,7 +25,6 @@ from muster.testnet.supervise import (
     Supervisor,
     describe_status,
     last_lines,
-    supervisor_pid,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -300,7 +299,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
 TIED = """
 import os
-from muster.testnet.supervise import die_with_parent, supervisor_pid
+from muster.testnet.parentage import die_with_parent, supervisor_pid
 die_with_parent(supervisor_pid(os.environ))
 """
 

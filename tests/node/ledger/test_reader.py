@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ledger_world import LEAD, ME, NewestOnly, World, Written
 
 from muster.lab.faults import Fault
-from muster.node.ledger.reader import MAX_SEAL_BYTES, MAX_SIBLINGS, STEPS_BACK, Pointer, genesis_tip
+from muster.node.ledger.objects import MAX_SEAL_BYTES
+from muster.node.ledger.reader import MAX_SIBLINGS, STEPS_BACK, Pointer, genesis_tip
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import Identity

@@ -16,7 +16,7 @@ from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.reader import FoundSeal
-from muster.node.miner import Miner
+from muster.node.miner import Memory, Miner
 from muster.node.miner.engine import Engine
 from muster.node.miner.inner import LocalEngine
 from muster.node.miner.stages import HONEST, Stages
@@ -31,6 +31,7 @@ from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.errors import ChainError
 from muster.protocol.faults import Faults
 from muster.protocol.ledger import Tip, genesis_tip
+from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.storage.base import DEFAULT_DEADLINE
@@ -112,9 +113,9 @@ def text() -> TextReader:
     return TextReader(Manifest(window=WINDOW, train=shard, heldout=shard, files=(), unigram=1.0), train, train)
 
 
-def open_tip(round_: int) -> Tip:
+def open_tip(round_: int, spec: RunSpec = SPEC) -> Tip:
     """The ledger with that round open, θ being θ_0 all along."""
-    tip = genesis_tip(SpecHistory.of(SPEC), beacon("assign"), beacon("possess"))
+    tip = genesis_tip(SpecHistory.of(spec), beacon("assign"), beacon("possess"))
     opening = replace(
         tip.opening,
         round=round_,
@@ -139,6 +140,7 @@ class World:
     chain: ScriptedChain
     buckets: ScriptedBuckets = field(default_factory=ScriptedBuckets)
     state: Path | None = None
+    save_every: int = 1
     facts: Facts = field(default_factory=Facts)
     journal: Journal = field(init=False)
 
@@ -171,13 +173,23 @@ class World:
         faults: Faults | None = None,
         offload: Offload = in_place,
         replica: Replica | None = None,
+        spec: RunSpec = SPEC,
     ) -> Miner:
         """A life of alice's miner that finds that round open."""
-        tip = open_tip(round_)
+        tip = open_tip(round_, spec)
         around = Context(ME, self.chain, self.buckets, "mem:alice", self.journal, offload, faults=faults or Faults())
-        replica = replica or Replica.genesis(SPEC, tip.run_id)
-        engine = engine or LocalEngine(SPEC.model, SPEC.inner)
-        return Miner(around, tip, replica, text(), self.state, engine, stages, random=counted_keys())
+        replica = replica or Replica.genesis(spec, tip.run_id)
+        engine = engine or LocalEngine(spec.model, spec.inner)
+        return Miner(
+            around,
+            tip,
+            replica,
+            text(),
+            self.state and Memory(self.state, self.save_every),
+            engine,
+            stages,
+            random=counted_keys(),
+        )
 
     def events(self, name: str) -> list[int]:
         """The rounds of the journal's events of that name."""
@@ -198,7 +210,7 @@ class World:
 async def next_round(miner: Miner) -> None:
     """Close the open round as far as the miner is concerned, and open the next."""
     await miner.stop_training()
-    miner._tip = open_tip(miner.tip.round + 1)
+    miner._tip = open_tip(miner.tip.round + 1, miner.tip.spec)
 
 
 def seal_of(miner: Miner, digest: bytes, **changes: Any) -> FoundSeal:

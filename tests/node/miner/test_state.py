@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 
-from muster.node.miner.state import FORMAT, Entry, Made, MinerState, load_state, save_state
+from muster.node.miner.state import FORMAT, Entry, Made, MinerState, load_state, save_state, stored_error
 from muster.protocol.errors import ConfigError, StorageError
 
 MADE = Made(7, bytes(reversed(range(32))), bytes(range(32)), b"a submission's bytes")
@@ -211,3 +211,20 @@ def test_neither_saving_nor_loading_takes_a_second_copy_of_the_model(tmp_path: P
     assert took["state"] > 3 * 4 * took["parameters"], "e and two moments"
     assert took["save"] <= 1.2 * took["largest"]
     assert took["load"] <= 1.2 * took["largest"]
+
+
+def test_e_stays_in_the_file_and_is_what_was_saved_whatever_replaces_it(path: Path) -> None:
+    first = MinerState(tuple(torch.full(shape, 1.5) for shape in layout().shapes), MADE)
+    save_state(path, layout(), first, tuple)
+    kept = stored_error(path, layout())
+    assert str(path) in Path("/proc/self/maps").read_text()
+    save_state(path, layout(), MinerState.blank(layout()), tuple)
+    assert all(torch.equal(one, other) for one, other in zip(kept, first.error, strict=True))
+    again = stored_error(path, layout())
+    again[0].add_(1)
+    assert not any(tensor.any() for tensor in stored_error(path, layout()))
+
+
+def test_a_state_that_is_gone_once_it_was_saved_is_a_storage_error(path: Path) -> None:
+    with pytest.raises(StorageError, match="leave it to the miner"):
+        stored_error(path, layout())

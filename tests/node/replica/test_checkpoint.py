@@ -15,9 +15,10 @@ import pytest
 import rfc8785
 import safetensors.torch
 import torch
-from builders import MODEL, checkpoint_of, hash32, layout, theta
+from builders import MODEL, TIP_INFO, checkpoint_of, hash32, layout, theta
 
-from muster.node.replica import Replica
+from muster.node.context import in_place
+from muster.node.replica import Replica, Spool
 from muster.node.replica.checkpoint import (
     SHARD_BYTES,
     plan_shards,
@@ -25,7 +26,7 @@ from muster.node.replica.checkpoint import (
     read_shards,
 )
 from muster.protocol import paths
-from muster.protocol.errors import LedgerError, ObjectDamaged
+from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
 from muster.protocol.wire.manifest import ShardInfo, manifest_digest
 
 RUN = hash32("run")
@@ -51,6 +52,36 @@ def loaded(files: Mapping[str, bytes], digest: bytes, shard_bytes: int = SHARD_B
 
 def shards(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name != paths.MANIFEST}
+
+
+@pytest.mark.parametrize("shard_bytes", [SHARD_BYTES, 2**14])
+async def test_shards_that_wait_on_disk_are_the_same_files(tmp_path: Path, shard_bytes: int) -> None:
+    files: dict[str, bytes] = {}
+    uploaded: set[str] = set()
+
+    async def put(name: str, data: bytes) -> None:
+        files[name] = data
+
+    async def upload(name: str, file: Path) -> None:
+        files[name] = await asyncio.to_thread(file.read_bytes)
+        uploaded.add(name)
+
+    expected, digest = made(shard_bytes=shard_bytes)
+    least = sorted(len(data) for data in shards(expected).values())[len(expected) // 2 - 1]
+    spool = Spool(tmp_path, least, upload)
+    assert (await held().save(4, TIP_INFO, put, in_place, shard_bytes, large=spool))[0] == digest
+    assert files == expected
+    assert uploaded == {name for name, data in shards(expected).items() if len(data) >= least}
+    assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
+
+
+async def test_a_disk_that_takes_no_shard_is_said_to(tmp_path: Path) -> None:
+    async def nothing(*_of: object) -> None:
+        raise AssertionError
+
+    spool = Spool(tmp_path / "gone", 1, nothing)
+    with pytest.raises(StorageError, match="a checkpoint cannot be kept on disk: No such file"):
+        await held().save(4, TIP_INFO, nothing, in_place, large=spool)
 
 
 def test_round_trip_to_the_bit() -> None:

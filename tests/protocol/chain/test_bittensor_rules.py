@@ -155,7 +155,7 @@ def test_refusals_have_names_of_ours(name: str | None, code: bt.ErrorCode | None
     error = refused("the weights of X", bt.ChainError("Something happened.", name, code))
     assert type(error) is kind
     assert str(error).startswith("the weights of X was refused")
-    assert error.exit_status == 5
+    assert error.exit_status == (13 if kind is NotRegistered else 5)
 
 
 def test_endpoints_are_shown_without_what_may_be_secret() -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.chain.sqlite import SqliteChain
+from muster.protocol.chain.sqlite import NEWS_PER_BLOCK, SqliteChain
+from muster.protocol.chain.sqlite_reader import SqliteChainReader
 from muster.protocol.chain.virtual import VirtualChain
 from muster.protocol.chain.wall import Clock
 from muster.protocol.errors import ChainError
 from muster.protocol.identity import Identity
-from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Origin
+from muster.protocol.types import MAX_LOCATION, WEIGHT_MAX, Anchor, Block, Origin
 
 ALICE, BOB, CAROL, DAVE, ERIN = (Identity.derive(1, name) for name in ("a", "b", "c", "d", "e"))
 STAKES = {ALICE.hotkey: 60, BOB.hotkey: 40}
@@ -139,6 +140,14 @@ class TestChain:
         assert not waiting.done()
         world.advance(1)
         assert await asyncio.wait_for(waiting, 10) == await world.chain.block(2)
+
+    async def test_news_come_at_the_latest_with_the_next_block(self, world: World) -> None:
+        waiting = asyncio.create_task(world.chain.news(0))
+        await world.parked()
+        assert not waiting.done()
+        world.advance(1)
+        assert await asyncio.wait_for(waiting, 10) == await world.chain.block(1)
+        assert await world.chain.news(0) == await world.chain.head()
 
     async def test_registration_hands_out_uids_in_order_and_is_idempotent(self, world: World) -> None:
         assert await register_all(world.chain, CAROL, ALICE, CAROL) == [0, 1, 0]
@@ -295,6 +304,65 @@ async def test_both_backends_show_the_same_after_the_same_calls(tmp_path: Path) 
         shown.append((await world.chain.snapshot(), await world.chain.anchors(0)))
         await world.chain.close()
     assert shown[0] == shown[1]
+
+
+class TestNews:
+    """What is announced in one client is heard in another, within the block and as often as is allowed."""
+
+    async def listening(self, world: SqliteWorld, after: int = 0) -> "asyncio.Task[Block]":
+        waiting = asyncio.create_task(world.chain.news(after))
+        await world.parked()
+        return waiting
+
+    async def test_what_another_announces_is_heard_before_the_next_block(self, tmp_path: Path) -> None:
+        world, other = SqliteWorld(tmp_path / "chain", GENESIS), SqliteChain(tmp_path / "chain")
+        waiting = await self.listening(world)
+        await other.announce()
+        assert (await asyncio.wait_for(waiting, 10)).number == 0
+        await world.chain.close()
+        await other.close()
+
+    async def test_nothing_is_missed_between_two_waits_and_nothing_heard_twice(self, tmp_path: Path) -> None:
+        world = SqliteWorld(tmp_path / "chain", GENESIS)
+        waiting = await self.listening(world)
+        await world.chain.announce()
+        await asyncio.wait_for(waiting, 10)
+        await world.chain.announce()  # while nobody waits
+        world.clock.set(world.clock.now + BLOCK_SECONDS * 0.8)
+        assert (await asyncio.wait_for(world.chain.news(0), 10)).number == 0
+        waiting = await self.listening(world)
+        world.clock.set(world.clock.now + BLOCK_SECONDS * 0.1)
+        assert not waiting.done()
+        world.advance(1)
+        assert (await asyncio.wait_for(waiting, 10)).number == 1
+        await world.chain.close()
+
+    async def test_who_rings_without_end_is_heard_a_few_times_a_block(self, tmp_path: Path) -> None:
+        world, heard = SqliteWorld(tmp_path / "chain", GENESIS), 0
+        while (await world.chain.head()).number == 0:
+            waiting = await self.listening(world)
+            while not waiting.done():
+                await world.chain.announce()
+                world.clock.set(world.clock.now + BLOCK_SECONDS / (4 * NEWS_PER_BLOCK))
+                await asyncio.sleep(0)
+            heard += 1
+        assert 1 < heard <= NEWS_PER_BLOCK + 1
+        await world.chain.close()
+
+    async def test_a_chain_without_a_bell_and_one_that_is_only_read_have_their_blocks(self, tmp_path: Path) -> None:
+        world, reader = SqliteWorld(tmp_path / "chain", GENESIS), SqliteChainReader(tmp_path / "chain")
+        bell = tmp_path / "chain-bell"
+        before = bell.stat().st_mtime_ns
+        await reader.announce()
+        assert bell.stat().st_mtime_ns == before
+        bell.unlink()
+        waiting = await self.listening(world)
+        await world.chain.announce()
+        assert not bell.exists()
+        world.advance(1)
+        assert (await asyncio.wait_for(waiting, 10)).number == 1
+        await reader.close()
+        await world.chain.close()
 
 
 class TestSqlite:

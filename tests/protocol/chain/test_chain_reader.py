@@ -92,7 +92,7 @@ async def test_nothing_is_written_while_a_writer_is_there(
     writer: SqliteChain, reader: SqliteChainReader, wall: Wall
 ) -> None:
     before = picture(writer.path.parent)
-    assert set(before) == {".", "chain.sqlite", "chain.sqlite-wal", "chain.sqlite-shm"}
+    assert set(before) == {".", "chain.sqlite", "chain.sqlite-wal", "chain.sqlite-shm", "chain.sqlite-bell"}
     wall.now += 3 * BLOCK_SECONDS
     await reader.next_block(2)
     await reader.snapshot()

@@ -68,3 +68,12 @@ def test_what_is_forgotten_is_read_again_and_nothing_else(newest: int, round_: i
     read_back(lineage, anchor, 0)
     lineage.forget(round_)
     assert read_back(lineage, anchor, min(again, newest)) == list(range(min(round_ - 1, newest), again, -1))
+
+
+@given(first=st.integers(0, 12), last=st.integers(0, 12), known=st.integers(0, 8))
+def test_what_lies_between_is_as_much_as_is_known(first: int, last: int, known: int) -> None:
+    """Of the rounds `known` … 8 every record has been read, or is the anchored one."""
+    lineage, newest = Lineage(), Anchor(8, digest(8))
+    read_back(lineage, newest, known)
+    expected = [Anchor(round_, digest(round_)) for round_ in range(8, known - 1, -1) if first <= round_ <= last]
+    assert lineage.between(newest, first, last) == expected

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.errors import WireError
-from muster.protocol.rules.assignment import assigned, data_digest, permute, share, unassigned
+from muster.protocol.rules.assignment import (
+    assigned,
+    assigned_digest,
+    data_digest,
+    permute,
+    permute_all,
+    share,
+    unassigned,
+)
 from muster.protocol.spec import DataSpec
 
 BEACON = bytes(range(32))
@@ -69,6 +78,25 @@ def reference(beacon: bytes, position: int, size: int) -> int:
 def test_equals_the_description(beacon: bytes, size: int, draw: st.DataObject) -> None:
     position = draw.draw(st.integers(0, size - 1))
     assert permute(beacon, position, size) == reference(beacon, position, size)
+
+
+@given(beacons, st.one_of(st.integers(1, 3000), st.integers(1, 2**33)), st.data())
+def test_many_at_once_are_what_each_is(beacon: bytes, size: int, draw: st.DataObject) -> None:
+    asked = draw.draw(st.lists(st.lists(st.integers(0, size - 1), max_size=20), max_size=3))
+    for positions in asked:  # of one beacon: the later ones find hashes that the earlier ones have asked for
+        found = permute_all(beacon, np.array(positions, np.int64), size)
+        assert found.tolist() == [permute(beacon, position, size) for position in positions]
+
+
+@given(beacons, st.integers(0, 400), st.integers(1, 20), st.data())
+def test_the_digest_of_an_assignment_is_that_of_its_windows(
+    beacon: bytes, windows: int, slots: int, draw: st.DataObject
+) -> None:
+    spec, uid = data(windows, slots), draw.draw(st.integers(0, slots - 1))
+    count = draw.draw(st.integers(0, share(spec)))
+    found = assigned_digest(beacon, uid, spec, count)
+    first = uid * share(spec)
+    assert found == data_digest([permute(beacon, first + i, windows) for i in range(count)])
 
 
 def test_golden() -> None:

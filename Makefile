@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10 --t
 # Each worker is one process on one core; more threads would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/pytest
 
+# The files with such tests, so that no worker collects the other 6,000; the longest, whole runs, begin first.
+PROCESSES = $$(grep -rl --include='test_*.py' mark.processes tests | sort -r)
+
 STUDY := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.convergence
 GAUNTLET := OMP_NUM_THREADS=1 THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks.gauntlet
 
@@ -57,7 +60,7 @@ test: lint  ## What every change must pass: under 10 minutes on two cores
 	@echo "looking for an S3 server to test against (Ceph's gateway, installed where that is allowed)"
 	@$(BIN)/python tests/s3_server.py
 	$(PYTEST) -n 2 -m "not processes and not slow and not night and not chain"
-	$(PYTEST) -n 3 --dist loadfile -m "processes and not slow and not night and not chain"
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "processes and not slow and not night and not chain" $(PROCESSES)
 
 test-all: test  ## And the slow tests, and the main effects of training and of pay: under an hour
 	$(PYTEST) -m "slow and not night and not chain"

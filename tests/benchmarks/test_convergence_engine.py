@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 from benchmarks.convergence.engine import play
 from benchmarks.convergence.setting import roster_of, spec_of, text_of
 from benchmarks.convergence.variant import Variant
-from muster.lab.nano import compiled_loops
 from muster.lab.simulator import Simulator
 from muster.node.data.dataset import TextReader
 
@@ -20,11 +18,9 @@ SHORT = Variant(peers=4, steps=3, rounds=3, batch=2, k=32)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the study's processes run; the simulator beside it takes the compiled loops, which have the same bits."""
+def one_thread() -> None:
+    """As the study's processes run."""
     torch.set_num_threads(1)
-    with compiled_loops():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 from unittest.mock import patch
 
+import llvmlite
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ from hypothesis import strategies as st
 from kernel_inputs import GOLDEN_GRID, GOLDEN_UPDATE, KEPT, SHAPES, tensors
 
 from muster.kernels import Codec, Grid, compress, compress_, fast, fold, residual
+from muster.kernels import grid as grid_module
 from muster.kernels.fast import compress as fast_compress
-from muster.kernels.fast import jobs, loops
+from muster.kernels.fast import jit, jobs, loops
 from muster.kernels.fast.step import step_
 
 DECAYS = st.sampled_from([0.95, 0.0, 1.0, -0.3])
@@ -77,8 +81,8 @@ def test_a_product_and_a_sum_are_two_roundings() -> None:
     assert same_lists([delta], expected)
 
 
-def test_no_product_is_fused_with_a_sum() -> None:
-    """Whatever the inputs: the processor is never told to. Compiled anew, for cached code shows no assembly."""
+def assembly() -> dict[str, str]:
+    """What the processor is told to do by each loop: compiled anew, for what numba keeps shows no assembly."""
     grid = Grid([(64, 64)])
     delta = tensors(grid, 1)
     update = fast_compress.compress_(delta, tensors(grid, 0), 0.5, Codec(grid, 64), delta)
@@ -90,10 +94,29 @@ def test_no_product_is_fused_with_a_sum() -> None:
     fresh, compiler = module_from_spec(spec), numba.njit
     with patch.object(numba, "njit", lambda **options: compiler(**(options | {"cache": False}))):
         spec.loader.exec_module(fresh)
+    made = {}
     for name in ("compress_tiles", "step_tiles", "subtract_tiles"):
         loop = getattr(fresh, name)
         loop.compile(getattr(loops, name).signatures[0])
-        code = "".join(loop.inspect_asm().values())
+        made[name] = "".join(loop.inspect_asm().values())
+    return made
+
+
+def test_no_product_is_fused_with_a_sum(pytestconfig: pytest.Config) -> None:
+    """Whatever the inputs: the processor is never told to.
+
+    The compiler takes a dozen seconds, so what it made is kept until the loops, it or the processor are others.
+    """
+    assert pytestconfig.cache is not None
+    sources = [inspect.getsource(module) for module in (loops, jit, grid_module)]
+    cpu = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    made_of = blake3("\0".join((*sources, numba.__version__, llvmlite.__version__, *cpu)).encode()).hexdigest()
+    found = pytestconfig.cache.get("muster/assembly", {})
+    if found.get("made_of") != made_of:
+        found = {"made_of": made_of, "code": assembly()}
+        pytestconfig.cache.set("muster/assembly", found)
+    assert set(found["code"]) == {"compress_tiles", "step_tiles", "subtract_tiles"}
+    for name, code in found["code"].items():
         assert re.search(r"\bv?mul[sp]s\b|\bfmul\b", code), name
         assert not re.search(r"\bv?fn?m(add|sub|la|ls)", code), name
 

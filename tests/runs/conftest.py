@@ -12,7 +12,6 @@ import pytest
 import torch
 from run_builders import SEED, MakeStage, Stage, lay_out, template, write_text
 
-from muster.lab.nano import compiled_loops
 from muster.testnet.roster import Roster
 
 torch.set_num_threads(1)
@@ -23,12 +22,8 @@ SIGNATURES = 1 << 13
 
 @pytest.fixture(scope="module", autouse=True)
 def one_process() -> Iterator[None]:
-    """What a simulated run would only do over and over because everybody is in one process.
-
-    A signature is looked at once and not by each participant, and models of any size take the compiled tensor loops,
-    which have the reference's bits. (tests/golden plays whole runs without either.)
-    """
-    with pytest.MonkeyPatch.context() as patch, compiled_loops():
+    """A signature is verified once, not by each participant, of which a simulated run has all in one process."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bittensor_core, "verify", lru_cache(SIGNATURES)(bittensor_core.verify))
         yield
 

@@ -349,8 +349,9 @@ class Cell:
 
     @property
     def rounds(self) -> int:
-        """How many are played: what fails once costs nobody a round, so that nobody has to be back in one."""
-        return ROUNDS - 1 if self.times is Times.ONCE else ROUNDS
+        """How many are played: a last one only where somebody may have lost one, and has to be back in it."""
+        waited_for = self.place.bound in (Bound.LEADER, Bound.NOBODY) or self.setting in (PATIENT, PATIENT_STRANGER)
+        return ROUNDS - 1 if self.times is Times.ONCE or (waited_for and self.place.bound not in LONG) else ROUNDS
 
     def costs(self, spec: RunSpec) -> bool:
         """Whether the step is held up beyond the limit of its phase: n ≥ L."""

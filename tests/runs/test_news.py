@@ -61,7 +61,6 @@ def test_a_chain_that_tells_shortens_rounds_and_changes_no_bit(
     assert told.chain.heard > 0
     assert told.state_roots == plain.state_roots
     assert told.losses == plain.losses
-    # Here work takes no time: most of what is waited for is a later block than the seal's, and scores, whose beacon is a
-    # block's.
+    # Here work takes no time, and what is left is waits for blocks: one later than the seal's, and that of the scores.
     assert all(short <= long for short, long in zip(lengths(told), lengths(plain), strict=True))
     assert sum(lengths(told)) < sum(lengths(plain))

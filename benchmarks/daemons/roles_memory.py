@@ -37,7 +37,7 @@ def template(millions: float) -> Template:
     """The middle preset with so many parameters by its layers, little work, and a checkpoint in every other round."""
     document: dict[str, Any] = load_template(str(MIDDLE)).model_dump()
     document["inner"] |= {"steps": 1, "batch": 1}
-    document["clock"] |= {"checkpoint_every": 2}
+    document["clock"] |= {"checkpoint_every": 2, "seal_age": 15, "evaluate": 16}
     one, two = (layout_of(Template.model_validate(grown(document, layers)).model).parameters for layers in (1, 2))
     layers = 1 + max(0, round((millions * 1e6 - one) / (two - one)))
     return Template.model_validate(grown(document, layers))

@@ -178,6 +178,15 @@ class FaultyChain(Chain):
         await self._call("next_block")
         return await self._chain.next_block(after)
 
+    async def news(self, after: int) -> Block:
+        """Wait, by the script of `next_block`."""
+        await self._call("next_block")
+        return await self._chain.news(after)
+
+    async def announce(self) -> None:
+        """Tell: a hint that is lost is no fault."""
+        await self._chain.announce()
+
     async def final(self) -> int:
         """Look, by script."""
         await self._call("final")

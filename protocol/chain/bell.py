@@ -66,8 +66,8 @@ class Bell:
     def _wake(self) -> None:
         assert self._descriptor is not None
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._descriptor, _EVENTS_BYTES):
-                self._rung.set()
+            os.read(self._descriptor, _EVENTS_BYTES)  # what more there is wakes again
+            self._rung.set()
 
     def close(self) -> None:
         """Stop listening; to be called on the event loop."""

@@ -6,8 +6,9 @@ their number) and are not run by this version.
 
 A step begins with freeing the last one's gradients. A GPU's memory is then there for activations; on a CPU the C
 library keeps it in holes that these, of other sizes and begun at multiples of 2 MiB, do not fill: measured peaks are
-those of gradients and activations together (29M: 1,400 MiB where this is 1,402; 151M: 4,636 where it is 4,445; θ,
-engine and compression alone in a process), not those of the larger one.
+those of gradients and activations together, not those of the larger one, and from the second round on of holes as large
+as the error feedback that is not in memory then (29M: 1,366 MiB in a daemon's first round, 1,520 to 1,550 in those
+after it, where this is 1,510).
 """
 
 from __future__ import annotations
@@ -237,7 +238,8 @@ class _Planner:
         tokens = at_once * spec.data.window
         step = [Phase.FORWARD, Phase.BACKWARD]
         self.shared("working weights", FLOAT * n, _LIVING, "4 N, kept from round to round")
-        self.add("error feedback", Place.HOST, FLOAT * n, [Phase.COMPRESS], "4 N, pages of the state's file")
+        held = "4 N, read from the state's file to compress; while training a CPU's C library has as much in holes"
+        self.add("error feedback", Place.HOST, FLOAT * n, _LIVING, held)
         self.shared("moments", self._moments(), _LIVING, self._moments_why())
         stays = self.device is Place.HOST or at_once < spec.inner.batch
         grown = step if stays else [Phase.BACKWARD]

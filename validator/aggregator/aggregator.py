@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from muster.node.context import Context
+from muster.node.freed import give_back
 from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import Fetched, FoundSeal
@@ -117,6 +118,11 @@ class Aggregator(Follower):
         await super().apply(applied, fetched)
         self._failing_since = None
         self._steering.recorded(before, applied.record, applied.digest)
+
+    async def finalise(self, round_: int) -> None:
+        """Let go of undo logs; what the round's submissions took goes back to the system."""
+        await super().finalise(round_)
+        await self.context.offload(give_back)
 
     async def _check_patience(self, tip: Tip, error: StorageError) -> None:
         """Raise the error of a copy that could not be kept, unless that has been tried for long enough."""

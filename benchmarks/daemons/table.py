@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,16 @@ class Row:
     unit: str
     target: float
     of_before: bool = False
+
+
+class Line(NamedTuple):
+    """A line of the file of figures: the median of one figure, by build and size of the model."""
+
+    section: str
+    millions: float
+    build: str
+    figure: str
+    median: float
 
 
 ROWS: tuple[Row, ...] = (
@@ -49,3 +60,6 @@ ROWS: tuple[Row, ...] = (
 
 ALONE = frozenset({"crowd", "roles_memory"})
 """Sections whose work commit 5c6907b has no parts or no template for."""
+
+SIZED = frozenset({"follower", "miner_round"})
+"""Sections whose work is of a model of the size that is asked for, and whose figures are drawn over it."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.convergence.variant import Values
 from muster import kernels
-from muster.kernels import Codec, Grid, Rule, SparseUpdate, quantise
+from muster.kernels import Codec, Grid, Rule, SparseUpdate, quantise, reference
+from muster.kernels.backend import Backend
 from muster.kernels.fast import operations as fast
 from muster.kernels.step import divisors
 from muster.protocol.spec.layout import AEAD_TAG_BYTES, CODEC_BYTES
@@ -82,10 +83,8 @@ def with_values(update: SparseUpdate, acc: Sequence[Tensor], values: Values) -> 
 
 def subtracted(acc: Sequence[Tensor], update: SparseUpdate) -> list[Tensor]:
     """`muster.kernels.residual`: a − Δ̂ as new tensors."""
-    if isinstance(update, PreciseUpdate):
-        return kernels.residual(acc, update)
     left = [tensor.clone() for tensor in acc]
-    fast.subtract_(left, update, [1.0] * len(left), save=False)
+    _loops([update]).subtract_(left, update, [1.0] * len(left), save=False)
     return left
 
 
@@ -97,10 +96,12 @@ def aggregate_(
     rule: Rule,
 ) -> None:
     """`muster.kernels.aggregate_`: the outer step, in place."""
-    if any(isinstance(update, PreciseUpdate) for update in updates):
-        kernels.aggregate_(theta, updates, weights, alpha, rule)
-    else:
-        fast.step_(theta, updates, weights, alpha, divisors(rule, len(updates)))
+    _loops(updates).step_(theta, updates, weights, alpha, divisors(rule, len(updates)))
+
+
+def _loops(updates: Sequence[SparseUpdate]) -> Backend:
+    """The compiled loops, which know values by their codes; for others the reference, which asks the update."""
+    return reference if any(isinstance(update, PreciseUpdate) for update in updates) else fast
 
 
 def payload_bytes(update: SparseUpdate, values: Values) -> int:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from leader import show_keys, stand, submit
-from torch import Tensor
 from two_builds import of, roster_of
 
-from daemons.units import memcpy_seconds
+from daemons.units import memcpy_seconds, of_shapes
 
 BLOCK_SECONDS = 0.05
 """Between two blocks while the round is led, which nothing here measures."""
@@ -169,12 +168,7 @@ async def _follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
     live.cancel()
     await asyncio.wait({live})
     assert follower.applied.is_set(), "the session ended without the round"
-    return Followed(took, dict(parts), memcpy_seconds(_theta(replica)))
-
-
-def _theta(replica: Any) -> list[Tensor]:
-    theta: list[Tensor] = replica._theta if hasattr(replica, "_theta") else replica.theta
-    return theta
+    return Followed(took, dict(parts), memcpy_seconds(of_shapes(tip.layout.shapes)))
 
 
 def _follower() -> type:

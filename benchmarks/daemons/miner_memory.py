@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def main() -> None:
     empty = memory("VmRSS")
     of("muster.run.daemon:run_daemon")  # loads what a daemon loads
     mining = Mining(Path(sys.argv[1]))
-    theta = sum(tensor.nbytes for tensor in mining.theta)
+    theta = 4 * sum(map(math.prod, mining.miner.tip.layout.shapes))
     for _ in range(ROUNDS):
         mining.round()
     gc.collect()

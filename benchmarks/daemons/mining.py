@@ -18,6 +18,7 @@ from torch import Tensor
 from two_builds import of
 
 from daemons.shapes import shape
+from daemons.units import of_shapes
 
 STEPS = 2
 """Inner steps of a round, each of one window: what there is to send is then no mere sign."""
@@ -47,9 +48,8 @@ class Mining:
 
     @property
     def theta(self) -> list[Tensor]:
-        """θ's tensors."""
-        replica = self.miner.replica
-        return list(replica.theta if self._before else replica._theta)
+        """Tensors of θ's shapes."""
+        return of_shapes(self.miner.tip.layout.shapes)
 
     def round(self) -> None:
         """Train, make the submission durable, put it, show its key for a seal, and be done with the round."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
+
+
+def of_shapes(shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
+    """Something of θ's size to copy; ones, as the kernel keeps one page for all that was only ever zero."""
+    return [torch.ones(shape) for shape in shapes]
 
 
 def memcpy_seconds(theta: list[Tensor]) -> float:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from muster.kernels import aggregate_
 from muster.node.replica import EVAL_BATCH, Replica, genesis_root
+from muster.protocol.ledger import roots
 from muster.protocol.ledger.roots import possession, state_root
 from muster.protocol.wire import Kind
 
@@ -151,11 +152,14 @@ class CopiesToTheCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_of_theta_on_a_gpu_only_the_chosen_tiles_would_travel() -> None:
-    """What is asked for is a copy to the CPU, of single tiles: it goes wherever θ is."""
+def test_of_theta_on_a_gpu_only_the_chosen_tiles_would_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for is a copy to the CPU, of single tiles: so it is done with what is not in the host's memory."""
     held, tiles = replica(), layout().grid.tile_sizes
+    in_memory = held.possession(hash32("beacon"), hash32("peer"), 3)
+    held = replica()
+    monkeypatch.setattr(roots, "_in_reach", torch.Tensor.detach)
     with CopiesToTheCpu() as copies:
-        held.possession(hash32("beacon"), hash32("peer"), 3)
+        assert held.possession(hash32("beacon"), hash32("peer"), 3) == in_memory
     assert len(copies.sizes) == 2 * min(64, layout().grid.tiles)
     assert max(copies.sizes) <= max(tiles)
 

@@ -38,6 +38,7 @@ NAMES = {
     "muster.protocol.storage.locations:MemoryBuckets": "muster.protocol.storage:MemoryBuckets",
     "muster.protocol.wire": "muster.protocol.wire",
     "muster.protocol.spec:Template": "muster.protocol.spec:Template",
+    "muster.protocol.wire.submission": "muster.protocol.wire.submission",
     "muster.protocol.wire.submission:encrypt_frames": "muster.protocol.wire.submission:encrypt",
     "muster.run.credentials:load_identity": "muster.credentials:load_identity",
     "muster.run.daemon:run_daemon": "muster.daemon:run_daemon",

@@ -145,7 +145,7 @@ def follow(crowd: Crowd, parts: dict[str, float]) -> Followed:
 def forget() -> None:
     """Make this build forget what it keeps of a round, so that the next turn is one of its own."""
     for where, name in (
-        (of("muster.protocol.wire"), "decode_head"),
+        (of("muster.protocol.wire.submission"), "_good_head"),
         (of("muster.protocol.rules.assignment"), "_table"),
     ):
         if hasattr(getattr(where, name, None), "cache_clear"):

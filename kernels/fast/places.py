@@ -27,6 +27,9 @@ LEVELS = {
 }
 """What a CPU must have for each level, beside what the level before asks for; names are LLVM's."""
 
+_PREFIX = "muster-loops-"
+"""Before the pid of the process whose copy a folder is."""
+
 KEPT = ("*.nbi", "*.nbc")
 """What numba's index and code files are called."""
 
@@ -60,13 +63,23 @@ def settle() -> None:
 
 def _copied(kept: Collection[Path]) -> str:
     """A cache folder with these files in it, of this process and those it forks; it goes when this one ends."""
-    folder = tempfile.mkdtemp(prefix="muster-loops-")
+    _tidy()
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
     atexit.register(_remove, folder, os.getpid())
     inside = Path(folder) / str(_CacheLocator.get_suitable_cache_subpath(__file__))  # type: ignore[no-untyped-call]
     inside.mkdir()
     for path in kept:
         shutil.copy2(path, inside / path.name)
     return folder
+
+
+def _tidy() -> None:
+    """Remove what processes of this user left behind that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = left.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if owner.isdecimal() and left.stat().st_uid == os.getuid() and not Path("/proc", owner).exists():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(folder: str, owner: int) -> None:

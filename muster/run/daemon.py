@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import platform
@@ -72,6 +73,7 @@ def run_daemon(
     Raises:
         MusterError: the participant cannot start or cannot go on.
     """
+    faulthandler.enable()  # a failing disk under the state file, which is mapped, is a signal and no exception
     parent = supervisor_pid(os.environ)
     if parent is not None:
         die_with_parent(parent)

@@ -117,7 +117,11 @@ class Forked:
 async def _end_of(pid: int) -> int:
     """Wait for and reap a child; its exit status, −n after signal n."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    descriptor = os.pidfd_open(pid)
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # an old kernel, or a container's filter of system calls
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        return os.waitstatus_to_exitcode(status)
     try:
         loop.add_reader(descriptor, ended.set)
         await ended.wait()

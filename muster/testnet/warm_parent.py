@@ -81,13 +81,14 @@ def serve(line: socket.socket) -> Request | None:
         middle = os.fork()
         if middle == 0:
             middle = os.getpid()
-            if (pid := os.fork()) != 0:
-                os.write(tells, pid.to_bytes(NUMBER_BYTES, "big"))
+            if os.fork() != 0:
                 os._exit(0)
-            for descriptor in (told, tells, line.detach()):
-                os.close(descriptor)
             while os.getppid() == middle:  # which is about to be gone
                 time.sleep(0.001)
+            os.setsid()  # before anybody knows the pid, which is then the group's too
+            os.write(tells, os.getpid().to_bytes(NUMBER_BYTES, "big"))
+            for descriptor in (told, tells, line.detach()):
+                os.close(descriptor)
             return request
         for descriptor in (tells, request.log):
             os.close(descriptor)
@@ -113,7 +114,6 @@ def _received(line: socket.socket) -> Request | None:
 
 def become(request: Request) -> None:
     """Go on as if this process had been started with a command line; returns when that has ended."""
-    os.setsid()
     for stream in (1, 2):
         os.dup2(request.log, stream)
     os.close(request.log)
@@ -131,7 +131,7 @@ def show_command_line(argv: Sequence[str]) -> None:
     """Have the kernel show another command line of this process, as far as the room of its own one goes."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()  # from the third on
     start, end = map(int, fields[_ARGUMENTS - 3 : _ARGUMENTS - 1])
-    text = b"\0".join(word.encode() for word in argv)[: end - start - 1]
+    text = b"\0".join(os.fsencode(word) for word in argv)[: end - start - 1]
     ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
 
 

@@ -44,7 +44,7 @@ from muster.protocol.ledger.round import (
     Tick,
     Transition,
 )
-from muster.protocol.types import Block
+from muster.protocol.types import Anchor, Block
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Session:
         self._participant = participant
         self._chain = chain
         self._reader = Reader(chain, directory)
-        self._refused: set[bytes] = set()
+        self._refused: set[Anchor] = set()
         self._complaint = ""
         self.tentative = Tentative(self._reader, self._refused, self.complain)
 
@@ -152,7 +152,7 @@ class Session:
             own = me.known(pointer.digest)
             if own is not None:
                 return FoundRecord(own, None, pointer.claim.final)
-            found = None if pointer.digest in self._refused else await self._judged(pointer)
+            found = None if Anchor(me.tip.round, pointer.digest) in self._refused else await self._judged(pointer)
             if found is not None:
                 return found
         return None
@@ -166,7 +166,7 @@ class Session:
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._refused.add(pointer.digest)
+            self._refused.add(Anchor(tip.round, pointer.digest))
             log.error("the record of round %d is not valid and is not applied: %s", tip.round, error)
             me.note(events.Refused(tip.round, record=pointer.digest.hex(), problem=str(error)))
         return None

@@ -16,7 +16,7 @@ from muster.protocol.errors import ChainError, LedgerError, StorageError
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.forkchoice import before, is_final
 from muster.protocol.ledger.round import ENDED, Event, Phase, RecordFinal, Tick
-from muster.protocol.types import Block
+from muster.protocol.types import Anchor, Block
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,10 @@ class AppliedRound(Protocol):
 
 
 class Tentative:
-    """Rounds that are applied and not final, oldest first. `refused` are digests of records that are not valid."""
+    """Rounds that are applied and not final, oldest first. `refused` are records that are not valid,
+    each in the round that it was anchored for."""
 
-    def __init__(self, reader: Reader, refused: set[bytes], complain: Callable[[str], None]) -> None:
+    def __init__(self, reader: Reader, refused: set[Anchor], complain: Callable[[str], None]) -> None:
         self._reader = reader
         self._refused = refused
         self._complain = complain
@@ -91,8 +92,10 @@ class Tentative:
         if is_final(found, round_.record):
             await round_.feed([Tick(head.number), RecordFinal()])
             return None
-        ahead = {claim.digest for claim in before(found, round_.record)} - self._refused
+        ahead = {claim.digest for claim in before(found, round_.record)}
         for pointer in pointers:
+            if Anchor(round_.tip.round, pointer.digest) in self._refused:
+                continue
             if pointer.digest in ahead and (fetched := await self._fetched(pointer, round_.tip)) is not None:
                 return fetched
         return None
@@ -104,7 +107,7 @@ class Tentative:
         except (StorageError, ChainError) as error:
             self._complain(f"another record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._refused.add(pointer.digest)
+            self._refused.add(Anchor(tip.round, pointer.digest))
             log.error("another record of round %d is not valid: %s", tip.round, error)
         return None
 

@@ -287,10 +287,16 @@ class _Stored:
         return self._about.get("after") == blake3(after.key).hexdigest()
 
     def error(self, layout: Layout) -> tuple[Tensor, ...]:
-        """e in layout order, in one map of the file; what is written to it never reaches the file."""
+        """e in layout order, in one map of the file; what is written to it never reaches the file.
+
+        Where the file cannot be mapped (by its file system, by a limit on memory) it is read.
+        """
         places = [self._places[name][ERROR] for name in layout.names]
         end = self._begin + max(place.data_offsets[1] for place in places)
-        kept = mmap.mmap(self._file.fileno(), end, access=mmap.ACCESS_COPY)
+        try:
+            kept = mmap.mmap(self._file.fileno(), end, access=mmap.ACCESS_COPY)
+        except OSError:
+            return tuple(self._read(place) for place in places)
         return tuple(
             torch.frombuffer(
                 kept, dtype=torch.float32, count=math.prod(place.shape), offset=self._begin + place.data_offsets[0]

@@ -47,14 +47,16 @@ class Spool:
     least: int
     put: Callable[[str, Path], Awaitable[None]]
 
-    def file(self) -> IO[bytes]:
-        """One, which goes when it is closed.
+    @contextmanager
+    def file(self) -> Iterator[IO[bytes]]:
+        """One, which is there within.
 
         Raises:
-            StorageError: the disk has no place for it.
+            StorageError: the disk has no place for it; closing it may be what shows that.
         """
         try:
-            return tempfile.NamedTemporaryFile(prefix="shard-", dir=self.folder)
+            with tempfile.NamedTemporaryFile(prefix="shard-", dir=self.folder) as file:
+                yield file
         except OSError as error:
             raise StorageError(f"a checkpoint cannot be kept on disk: {error.strerror}") from error
 
@@ -232,6 +234,9 @@ class Replica:
 
         Returns:
             What the record pins, and the bytes of all shards.
+
+        Raises:
+            StorageError: the disk or the store does not take a file.
         """
 
         async def write(shard: Shard) -> ShardInfo:

@@ -44,7 +44,7 @@ class Bell:
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._descriptor = await asyncio.to_thread(_watch, self._path)
+            self._descriptor = _watch(self._path)
             if self._descriptor is not None:
                 self._loop.add_reader(self._descriptor, self._wake)
         waking = asyncio.ensure_future(self._waking(quiet))

@@ -26,9 +26,9 @@ from muster.protocol.wire.tlv import u32, u64
 NONCE = bytes(12)
 """A payload key encrypts exactly one payload, so a constant nonce is as unique as any."""
 
-HEADS_KEPT = 1024
-"""Good heads whose reading is kept, 3 KiB each: those of a large round, which are asked for when its record's bundle is
-measured, when it is opened and when the record is judged. A signature takes 0.1 ms to verify."""
+HEADS_KEPT, KEPT_BYTES = 1024, 1024
+"""Good heads, of so many bytes at most, whose reading is kept, 3 KiB each: those of a large round, which are asked for
+when its record's bundle is measured, when it is opened and when it is judged. A signature takes 0.1 ms to verify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,21 @@ def encode_head(header: Header, identity: Identity) -> bytes:
     return write_object(Type.HEAD, identity, header.run_id, header.round, fields)
 
 
-@lru_cache(maxsize=HEADS_KEPT)
 def decode_head(head: bytes, run_id: bytes) -> Signed:
     """Parse and verify a submission's head; one that was good a moment ago is not verified again.
 
     Raises:
         WireError: with the reason.
     """
+    return _good_head(head, run_id) if len(head) <= KEPT_BYTES else _read_head(head, run_id)
+
+
+@lru_cache(maxsize=HEADS_KEPT)
+def _good_head(head: bytes, run_id: bytes) -> Signed:
+    return _read_head(head, run_id)
+
+
+def _read_head(head: bytes, run_id: bytes) -> Signed:
     envelope = read_object(head, Type.HEAD, run_id)
     return Signed(_header(envelope), head, envelope.digest)
 

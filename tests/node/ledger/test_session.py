@@ -191,6 +191,32 @@ class TestRefused:
 
         clock.run(follow())
 
+    def test_what_is_refused_in_one_round_is_applied_in_its_own(self) -> None:
+        """A leader may anchor a record a round early, and serve it under that name: who saw that stays with the run."""
+
+        async def follow() -> None:
+            world = await World.begin()
+            run_id, first = world.tip.run_id, await world.write()
+            life = await Life.of(world)
+            world.go_on(first)
+            second = await world.write()
+            await world.bucket.put(paths.record(run_id, 0, second.digest), second.object("rec")[1])
+            await world.chain.commit(LEAD, f"mem:{LEADER}", Anchor(0, second.digest))
+
+            async def mend() -> None:
+                await world.put(first)
+                await world.chain.commit(LEAD, f"mem:{LEADER}", Anchor(0, first.digest))
+                await world.put(second)
+                await world.anchor(second)
+                world.go_on(second)
+                await world.close(closing=True)
+
+            await life.live(nothing, nothing, mend)
+            assert [(event.round, event.record) for event in life.events(Refused)] == [(0, second.digest.hex())]
+            assert (life.rounds, life.agrees) == ([0, 1, 2], True)
+
+        clock.run(follow())
+
     @pytest.mark.parametrize("spoil", ["parent", "bundle_bytes", "seal", "beacon", "kind of object"])
     def test_whatever_makes_it_invalid(self, spoil: str) -> None:
         async def follow() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -82,6 +85,28 @@ async def test_a_disk_that_takes_no_shard_is_said_to(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "gone", 1, nothing)
     with pytest.raises(StorageError, match="a checkpoint cannot be kept on disk: No such file"):
         await held().save(4, TIP_INFO, nothing, in_place, large=spool)
+
+
+async def test_a_disk_that_is_full_is_said_to_be_also_when_the_file_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is small waits in the file's buffer, and is written when that is full: by the next part, or at the end."""
+
+    class Full(io.RawIOBase):
+        name = str(tmp_path / "full")
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, _data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def nothing(*_of: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: io.BufferedWriter(Full()))
+    with pytest.raises(StorageError, match="a checkpoint cannot be kept on disk: No space left on device"):
+        await held().save(4, TIP_INFO, nothing, in_place, large=Spool(tmp_path, 1, nothing))
 
 
 def test_round_trip_to_the_bit() -> None:

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from muster import kernels
 from muster.protocol import wire
 from muster.protocol.wire import Header, Type
+from muster.protocol.wire.submission import KEPT_BYTES, _good_head
 from muster.protocol.wire.tlv import OPTIONAL
 
 ALICE, BOB = identity("alice"), identity("bob")
@@ -127,6 +128,16 @@ def test_a_field_of_a_later_version() -> None:
     assert signed.header == SIGNED.header
     assert signed.digest != SIGNED.digest
     assert reason_of(lambda: wire.decode_head(critical, RUN)) == "unknown_field"
+
+
+def test_what_is_kept_of_good_heads_is_bounded_in_bytes() -> None:
+    """A head may be as large as a record, by fields that nobody knows; a leader that lies signs as many as it likes."""
+    large = resigned(HEAD, ALICE, RUN, lambda fields: fields.update({OPTIONAL | 14: bytes(KEPT_BYTES)}))
+    _good_head.cache_clear()
+    for head, kept in ((large, 0), (HEAD, 1), (HEAD, 1)):
+        assert wire.decode_head(head, RUN).header == SIGNED.header
+        assert _good_head.cache_info().currsize == kept
+    assert _good_head.cache_info().hits == 1
 
 
 def sealed(payload: bytes, **bound: Any) -> bytes:

@@ -27,6 +27,10 @@ def test_a_level_is_one_whose_every_feature_is_there(features: set[str]) -> None
     assert (found == "x86-64-v4") == (features >= V3 | V4)
 
 
+NO_PID = 1 << 30
+"""More than the kernel gives (`PID_MAX_LIMIT` of 2²²)."""
+
+
 def without_override() -> None:
     """In a child of root: permissions bind it as they do anybody."""
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
@@ -37,6 +41,9 @@ def test_what_a_build_keeps_serves_where_nobody_can_write(tmp_path: Path) -> Non
     site, spare = tmp_path / "site", tmp_path / "spare"
     shutil.copytree(ROOT / "muster", site / "muster", ignore=shutil.ignore_patterns("__pycache__"))
     spare.mkdir()
+    killed, other = spare / f"muster-loops-{NO_PID}-left", spare / f"muster-loops-{os.getpid()}-in-use"
+    killed.mkdir()
+    other.mkdir()
     environment = {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "NUMBA_DEBUG_CACHE": "1", "TMPDIR": str(spare)}
 
     def run(*words: str) -> str:
@@ -57,4 +64,4 @@ def test_what_a_build_keeps_serves_where_nobody_can_write(tmp_path: Path) -> Non
     assert "data loaded" in told
     assert "saved" not in told, "it was compiled again"
     assert str(spare) in told
-    assert list(spare.iterdir()) == [], "the folder goes with its process"
+    assert list(spare.iterdir()) == [other], "the folder goes with its process, and what one left that was killed"

@@ -47,6 +47,15 @@ def test_a_summary_is_the_first_line_of_the_functions_docstring(words: str) -> N
     assert (inspect.getdoc(function) or "").splitlines()[0] == ALL[words].summary
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ALL)
+def test_a_command_needs_nothing_that_another_has_imported(words: str) -> None:
+    """Tests fork their commands off a process that has imported all of them; a person's begins with none."""
+    argv = [sys.executable, "-P", "-m", "muster", *words.split(), "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("role", ["miner", "validator", "aggregator", "doctor"])
 def test_a_daemons_command_has_a_flag_for_each_setting(role: str) -> None:
     parameters = inspect.signature(load(ALL[role].function)).parameters

@@ -36,6 +36,10 @@ _EARLY = 0.5
 _FEW = 16
 """The usual is at least as many entries: of fewer, chance alone makes several times as many shared ones."""
 
+_AT_ONCE = 1 << 20
+"""Entries, of several peers where each lists few, that are looked up in one call: what a call costs by itself is
+most of what a crowd's small updates take."""
+
 Entries = npt.NDArray[np.int64]
 
 
@@ -160,15 +164,19 @@ def chosen_entries(update: SparseUpdate, tiles: Entries) -> Entries:
 
 
 def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int) -> dict[str, dict[str, float]]:
-    """Which part of each one's entries each other one has too."""
+    """Which part of each one's entries each other one has too; all list as many."""
     there = np.zeros(tiles * TILE, dtype=np.bool_)
     shared: dict[str, dict[str, float]] = {hotkey: {} for hotkey in of}
-    for other, listed in others.items():
-        there[listed] = True
-        for hotkey, entries in of.items():
+    listed = np.stack(tuple(of.values()))
+    together = max(1, _AT_ONCE // max(1, listed.shape[1]))
+    parts = [listed[first : first + together] for first in range(0, len(listed), together)]
+    for other, entries in others.items():
+        there[entries] = True
+        counts = np.concatenate([np.count_nonzero(there[part], axis=1) for part in parts])
+        for hotkey, count in zip(of, counts.tolist(), strict=True):
             if hotkey != other:
-                shared[hotkey][other] = float(np.count_nonzero(there[entries])) / max(len(entries), 1)
-        there[listed] = False
+                shared[hotkey][other] = count / max(listed.shape[1], 1)
+        there[entries] = False
     return shared
 
 

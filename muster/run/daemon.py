@@ -73,7 +73,8 @@ def run_daemon(
     Raises:
         MusterError: the participant cannot start or cannot go on.
     """
-    faulthandler.enable()  # a failing disk under the state file, which is mapped, is a signal and no exception
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # a failing disk under the mapped state file is a signal, no exception
     parent = supervisor_pid(os.environ)
     if parent is not None:
         die_with_parent(parent)

@@ -1,6 +1,6 @@
 """Does the engine train as fast as a bare loop, and what do the ways of keeping moments cost and lose?
 
-    python benchmarks/trainer.py [--pairs 21] [--steps 3] [--rounds 24] [--seeds 2] [--only speed|memory|quality]
+    python benchmarks/trainer.py [--pairs 11] [--steps 8] [--rounds 24] [--seeds 2] [--only speed|memory|quality]
 
 One process, one thread, processor time, as a shared machine's clock says nothing. *Speed*: rounds of the product's
 engine against the same steps of a plain PyTorch loop over the same model, over Hugging Face's Llama and torchtitan's of
@@ -316,8 +316,8 @@ def quality(rounds: int, seeds: int) -> None:
 def main() -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=21)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=11)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", choices=("speed", "memory", "quality"))

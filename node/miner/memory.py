@@ -7,7 +7,6 @@ made twice; without the e and the moments after it a miner that was killed goes 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from pathlib import Path
 from muster.node.miner.state import Entry, Made, MinerState, load_made, load_state, save_made, save_state, stored_error
 from muster.protocol.errors import StorageError
 from muster.protocol.spec.layout import Layout
-
-log = logging.getLogger(__name__)
 
 SENT = "submission.safetensors"
 """Beside the state's file: the submission made since, while the state waits."""
@@ -27,7 +24,7 @@ class Memory:
 
     def __init__(self, path: Path, every: int = 1) -> None:
         """Keep the state at `path`, saved whole in the first of each `every` rounds that are worked on."""
-        self.path = path
+        self._path = path
         self._sent = path.with_name(SENT)
         self._every = every
         self._since = 0
@@ -43,7 +40,7 @@ class Memory:
             StorageError: one cannot be read.
             MusterError: what `take` raises where the entries are not its own.
         """
-        state = load_state(self.path, layout, take)
+        state = load_state(self._path, layout, take)
         self._since, self._after = 0, state.made
         if state.made is None:
             return state, 0
@@ -63,10 +60,10 @@ class Memory:
         if self._since % self._every and state.made is not None and self._after is not None:
             save_made(self._sent, state.made, self._after)
         else:
-            save_state(self.path, layout, state, moments)
+            save_state(self._path, layout, state, moments)
             self._after, self._since = state.made, 0
             self._forget()
-            state = replace(state, error=stored_error(self.path, layout))
+            state = replace(state, error=stored_error(self._path, layout))
         self._since += 1
         return state
 

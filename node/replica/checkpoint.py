@@ -19,7 +19,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
+from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.spec.layout import Layout
 from muster.protocol.wire.manifest import Manifest, ShardInfo, decode_manifest
 
@@ -56,17 +56,14 @@ class Shard:
         Returns what a manifest says of it.
 
         Raises:
-            StorageError: the disk did not take it.
+            OSError: the disk did not take it.
         """
         digest, tensors = blake3(), (_bytes_of(theta[i]) for i in self.tensors)
         parts: Iterator[bytes | memoryview] = chain((self.header,), tensors)
-        try:
-            for part in parts:
-                digest.update(part)
-                file.write(part)
-            file.flush()
-        except OSError as error:
-            raise StorageError(f"{self.size} bytes of a checkpoint cannot be kept on disk: {error.strerror}") from error
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+        file.flush()
         return ShardInfo(name=self.name, bytes=self.size, blake3=digest.hexdigest())
 
     def read_(self, data: bytes, theta: Sequence[Tensor]) -> None:

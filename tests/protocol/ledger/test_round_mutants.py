@@ -6,7 +6,7 @@ Each mutant is played in a scenario that ends right with the machine as it is; w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,7 +16,6 @@ from nano_stage import BLOCK, NanoStage, Setting
 from muster.lab.adversary.leaders import Equivocator
 from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import compiled_loops
 from muster.lab.simulator import SimulatedRun
 from muster.node.ledger.reader import Fetched
 from muster.node.telemetry import events
@@ -157,7 +156,7 @@ Play = Callable[[Scenario], Wrong]
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
     """Plays a scenario and says how it ended."""
     stages = {
         setting: NanoStage.lay(setting, tmp_path_factory.mktemp("stage"))
@@ -180,8 +179,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
         assert ended != RIGHT or script.unfired() == [], "what did not happen shows nothing"
         return ended
 
-    with compiled_loops():
-        yield playing
+    return playing
 
 
 def outcome(run: SimulatedRun, scenario: Scenario) -> Wrong:

@@ -237,7 +237,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from problem
     except (KeyError, ValueError, struct.error) as problem:
         raise ConfigError(
-            f"{path} is not this miner's memory of this run; move it away to start with a blank one"
+            f"{path} is not this miner's memory of this run; move it away to start without it"
         ) from problem
 
 

@@ -7,6 +7,7 @@ does it help, beside the others?), its LossRating, and its failures and absences
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -159,8 +160,10 @@ def judge(
         judged[hotkey] = _judged(state, found, outcome, ratio, ratings.get(hotkey, state.rating), spec)
     accepted = {hotkey for hotkey, found in findings.items() if found.accepted}
     seen = sight({hotkey: one.state for hotkey, one in judged.items()}, accepted, spec)
+    ascending = sorted(scores.values())
     for hotkey, one in judged.items():
-        rank = 1 + sum(score > scores[hotkey] for score in scores.values()) if hotkey in scores else None
+        better = len(ascending) - bisect_right(ascending, scores[hotkey]) if hotkey in scores else None
+        rank = None if better is None else 1 + better
         tokens = findings.get(hotkey, _NOTHING).windows / full if spec.tokens else 1.0
         gated, left = gate(one.state, spec, seen), multiplier(one.state, spec)
         score = left * gated * worth(one.state, spec) * tokens

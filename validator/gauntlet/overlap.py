@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from muster.kernels import SparseUpdate
 from muster.kernels.grid import TILE
 from muster.protocol.incentive.row import PeerState
-from muster.protocol.incentive.score import exceeds, gate
+from muster.protocol.incentive.score import gate
 from muster.protocol.incentive.sheet import precedence
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import GauntletSpec
@@ -83,8 +84,17 @@ def overlaps(
     return compared(beacon, same, past, honest, states, spec, each)
 
 
-Shares = Mapping[str, Mapping[str, float]]
-"""Of one peer's entries the part that another peer lists, too; by hotkey and the other's, never its own."""
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Which part of each peer's entries each other one lists, too: row by row `of`, column by column `others`, never
+    its own. A table, since a crowd's pairs are too many to look at one by one.
+
+    `parts` is float64, (of, others), and NaN where row and column are one hotkey.
+    """
+
+    of: tuple[str, ...]
+    others: tuple[str, ...]
+    parts: npt.NDArray[np.float64]
 
 
 def compared(
@@ -101,17 +111,18 @@ def compared(
     usual, usual_past = (
         _unit(shares, honest, limit, entries) for shares, limit in ((same, spec.clone_ratio), (past, spec.copy_ratio))
     )
+    beyond = same.parts / usual > spec.clone_ratio if spec.clone_ratio > 0.0 else np.zeros(same.parts.shape, np.bool_)
     found = {}
-    for hotkey in same:
-        beyond = [other for other, share in same[hotkey].items() if exceeds(share / usual, spec.clone_ratio)]
-        first = min(beyond, key=lambda other: precedence(beacon, other, states), default=None)
-        clone_of = first or _nearest(same[hotkey])
-        copy_of = _nearest(past[hotkey])
+    for hotkey, row, clones, near, copy in zip(
+        same.of, same.parts, beyond, _nearest(same), _nearest(past), strict=True
+    ):
+        shares = [Near(same.others[place], float(row[place])) for place in np.flatnonzero(clones)]
+        clone = min(shares, key=lambda one: precedence(beacon, one.hotkey, states), default=near)
         found[hotkey] = Overlap(
-            clone_of,
-            None if clone_of is None else same[hotkey][clone_of] / usual,
-            copy_of,
-            None if copy_of is None else past[hotkey][copy_of] / usual_past,
+            None if clone is None else clone.hotkey,
+            None if clone is None else clone.part / usual,
+            None if copy is None else copy.hotkey,
+            None if copy is None else copy.part / usual_past,
         )
     return found
 
@@ -124,10 +135,11 @@ def _unit(shares: Shares, honest: Collection[str], limit: float, entries: int) -
     update: in early rounds honest peers choose a third of the same entries. With fewer than three proven peers there is
     nothing to go by, and only what is half way to identical is taken for a copy.
     """
-    pairs = sorted(
-        share for one, row in shares.items() if one in honest for other, share in row.items() if other in honest
-    )
-    usual = pairs[(len(pairs) - 1) // 2] if len(pairs) >= _PAIRS else None
+    rows, columns = ([one in honest for one in hotkeys] for hotkeys in (shares.of, shares.others))
+    of_proven = shares.parts[rows][:, columns]
+    pairs = of_proven[~np.isnan(of_proven)]
+    middle = (pairs.size - 1) // 2
+    usual = float(np.partition(pairs, middle)[middle]) if pairs.size >= _PAIRS else None
     most = (1.0 + (_EARLY if usual is None else usual)) / 2.0
     bound = most / limit if limit else most
     return bound if usual is None else min(max(usual, _FEW / entries), bound)
@@ -163,23 +175,39 @@ def chosen_entries(update: SparseUpdate, tiles: Entries) -> Entries:
     return np.repeat(np.arange(len(tiles), dtype=np.int64), counts) * TILE + indices
 
 
-def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int) -> dict[str, dict[str, float]]:
+def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int) -> Shares:
     """Which part of each one's entries each other one has too; all list as many."""
     there = np.zeros(tiles * TILE, dtype=np.bool_)
-    shared: dict[str, dict[str, float]] = {hotkey: {} for hotkey in of}
     listed = np.stack(tuple(of.values()))
     together = max(1, _AT_ONCE // max(1, listed.shape[1]))
-    parts = [listed[first : first + together] for first in range(0, len(listed), together)]
-    for other, entries in others.items():
+    rows = {hotkey: row for row, hotkey in enumerate(of)}
+    parts = np.empty((len(of), len(others)))
+    for column, (other, entries) in enumerate(others.items()):
         there[entries] = True
-        counts = np.concatenate([np.count_nonzero(there[part], axis=1) for part in parts])
-        for hotkey, count in zip(of, counts.tolist(), strict=True):
-            if hotkey != other:
-                shared[hotkey][other] = count / max(listed.shape[1], 1)
+        for first in range(0, len(listed), together):
+            each = slice(first, first + together)
+            parts[each, column] = np.count_nonzero(there[listed[each]], axis=1)
         there[entries] = False
-    return shared
+        if other in rows:
+            parts[rows[other], column] = np.nan
+    return Shares(tuple(of), tuple(others), parts / max(listed.shape[1], 1))
 
 
-def _nearest(shares: Mapping[str, float]) -> str | None:
-    """Who lists the largest part too, of equals the lowest hotkey; None where there is nobody."""
-    return min(shares, key=lambda other: (-shares[other], other), default=None)
+class Near(NamedTuple):
+    """Whose entries a peer's are nearest to, and which part of them."""
+
+    hotkey: str
+    part: float
+
+
+def _nearest(shares: Shares) -> list[Near | None]:
+    """Of each one who lists the largest part too, of equals the lowest hotkey; None where there is nobody."""
+    order = np.argsort(np.array(shares.others, dtype=np.str_), kind="stable")
+    if not len(order):
+        return [None] * len(shares.of)
+    parts = np.where(np.isnan(shares.parts), -1.0, shares.parts)[:, order]
+    best = np.argmax(parts, axis=1)
+    return [
+        None if row[place] < 0.0 else Near(shares.others[order[place]], float(row[place]))
+        for row, place in zip(parts, best, strict=True)
+    ]

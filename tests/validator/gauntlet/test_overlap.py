@@ -92,6 +92,20 @@ class TestCopies:
         found = overlaps(BEACON, six(), {}, NAMES, OLD, SPEC)
         assert {(one.copy_of, one.copy) for one in found.values()} == {(None, None)}
 
+    def test_what_two_share_is_what_their_sets_share(self) -> None:
+        """Beside the plain count of each pair, whoever has most in common, and of equals the lowest hotkey."""
+        now, before = six(**{NAMES[2]: made(4)}), {name: made(i + 3) for i, name in enumerate(NAMES[1:])}
+        tiles = drawn_tiles(BEACON, GRID.tiles)
+        sets = [
+            {name: set(chosen_entries(update, tiles).tolist()) for name, update in round_.items()}
+            for round_ in (now, before)
+        ]
+        found = overlaps(BEACON, now, before, (), {}, SPEC.model_copy(update={"clone_ratio": 0.0}))
+        for name, entries in sets[0].items():
+            for others, near in ((sets[0], found[name].clone_of), (sets[1], found[name].copy_of)):
+                common = {other: len(entries & listed) for other, listed in others.items() if other != name}
+                assert near == min(common, key=lambda other: (-common[other], other))
+
     def test_alone_there_is_nobody_to_compare_with(self) -> None:
         assert overlaps(BEACON, {NAMES[0]: made(1)}, {}, [], {}, SPEC) == {NAMES[0]: Overlap()}
         assert overlaps(BEACON, {}, {}, [], {}, SPEC) == {}
@@ -102,7 +116,15 @@ MANY = 65_536
 
 
 def table(share: float, peers: int = 6) -> Shares:
-    return {one: {other: share for other in NAMES[:peers] if other != one} for one in NAMES[:peers]}
+    """All pairs of so many peers share as much."""
+    parts = np.full((peers, peers), share)
+    np.fill_diagonal(parts, np.nan)
+    return Shares(tuple(NAMES[:peers]), tuple(NAMES[:peers]), parts)
+
+
+def nobody(peers: int = 6) -> Shares:
+    """Nobody sent anything the round before."""
+    return Shares(tuple(NAMES[:peers]), (), np.empty((peers, 0)))
 
 
 class TestTheUsual:
@@ -110,24 +132,22 @@ class TestTheUsual:
 
     def test_of_strangers_who_list_entries_at_random_nothing_is_learned(self) -> None:
         """Two thirds of the candidates share next to nothing with anybody; honest ones share a tenth."""
-        shares = {
-            one: {other: 0.1 if {one, other} <= set(NAMES[:3]) else 0.01 for other in NAMES if other != one}
-            for one in NAMES
-        }
-        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[:3], OLD, SPEC, MANY)
+        shares = table(0.01)
+        shares.parts[:3, :3] *= 10
+        found = compared(BEACON, shares, nobody(), NAMES[:3], OLD, SPEC, MANY)
         assert found[NAMES[0]].clone == pytest.approx(1)
 
     def test_before_anybody_is_proven_only_near_identity_is_a_clone(self) -> None:
         for share, clone in ((0.7, False), (0.8, True)):
-            found = compared(BEACON, table(share), {name: {} for name in NAMES}, [], {}, SPEC, MANY)
+            found = compared(BEACON, table(share), nobody(), [], {}, SPEC, MANY)
             ratio = found[NAMES[0]].clone
             assert ratio is not None
             assert (ratio > SPEC.clone_ratio) is clone
 
     def test_an_identical_update_is_a_clone_however_much_honest_ones_share(self) -> None:
-        shares = {one: dict(row) for one, row in table(0.6).items()}
-        shares[NAMES[0]][NAMES[1]] = shares[NAMES[1]][NAMES[0]] = 1.0
-        found = compared(BEACON, shares, {name: {} for name in NAMES}, NAMES[1:], OLD, SPEC, MANY)
+        shares = table(0.6)
+        shares.parts[0, 1] = shares.parts[1, 0] = 1.0
+        found = compared(BEACON, shares, nobody(), NAMES[1:], OLD, SPEC, MANY)
         ratios = {name: found[name].clone for name in NAMES}
         assert all(
             ratio is not None and (ratio > SPEC.clone_ratio) is (name in NAMES[:2]) for name, ratio in ratios.items()
@@ -135,7 +155,7 @@ class TestTheUsual:
 
     @given(st.floats(0, 1), st.integers(1, 6))
     def test_equals_are_never_clones_unless_they_are_nearly_the_same(self, share: float, peers: int) -> None:
-        found = compared(BEACON, table(share, peers), {name: {} for name in NAMES[:peers]}, NAMES, OLD, SPEC, MANY)
+        found = compared(BEACON, table(share, peers), nobody(peers), NAMES, OLD, SPEC, MANY)
         for one in found.values():
             if one.clone is not None and share < 0.75:
                 assert one.clone <= SPEC.clone_ratio

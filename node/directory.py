@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from muster.protocol.chain.base import Chain, Peer, Snapshot
 from muster.protocol.errors import StorageError
-from muster.protocol.identity import public_of
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.storage import Buckets, Store
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,17 @@ class Directory:
                 self._complained[peer.hotkey] = peer.location
                 log.warning("peer %s committed a location that cannot be used: %s", peer.hotkey, error)
             return None
+
+    async def stores_of(self, publics: Sequence[bytes]) -> dict[bytes, Store]:
+        """The buckets of these peers, in their order, of those who have one now.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        peers = (await self._chain.snapshot()).by_hotkey()
+        known = {public: peers.get(hotkey_of(public)) for public in publics}
+        found = {public: self.store(peer) for public, peer in known.items() if peer is not None}
+        return {public: store for public, store in found.items() if store is not None}
 
     def stores(self, snapshot: Snapshot) -> dict[bytes, Store]:
         """The buckets of everybody in a snapshot who has one, by public key."""

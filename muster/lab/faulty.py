@@ -153,6 +153,7 @@ class FaultyChain(Chain):
 
     def __init__(self, chain: Chain, script: Script, height: Height, who: str) -> None:
         self._chain = chain
+        self.remembers = chain.remembers
         self._script = script
         self._height = height
         self._who = who

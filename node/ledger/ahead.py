@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from muster.kernels import Codec, SparseUpdate
+from muster.node.ledger.mirrors import Places
 from muster.node.ledger.objects import about, bundle_size, read_bundle, read_record, read_seal
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, MusterError, ObjectTooLarge, StorageError
 from muster.protocol.ledger import Tip
-from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
 
@@ -72,7 +72,7 @@ class ReadAhead:
             self.forget(digest)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def want(self, store: Store, tip: Tip, anchors: Sequence[Anchor], open_: Collection[bytes], how: Open) -> None:
+    def want(self, places: Places, tip: Tip, anchors: Sequence[Anchor], open_: Collection[bytes], how: Open) -> None:
         """Read these rounds, in ascending order, and drop all others but the records of the open round, `open_`.
 
         `tip` is where the ledger stands, `how` decodes what spec it names.
@@ -83,7 +83,7 @@ class ReadAhead:
             self.forget(digest)
         for at in anchors:
             if at.digest not in self._rounds and at.digest not in open_:  # a liar may anchor one for two rounds
-                self._rounds[at.digest] = _Round(self, store, tip, at, how)
+                self._rounds[at.digest] = _Round(self, places, tip, at, how)
 
     def forget(self, digest: bytes) -> None:
         """Drop a round; of nothing that is here."""
@@ -147,8 +147,8 @@ class ReadAhead:
 class _Round:
     """One round that is read ahead; its parts are tasks that give what they read, None, or the error they met."""
 
-    def __init__(self, ahead: ReadAhead, store: Store, tip: Tip, at: Anchor, how: Open) -> None:
-        self._ahead, self._store, self._tip, self._at, self._how = ahead, store, tip, at, how
+    def __init__(self, ahead: ReadAhead, places: Places, tip: Tip, at: Anchor, how: Open) -> None:
+        self._ahead, self._places, self._tip, self._at, self._how = ahead, places, tip, at, how
         self.cost = 0
         self.size: int | None = None
         self.record = ahead.start(_outcome(self._read_record))
@@ -164,7 +164,7 @@ class _Round:
     async def _read_record(self) -> tuple[Record, bytes]:
         at = self._at
         with about(paths.record(self._tip.run_id, at.round, at.digest)):
-            return await read_record(self._store, self._tip, at.round, at.digest, OBJECT_AHEAD)
+            return await read_record(self._places, self._tip, at.round, at.digest, OBJECT_AHEAD)
 
     async def _named(self) -> Record | None:
         found = await self.record
@@ -175,7 +175,7 @@ class _Round:
         if record is None:
             return None
         with about(paths.seal(record.run_id, record.round, record.seal)):
-            return await read_seal(self._store, record, OBJECT_AHEAD)
+            return await read_seal(self._places, record, OBJECT_AHEAD)
 
     async def _read_bundle(self) -> bytes | None:
         """The bundle, where it is of the spec in force now and there is room for it."""
@@ -190,7 +190,7 @@ class _Round:
                 return None
             self.cost, self.size = cost, size
         with about(paths.bundle(record.run_id, record.round, digest)):
-            return await read_bundle(self._store, record, digest, size)
+            return await read_bundle(self._places, record, digest, size)
 
     async def _open(self) -> Sequence[SparseUpdate] | None:
         async with self._ahead.opening:

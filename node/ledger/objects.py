@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from blake3 import blake3
 
+from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Places, anywhere
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, MusterError, ObjectDamaged, WireError
 from muster.protocol.ledger import Tip
@@ -37,7 +38,7 @@ def about(key: str) -> Iterator[None]:
 
 
 async def read_record(
-    store: Store, tip: Tip, round_: int, digest: bytes, max_bytes: int = wire.MAX_BODY_BYTES
+    places: Places, tip: Tip, round_: int, digest: bytes, max_bytes: int = wire.MAX_BODY_BYTES
 ) -> tuple[Record, bytes]:
     """The record of a round with this digest, and its bytes; any tip of the run says what model it is of.
 
@@ -45,13 +46,18 @@ async def read_record(
         StorageError: it is missing, damaged (`ObjectDamaged`), larger than the cap, or cannot be read.
         LedgerError: its bytes are the right ones, and no record of this round.
     """
-    data = await store.get(paths.record(tip.run_id, round_, digest), max_bytes=max_bytes)
-    try:
-        record, found = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
-    except WireError as error:
-        raise _misread(data, wire.Type.RECORD, digest, error) from error
-    if found != digest:
-        raise ObjectDamaged("it is not the record that is anchored")
+
+    async def read(store: Store) -> tuple[Record, bytes]:
+        data = await store.get(paths.record(tip.run_id, round_, digest), max_bytes=max_bytes)
+        try:
+            record, found = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        except WireError as error:
+            raise _misread(data, wire.Type.RECORD, digest, error) from error
+        if found != digest:
+            raise ObjectDamaged("it is not the record that is anchored")
+        return record, data
+
+    record, data = await anywhere(places, read)
     check_round(record, round_)
     return record, data
 
@@ -66,24 +72,28 @@ def check_round(record: Record, round_: int) -> None:
         raise LedgerError(f"it is the record of round {record.round}")
 
 
-async def read_seal(store: Store, record: Record, max_bytes: int = MAX_SEAL_BYTES) -> tuple[Seal, bytes]:
+async def read_seal(places: Places, record: Record, max_bytes: int = MAX_SEAL_BYTES) -> tuple[Seal, bytes]:
     """The seal that a record names, and its bytes.
 
     Raises:
         StorageError: it is missing, damaged, larger than the cap, or cannot be read.
         LedgerError: its bytes are the right ones, and no seal.
     """
-    data = await store.get(paths.seal(record.run_id, record.round, record.seal), max_bytes=max_bytes)
-    try:
-        seal, found = wire.decode_seal(data, record.run_id)
-    except WireError as error:
-        raise _misread(data, wire.Type.SEAL, record.seal, error) from error
-    if found != record.seal:
-        raise ObjectDamaged("it is not the seal that the record names")
-    return seal, data
+
+    async def read(store: Store) -> tuple[Seal, bytes]:
+        data = await store.get(paths.seal(record.run_id, record.round, record.seal), max_bytes=max_bytes)
+        try:
+            seal, found = wire.decode_seal(data, record.run_id)
+        except WireError as error:
+            raise _misread(data, wire.Type.SEAL, record.seal, error) from error
+        if found != record.seal:
+            raise ObjectDamaged("it is not the seal that the record names")
+        return seal, data
+
+    return await anywhere(places, read)
 
 
-async def read_bundle(store: Store, record: Record, digest: bytes, size: int) -> bytes:
+async def read_bundle(places: Places, record: Record, digest: bytes, size: int) -> bytes:
     """The bundle that a record, which has this digest, names; of `size` bytes.
 
     Raises:
@@ -92,10 +102,14 @@ async def read_bundle(store: Store, record: Record, digest: bytes, size: int) ->
     if not size:
         return b""
     key = paths.bundle(record.run_id, record.round, digest)
-    bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
-    if blake3(bundle).digest() != record.bundle:
-        raise ObjectDamaged("it is not the bundle that the record names")
-    return bundle
+
+    async def read(store: Store) -> bytes:
+        bundle = await store.get(key, max_bytes=size, deadline=BULK_DEADLINE)
+        if blake3(bundle).digest() != record.bundle:
+            raise ObjectDamaged("it is not the bundle that the record names")
+        return bundle
+
+    return await anywhere(places, read, BULK_HEDGE_SECONDS)
 
 
 def bundle_size(record: Record, tip: Tip) -> int:

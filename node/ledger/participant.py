@@ -93,6 +93,10 @@ class Participant:
         """What it does in the open round."""
         raise NotImplementedError
 
+    def turn(self, head: Block) -> int | None:  # noqa: ARG002
+        """In which later turn it may close the open round, which is late, at block `head`; None for in none."""
+        return None
+
     @property
     def closing(self) -> bool:
         """Whether it, as the leader, ends the run with the open round."""

@@ -7,6 +7,7 @@ again; missing ones are unknown, never invalid. Only a record whose very bytes h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
 from muster.node.ledger.ahead import ROUNDS_AHEAD, Open, ReadAhead
+from muster.node.ledger.ballot import Ballot
+from muster.node.ledger.mirrors import Mirrors, Places, likeliest
 from muster.node.ledger.objects import (
     MAX_SEAL_BYTES,
     about,
@@ -28,7 +31,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.ledger.forkchoice import Claim, Vote, claims
+from muster.protocol.ledger.forkchoice import Claim, claims
 from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
@@ -49,11 +52,10 @@ ASSIGN, POSSESS, EVALUATE = "assign", "possess", "evaluate"
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A record that the chain proves, and the bucket it is read from."""
+    """A record that the chain proves, and the buckets it can be read from: of those first who stand on it."""
 
     claim: Claim
-    hotkey: str
-    store: Store
+    places: Mirrors
 
     @property
     def digest(self) -> bytes:
@@ -115,10 +117,13 @@ class Reader:
     def __init__(self, chain: Chain, directory: Directory) -> None:
         self._chain = chain
         self._directory = directory
-        self._lineage = Lineage()
+        self.lineage = Lineage()
         self.ahead = ReadAhead()
+        self.refused: set[Anchor] = set()
+        """Records that were judged and are not valid, each in the round that it was anchored for: no votes."""
         self._records: dict[bytes, tuple[Record, bytes]] = {}
         self._seals: dict[str, FoundSeal] = {}
+        self._seals_of = -1
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
         """The records of the open round that the chain proves, the one to stand on first; empty before the first.
@@ -138,7 +143,7 @@ class Reader:
         found, shown = await self._proven(tip)
         if found:
             later = self._later(tip.round, shown)
-            self.ahead.want(found[0].store, tip, later, [pointer.digest for pointer in found], how)
+            self.ahead.want(found[0].places, tip, later, [pointer.digest for pointer in found], how)
         return found
 
     def _later(self, round_: int, shown: Sequence[Anchor]) -> list[Anchor]:
@@ -148,49 +153,72 @@ class Reader:
         """
         newest = max(shown, key=lambda anchor: anchor.round)
         first, last = round_ + 1, min(round_ + ROUNDS_AHEAD, newest.round)
-        of = {at.round: at for at in self._lineage.between(newest, first, last)}
+        of = {at.round: at for at in self.lineage.between(newest, first, last)}
         of |= {at.round: at for at in reversed(shown) if first <= at.round <= last}
         return [of[number] for number in sorted(of)]
 
     async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
-        """What `anchored` gives, and the leader's anchors of this round or later ones, in chain order."""
-        leader = hotkey_of(tip.leader_in_turn)
-        shown = [seen for seen in await self._chain.anchors(tip.round) if seen.hotkey == leader]
-        store = await self._directory.store_of(leader) if shown else None
-        if store is None:
+        """What `anchored` gives, and the anchors of this round or later ones, in chain order."""
+        members = {hotkey_of(public): public for public in tip.leaders}
+        memory = tip.spec.clock.touch // tip.spec.clock.shortest + 1  # rounds in which who is in touch has anchored
+        seen = [one for one in await self._chain.anchors(max(0, tip.round - memory)) if one.hotkey in members]
+        shown = [one.anchor for one in seen if one.anchor.round >= tip.round]
+        if not shown:
             return [], []
-        votes: list[Vote] = []
-        for seen in [seen for seen in shown if seen.anchor.round == tip.round] or shown[-1:]:
-            at = await self._traced(seen.anchor, tip, store)
-            if at.round == tip.round:
-                votes.append(Vote(at.digest, seen.block))
-        found = claims(votes, await self._chain.final())
-        return [Pointer(claim, leader, store) for claim in found], [seen.anchor for seen in shown]
+        stores = await self._directory.stores_of(tip.leaders)
+        if not stores:
+            return [], []
+        final = await self._chain.final()
+        ballot = Ballot(self, tip, Mirrors(tuple(stores.values())))
+        votes = await ballot.votes([(members[one.hotkey], one.block, one.anchor) for one in seen])
+        settle = tip.spec.clock.turn if len(members) > 1 and not self._chain.remembers else 0
+        found = claims(votes, tip.roll, final, self.lineage.turns(tip.round), settle)
+        if not found and ballot.problem is not None:
+            raise ballot.problem
+        standing = {
+            claim.digest: [stores[one.voter] for one in votes if one.stands == claim.digest and one.voter in stores]
+            for claim in found
+        }
+        return [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found], shown
 
     async def newest_anchor(self, tip: Tip) -> Anchor | None:
-        """The anchor of the tip's leader for the latest round that is final; None before the first.
+        """The latest anchor of the tip's leaders that is final, and that more than half of their anchors reach.
+
+        None before the first.
 
         Raises:
-            ChainError: the chain does not say.
+            ChainError, StorageError: the chain does not say.
         """
-        leader = hotkey_of(tip.leader_in_turn)
+        members = {hotkey_of(public) for public in tip.leaders}
         final = await self._chain.final()
-        shown = [seen.anchor for seen in await self._chain.anchors(0) if seen.hotkey == leader and seen.block <= final]
-        return max(shown, key=lambda anchor: anchor.round, default=None)
+        newest: dict[str, Anchor] = {}
+        for one in await self._chain.anchors(0):
+            if one.hotkey in members and one.block <= final:
+                newest[one.hotkey] = one.anchor
+        order = sorted(newest.values(), key=lambda anchor: anchor.round)
+        return order[(len(order) - 1) // 2] if order else None
 
-    async def _traced(self, newest: Anchor, tip: Tip, store: Store) -> Anchor:
-        """Read records back from an anchor towards the open round's, as far as one look goes."""
-        at = self._lineage.trace(newest, tip.round)
+    async def traced(self, newest: Anchor, tip: Tip, places: Places) -> Anchor:
+        """Read records back from an anchor towards the open round's, as far as one look goes.
+
+        Raises:
+            StorageError, LedgerError: one of them is not to be had, or is none.
+        """
+        at = self.lineage.trace(newest, tip.round)
         for _ in range(STEPS_BACK):
             if at.round <= tip.round:
                 break
-            with about(paths.record(tip.run_id, at.round, at.digest)):
-                record, _ = await self.record(store, tip, at.round, at.digest)
-                self._lineage.take(at, record, at.digest)
-            at = self._lineage.trace(at, tip.round)
+            await self.learn(at, tip, places)
+            at = self.lineage.trace(at, tip.round)
         return at
 
-    async def record(self, store: Store, tip: Tip, round_: int, digest: bytes) -> tuple[Record, bytes]:
+    async def learn(self, at: Anchor, tip: Tip, places: Places) -> None:
+        """Read a record for what it says of its parent and turn; raises as `traced` does."""
+        with about(paths.record(tip.run_id, at.round, at.digest)):
+            record, _ = await self.record(places, tip, at.round, at.digest)
+            self.lineage.take(at, record, at.digest)
+
+    async def record(self, places: Places, tip: Tip, round_: int, digest: bytes) -> tuple[Record, bytes]:
         """The record with this digest, and its bytes; what was read ahead is not read again.
 
         Raises:
@@ -198,10 +226,11 @@ class Reader:
             LedgerError: its bytes are the right ones, and no record of this round.
         """
         found = self._records.get(digest) or await self.ahead.record(digest)
-        found = found or await read_record(store, tip, round_, digest)
+        found = found or await read_record(places, tip, round_, digest)
         check_round(found[0], round_)
         if round_ == tip.round:
-            self._records = {digest: found}
+            self._records = {at: kept for at, kept in self._records.items() if kept[0].round == round_}
+            self._records[digest] = found
         return found
 
     async def siblings(self, store: Store, tip: Tip, round_: int) -> list[tuple[Record, bytes]]:
@@ -248,7 +277,7 @@ class Reader:
             LedgerError: the record is not a record, names what the chain does not have, or asks for more than a round
                 may hold.
         """
-        store, run_id, round_ = pointer.store, tip.run_id, tip.round
+        store, run_id, round_ = pointer.places, tip.run_id, tip.round
         with about(paths.record(run_id, round_, pointer.digest)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
             ledger.check_link(tip, record, None)
@@ -264,22 +293,22 @@ class Reader:
         self.ahead.forget(pointer.digest)
         return Fetched(record, pointer.digest, seal, record.seal, bundle, record_data, seal_data, updates)
 
-    async def seal_of(self, store: Store, record: Record, digest: bytes) -> tuple[Seal, bytes]:
+    async def seal_of(self, places: Places, record: Record, digest: bytes) -> tuple[Seal, bytes]:
         """The seal that a record, which has this digest, names, and its bytes; what was read ahead is not read again.
 
         Raises:
             StorageError: it is missing, damaged or cannot be read.
             LedgerError: its bytes are the right ones, and no seal.
         """
-        return await self.ahead.seal(digest) or await read_seal(store, record)
+        return await self.ahead.seal(digest) or await read_seal(places, record)
 
-    async def bundle_of(self, store: Store, record: Record, digest: bytes, size: int) -> bytes:
+    async def bundle_of(self, places: Places, record: Record, digest: bytes, size: int) -> bytes:
         """The bundle, of `size` bytes, that a record with this digest names; what was read ahead is not read again.
 
         Raises:
             StorageError: it is missing, damaged or cannot be read.
         """
-        return await self.ahead.bundle(digest) or await read_bundle(store, record, digest, size)
+        return await self.ahead.bundle(digest) or await read_bundle(places, record, digest, size)
 
     async def check_beacons(self, tip: Tip, record: Record, seal: Seal) -> None:
         """Every block and beacon of a record is the chain's own.
@@ -298,18 +327,38 @@ class Reader:
                 raise LedgerError(f"the {purpose} beacon of round {round_} is not the chain's")
 
     async def seals(self, tip: Tip) -> list[FoundSeal]:
-        """The open round's seals in its leader's bucket: of this ledger, and of a block that the chain has.
+        """The open round's seals in the buckets of those whose turn has come: of this ledger, by blocks that the chain
+        has, those of earlier turns first.
 
         Raises:
             ChainError, StorageError: the bucket or the chain cannot be looked at now, or what was read is damaged.
         """
-        store = await self._directory.store_of(hotkey_of(tip.leader_in_turn))
-        if store is None:
-            return []
-        listed = await store.list(paths.seals(tip.run_id, tip.round), limit=MAX_SIBLINGS)
+        head = await self._chain.head()
+        turns = range(min(tip.turn_at(head.number) + 1, len(tip.leaders)))
+        stores = await self._directory.stores_of([tip.leader(turn) for turn in turns])
+        looks = await asyncio.gather(*(self._seals_in(store, tip) for store in stores.values()), return_exceptions=True)
+        found: dict[bytes, FoundSeal] = {}
+        for look in looks:
+            if isinstance(look, list):
+                found |= {one.digest: one for one in look if one.digest not in found}
+            elif not isinstance(look, StorageError):
+                raise look
+        problems = [look for look in looks if isinstance(look, StorageError)]
+        if problems and not found:
+            raise problems[0]
+        usable = [one for one in found.values() if await self._usable(tip, one)]
+        return sorted(usable, key=lambda one: one.seal.turn)
+
+    async def _seals_in(self, store: Store, tip: Tip) -> list[FoundSeal]:
+        """What one bucket has for seals of the open round, as it is."""
+        listed = await store.list(paths.seals(tip.run_id, tip.round), limit=MAX_SIBLINGS * len(tip.leaders))
         keys = [info.key for info in listed if info.size <= MAX_SEAL_BYTES]
-        self._seals = {key: self._seals.get(key) or await self._read_seal(store, tip, key) for key in keys}
-        return [found for found in self._seals.values() if await self._usable(tip, found)]
+        if self._seals_of != tip.round:
+            self._seals, self._seals_of = {}, tip.round
+        for key in keys:
+            if key not in self._seals:
+                self._seals[key] = await self._read_seal(store, tip, key)
+        return [self._seals[key] for key in keys]
 
     async def _read_seal(self, store: Store, tip: Tip, key: str) -> FoundSeal:
         data = await store.get(key, max_bytes=MAX_SEAL_BYTES)

@@ -43,6 +43,8 @@ from muster.protocol.ledger.round import (
     SubmissionSeen,
     Tick,
     Transition,
+    TurnCame,
+    Unsure,
 )
 from muster.protocol.types import Anchor, Block
 
@@ -75,9 +77,8 @@ class Session:
         self._participant = participant
         self._chain = chain
         self._reader = Reader(chain, directory)
-        self._refused: set[Anchor] = set()
         self._complaint = ""
-        self.tentative = Tentative(self._reader, self._refused, self.complain)
+        self.tentative = Tentative(self._reader, self.complain)
 
     async def run(self) -> None:
         """Take part in every round until the closing record has been applied and is final, or until cancelled."""
@@ -152,7 +153,7 @@ class Session:
             own = me.known(pointer.digest)
             if own is not None:
                 return FoundRecord(own, None, pointer.claim.final)
-            found = None if Anchor(me.tip.round, pointer.digest) in self._refused else await self._judged(pointer)
+            found = await self._judged(pointer)
             if found is not None:
                 return found
         return None
@@ -166,7 +167,7 @@ class Session:
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._refused.add(Anchor(tip.round, pointer.digest))
+            self._reader.refused.add(Anchor(tip.round, pointer.digest))
             log.error("the record of round %d is not valid and is not applied: %s", tip.round, error)
             me.note(events.Refused(tip.round, record=pointer.digest.hex(), problem=str(error)))
         return None
@@ -332,9 +333,14 @@ class _Round:
 
     async def _observe(self, head: Block) -> list[Event]:
         """What a leader sees of the peers; a look that fails is none, and is made again at the next block."""
-        state = self._machine.state
+        state, unsure = self._machine.state, len(self._session.tentative)
         if state.phase not in (Phase.SUBMIT, Phase.REVEAL):
             return []
+        if unsure != state.unsure:
+            return [Unsure(unsure)]
+        turn = self._me.turn(head) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW else None
+        if turn is not None:
+            return [TurnCame(turn)]
         try:
             return [*await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:

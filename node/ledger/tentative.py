@@ -44,20 +44,18 @@ class AppliedRound(Protocol):
 
 
 class Tentative:
-    """Rounds that are applied and not final, oldest first. `refused` are records that are not valid,
-    each in the round that it was anchored for."""
+    """Rounds that are applied and not final, oldest first."""
 
-    def __init__(self, reader: Reader, refused: set[Anchor], complain: Callable[[str], None]) -> None:
+    def __init__(self, reader: Reader, complain: Callable[[str], None]) -> None:
         self._reader = reader
-        self._refused = refused
         self._complain = complain
         self._rounds: list[AppliedRound] = []
         self._overtaken: AppliedRound | None = None
         self._at_hand: Fetched | None = None
 
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self._rounds)
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._rounds)
 
     def add(self, round_: AppliedRound) -> None:
         """A round has been applied."""
@@ -94,8 +92,6 @@ class Tentative:
             return None
         ahead = {claim.digest for claim in before(found, round_.record)}
         for pointer in pointers:
-            if Anchor(round_.tip.round, pointer.digest) in self._refused:
-                continue
             if pointer.digest in ahead and (fetched := await self._fetched(pointer, round_.tip)) is not None:
                 return fetched
         return None
@@ -107,7 +103,7 @@ class Tentative:
         except (StorageError, ChainError) as error:
             self._complain(f"another record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._refused.add(Anchor(tip.round, pointer.digest))
+            self._reader.refused.add(Anchor(tip.round, pointer.digest))
             log.error("another record of round %d is not valid: %s", tip.round, error)
         return None
 

@@ -58,7 +58,12 @@ class Snapshot:
 
 
 class Chain(ABC):
-    """A client of one chain and one subnet on it."""
+    """A client of one chain and one subnet on it.
+
+    `remembers` says that `anchors` gives every anchor that was made; else it gives each hotkey's newest.
+    """
+
+    remembers: bool = True
 
     @abstractmethod
     async def origin(self) -> Origin:

@@ -3,26 +3,21 @@
 from muster.protocol.ledger.bundle import check_bundle, check_bundle_size
 from muster.protocol.ledger.judge import (
     NO_CHECKPOINT,
-    SCORES_AGE,
     Admit,
     Applied,
     OpenAccepted,
-    Possession,
-    Tip,
     adopt_amendments,
     adopt_proofs,
     advance,
     check_link,
     check_seal,
-    genesis_tip,
-    next_opening,
     open_bundle,
     prepare,
-    spec_digest,
     verify,
 )
 from muster.protocol.ledger.resume import resume, tip_info
 from muster.protocol.ledger.sealing import continues, unanswerable
+from muster.protocol.ledger.tip import SCORES_AGE, Possession, Tip, genesis_tip, next_opening, spec_digest
 
 __all__ = [
     "NO_CHECKPOINT",

@@ -1,157 +1,38 @@
 """The rules of the ledger: what makes a record valid, and where the ledger stands after it.
 
-`Tip` is all that is needed to judge the next record; `verify` judges one and gives the next tip. The leader composes
-its record from the same functions, so a record its leader would not accept itself is never signed.
+`verify` judges the record that comes after a `Tip` and gives the next one. The leader composes its record from the same
+functions, so a record its leader would not accept itself is never signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
-from muster.kernels import Codec, SparseUpdate
+from muster.kernels import SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError, WireError
-from muster.protocol.identity import public_of
 from muster.protocol.ledger.bundle import Opened, check_bundle, read_bundle
+from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
-from muster.protocol.rules.admission import RoundFacts
-from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
+from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.disputes import silenced_by
-from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.spec.layout import Layout, codec_of, layout_of
-from muster.protocol.types import Beacon, Block
-from muster.protocol.wire import Kind, Opening, Record, ScoresUsed, Seal, Signed
+from muster.protocol.spec.layout import layout_of
+from muster.protocol.types import Block
+from muster.protocol.wire import Kind, Record, Seal, Signed
 
 NO_CHECKPOINT = bytes(32)
 
-SCORES_AGE = 16
-"""Rounds by which a score file may be older than the one of round r − L."""
-
-Possession = Callable[[bytes], bytes]
 Admit = Callable[[bytes, bytes], Signed]
 """Judges a head by its owner's key and its bytes, as `admission.admit` does: WireError with the reason."""
 
 OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
 """Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
-
-
-@lru_cache(8)
-def spec_digest(spec: RunSpec) -> bytes:
-    """How every opening names the spec in force: the function that makes the genesis spec's digest the run id."""
-    return spec.run_id()
-
-
-@dataclass(frozen=True, slots=True)
-class Tip:
-    """Where the ledger stands: the round that is open and everything its record will be judged by.
-
-    `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
-    that changed θ, `past` is what the last records say about who was there, oldest first. `silenced` are the validators
-    whose scores do not count any more, `proofs` the disputes that made it so, in the order they were recorded. A closed
-    ledger has no open round.
-    """
-
-    history: SpecHistory
-    layout: Layout
-    opening: Opening
-    parent: bytes
-    outer_step: int
-    past: tuple[Attendance, ...]
-    closed: bool = False
-    proofs: tuple[bytes, ...] = ()
-    silenced: frozenset[bytes] = frozenset()
-
-    @property
-    def run_id(self) -> bytes:
-        """The run."""
-        return self.history.run_id
-
-    @property
-    def round(self) -> int:
-        """The open round."""
-        return self.opening.round
-
-    @property
-    def spec(self) -> RunSpec:
-        """The spec in force in the open round."""
-        return self.history.at(self.round)
-
-    @property
-    def codec(self) -> Codec:
-        """What submissions of the open round are compressed by."""
-        return codec_of(self.spec)
-
-    def leader(self, turn: int) -> bytes:
-        """Whose turn number `turn` to close the round is."""
-        leaders = self.history.genesis.genesis.leaders
-        return public_of(leaders[turn % len(leaders)])
-
-    @property
-    def leader_in_turn(self) -> bytes:
-        """The public key of who closes the open round: in this release the turn never passes on."""
-        return self.leader(turn=0)
-
-    @property
-    def validators(self) -> frozenset[bytes]:
-        """Whose scores may count, the silenced among them, by public key."""
-        return frozenset(public_of(hotkey) for hotkey in self.history.genesis.genesis.leaders)
-
-    @property
-    def score_rounds(self) -> range:
-        """The rounds whose scores may steer the open one, newest first: r − L … r − L − 16, none before round 0."""
-        newest = self.round - self.spec.gauntlet.lag
-        return range(newest, max(newest - SCORES_AGE, 0) - 1, -1)
-
-    @property
-    def remembered(self) -> frozenset[bytes]:
-        """Everybody with an entry in the records remembered; they and the registered may have rows of scores."""
-        return seen_in(self.past)
-
-    def order(self, candidates: Collection[bytes], scores: Sequence[ScoresUsed]) -> tuple[bytes, ...]:
-        """Who has the first claim to a seat of the open round; see `selection.order`."""
-        return order(candidates, scores, self.past, self.opening.possess.value, self.spec.gauntlet)
-
-    def choose(self, known: Mapping[bytes, str], scores: Sequence[ScoresUsed]) -> Choice:
-        """Decide the open round by what is known to be wrong with each sealed submission; see `selection.choose`."""
-        return choose(known, scores, self.past, self.opening.possess.value, self.spec)
-
-    def facts(self, possession: Possession, peers: dict[bytes, int] | None = None) -> RoundFacts:
-        """What submissions of the open round are judged against."""
-        return RoundFacts(self.run_id, self.spec, self.layout, self.opening, possession, peers)
-
-
-def genesis_tip(history: SpecHistory, assign: Beacon, possess: Beacon) -> Tip:
-    """Where every run begins: round 0 is open and A_0 is expected."""
-    past = before_genesis([public_of(hotkey) for hotkey in history.genesis.genesis.miners])
-    opening = next_opening(history, 0, past, assign, possess)
-    return Tip(history, layout_of(history.genesis.model), opening, history.run_id, 0, past)
-
-
-def next_opening(
-    history: SpecHistory, round_: int, past: Sequence[Attendance], assign: Beacon, possess: Beacon
-) -> Opening:
-    """What a record fixes for the round after it; the round opens at the block of its possession beacon."""
-    spec = history.at(round_)
-    deadline = possess.block.number + spec.clock.deadline
-    return Opening(
-        round=round_,
-        open=possess.block,
-        min_block=possess.block.number + spec.clock.min_blocks,
-        deadline=deadline,
-        anchor_by=deadline + spec.clock.reveal + spec.gauntlet.score_wait + spec.clock.anchor,
-        expected=expected(past),
-        base_round=round_,
-        spec_digest=spec_digest(spec),
-        assign=assign,
-        possess=possess,
-    )
 
 
 def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded_in: int) -> SpecHistory:
@@ -237,13 +118,14 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     past = remember(tip.past, record)
     opening = record.opening
     if opening is None:
-        return replace(tip, history=history, parent=digest, past=past, closed=True)
+        return replace(tip, history=history, parent=digest, past=past, author=record.leader, closed=True)
     if opening != next_opening(history, record.round + 1, past, opening.assign, opening.possess):
         raise LedgerError("the opening of the next round is not what the rules give")
     if opening.assign.block != tip.opening.open:
         raise LedgerError("the next round's assignment is not drawn at this round's opening")
     step = tip.outer_step + (record.kind is Kind.ROUND)
-    return replace(tip, history=history, parent=digest, past=past, opening=opening, outer_step=step)
+    after = replace(tip, history=history, parent=digest, past=past, author=record.leader)
+    return replace(after, opening=opening, outer_step=step)
 
 
 def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
@@ -269,14 +151,23 @@ def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
 def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
     """The seal is the one the record names, made for this round, and covers exactly the record's entries.
 
+    Both were made when it was their makers' turn. Who takes over may go on with the seal of an earlier turn.
+
     Raises:
         LedgerError: it is not.
     """
     checks = (
         (record.seal == digest, "the seal is not the one the record names"),
         (seal.round == record.round and seal.parent == tip.parent, "the seal is of another round"),
-        (seal.leader == record.leader and seal.turn == record.turn, "the seal is another aggregator's"),
+        (seal.leader == tip.leader(seal.turn), "the seal is by an aggregator whose turn it was not"),
+        (seal.turn <= record.turn, "the seal is of a later turn than the record"),
+        (record.kind is not Kind.CLOSE or seal.turn == record.turn, "a closing record goes on with no other's seal"),
         (seal.block.number >= tip.opening.open.number, "the round was sealed before it opened"),
+        (seal.block.number >= tip.turn_begins(seal.turn), "the round was sealed before its signer's turn"),
+        (
+            record.opening is None or record.opening.open.number >= tip.turn_begins(record.turn),
+            "the record was made before its signer's turn",
+        ),
         (
             record.opening is None or record.opening.open.number > seal.block.number,
             "the next round opens before this one was sealed",

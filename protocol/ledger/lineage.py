@@ -19,6 +19,15 @@ class Lineage:
 
     def __init__(self) -> None:
         self._parents: dict[tuple[int, bytes], bytes] = {}
+        self._turns: dict[tuple[int, bytes], int] = {}
+
+    def parent(self, at: Anchor) -> bytes | None:
+        """The digest of the record before one that has been read."""
+        return self._parents.get((at.round, at.digest))
+
+    def turns(self, round_: int) -> dict[bytes, int]:
+        """In whose turn the records of a round were made, of those that have been read."""
+        return {digest: turn for (of, digest), turn in self._turns.items() if of == round_}
 
     def trace(self, anchor: Anchor, round_: int) -> Anchor:
         """The oldest record from `round_` on that is known to lead to `anchor`.
@@ -53,7 +62,9 @@ class Lineage:
         if digest != at.digest or record.round != at.round:
             raise LedgerError(f"the record of round {at.round} is not the one that the newest anchor leads back to")
         self._parents[at.round, at.digest] = record.parent
+        self._turns[at.round, at.digest] = record.turn
 
     def forget(self, round_: int) -> None:
         """Drop what the records before `round_` say; `trace` goes back to the round before it and no further."""
         self._parents = {at: parent for at, parent in self._parents.items() if at[0] >= round_}
+        self._turns = {at: turn for at, turn in self._turns.items() if at[0] >= round_}

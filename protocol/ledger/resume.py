@@ -7,7 +7,7 @@ the record before it, and both must be what the rules make of the tip.
 from __future__ import annotations
 
 from muster.protocol.errors import LedgerError, WireError
-from muster.protocol.ledger.judge import Tip, next_opening
+from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Kind, Record, decode_dispute
@@ -49,7 +49,7 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     if opening != next_opening(history, manifest.round, past, opening.assign, opening.possess):
         raise LedgerError("the checkpoint's tip is not one that the record before it opens the round for")
     proofs, silenced = _silenced(start, manifest)
-    tip = Tip(history, start.layout, opening, digest, step, past, proofs=proofs, silenced=silenced)
+    tip = Tip(history, start.layout, opening, digest, step, past, record.leader, proofs=proofs, silenced=silenced)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
         raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
     return tip

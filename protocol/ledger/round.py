@@ -66,7 +66,8 @@ _NONE: frozenset[Instruction] = frozenset()
 class RoundState:
     """A round as one participant sees it. Peers are public keys.
 
-    `me` is the participant's own key. `closing` says that its leader ends the run with this round. `submitted` is what
+    `me` is the participant's own key. `closing` says that its leader ends the run with this round, `turn` in which turn
+    it leads; `unsure` is how many rounds before this one are not final. `submitted` is what
     the leader has seen; `sealed` is None until the seal; `settled` the sealed peers that nothing more is awaited from;
     `scored` whether every score this round's selection may wait for is in. `since`, `revealing_since` and `looked` are
     the blocks of the leader's first look, of its first one after the seal, and of its newest one; `looks` is how often
@@ -80,6 +81,8 @@ class RoundState:
     clock: ClockSpec
     score_wait: int
     closing: bool = False
+    turn: int = 0
+    unsure: int = 0
     phase: Phase = Phase.SUBMIT
     opened: bool = False
     block: int = 0
@@ -118,6 +121,20 @@ class Tick:
     """The chain has reached a height."""
 
     block: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """The round is late, and it is this aggregator's turn to close it."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """So many rounds before this one are not final."""
+
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +204,8 @@ class Failed:
 Event = (
     Opened
     | Tick
+    | TurnCame
+    | Unsure
     | SubmissionSeen
     | Looked
     | SealSeen
@@ -228,7 +247,7 @@ def wanted(state: RoundState) -> frozenset[Instruction]:
     match state.phase, state.duty:
         case Phase.SUBMIT, Duty.MINE if state.opened:
             return frozenset((Instruction.TRAIN,))
-        case Phase.SUBMIT, Duty.LEAD if ready_to_seal(state):
+        case Phase.SUBMIT, Duty.LEAD if state.unsure < state.clock.finality and ready_to_seal(state):
             return frozenset((Instruction.PUBLISH_SEAL,))
         case Phase.REVEAL, Duty.MINE if state.sealed is not None and state.me in state.sealed:
             return frozenset((Instruction.PUBLISH_KEY,))
@@ -247,6 +266,10 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case Tick(block):
             failed = _NONE if block > state.block else state.failed
             state = replace(state, block=max(state.block, block), failed=failed)
+        case TurnCame(turn) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW:
+            state = replace(state, duty=Duty.LEAD, turn=turn)
+        case Unsure(rounds):
+            state = replace(state, unsure=rounds)
         case SubmissionSeen(peer) if peer not in state.submitted:
             state = replace(state, submitted=state.submitted | {peer})
         case Looked():
@@ -258,13 +281,21 @@ def _take(state: RoundState, event: Event) -> RoundState:
             state = replace(state, settled=state.settled | {peer})
         case ScoresIn():
             state = replace(state, scored=True)
+        case RecordSeen() | RecordFinal() | Overtaken():
+            state = _recorded(state, event)
+    return state
+
+
+def _recorded(state: RoundState, event: RecordSeen | RecordFinal | Overtaken) -> RoundState:
+    """The facts after news of a record."""
+    match event:
         case RecordSeen(digest) if state.phase in (Phase.SUBMIT, Phase.REVEAL):
-            state = replace(state, phase=Phase.APPLY, record=digest)
+            return replace(state, phase=Phase.APPLY, record=digest)
         case RecordFinal() if state.phase is Phase.APPLIED:
-            state = replace(state, phase=Phase.FINAL)
+            return replace(state, phase=Phase.FINAL)
         case Overtaken() if state.phase is not Phase.FINAL:
             undo = state.phase in (Phase.APPLY, Phase.APPLIED, Phase.UNDO)  # θ moves before APPLY is done
-            state = replace(state, phase=Phase.UNDO if undo else Phase.UNDONE)
+            return replace(state, phase=Phase.UNDO if undo else Phase.UNDONE)
     return state
 
 
@@ -296,10 +327,14 @@ def ready_to_seal(state: RoundState) -> bool:
 
     Without enough heads the round would be null, and if the few are always faster than the rest, null for ever. The
     deadline comes with a look at its block or later: what came in time is seen before the round is closed, and a
-    leader that was away, or cannot look, closes nothing. A closing round waits for nobody.
+    leader that was away, or cannot look, closes nothing. A closing round waits for nobody. Who takes over comes after
+    the deadline, and waits only where next to nobody is in: then the whole run was down, and the round has its full
+    length again.
     """
     if state.looked is None:
         return state.closing
+    if state.turn and len(state.submitted) >= state.clock.min_submissions:
+        return True
     expected = frozenset(state.opening.expected)
     enough = len(state.submitted) >= state.clock.min_submissions
     early = bool(expected) and enough and expected <= state.submitted and state.block >= state.opening.min_block

@@ -6,14 +6,15 @@ seals twice, or late with an early block in its seal, gets no keys for it.
 
 from __future__ import annotations
 
-from muster.protocol.ledger.judge import Tip
+from muster.protocol.ledger.tip import Tip
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 
 
 def continues(tip: Tip, seal: Seal) -> bool:
-    """Whether a seal is of the open round of this ledger, by the leader in turn."""
-    return seal.leader == tip.leader(seal.turn) and seal.round == tip.round and seal.parent == tip.parent
+    """Whether a seal is of the open round of this ledger, by an aggregator whose turn it was at the seal's block."""
+    in_turn = seal.leader == tip.leader(seal.turn) and seal.block.number >= tip.turn_begins(seal.turn)
+    return in_turn and seal.round == tip.round and seal.parent == tip.parent
 
 
 def unanswerable(tip: Tip, seal: Seal, public: bytes, head: bytes, newest: Block) -> str:

@@ -103,6 +103,10 @@ class ClockSpec(Section):
     block may be for a miner to answer it, `evaluate` how many blocks after it the evaluation beacon is drawn: what is
     measured must not be known while a seal can still be made and answered. `anchor` counts from the end of all other
     waiting.
+
+    The turn to close rounds passes on every `term` rounds; and within a round, `turn` blocks after another, from when
+    its record is late. An aggregator without an anchor for `touch` blocks is not waited for. No round is sealed before
+    the record `finality` rounds before it is final.
     """
 
     min_blocks: Natural
@@ -112,6 +116,10 @@ class ClockSpec(Section):
     seal_age: Positive
     evaluate: Positive
     anchor: Positive
+    term: Positive
+    turn: Positive
+    touch: Positive
+    finality: Positive
     min_submissions: Positive
     checkpoint_every: Positive
     amend_delay: Positive
@@ -129,6 +137,8 @@ class ClockSpec(Section):
             raise ValueError("grace must not exceed reveal")
         if self.evaluate <= self.seal_age:
             raise ValueError("evaluate must exceed seal_age, or windows would be known before they may be")
+        if self.touch < self.deadline + self.reveal + self.anchor:
+            raise ValueError("touch must be no less than deadline + reveal + anchor: a long round's time")
         return self
 
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from muster.node.context import Context
 from muster.node.freed import give_back
-from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import Fetched, FoundSeal
+from muster.node.ledger.reader import Fetched, FoundSeal, Reader
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
-from muster.protocol import paths
-from muster.protocol.errors import StorageError
+from muster.protocol.chain.base import Snapshot
+from muster.protocol.errors import ChainError, MusterError, StorageError
+from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.round import Duty, Event, KeySettled, Phase, RoundState, ScoresIn, SubmissionSeen
-from muster.protocol.types import Block
+from muster.protocol.ledger.round import (
+    Duty,
+    Event,
+    KeySettled,
+    Phase,
+    RoundState,
+    ScoresIn,
+    SealSeen,
+    SubmissionSeen,
+)
+from muster.protocol.types import Anchor, Block
 from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.leading import Leading
+from muster.validator.aggregator.mirroring import mirror
 from muster.validator.aggregator.recording import Recording
 from muster.validator.aggregator.sealing import Sealing
 from muster.validator.aggregator.steering import Steering
+from muster.validator.aggregator.takeover import Takeover
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +42,10 @@ log = logging.getLogger(__name__)
 class _Open:
     """The open round: what is known of it, its seal and its record; `settled` is what the machine has been told."""
 
-    def __init__(self, leading: Leading) -> None:
+    def __init__(self, leading: Leading, reader: Reader) -> None:
         self.leading = leading
         self.sealing = Sealing(leading)
+        self.takeover = Takeover(leading, reader)
         self.recording = Recording(leading, self.sealing)
         self.settled: frozenset[bytes] = frozenset()
 
@@ -49,12 +62,23 @@ class Aggregator(Follower):
         self._spool = spool
         self._steering = Steering(context)
         self._disputes = Disputes(context)
+        self._reader = Reader(context.chain, context.directory)
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
     def duty(self) -> Duty:
         """It leads when it is its turn."""
         return Duty.LEAD if self._tip.leader_in_turn == self.public else Duty.FOLLOW
+
+    def turn(self, head: Block) -> int | None:
+        """The newest of its turns that has begun."""
+        tip, newest = self._tip, self._tip.turn_at(head.number)
+        lately = range(newest, max(newest - len(tip.leaders), 0), -1)
+        return next((turn for turn in lately if tip.leader(turn) == self.public), None)
+
+    async def choose_seal(self, found: Sequence[FoundSeal], head: Block) -> FoundSeal | None:  # noqa: ARG002
+        """Its own, of an earlier life."""
+        return next((one for one in found if one.seal.leader == self.public), None)
 
     @property
     def closing(self) -> bool:
@@ -65,7 +89,8 @@ class Aggregator(Follower):
         """The round begins with nothing taken in."""
         steering, disputes = self._steering, self._disputes
         self._round = _Open(
-            Leading(self.context, self._tip, self.replica, errands, steering, disputes, self.closing, self._spool)
+            Leading(self.context, self._tip, self.replica, errands, steering, disputes, self.closing, self._spool),
+            self._reader,
         )
 
     @property
@@ -78,14 +103,15 @@ class Aggregator(Follower):
         return self._open.recording.known(digest)
 
     async def observe(self, state: RoundState, head: Block) -> list[Event]:
-        """New heads before the seal; keys, payloads and scores after it."""
+        """New heads before the seal, and in a later turn the seal that there is; keys, payloads and scores after it."""
         if state.duty is not Duty.LEAD:
             return []
         snapshot = await self.context.chain.snapshot()
         open_ = self._open
         leading = open_.leading
+        leading.turn = state.turn
         if state.phase is Phase.SUBMIT:
-            return [] if leading.closing else [SubmissionSeen(peer) for peer in await leading.look(snapshot, head)]
+            return [] if leading.closing else await self._look(snapshot, head)
         seal = (await open_.sealing.standing()).seal
         scored = state.scored or await leading.scored(snapshot, head)
         settled = await leading.reveal(snapshot, head)
@@ -94,6 +120,18 @@ class Aggregator(Follower):
         events: list[Event] = [KeySettled(peer) for peer in sorted(settled - open_.settled)]
         open_.settled |= settled
         return [*events, ScoresIn()] if scored and not state.scored else events
+
+    async def _look(self, snapshot: Snapshot, head: Block) -> list[Event]:
+        open_ = self._open
+        seen: list[Event] = [SubmissionSeen(peer) for peer in await open_.leading.look(snapshot, head)]
+        if not open_.leading.turn:
+            return seen
+        answered = await open_.takeover.look(self.context.directory.stores(snapshot), head)
+        if answered is None:
+            return seen
+        open_.sealing.adopt(answered.found, answered.heads)
+        seal = answered.found.seal
+        return [*seen, SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)]
 
     async def publish_seal(self, head: Block) -> FoundSeal:
         """Sign the list of what is in; of two lives of this leader the first one's seal stands."""
@@ -104,39 +142,51 @@ class Aggregator(Follower):
         await self._open.recording.publish(head)
 
     async def apply(self, applied: Applied, fetched: Fetched | None) -> None:
-        """Another leader's round is kept in this bucket first, for whoever joins when that leader is gone.
+        """Another leader's round is kept in this bucket first, for whoever needs it when that leader is gone; and then
+        this aggregator votes for it: its newest anchor says what it judged valid and serves whole.
 
         Raises:
-            ChainError, StorageError: not now; a bucket that takes nothing is tried for a round, and then done without.
+            ChainError, StorageError: not now; what fails is tried for a round, and then done without.
         """
         before = self._tip
-        if fetched is not None and applied.record.leader != self.public:
-            try:
-                await self._mirror(before, fetched)
-            except StorageError as error:
-                await self._check_patience(before, error)
-        await super().apply(applied, fetched)
+        if before is not applied.tip:
+            if fetched is not None and applied.record.leader != self.public:
+                try:
+                    await mirror(self.context, before, fetched, self.replica, self._spool)
+                except StorageError as error:
+                    if await self._patient(before, error):
+                        raise
+                    self.note(events.Unmirrored(before.round, problem=str(error)))
+            await super().apply(applied, fetched)
+            self._steering.recorded(before, applied.record, applied.digest)
+        try:
+            await self._vote(Anchor(applied.record.round, applied.digest))
+        except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder
+            if await self._patient(self._tip, error):
+                raise
         self._failing_since = None
-        self._steering.recorded(before, applied.record, applied.digest)
+
+    async def _vote(self, anchor: Anchor) -> None:
+        """Anchor a record, unless that is this aggregator's newest anchor, or the run is ahead of it."""
+        chain, me = self.context.chain, self.context.identity.hotkey
+        leaders = {hotkey_of(public) for public in self._tip.leaders}
+        seen = [one for one in await chain.anchors(anchor.round) if one.hotkey in leaders]
+        own = [one.anchor for one in seen if one.hotkey == me]
+        behind = any(one.anchor.round > anchor.round for one in seen if one.hotkey != me)
+        if len(leaders) > 1 and not behind and own[-1:] != [anchor]:
+            await chain.commit(self.context.identity, self.context.location, anchor)
 
     async def finalise(self, round_: int) -> None:
         """Let go of undo logs; what the round's submissions took goes back to the system."""
         await super().finalise(round_)
         await self.context.offload(give_back)
 
-    async def _check_patience(self, tip: Tip, error: StorageError) -> None:
-        """Raise the error of a copy that could not be kept, unless that has been tried for long enough."""
+    async def _patient(self, tip: Tip, error: MusterError) -> bool:
+        """Whether what failed is tried again; not for longer than a round."""
         block = (await self.context.chain.head()).number
         if self._failing_since is None:
             self._failing_since = block
         if block < self._failing_since + longest_round(tip.spec):
-            raise error
-        log.error("round %d is not mirrored: %s", tip.round, error)
-        self.note(events.Unmirrored(tip.round, problem=str(error)))
-
-    async def _mirror(self, tip: Tip, fetched: Fetched) -> None:
-        bucket, run_id, round_, digest = self.context.bucket, tip.run_id, tip.round, fetched.digest
-        if fetched.bundle:
-            await bucket.put(paths.bundle(run_id, round_, digest), fetched.bundle, deadline=BULK_DEADLINE)
-        await bucket.put(paths.seal(run_id, round_, fetched.seal_digest), fetched.seal_data)
-        await bucket.put(paths.record(run_id, round_, digest), fetched.record_data)
+            return True
+        log.error("round %d is done without: %s", tip.round, error)
+        return False

@@ -15,7 +15,10 @@ from muster.protocol.wire import Entry, Kind, Record, ScoresUsed, Seal
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Everything a leader's record depends on besides the submissions; beacons come from the chain's newest block."""
+    """Everything a leader's record depends on besides the submissions; beacons come from the chain's newest block.
+
+    `turn` is the one in which the round is closed; the seal may be of an earlier one.
+    """
 
     seal: Seal
     seal_digest: bytes
@@ -27,6 +30,7 @@ class Decision:
     amendments: tuple[bytes, ...] = ()
     proofs: tuple[bytes, ...] = ()
     closing: bool = False
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,11 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
     reasons = work.choice.reasons
     record = Record(
         run_id=tip.run_id,
-        leader=decision.seal.leader,
+        leader=tip.leader(decision.turn),
         round=tip.round,
         kind=Kind.CLOSE if decision.closing else work.choice.kind,
         parent=tip.parent,
-        turn=decision.seal.turn,
+        turn=decision.turn,
         seal=decision.seal_digest,
         outer_step=tip.outer_step,
         root=decision.root,

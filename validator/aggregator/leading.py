@@ -19,7 +19,8 @@ from muster.validator.aggregator.steering import Steering
 
 
 class Leading:
-    """One round, as the one process that leads it sees it; `closing` says that the run ends with it.
+    """One round, as the one process that leads it sees it; `closing` says that the run ends with it, `turn` in which
+    turn it is led.
 
     Large payloads wait in the folder `spool` (None: where the system keeps temporary files).
     """
@@ -37,13 +38,14 @@ class Leading:
     ) -> None:
         self.context = context
         self.tip = tip
+        self.turn = 0
         self.replica = replica
         self.closing = closing
         self.spool = spool
         offload = context.offload
         facts = tip.facts(possession(tip, replica))
         self.intake = Intake(facts, Submissions(tip, offload, spool), errands, offload)
-        self._errands = errands
+        self.errands = errands
         self._steering = steering
         self._disputes = disputes
 
@@ -71,8 +73,8 @@ class Leading:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        self._disputes.look(self.tip, self._errands)
-        return await self._steering.look(self.tip, self.score_rounds, snapshot, self._errands, head)
+        self._disputes.look(self.tip, self.errands)
+        return await self._steering.look(self.tip, self.score_rounds, snapshot, self.errands, head)
 
     def scores(self, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
         """The scores that steer the round, as far as they are in."""

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
-from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.ledger.reader import ASSIGN, POSSESS, draw
-from muster.node.replica import Spool
-from muster.node.submission import SPOOL_BYTES
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
@@ -18,6 +14,7 @@ from muster.protocol.types import Anchor, Block
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
+from muster.validator.aggregator.mirroring import save_checkpoint
 from muster.validator.aggregator.sealing import Sealing
 
 log = logging.getLogger(__name__)
@@ -145,6 +142,7 @@ class Recording:
             amendments=await self._amendments(),
             proofs=leading.proofs(scores),
             closing=leading.closing,
+            turn=leading.turn,
         )
         record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
         data = wire.encode_record(record, leading.context.identity)
@@ -156,25 +154,12 @@ class Recording:
         return MadeRecord(data, applied, bundle)
 
     async def _checkpoint(self) -> bytes:
-        """Write the checkpoint of θ, a shard at a time, where one is due; returns what the record pins.
-
-        A large shard waits on disk: beside θ there is no other copy of it in memory.
-        """
-        tip, replica, around = self._leading.tip, self._leading.replica, self._leading.context
+        """Write the checkpoint of θ where one is due; returns what the record pins."""
+        leading, tip = self._leading, self._leading.tip
         due = tip.round > 0 and tip.round % tip.spec.clock.checkpoint_every == 0
-        if not due and not self._leading.closing:
+        if not due and not leading.closing:
             return ledger.NO_CHECKPOINT
-
-        async def put(name: str, data: bytes) -> None:
-            await around.bucket.put(paths.checkpoint(tip.run_id, tip.round, name), data, deadline=BULK_DEADLINE)
-
-        async def upload(name: str, file: Path) -> None:
-            await around.bucket.upload(paths.checkpoint(tip.run_id, tip.round, name), file, deadline=BULK_DEADLINE)
-
-        spool = Spool(self._leading.spool, SPOOL_BYTES, upload)
-        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload, large=spool)
-        around.journal.note(events.Checkpoint(tip.round, bytes=size))
-        return digest
+        return await save_checkpoint(leading.context, tip, leading.replica, leading.spool)
 
     async def _amendments(self) -> tuple[bytes, ...]:
         """Amendments waiting in the bucket that are valid now, in the order of their numbers; a record's fill."""

@@ -6,6 +6,8 @@ first one takes: so of two lives of a leader the first one's seal stands, and th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from muster.node.ledger.reader import FoundSeal
 from muster.node.telemetry import events
 from muster.protocol import paths, wire
@@ -45,7 +47,7 @@ class Sealing:
         """What is in now, as a seal; from here on nothing is taken in any more."""
         context, tip, intake = self._leading.context, self._leading.tip, self._leading.intake
         listed = tuple((public, wire.head_digest(taken.head.data)) for public, taken in sorted(intake.peers.items()))
-        seal = Seal(tip.run_id, context.identity.public, tip.round, tip.parent, 0, head, listed)
+        seal = Seal(tip.run_id, context.identity.public, tip.round, tip.parent, self._leading.turn, head, listed)
         data = wire.encode_seal(seal, context.identity)
         made = FoundSeal(seal, wire.digest_of(data), data)
         intake.close(seal, made.digest)
@@ -56,6 +58,17 @@ class Sealing:
         self._standing = draft
         told = events.Sealed(tip.round, block=seal.block.number, submissions=len(seal.headers))
         self._leading.context.journal.note(told)
+
+    def adopt(self, found: FoundSeal, heads: Mapping[bytes, bytes]) -> None:
+        """Go on with the seal of an earlier turn, and the heads that it lists; this leader makes none in this round.
+
+        Raises:
+            ObjectDamaged: the heads are others.
+        """
+        intake = self._leading.intake
+        intake.load(heads, found.seal)
+        intake.close(found.seal, found.digest)
+        self._standing = found
 
     async def standing(self) -> FoundSeal:
         """The round's seal; one that an earlier life made is read back, with the heads it lists.

@@ -6,10 +6,10 @@ import logging
 
 from muster.kernels import SparseUpdate
 from muster.node.context import Context
+from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.reader import Reader
 from muster.protocol import ledger, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
-from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.bundle import Opened, read_bundle
 from muster.protocol.spec.layout import codec_of
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 
 
 async def updates_before(context: Context, tip: Tip) -> dict[str, SparseUpdate]:
-    """The updates that the record before the open round applied, by hotkey, out of the leader's bucket.
+    """The updates that the record before the open round applied, by hotkey, out of the aggregators' buckets.
 
     Empty before round 0 and after a null record, and where the bundle is gone, or is none: then nobody can be compared.
 
     Raises:
         ChainError, StorageError: they cannot be read now.
     """
-    store = await context.directory.store_of(hotkey_of(tip.leader_in_turn)) if tip.round else None
-    if store is None:
+    stores = await context.directory.stores_of(tip.leaders) if tip.round else {}
+    if not stores:
         return {}
-    reader = Reader(context.chain, context.directory)
+    reader, places = Reader(context.chain, context.directory), Mirrors(tuple(stores.values()))
     try:
-        record, _ = await reader.record(store, tip, tip.round - 1, tip.parent)
+        record, _ = await reader.record(places, tip, tip.round - 1, tip.parent)
         if record.kind is not Kind.ROUND:
             return {}
         size = ledger.check_bundle_size(record, tip.run_id)
-        bundle = await reader.bundle_of(store, record, tip.parent, size)
+        bundle = await reader.bundle_of(places, record, tip.parent, size)
         return await context.offload(lambda: _opened(tip, record, bundle))
     except (ObjectMissing, ObjectDamaged, ObjectTooLarge, LedgerError, WireError) as error:
         log.warning("what round %d applied is not to be had, and nobody is compared with it: %s", tip.round - 1, error)

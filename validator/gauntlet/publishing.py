@@ -105,13 +105,13 @@ class Publishing:
 
 
 async def recorded(context: Context, tip: Tip, round_: int) -> bool:
-    """Whether the leader has anchored a record of this round or a later one.
+    """Whether an aggregator has anchored a record of this round or a later one.
 
     Raises:
         ChainError: the chain does not say.
     """
-    leader = hotkey_of(tip.leader_in_turn)
-    return any(seen.hotkey == leader for seen in await context.chain.anchors(round_))
+    leaders = {hotkey_of(public) for public in tip.leaders}
+    return any(seen.hotkey in leaders for seen in await context.chain.anchors(round_))
 
 
 def why_nobody(file: ScoreFile) -> str:

@@ -132,7 +132,7 @@ class _Look:
             self._problems.append(f"what is anchored cannot be read: {error}")
         for pointer in pointers:
             try:
-                record, _ = await self._reader.record(pointer.store, self._tip, self._tip.round, pointer.digest)
+                record, _ = await self._reader.record(pointer.places, self._tip, self._tip.round, pointer.digest)
                 ledger.check_link(self._tip, record, None)
             except (StorageError, LedgerError) as error:
                 self._problems.append(f"the anchored record cannot be used: {error}")

@@ -53,6 +53,8 @@ class _View:
 class BittensorChain(Chain):
     """A client of one subnet. Nothing is connected before the first call."""
 
+    remembers = False
+
     def __init__(
         self,
         endpoints: Sequence[str],

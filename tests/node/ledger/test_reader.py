@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ledger_world import LEAD, ME, NewestOnly, World, Written
 
 from muster.lab.faults import Fault
+from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.objects import MAX_SEAL_BYTES
 from muster.node.ledger.reader import MAX_SIBLINGS, STEPS_BACK, Pointer, genesis_tip
 from muster.protocol import paths, wire
@@ -177,7 +178,7 @@ class TestSizes:
             await world.put(made := resigned(world, written, record))
             problem = "more than 1 seats" if refused else "exactly the sealed submissions"  # which is looked at next
             with pytest.raises(LedgerError, match=problem):
-                await world.reader().fetch(Pointer(Claim(made.digest, True), LEAD.hotkey, world.bucket), world.tip)
+                await world.reader().fetch(Pointer(Claim(made.digest, True), Mirrors((world.bucket,))), world.tip)
 
     @pytest.mark.parametrize(("kind", "cap"), [("rec", wire.MAX_BODY_BYTES), ("seal", 8 * 2**20)])
     async def test_an_object_beyond_its_cap_is_not_kept(self, kind: str, cap: int) -> None:

@@ -31,7 +31,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.ledger.forkchoice import Claim, claims
+from muster.protocol.ledger.forkchoice import MEMORY, Claim, claims
 from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
@@ -160,11 +160,14 @@ class Reader:
     async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
         """What `anchored` gives, and the anchors of this round or later ones, in chain order."""
         members = {hotkey_of(public): public for public in tip.leaders}
-        memory = tip.spec.clock.touch // tip.spec.clock.shortest + 1  # rounds in which who is in touch has anchored
-        seen = [one for one in await self._chain.anchors(max(0, tip.round - memory)) if one.hotkey in members]
+        oldest = max(0, tip.round - MEMORY)
+        first = oldest if len(members) > 1 else tip.round  # with a list of one nobody is out of touch
+        seen = [one for one in await self._chain.anchors(first) if one.hotkey in members]
         shown = [one.anchor for one in seen if one.anchor.round >= tip.round]
         if not shown:
             return [], []
+        self.lineage.forget(oldest)
+        self.refused = {at for at in self.refused if at.round >= oldest}
         stores = await self._directory.stores_of(tip.leaders)
         if not stores:
             return [], []

@@ -16,6 +16,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+MEMORY = 64
+"""Rounds before the open one whose anchors still count: who has anchored none since is out of touch."""
+
 LATE = 2**32
 """Goes behind every turn: of a record that has not been read nobody knows whose turn made it."""
 

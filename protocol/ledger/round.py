@@ -267,7 +267,7 @@ def _take(state: RoundState, event: Event) -> RoundState:
             failed = _NONE if block > state.block else state.failed
             state = replace(state, block=max(state.block, block), failed=failed)
         case TurnCame(turn) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW:
-            state = replace(state, duty=Duty.LEAD, turn=turn)
+            state = replace(state, duty=Duty.LEAD, turn=turn, since=None, looked=None)  # it has not looked as a leader
         case Unsure(rounds):
             state = replace(state, unsure=rounds)
         case SubmissionSeen(peer) if peer not in state.submitted:
@@ -332,7 +332,7 @@ def ready_to_seal(state: RoundState) -> bool:
     length again.
     """
     if state.looked is None:
-        return state.closing
+        return state.closing and not state.turn
     if state.turn and len(state.submitted) >= state.clock.min_submissions:
         return True
     expected = frozenset(state.opening.expected)

@@ -170,10 +170,12 @@ class Aggregator(Follower):
         """Anchor a record, unless that is this aggregator's newest anchor, or the run is ahead of it."""
         chain, me = self.context.chain, self.context.identity.hotkey
         leaders = {hotkey_of(public) for public in self._tip.leaders}
+        if len(leaders) == 1 or me not in leaders:
+            return  # of a list of one the leader's own anchor is the vote
         seen = [one for one in await chain.anchors(anchor.round) if one.hotkey in leaders]
         own = [one.anchor for one in seen if one.hotkey == me]
         behind = any(one.anchor.round > anchor.round for one in seen if one.hotkey != me)
-        if len(leaders) > 1 and not behind and own[-1:] != [anchor]:
+        if not behind and own[-1:] != [anchor]:
             await chain.commit(self.context.identity, self.context.location, anchor)
 
     async def finalise(self, round_: int) -> None:

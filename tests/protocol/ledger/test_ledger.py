@@ -81,8 +81,13 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     "seal digest": (lambda c: changed(c, seal=hash32("x")), "the seal is not the one the record names"),
     "seal round": (lambda c: with_seal(c, round=1), "the seal is of another round"),
     "seal parent": (lambda c: with_seal(c, parent=hash32("x")), "the seal is of another round"),
-    "seal leader": (lambda c: with_seal(c, leader=BOB), "the seal is another aggregator's"),
-    "seal turn": (lambda c: with_seal(c, turn=1), "the seal is another aggregator's"),
+    "seal leader": (lambda c: with_seal(c, leader=BOB), "the seal is by an aggregator whose turn it was not"),
+    "seal turn": (lambda c: with_seal(c, turn=1), "the seal is of a later turn than the record"),
+    "seal before its turn": (
+        lambda c: changed(with_seal(c, turn=1), turn=1),
+        "the round was sealed before its signer's turn",
+    ),
+    "record before its turn": (lambda c: changed(c, turn=1), "the record was made before its signer's turn"),
     "next round opened before the seal": (
         lambda c: with_opening(c, open=block(5)),
         "the next round opens before this one was sealed",

@@ -60,10 +60,26 @@ def test_a_flipped_bit_of_a_head_is_another_head() -> None:
     assert "does not list" in problem(head=head_digest(flipped), public=good().record.entries[0].public)
 
 
-def test_turns_are_the_lists() -> None:
+def test_turns_are_the_lists_and_each_begins_at_its_block() -> None:
     second = identity("second")
     tip = open_tip(genesis={"leaders": (LEAD.hotkey, second.hotkey)})
-    seal = Seal(tip.run_id, second.public, 0, tip.parent, 1, Block(5, bytes(32)), ())
-    assert continues(tip, seal)
-    assert not continues(tip, replace(seal, turn=0))
-    assert continues(tip, replace(seal, turn=3))
+    for turn in (1, 3):
+        begins = tip.turn_begins(turn)
+        assert begins == tip.opening.anchor_by + (turn - 1) * tip.spec.clock.turn
+        assert (tip.turn_at(begins - 1), tip.turn_at(begins)) == (turn - 1, turn)
+        seal = Seal(tip.run_id, second.public, 0, tip.parent, turn, Block(begins, bytes(32)), ())
+        assert continues(tip, seal)
+        assert not continues(tip, replace(seal, turn=0))
+        assert not continues(tip, replace(seal, leader=LEAD.public))
+        assert not continues(tip, replace(seal, block=Block(begins - 1, bytes(32))))
+
+
+@pytest.mark.parametrize(("author", "round_", "first"), [(0, 1, 0), (1, 1, 1), (1, 4, 2), (2, 4, 0), (None, 1, 0)])
+def test_a_turn_goes_on_with_who_made_the_newest_record_and_moves_on_where_a_term_ends(
+    author: int | None, round_: int, first: int
+) -> None:
+    names = (LEAD, identity("second"), identity("third"))
+    tip = open_tip(genesis={"leaders": tuple(one.hotkey for one in names)}, clock={"term": 4})
+    by = identity("somebody else").public if author is None else names[author].public
+    tip = replace(tip, author=by, opening=replace(tip.opening, round=round_))
+    assert [tip.leader(turn) for turn in range(4)] == [names[(first + turn) % 3].public for turn in range(4)]

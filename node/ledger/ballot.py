@@ -30,38 +30,43 @@ class Ballot:
         self._reader = reader
         self._tip = tip
         self._places = places
+        self._alone = False
         self.problem: StorageError | LedgerError | None = None
 
     async def votes(self, seen: Sequence[Seen]) -> list[Vote]:
         """The votes, in chain order, as far as they bear on which record is decided."""
         round_, roll = self._tip.round, self._tip.roll
-        here = [await self._vote(one) if one[2].round == round_ else Vote(*one[:2], None) for one in seen]
-        early = [vote for vote, one in zip(here, seen, strict=True) if one[2].round <= round_]
-        horizon = max(block for _, block, _ in seen)
-        poll = roll.decided(early, horizon, roll.patience(early))
-        until = horizon if poll is None else poll.block
-        return [
-            vote if one[2].round <= round_ else await self._vote(one)
-            for one, vote in zip(seen, here, strict=True)
-            if one[2].round <= round_ or one[1] <= until
-        ]
-
-    async def _vote(self, seen: Seen) -> Vote:
-        voter, block, anchor = seen
-        return Vote(voter, block, await self._stands(anchor))
+        named = {anchor.digest for _, _, anchor in seen if anchor.round == round_}
+        self._alone = len(roll.voters) == 1 and len(named) <= 1
+        horizon, votes = max(block for _, block, _ in seen), dict[int, Vote]()
+        early = [place for place, (_, _, anchor) in enumerate(seen) if anchor.round <= round_]
+        for place in early:
+            voter, block, anchor = seen[place]
+            votes[place] = Vote(voter, block, await self._stands(anchor) if anchor.round == round_ else None)
+        while True:
+            known = [votes[place] for place in sorted(votes)]
+            poll = roll.decided(known, horizon, roll.patience(known))
+            until = horizon if poll is None else poll.block
+            later = [place for place, one in enumerate(seen) if place not in votes and one[1] <= until]
+            if not later:
+                return known
+            for place in later:
+                voter, block, anchor = seen[place]
+                votes[place] = Vote(voter, block, await self._stands(anchor))
 
     async def _stands(self, anchor: Anchor) -> bytes | None:
         """The record of the open round that an anchor leads back to.
 
         None for one that is not valid or does not continue this ledger, and where what lies between is not to be had.
-        Of a list of one no two branches are to be told apart: what its leader anchored is read when it is judged.
+        Of a list of one that has anchored one record of the round nothing has to be told apart: that one is read when
+        it is judged.
         """
         reader, tip = self._reader, self._tip
         try:
             at = await reader.traced(anchor, tip, self._places)
             if at.round > tip.round or Anchor(at.round, at.digest) in reader.refused:
                 return None
-            if len(tip.leaders) == 1:
+            if self._alone:
                 return at.digest
             if reader.lineage.parent(at) is None:
                 await reader.learn(at, tip, self._places)

@@ -102,16 +102,18 @@ def test_a_leader_that_dies_is_followed_by_the_next(stage: MakeStage, step: str,
 
 
 OUTAGES = {
-    "hangs": lambda leader: [Fault("error", who=f"aggregator-{leader}", blocks=70, from_block=AWAY)],
+    "hangs": lambda leader: [Fault("error", who=f"aggregator-{leader}", from_block=AWAY, until_block=AWAY + 70)],
     "serves half of the nodes": lambda leader: [
-        Fault("missing", "store.*", owner=f"operator-{leader}", who=who, from_block=AWAY)
+        Fault("missing", "store.*", owner=f"operator-{leader}", who=who, from_block=AWAY, until_block=AWAY + 70)
         for who in ("miner-0", "validator-0", "aggregator-0")
     ],
     "releases bytes late": lambda leader: [
-        Fault("missing", "store.*", owner=f"operator-{leader}", who=who, from_block=AWAY, blocks=60)
+        Fault("missing", "store.*", owner=f"operator-{leader}", who=who, from_block=AWAY, until_block=AWAY + 60)
         for who in ("miner-*", "validator-*", f"aggregator-[!{leader}]")
     ],
-    "its bucket is gone": lambda leader: [Fault("error", "store.*", owner=f"operator-{leader}", from_block=AWAY)],
+    "its bucket is gone": lambda leader: [
+        Fault("error", "store.*", owner=f"operator-{leader}", from_block=AWAY, until_block=AWAY + 110)
+    ],
 }
 """What befalls operator-1 from block `AWAY` on, which leads then."""
 

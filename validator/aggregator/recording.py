@@ -78,6 +78,7 @@ class Recording:
             if (found := await self._found()) is not None:
                 return await self._show(*found)
             self.made = await self.make(head)
+        await self._sealing.keep()
         made, digest = self.made, self.made.applied.digest
         if made.bundle.size:
             around.faults.trip("bundle.before_put")

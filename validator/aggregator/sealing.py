@@ -70,6 +70,19 @@ class Sealing:
         intake.close(found.seal, found.digest)
         self._standing = found
 
+    async def keep(self) -> None:
+        """Have the seal that was gone on with in this bucket, like one of its own: the record names it, and a later
+        life of this leader goes on with it, too.
+
+        Raises:
+            StorageError: not now.
+        """
+        found, tip, bucket = self._standing, self._leading.tip, self._leading.context.bucket
+        if found is not None and found.seal.leader != self._leading.context.identity.public:
+            saved = wire.encode_sealed(found.data, self._leading.intake.heads())
+            await bucket.put_if_absent(paths.heads(tip.run_id, tip.round, tip.parent), saved)
+            await bucket.put(paths.seal(tip.run_id, tip.round, found.digest), found.data)
+
     async def standing(self) -> FoundSeal:
         """The round's seal; one that an earlier life made is read back, with the heads it lists.
 

@@ -257,6 +257,19 @@ class RunSpec(Template):
     protocol: Literal[2] = PROTOCOL
     genesis: GenesisSpec
 
+    @model_validator(mode="after")
+    def _touch_lasts(self) -> Self:
+        """Who follows in a late round must still be in touch when it closes it, or a leader that shows its record to
+        nobody would soon be alone, and have it final."""
+        clock, leaders = self.clock, len(self.genesis.leaders)
+        longest = clock.deadline + clock.reveal + self.gauntlet.score_wait + clock.anchor
+        if leaders > 1 and clock.touch < longest + leaders * clock.turn:
+            raise ValueError(
+                f"clock.touch must be no less than a long round and a turn for each of {leaders} leaders: "
+                f"{longest} + {leaders} x {clock.turn} blocks"
+            )
+        return self
+
     def canonical(self) -> bytes:
         """RFC 8785 JSON of the spec: sorted keys, no white space, shortest numbers."""
         return rfc8785.dumps(self.model_dump(mode="json"))

@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(3000)]
 
 SEED, MINERS = 8, 2
 CLOCK = {
-    "min_blocks": 4, "deadline": 60, "reveal": 16, "grace": 8, "seal_age": 15, "evaluate": 16, "anchor": 8,
-    "term": 1000, "turn": 60, "touch": 90, "checkpoint_every": 100,
+    "min_blocks": 4, "deadline": 40, "reveal": 12, "grace": 8, "seal_age": 15, "evaluate": 16, "anchor": 6,
+    "term": 1000, "turn": 40, "touch": 180, "checkpoint_every": 100,
 }  # fmt: skip
 FALLS = 2
 """The last round before the leader is killed: it dies somewhere in the next."""

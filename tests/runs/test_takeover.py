@@ -11,6 +11,7 @@ from run_builders import MakeStage
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
+from muster.lab.nano import counting_miner
 from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.ledger.reader import FoundSeal
 from muster.node.telemetry.events import Applied, Recorded
@@ -18,7 +19,10 @@ from muster.protocol.types import Block
 from muster.validator.aggregator.aggregator import Aggregator
 
 ROUNDS = 6
-CLOCK = {"term": 2, "turn": 8, "touch": 40}
+CLOCK = {"term": 2, "turn": 8, "touch": 54}
+HOW: dict[str, Any] = {"makers": lambda _behaviour: counting_miner}
+"""What is trained does not matter here."""
+
 FALLS = 3
 """The round in which the leader dies."""
 
@@ -71,7 +75,7 @@ class Stricken(Simulator):
 
 def test_turns_pass_on_and_everybody_stands_on_the_same(stage: MakeStage) -> None:
     made = stage(validators=3, clock=CLOCK)
-    run = asyncio.run(Simulator(made.roster, made.spec, made.text).run(ROUNDS))
+    run = asyncio.run(Simulator(made.roster, made.spec, made.text, **HOW).run(ROUNDS))
     assert len(run.state_roots) == ROUNDS
     leaders = [records_author(run, round_) for round_ in range(ROUNDS)]
     assert leaders == ["operator-0"] * 2 + ["operator-1"] * 2 + ["operator-2"] * 2
@@ -92,7 +96,7 @@ def records_author(run: SimulatedRun, round_: int) -> str:
 def test_a_leader_that_dies_is_followed_by_the_next(stage: MakeStage, step: str, validators: int) -> None:
     death = Death(step)
     made = stage(validators=validators, clock=CLOCK)
-    run = asyncio.run(Stricken(made.roster, made.spec, made.text, leader=mortal(death)).run(ROUNDS))
+    run = asyncio.run(Stricken(made.roster, made.spec, made.text, leader=mortal(death), **HOW).run(ROUNDS))
     assert death.name
     assert len(run.state_roots) == ROUNDS
     survivors = [name for name in run.participants if name.startswith("aggregator")]
@@ -126,7 +130,7 @@ def test_whatever_keeps_a_leader_the_run_goes_on_and_all_stand_on_the_same(
     stage: MakeStage, outage: str, validators: int
 ) -> None:
     made, script = stage(validators=validators, clock=CLOCK), Script(OUTAGES[outage](1))
-    simulator = Simulator(made.roster, made.spec, made.text, script=script, block_seconds=12.0)
+    simulator = Simulator(made.roster, made.spec, made.text, script=script, block_seconds=12.0, **HOW)
     run = clock.run(simulator.run(ROUNDS))
     assert script.unfired() == []
     assert len(run.state_roots) == ROUNDS

@@ -28,7 +28,7 @@ from muster.node.ledger.objects import (
 )
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import AnchorSeen, Chain
-from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.forkchoice import MEMORY, Claim, claims
@@ -249,41 +249,6 @@ class Reader:
             self._records = {at: kept for at, kept in self._records.items() if kept[0].round == round_}
             self._records[digest] = found
         return found
-
-    async def siblings(self, store: Store, tip: Tip, round_: int) -> list[tuple[Record, bytes]]:
-        """A round's records as a bucket has them, each with its digest, whoever vouches for them.
-
-        Raises:
-            StorageError: one is damaged or cannot be read.
-        """
-        found = []
-        for info in await store.list(paths.records(tip.run_id, round_), limit=MAX_SIBLINGS):
-            data = await store.get(info.key, max_bytes=wire.MAX_BODY_BYTES)
-            try:
-                record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
-            except WireError as error:
-                raise ObjectDamaged(f"{info.key} is not readable: {error}") from error
-            if info.key != paths.record(tip.run_id, record.round, digest):
-                raise ObjectDamaged(f"{info.key} is another record than its name says")
-            found.append((record, digest))
-        return found
-
-    async def following(self, store: Store, tip: Tip) -> tuple[Record, bytes]:
-        """The open round's record as a bucket has it, with its digest; of several the one that the chain proves.
-
-        Raises:
-            ObjectMissing: none is there that continues the ledger.
-            ChainError, StorageError: one is damaged, something cannot be read, or the chain proves none of several yet.
-        """
-        here = [one for one in await self.siblings(store, tip, tip.round) if one[0].parent == tip.parent]
-        if len(here) > 1:
-            proven = {pointer.digest for pointer in await self.anchored(tip)}
-            here = [one for one in here if one[1] in proven]
-            if not here:
-                raise StorageError(f"round {tip.round} has several records, and the chain proves none of them yet")
-        if not here:
-            raise ObjectMissing(f"there is no record of round {tip.round} that continues this ledger")
-        return here[0]
 
     async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
         """The open round's record, and the seal and the bundle that it names; the bundle, which is large, comes last.

@@ -234,7 +234,7 @@ def test_a_journal_of_one_participant_is_completed_by_the_ledger(case: Case) -> 
 
 @pytest.mark.parametrize("round_", [ROUNDS + 1, ROUNDS + 2, 10**6])
 def test_a_round_beyond_the_last_is_a_sentence(case: Case, round_: int) -> None:
-    with pytest.raises(UsageError, match=f"the run ended with round {ROUNDS}|not there yet"):
+    with pytest.raises(UsageError, match=f"the run ended with round {ROUNDS}; there is no round {round_}"):
         case.story(round_)
 
 
@@ -357,7 +357,7 @@ class TestFolder:
         self, folder: Path, tmp_path: Path, muster_command: Commands
     ) -> None:
         ended = muster_command("story", str(folder), "--round", "99")
-        sentence = f"error[usage]: round 99 is not there yet: the newest record is of round {ROUNDS}\n"
+        sentence = f"error[usage]: the run ended with round {ROUNDS}; there is no round 99\n"
         assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", sentence)
         ended = muster_command("story", str(tmp_path / "nothing"), "--round", "0")
         assert (ended.returncode, ended.stdout) == (3, "")

@@ -55,13 +55,15 @@ async def walk(reader: Reader, tip: Tip, beyond: int | None = None) -> AsyncIter
 
 class _Way:
     """What is known of the rounds to come: `_newest` is what most of the list `_listed` stand on, None before the first
-    anchor and where `_problem` is in the way of telling."""
+    anchor and where `_problem` is in the way of telling. Once a round had several records, or a bucket could not be
+    looked at, all records from there on are known by what leads back to them: `_traced`."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._listed: tuple[bytes, ...] = ()
         self._newest: Anchor | None = None
         self._problem: StorageError | LedgerError | None = None
+        self._traced = False
 
     async def next(self, tip: Tip) -> tuple[Record, bytes] | None:
         """The open round's record and its digest; None where the chain proves none."""
@@ -72,18 +74,20 @@ class _Way:
             return await self._proven(tip)
         if not stores:
             raise LedgerError("no aggregator of the run has committed a bucket that can be opened")
-        found, problem = await siblings(tuple(stores.values()), tip, tip.round)
-        here = [one for one in found if one[0].parent == tip.parent]
-        if len(here) == 1 and problem is None:
-            return here[0]
-        places = Mirrors(tuple(stores.values()))
-        while (await self._reader.traced(self._newest, tip, places)).round > tip.round:
-            pass  # the next look goes on where that one stopped
+        if not self._traced:
+            found, problems = await siblings(stores.values(), tip, tip.round)
+            here = [one for one in found if one[0].parent == tip.parent]
+            if len(here) == 1 and not problems:
+                return here[0]
+            places = Mirrors(tuple(stores.values()))
+            while (await self._reader.traced(self._newest, tip, places)).round > tip.round:
+                pass  # the next look goes on where that one stopped
+            self._traced = True
         return await self._proven(tip)
 
     async def _look(self, tip: Tip, stores: dict[bytes, Store]) -> None:
         """See what most of a list stand on."""
-        self._listed, self._newest, self._problem = tip.leaders, None, None
+        self._listed, self._newest, self._problem, self._traced = tip.leaders, None, None, False
         try:
             self._newest = await agreed(self._reader, tip, stores)
         except (StorageError, LedgerError) as error:

@@ -7,7 +7,7 @@ first would be reading them twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from muster.node.ledger.mirrors import Mirrors
@@ -18,37 +18,45 @@ from muster.protocol.ledger import Tip
 from muster.protocol.storage import Store
 from muster.protocol.wire import Record
 
+Problems = dict[Store, StorageError]
+"""What was in the way, by bucket: there may be more in it than was found."""
 
-async def siblings(
-    stores: Sequence[Store], tip: Tip, round_: int
-) -> tuple[list[tuple[Record, bytes]], StorageError | None]:
-    """A round's records as buckets have them, each once with its digest; any tip of the run says what model it is of.
 
-    Besides, the first thing that was in the way: a bucket that cannot be looked at, a record that none of those that
-    list it has whole. There may be more records then.
-    """
-    prefix = paths.records(tip.run_id, round_)
-    looks = await asyncio.gather(*(store.list(prefix, limit=MAX_SIBLINGS) for store in stores), return_exceptions=True)
-    listing: dict[str, list[Store]] = {}
-    problem: StorageError | None = None
-    for store, look in zip(stores, looks, strict=True):
+async def siblings(stores: Iterable[Store], tip: Tip, round_: int) -> tuple[list[tuple[Record, bytes]], Problems]:
+    """A round's records as buckets have them, each once, with its digest; any tip of the run says what model it has."""
+    listed, problems = await listing(stores, paths.records(tip.run_id, round_))
+    found: list[tuple[Record, bytes]] = []
+    for key, places in listed.items():
+        try:
+            found.append(await places.read(partial(read_named, tip, key)))
+        except StorageError as error:
+            problems.setdefault(places.stores[0], error)
+    return found, problems
+
+
+async def listing(stores: Iterable[Store], prefix: str) -> tuple[Mapping[str, Mirrors], Problems]:
+    """The names of objects, in order, `MAX_SIBLINGS` of a bucket at most, each with the buckets that list it."""
+    asked = tuple(stores)
+    looks = await asyncio.gather(*(store.list(prefix, limit=MAX_SIBLINGS) for store in asked), return_exceptions=True)
+    found: dict[str, list[Store]] = {}
+    problems: Problems = {}
+    for store, look in zip(asked, looks, strict=True):
         if isinstance(look, StorageError):
-            problem = problem or look
+            problems[store] = look
         elif isinstance(look, BaseException):
             raise look
         else:
             for info in look:
-                listing.setdefault(info.key, []).append(store)
-    found: list[tuple[Record, bytes]] = []
-    for key in sorted(listing):
-        try:
-            found.append(await Mirrors(tuple(listing[key])).read(partial(_read, tip, key)))
-        except StorageError as error:
-            problem = problem or error
-    return found, problem
+                found.setdefault(info.key, []).append(store)
+    return {key: Mirrors(tuple(found[key])) for key in sorted(found)}, problems
 
 
-async def _read(tip: Tip, key: str, store: Store) -> tuple[Record, bytes]:
+async def read_named(tip: Tip, key: str, store: Store) -> tuple[Record, bytes]:
+    """The record that lies under a name, and its digest.
+
+    Raises:
+        StorageError: it cannot be read, or is not what its name says.
+    """
     data = await store.get(key, max_bytes=wire.MAX_BODY_BYTES)
     try:
         record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))

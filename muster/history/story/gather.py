@@ -129,8 +129,8 @@ class _Look:
         if not self._mirrors:
             self._problems.append("no aggregator has committed a bucket that can be opened")
             return None
-        found, problem = await siblings(tuple(self._mirrors.values()), self._tip, self._tip.round)
-        if problem is not None:
+        found, problems = await siblings(self._mirrors.values(), self._tip, self._tip.round)
+        for problem in problems.values():
             self._problems.append(f"a record in an aggregator's bucket cannot be used: {problem}")
         for record, digest in sorted(found, key=lambda one: (one[0].turn, one[1])):
             try:

@@ -140,7 +140,7 @@ def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Mo
 def _merged(journals: Sequence[Moment], by_ledger: Sequence[Moment]) -> list[Moment]:
     """Moments of the ledger stand before the first told one of a later block."""
     merged = list(journals)
-    for moment in reversed(by_ledger):
+    for moment in by_ledger:
         later = (i for i, one in enumerate(merged) if one.block is not None and one.block > (moment.block or 0))
         merged.insert(next(later, len(merged)), moment)
     return merged

@@ -1,7 +1,7 @@
 """Which record of each round the chain proves, for an audit: known before anything is judged, and without θ.
 
-Of a list of one that is what its leader anchored. Of a longer list a round's record is what more than half of it
-anchored, if nobody on it anchored another; and what the records after it, of which that is known, lead back to.
+Of a list of one that is what its leader anchored; of several the one that was decided first. Of a longer list it is
+what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to.
 """
 
 from __future__ import annotations
@@ -58,10 +58,7 @@ class Proven:
         self._several = len(members) > 1
         self.seen = [seen for seen in await self._chain.anchors(0) if seen.hotkey in members]
         if not self._several:
-            for seen in self.seen:
-                known = self.of(seen.anchor.round)
-                if seen.anchor.digest not in known:
-                    self._of[seen.anchor.round] = (*known, seen.anchor.digest)
+            self._of |= self._anchored()
             return
         sure = {round_: digests[0] for round_, digests in self._anchored().items() if self._sure(round_, len(members))}
         newest = Anchor(max(sure), sure[max(sure)]) if sure else None
@@ -91,11 +88,18 @@ class Proven:
         self._of |= {at: digests for at, digests in anchored.items() if round_ <= at < last and at not in self._of}
 
     def _anchored(self) -> dict[int, tuple[bytes, ...]]:
-        """What was anchored for each round, that of most members first, then in chain order."""
-        found: dict[int, list[bytes]] = {}
-        for seen in self.seen:
-            found.setdefault(seen.anchor.round, []).append(seen.anchor.digest)
-        return {at: tuple(sorted(dict.fromkeys(of), key=lambda one: -of.count(one))) for at, of in found.items()}
+        """What was anchored for each round: that of most members first, then that of the first block, then, of the
+        anchors of one block, the newest one, which is their maker's vote (`protocol/ledger/forkchoice.py`)."""
+        found: dict[int, list[AnchorSeen]] = {}
+        for seen in reversed(self.seen):
+            found.setdefault(seen.anchor.round, []).append(seen)
+
+        def order(of: list[AnchorSeen]) -> tuple[bytes, ...]:
+            by_block = [seen.anchor.digest for seen in sorted(of, key=lambda seen: seen.block)]
+            voters = {digest: {seen.hotkey for seen in of if seen.anchor.digest == digest} for digest in by_block}
+            return tuple(sorted(voters, key=lambda digest: -len(voters[digest])))
+
+        return {round_: order(of) for round_, of in found.items()}
 
     def _sure(self, round_: int, members: int) -> bool:
         """Whether more than half of the list anchored one record of a round, and nobody another."""

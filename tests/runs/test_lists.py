@@ -18,8 +18,10 @@ from muster.history.explain.gather import find_case
 from muster.history.story import Story, page, tell
 from muster.history.story.gather import read_round
 from muster.lab.faults import Fault, Script
+from muster.lab.faulty import FaultyBuckets
 from muster.lab.simulator import SimulatedRun
 from muster.node.directory import Directory
+from muster.node.ledger import reader
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.virtual import VirtualChain
@@ -219,6 +221,19 @@ class TestMirrors:
                 assert [(note.hotkey, note.round) for note in sealed] == [(hotkey, round_) for round_ in led]
                 for round_ in range(ROUNDS):
                     assert case.story(round_).seen.anchored
+
+    def test_history_is_read_back_in_as_many_looks_as_it_takes(
+        self, case: Case, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A bucket that cannot be listed may hold more records: then what leads back says which is which."""
+        monkeypatch.setattr(reader, "STEPS_BACK", 2)
+        script = Script([Fault("error", "store.list", owner="operator-0")])
+        buckets = FaultyBuckets(case.run.buckets, script, lambda: 0, "reader")
+        chain, history = case.newest_only, case.stage.run.history
+        seen = asyncio.run(read_round(history, chain, Directory(chain, buckets), None))
+        assert (seen.tip.round, seen.anchored, seen.problems) == (ROUNDS, True, ())
+        assert script.fired, "it was asked"
+        assert sum(script.fired.values()) == 1, "and once"
 
 
 @dataclass(frozen=True, slots=True)

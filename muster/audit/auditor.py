@@ -40,7 +40,7 @@ class Auditor:
         With `sampling`, that many of the rows in the validators' files are measured again.
 
         Raises:
-            AuditError: there is nothing to audit: no record, or no bucket of the leader.
+            AuditError: there is nothing to audit: no record, or no bucket of an aggregator.
             UsageError: there is no checkpoint to start from.
             ChainError: the chain cannot be read.
         """
@@ -55,6 +55,8 @@ class Auditor:
             standing = await self._from_checkpoint(evidence, tip, first_round)
         else:
             standing = Standing(tip, await asyncio.to_thread(Replica.genesis, tip.history.genesis, tip.run_id))
+        if evidence.last < 0 and evidence.proven_by.problem is not None:
+            raise AuditError(f"what the anchors prove cannot be read: {evidence.proven_by.problem}")
         if evidence.last < 0 and not self._report.faults:
             raise AuditError("the run has no records yet, so there is nothing to audit")
         if standing is not None:

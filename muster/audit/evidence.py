@@ -1,19 +1,23 @@
-"""What the audit looks at: what is anchored on chain, and the objects in the leader's bucket, each as it was named.
+"""What the audit looks at: what is anchored on chain, and the objects in the aggregators' buckets, as they were named.
 
-The one place of the audit that reads the ledger; it shares the participants' own reading (`node/ledger/reader.py`).
+Whose copy an object is does not matter where a digest names it: the first bucket that has the very bytes will do. The
+one place of the audit that reads the ledger; it shares the participants' own reading (`node/ledger/reader.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from muster.audit.proven import Proven
 from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
 from muster.node.ledger import catch_up, objects, reader
 from muster.node.ledger.ahead import ROUNDS_AHEAD, ReadAhead
+from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Mirrors
 from muster.node.ledger.participant import judge, open_updates
 from muster.node.ledger.reader import Fetched, Reader
+from muster.node.ledger.siblings import listing, siblings
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
@@ -53,64 +57,59 @@ class Found:
 
 
 class Evidence:
-    """Reads one run's chain and its leader's bucket. `look` comes first.
+    """Reads one run's chain and its aggregators' buckets. `look` comes first.
 
-    `last` is the newest anchored round, −1 before the first; `peers` are all who are registered, `validators` the
-    hotkeys of those whose scores count.
+    `last` is the newest round that is proven, −1 before the first; `peers` are all who are registered, `validators` the
+    hotkeys of those whose scores count: of the list in force where the replay stands.
     """
 
     def __init__(self, start: Tip, chain: Chain, buckets: Buckets) -> None:
         self._chain = chain
-        self._buckets = buckets
         self.run_id = start.run_id
-        self.validators = start.history.genesis.genesis.leaders
         self.slots = start.history.genesis.data.slots
         self._start = start
-        self._reader = Reader(chain, Directory(chain, buckets))
-        self._leader = hotkey_of(start.leader_in_turn)
-        self._anchored: dict[int, tuple[bytes, ...]] = {}
+        self._tip = start
+        self._directory = Directory(chain, buckets)
+        self._reader = Reader(chain, self._directory)
+        self.proven_by = Proven(chain, self._reader)
         self._digests: dict[int, bytes] = {}
-        self._store: Store | None = None
-        self.last = -1
+        self._stores: dict[bytes, Store] = {}
         self.peers: dict[str, Peer] = {}
+
+    @property
+    def last(self) -> int:
+        """The newest proven round."""
+        return self.proven_by.last
+
+    @property
+    def validators(self) -> tuple[str, ...]:
+        """Whose scores count."""
+        return self._tip.spec.genesis.leaders
+
+    def follow(self, tip: Tip) -> bool:
+        """The replay has come to this tip; whether its list is another than before."""
+        changed = tip.leaders != self._tip.leaders
+        self._tip = tip
+        return changed
+
+    @property
+    def tip(self) -> Tip:
+        """Where the replay stands, as far as is known."""
+        return self._tip
 
     async def look(self, round_: int) -> None:
         """See what is anchored by now, and prove what lies between `round_` and the newest anchor.
 
         Raises:
-            AuditError: something is anchored, and the leader has no bucket that can be opened.
+            AuditError: something is anchored, and no aggregator has a bucket that can be opened.
             ChainError: the chain cannot be read.
         """
         self.peers = (await self._chain.snapshot()).by_hotkey()
-        for seen in await self._chain.anchors(0):
-            known = self._anchored.get(seen.anchor.round, ())
-            if seen.hotkey == self._leader and seen.anchor.digest not in known:
-                self._anchored[seen.anchor.round] = (*known, seen.anchor.digest)
-        self.last = max(self._anchored, default=-1)
-        if self._anchored:
-            self._open()
-            await self._trace(round_)
-
-    def _open(self) -> None:
-        peer = self.peers.get(self._leader)
-        if peer is None or peer.location is None:
-            raise AuditError(f"the leader {self._leader} has committed no bucket")
-        try:
-            self._store = self._buckets.bucket(peer.location)
-        except StorageError as error:
-            raise AuditError(f"the bucket of the leader {self._leader} cannot be opened: {error}") from error
-
-    async def _trace(self, round_: int) -> None:
-        """Where a chain shows only later anchors, a record proves the one before it (`protocol/ledger/lineage.py`)."""
-        for newest in sorted(self._anchored, reverse=True):
-            at = newest
-            while at > round_ and at - 1 not in self._anchored:
-                try:
-                    record, _ = await self.record(at)
-                except (StorageError, LedgerError):
-                    break  # a fault of round `at`, which is told when it is its turn
-                at -= 1
-                self._anchored[at] = (record.parent,)
+        self._stores = await self._reader.stores(self._tip)
+        await self.proven_by.look(self._tip, self._stores)
+        if self.proven_by.seen and not self._stores:
+            raise AuditError("no aggregator of the run has committed a bucket that can be opened")
+        await self.proven_by.trace(round_, self.record)
 
     def record_key(self, round_: int) -> str:
         """The name of a round's record, as far as it is known before it is read."""
@@ -119,21 +118,25 @@ class Evidence:
 
     def digest_of(self, round_: int) -> bytes | None:
         """The digest of a round's record: of the one that was read, else as the next record or an anchor names it."""
-        return self._digests.get(round_) or next(iter(self._anchored.get(round_, ())), None)
+        return self._digests.get(round_) or next(iter(self.proven_by.of(round_)), None)
 
     def proven(self, round_: int) -> bool:
         """Whether an anchor names the record of a round, or leads back to it."""
-        return round_ in self._anchored
+        return bool(self.proven_by.of(round_))
 
-    def after(self, round_: int) -> int:
-        """The next round that something is anchored for; `last` + 1 where there is none."""
-        return min((anchored for anchored in self._anchored if anchored > round_), default=self.last + 1)
+    def anchored(self, round_: int) -> list[tuple[str, bytes]]:
+        """What the list anchored for a round, with each one's hotkey, in chain order."""
+        return [(seen.hotkey, seen.anchor.digest) for seen in self.proven_by.seen if seen.anchor.round == round_]
 
     @property
-    def store(self) -> Store:
-        """The leader's bucket; there is one as soon as something is anchored."""
-        assert self._store is not None
-        return self._store
+    def stores(self) -> tuple[Store, ...]:
+        """The aggregators' buckets; there is one as soon as something is anchored."""
+        return tuple(self._stores.values())
+
+    @property
+    def places(self) -> Mirrors:
+        """The same, to read from whichever has an object."""
+        return Mirrors(self.stores)
 
     async def record(self, round_: int) -> tuple[Record, bytes]:
         """The anchored record of a round, and its digest.
@@ -148,18 +151,18 @@ class Evidence:
         return record, digest
 
     async def _record(self, round_: int) -> tuple[Record, bytes]:
-        anchored = self._anchored.get(round_)
-        if anchored is None:
-            here = await self._reader.siblings(self.store, self._start, round_)
+        proven = self.proven_by.of(round_)
+        if not proven:
+            here, in_the_way = await siblings(self.stores, self._start, round_)
             if not here:
-                raise ObjectMissing("it is not there")
+                raise next(iter(in_the_way.values()), ObjectMissing("it is not there"))
             return here[0]
         problems: list[StorageError] = []
-        for digest in anchored:
+        for digest in proven:
             try:
-                return (await self._reader.record(self.store, self._start, round_, digest))[0], digest
-            except ObjectDamaged as damaged:
-                problems.append(damaged)
+                return (await self._reader.record(self.places, self._start, round_, digest))[0], digest
+            except StorageError as problem:
+                problems.append(problem)
         raise problems[0]
 
     def ahead(self) -> ReadAhead:
@@ -170,7 +173,7 @@ class Evidence:
         """Have the rounds after this one read ahead, as far as anchors name their records."""
         after = range(round_ + 1, min(round_ + ROUNDS_AHEAD, self.last) + 1)
         later = [Anchor(number, digest) for number in after if (digest := self.digest_of(number)) is not None]
-        self._reader.ahead.want(self.store, tip, later, self._anchored.get(round_, ()), _open_ahead)
+        self._reader.ahead.want(self.places, tip, later, self.proven_by.of(round_), _open_ahead)
 
     async def updates(self, digest: bytes) -> Sequence[SparseUpdate] | None:
         """The updates of the record with this digest, where they were decoded ahead; nothing is kept of it here."""
@@ -180,7 +183,7 @@ class Evidence:
 
     async def seal(self, record: Record, digest: bytes) -> tuple[Seal, bytes]:
         """The seal that a record, which has this digest, names, and the seal's digest; raises as `record` does."""
-        return (await self._reader.seal_of(self.store, record, digest))[0], record.seal
+        return (await self._reader.seal_of(self.places, record, digest))[0], record.seal
 
     def bundle_size(self, record: Record, tip: Tip | None) -> int:
         """How large a record's bundle is by its heads, within what the rules allow (those of the start, without a tip).
@@ -192,18 +195,39 @@ class Evidence:
 
     async def bundle(self, record: Record, digest: bytes, size: int) -> bytes:
         """The bundle a record, which has this digest, names, of `size` bytes; raises as `record` does."""
-        return await self._reader.bundle_of(self.store, record, digest, size)
+        return await self._reader.bundle_of(self.places, record, digest, size)
 
-    async def check_heads(self, record: Record) -> None:
-        """What lies beside the seal is that very seal, and the heads of the record; raises as `record` does."""
-        data = await self.store.get(
-            paths.heads(self.run_id, record.round, record.parent), max_bytes=wire.MAX_BODY_BYTES
-        )
+    async def check_heads(self, record: Record, sealed_by: bytes) -> None:
+        """What lies beside the seal, in its signer's bucket, is that very seal, and the heads of the record.
+
+        Raises:
+            StorageError: it is not to be had.
+            LedgerError: it holds something else.
+            WireError: it holds nothing of the kind.
+        """
+        store = await self._directory.store_of(hotkey_of(sealed_by))
+        if store is None:
+            raise ObjectMissing("who signed the seal has committed no bucket that can be opened")
+        data = await store.get(paths.heads(self.run_id, record.round, record.parent), max_bytes=wire.MAX_BODY_BYTES)
         seal, heads = wire.decode_sealed(data)
         if wire.decode_seal(seal, self.run_id)[1] != record.seal:
             raise LedgerError("it does not hold the seal of the record")
         if heads != {entry.public: entry.head for entry in record.entries}:
             raise LedgerError("it does not hold the heads of the record")
+
+    async def check_same(self, key: str, size: int, same: Callable[[bytes], bool]) -> None:
+        """There is an object of so many bytes that `same` finds to be what it must be.
+
+        Raises:
+            StorageError: it is not to be had.
+            ObjectDamaged: what is there is something else.
+        """
+
+        async def read(store: Store) -> None:
+            if not same(await store.get(key, max_bytes=size, deadline=objects.BULK_DEADLINE)):
+                raise ObjectDamaged("its bytes are not those of θ and the tip at this round")
+
+        await self.places.read(read, BULK_HEDGE_SECONDS)
 
     async def check_beacons(self, tip: Tip, found: Found) -> None:
         """Every block and beacon of a record and its seal is the chain's own.
@@ -250,16 +274,24 @@ class Evidence:
 
     async def checkpoint(self, tip: Tip, record: Record) -> Replica:
         """θ before a record that pins a checkpoint; raises as `record` does."""
-        return await catch_up.load_checkpoint(self.store, tip, record)
+        return await catch_up.load_checkpoint(self.places, tip, record)
 
     async def beyond(self, round_: int) -> list[str]:
-        """The names of the records, `MAX_BEYOND` at most, in the leader's bucket from `round_` on, one a round."""
+        """The names of the records, `MAX_BEYOND` at most, in the aggregators' buckets from `round_` on, one a round.
+
+        Raises:
+            StorageError: none of them can be looked at.
+        """
         found: list[str] = []
-        while self._store is not None and len(found) < MAX_BEYOND:
-            here = await self._store.list(paths.records(self.run_id, round_ + len(found)), limit=1)
-            if not here:
+        stores = self.stores
+        while len(found) < MAX_BEYOND:
+            listed, problems = await listing(stores, paths.records(self.run_id, round_ + len(found)))
+            stores = tuple(store for store in stores if store not in problems)
+            if problems and not stores:
+                raise next(iter(problems.values()))
+            if not listed:
                 break
-            found.append(here[0].key)
+            found.append(next(iter(listed)))
         return found
 
 

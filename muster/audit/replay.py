@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
+from muster.audit.beside import Beside
 from muster.audit.evidence import Evidence, Found
 from muster.audit.losses import Losses
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
@@ -20,14 +21,13 @@ from muster.audit.weights import ShownWeights
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import Shard
 from muster.protocol import ledger, paths
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.wire import Kind, Record
 from muster.protocol.wire.manifest import ShardInfo, manifest_digest
 
 Progress = Callable[[str], None]
-
-_OTHER_BYTES = "its bytes are not those of θ and the tip at this round"
 
 
 class Replay:
@@ -46,6 +46,7 @@ class Replay:
     ) -> None:
         self._standing = standing
         self._evidence = evidence
+        self._beside = Beside(evidence, faults)
         self._scores = scores
         self._weights = weights
         self._losses = losses
@@ -70,7 +71,7 @@ class Replay:
                     self._tell_beyond(round_, beyond)
                     break
             there = await self._round(round_)
-            round_ = round_ + 1 if there else self._evidence.after(round_)
+            round_ = round_ + 1 if there else self._evidence.proven_by.after(round_)
         if self._report.closed:
             self._tell_beyond(round_, await self._evidence.beyond(round_))
 
@@ -84,7 +85,9 @@ class Replay:
     def _tell_beyond(self, round_: int, names: list[str]) -> None:
         if names:
             more = f", nor the {len(names) - 1} after it" if len(names) > 1 else ""
-            what = f"the leader's bucket holds it, but no anchor names it{more}: it is not a part of the run"
+            what = (
+                f"an aggregator's bucket holds it, but no anchor that counts names it{more}: it is no part of the run"
+            )
             self._faults.add(Fault(FaultClass.UNANCHORED, round_, names[0], what))
 
     async def _round(self, round_: int) -> bool:
@@ -98,12 +101,16 @@ class Replay:
             return False
         record, digest = read
         self._tell_unproven(round_)
-        found = await self._named(record, digest)
         tip = self._standing.tip
+        if tip is not None and self._evidence.follow(tip):
+            await self._weights.look()
+        found = await self._named(record, digest)
+        seal = None if found.seal is None else found.seal[0]
+        await self._beside.tell(self._evidence.tip, record, digest, seal)
         await self._scores.check_used(record, digest, frozenset() if tip is None else tip.remembered)
         standing = self._standing
         spec = tip.spec if tip is not None and standing.by_the_rules else None
-        await self._scores.check_published(record, digest, spec, None if found.seal is None else found.seal[0])
+        await self._scores.check_published(record, digest, spec, seal)
         if record.kind is not Kind.CLOSE:  # which nobody scores
             self._weights.take(self._scores.newest, round_)
         resumed = False
@@ -153,9 +160,20 @@ class Replay:
         if size is not None:
             with self._faults.noting(paths.bundle(self._run_id, round_, digest), round_):
                 bundle = await self._evidence.bundle(record, digest, size)
-        with self._faults.noting(paths.heads(self._run_id, round_, record.parent), round_):
-            await self._evidence.check_heads(record)
+        await self._check_heads(record, record.leader if seal is None else seal[0].leader)
         return Found(record, digest, seal, bundle, await self._evidence.updates(digest))
+
+    async def _check_heads(self, record: Record, sealed_by: bytes) -> None:
+        """What lies beside the seal; of one of several aggregators it may be gone with its bucket: no fault."""
+        name = paths.heads(self._run_id, record.round, record.parent)
+        with self._faults.noting(name, record.round):
+            try:
+                await self._evidence.check_heads(record, sealed_by)
+            except StorageError as error:
+                if len(self._evidence.validators) == 1:
+                    raise
+                said = f"what it kept beside its seal, {name}, is not to be had and was not compared: {error}"
+                self._faults.remark(record.round, hotkey_of(sealed_by), said)
 
     async def _judged(self, found: Found, tip: Tip, replica: Replica | None) -> Applied | None:
         """Apply the rules, without θ those that need none; None where the round cannot be replayed."""
@@ -188,8 +206,7 @@ class Replay:
         manifest = await asyncio.to_thread(replica.manifest, tip.round, ledger.tip_info(tip), shards)
         key = paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST)
         with self._faults.noting(key, tip.round):
-            if await self._evidence.store.get(key, max_bytes=len(manifest)) != manifest:
-                raise LedgerError(_OTHER_BYTES)
+            await self._evidence.check_same(key, len(manifest), lambda data: data == manifest)
         for shard in shards:
             await self._check_shard(tip, shard)
         with self._faults.noting(paths.record(tip.run_id, tip.round, digest), tip.round):
@@ -201,9 +218,7 @@ class Replay:
         """Compare one shard; its bytes are gone when this returns."""
         key = paths.checkpoint(tip.run_id, tip.round, shard.name)
         with self._faults.noting(key, tip.round):
-            data = await self._evidence.store.get(key, max_bytes=shard.bytes)
-            if (len(data), blake3(data).hexdigest()) != (shard.bytes, shard.blake3):
-                raise LedgerError(_OTHER_BYTES)
+            await self._evidence.check_same(key, shard.bytes, lambda data: blake3(data).hexdigest() == shard.blake3)
 
 
 async def find_record(evidence: Evidence, faults: FaultLog, round_: int) -> tuple[Record, bytes] | None:

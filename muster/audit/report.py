@@ -30,7 +30,7 @@ class FaultClass(Enum):
 class Fault:
     """One object that is not what it must be; `round` is None for what belongs to no round.
 
-    `name` is the object's key, or a file of the run; `hotkey` is whose object it is where that is not the leader.
+    `name` is the object's key, or a file of the run; `hotkey` is whose object it is, of a validator's.
     """
 
     kind: FaultClass

@@ -63,7 +63,7 @@ class Standing:
         """Take the record's word for where the ledger stands after it."""
         past = (*self._newest.past, attendance(record))[-MEMORY:]
         step = record.outer_step + (record.kind is Kind.ROUND)
-        tip = replace(self._newest, parent=digest, past=past, outer_step=step)
+        tip = replace(self._newest, parent=digest, past=past, outer_step=step, author=record.leader)
         if record.opening is None:
             self._set(replace(tip, closed=True))
             return

@@ -28,18 +28,22 @@ class ShownWeights:
     def __init__(self, evidence: Evidence, faults: FaultLog) -> None:
         self._evidence = evidence
         self._faults = faults
+        self._looked: set[str] = set()
         self._shown: dict[str, Mapping[int, int]] = {}
         self._round: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._away: set[str] = set()
 
     async def look(self) -> None:
-        """See what the chain shows.
+        """See what the chain shows of each validator; of those that were looked at before nothing is looked at again.
 
         Raises:
             ChainError: it cannot be read.
         """
         for hotkey in self._evidence.validators:
+            if hotkey in self._looked:
+                continue
+            self._looked.add(hotkey)
             shown = await self._evidence.weights(hotkey)
             if shown is None:
                 self._faults.remark(None, hotkey, "its weights cannot be seen on this chain, and were not compared")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from muster.doctor.facts import (
     BucketFacts,
     ChainFacts,
     ClockFacts,
     GpuFacts,
     KeyFacts,
+    LeaderFacts,
     MemberFacts,
     RunFacts,
     SoftwareFacts,
@@ -286,16 +289,33 @@ def judge_key(facts: KeyFacts) -> Finding:
     return Finding.ok("key", text)
 
 
-def judge_leader(hotkey: str, software: str | None, conflict: str) -> Finding:
-    """Whether the run's first aggregator is there; `software` is what its hello says, None where there is none yet."""
+def judge_leaders(found: Sequence[LeaderFacts]) -> Finding:
+    """Whether the run's aggregators are there: it goes on, if later, while one of them is."""
     name = "leader"
-    if software is None:
-        text = f"{hotkey}, who closes the rounds, has not written its hello yet"
-        return Finding.warn(name, text, "wait for the run to begin; you can start, your node waits for it")
-    text = f"{hotkey}, who closes the rounds, runs {software}"
-    if conflict:
-        return Finding.warn(name, f"{text}: {conflict}", "run the release that the run's operators recommend")
-    return Finding.ok(name, f"{text}, and its bucket can be read")
+    told = "; ".join(_leader(one, alone=len(found) == 1) for one in found)
+    if len(found) > 1:
+        told = f"{len(found)} aggregators close the rounds in turn: {told}"
+    if all(one.unreadable for one in found):
+        fix = "ask the run's operators whether their buckets can be read"
+        return Finding.fail(name, told, fix, StorageError.exit_status)
+    if any(one.conflict for one in found):
+        return Finding.warn(name, told, "run the release that the run's operators recommend")
+    if all(one.software is None and not one.unreadable for one in found):
+        return Finding.warn(name, told, "wait for the run to begin; you can start, your node waits for it")
+    if any(one.software is None for one in found):
+        return Finding.warn(name, told, "you can start: the others go on without; its operator should know")
+    return Finding.ok(name, told)
+
+
+def _leader(facts: LeaderFacts, alone: bool) -> str:
+    who = f"{facts.hotkey}, who closes the rounds," if alone else facts.hotkey
+    if facts.unreadable:
+        return f"{who} has a bucket that cannot be read: {facts.unreadable}"
+    if facts.software is None:
+        return f"{who} has not written its hello yet"
+    if facts.conflict:
+        return f"{who} runs {facts.software}: {facts.conflict}"
+    return f"{who} runs {facts.software}, and its bucket can be read"
 
 
 def shown_location(location: str) -> str:

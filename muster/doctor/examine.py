@@ -12,7 +12,7 @@ import torch
 from blake3 import blake3
 
 from muster.doctor import checks, machine, network
-from muster.doctor.facts import BucketFacts, RunFacts, SoftwareFacts, SpaceFacts, TextFacts
+from muster.doctor.facts import BucketFacts, LeaderFacts, RunFacts, SoftwareFacts, SpaceFacts, TextFacts
 from muster.doctor.finding import Finding
 from muster.doctor.fit import Fit, fit_of
 from muster.doctor.setup import Setup, Skip, unwrap
@@ -21,7 +21,7 @@ from muster.node.compute import CPU, Compute
 from muster.node.data.build import MANIFEST, MAX_MANIFEST_BYTES, SHARDS, Manifest
 from muster.node.hello import incompatibility, read_hello
 from muster.protocol import paths
-from muster.protocol.errors import ConfigError, DataError, MusterError, ObjectMissing
+from muster.protocol.errors import ConfigError, DataError, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import public_of
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import is_network_location, parse_location
@@ -99,7 +99,7 @@ class Examination:
             Check("registration", self._registration, chain),
             Check("location", self._location, location),
             Check("anchors", self._anchors, chain),
-            Check("leader", self._leader, "ask the run's operators whether their bucket can be read"),
+            Check("leader", self._leader, "ask the run's operators whether their buckets can be read"),
             Check("run", self._run, "correct the setting run: the RUN_URL as the run's publisher gives it"),
             Check("text", self._text, "get the run's own text again from its publisher"),
             Check("key", self._key, "name the hotkey's file with the setting key_file; muster join makes one"),
@@ -217,16 +217,22 @@ class Examination:
         return checks.judge_anchors(setup.location, space, setup.spec.clock)
 
     async def _leader(self) -> Finding:
+        leaders = self._setup.spec.genesis.leaders
+        return checks.judge_leaders(await asyncio.gather(*(self._leader_facts(hotkey) for hotkey in leaders)))
+
+    async def _leader_facts(self, hotkey: str) -> LeaderFacts:
+        """What is to be seen of one aggregator."""
         setup = self._setup
-        leader = setup.spec.genesis.leaders[0]
-        peer = (await setup.snapshot()).by_hotkey().get(leader)
+        peer = (await setup.snapshot()).by_hotkey().get(hotkey)
         if peer is None or peer.location is None:
-            return checks.judge_leader(leader, None, "")
+            return LeaderFacts(hotkey)
         try:
-            hello = await read_hello(setup.strangers.bucket(peer.location), setup.run_id, public_of(leader))
+            hello = await read_hello(setup.strangers.bucket(peer.location), setup.run_id, public_of(hotkey))
         except ObjectMissing:
-            return checks.judge_leader(leader, None, "")
-        return checks.judge_leader(leader, hello.software, incompatibility(hello, setup.spec) or "")
+            return LeaderFacts(hotkey)
+        except StorageError as error:
+            return LeaderFacts(hotkey, unreadable=str(error))
+        return LeaderFacts(hotkey, hello.software, incompatibility(hello, setup.spec) or "")
 
     async def _run(self) -> Finding:
         history = unwrap(self._setup.run_found).history

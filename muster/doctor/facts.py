@@ -117,6 +117,19 @@ class MemberFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaderFacts:
+    """What is to be seen of one of the run's aggregators: the release in its hello, None where there is no hello yet.
+
+    `conflict` is why this release does not understand it, `unreadable` why its bucket cannot be read; "" for neither.
+    """
+
+    hotkey: str
+    software: str | None = None
+    conflict: str = ""
+    unreadable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFacts:
     """What is at RUN."""
 

@@ -62,7 +62,7 @@ class RunHistory:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._rounds: dict[int, _Round] = {}
-        self._leader = f"aggregator-{setting.roster.operators[0].name}"
+        self._aggregators = {f"aggregator-{operator.name}" for operator in setting.roster.operators}
         self._validator = f"validator-{setting.roster.operators[0].name}"
         self._honest = {m.name for m in setting.roster.miners if m.behaviour == HONEST} | {
             f"{role}-{operator.name}" for operator in setting.roster.operators for role in ("aggregator", "validator")
@@ -123,12 +123,12 @@ class RunHistory:
                 row.submitted = time
                 self._submitted.setdefault(label, set()).add(event.round)
                 self._wire[label, event.round] = (size, values)
-            case events.Sealed():
-                row.sealed = time
+            case events.Sealed() if label in self._aggregators:
+                row.sealed = max(row.sealed or time, time)
             case events.Key():
                 row.revealed = time
-            case events.Recorded() if label == self._leader:
-                row.recorded = row.recorded or time
+            case events.Recorded() if label in self._aggregators:
+                row.recorded = min(row.recorded or time, time)
 
     def _applied(self, label: str, event: events.Applied, row: _Round) -> None:
         up, down = self._moved.get(label, (0, 0))
@@ -217,7 +217,7 @@ class RunHistory:
             last = ended
         kind: Literal["round", "null"] = "null" if row.kind == "null" else "round"
         sealed = len(row.accepted) + len(row.rejected)
-        root = row.roots.get(self._leader) or next(iter(row.roots.values()), "")
+        root = next((root for label, root in sorted(row.roots.items()) if label in self._honest), "")
         return RoundRow(number, kind, len(row.accepted), sealed, row.loss, last - began, phases, row.up, root, row.down)
 
     def summary(self, now: float, processes: Iterable[ProcessRow]) -> RunSummary:
@@ -247,11 +247,10 @@ class RunHistory:
         closed = self._closed()
         if not closed:
             return False
-        for _, row in closed:
-            if len({root for label, root in row.roots.items() if label in self._honest}) != 1:
-                return False
-        last = closed[-1][1].roots.get(self._leader, "")
-        return all(self._finished.get(label) == last for label in self._honest)
+        roots = [{root for label, root in row.roots.items() if label in self._honest} for _, row in closed]
+        if any(len(held) != 1 for held in roots):
+            return False
+        return {self._finished.get(label) for label in self._honest} == roots[-1]
 
     def _utilisation(self, closed: list[tuple[int, _Round]]) -> float:
         """Σ inner-step seconds between first and last record ÷ (miners × the seconds between them).

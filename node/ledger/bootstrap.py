@@ -18,7 +18,6 @@ from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, ChainUnreachable, NotRegistered, RateLimited, StaleChain, StorageError
-from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 
@@ -45,13 +44,8 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
     start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
     await _patiently(chain, partial(chain.register, identity))
     await _patiently(chain, partial(commit_location, context))
-    way = CatchUp(start, device)
-
-    async def newest_checkpoint() -> tuple[Tip, Replica | None]:
-        store = await directory.store_of(hotkey_of(start.leader_in_turn))
-        return (start, None) if store is None else await way.go(Reader(chain, directory), store)
-
-    tip, replica = await _patiently(chain, newest_checkpoint, lambda: way.reached)
+    way, looking = CatchUp(start, device), Reader(chain, directory)
+    tip, replica = await _patiently(chain, partial(way.go, looking), lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id, device))

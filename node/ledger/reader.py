@@ -27,8 +27,8 @@ from muster.node.ledger.objects import (
     read_seal,
 )
 from muster.protocol import ledger, paths, wire
-from muster.protocol.chain.base import Chain
-from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.chain.base import AnchorSeen, Chain
+from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.forkchoice import MEMORY, Claim, claims
@@ -168,7 +168,7 @@ class Reader:
             return [], []
         self.lineage.forget(oldest)
         self.refused = {at for at in self.refused if at.round >= oldest}
-        stores = await self._directory.stores_of(tip.leaders)
+        stores = await self.stores(tip)
         if not stores:
             return [], []
         final = await self._chain.final()
@@ -184,35 +184,49 @@ class Reader:
         }
         return [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found], shown
 
-    async def newest_anchor(self, tip: Tip) -> Anchor | None:
-        """The latest anchor of the tip's leaders that is final, and that more than half of their anchors reach.
-
-        None before the first.
+    async def stores(self, tip: Tip) -> dict[bytes, Store]:
+        """The buckets of a tip's list, by public key, of those who have one that can be opened.
 
         Raises:
-            ChainError, StorageError: the chain does not say.
+            ChainError: the chain does not say.
         """
-        members = {hotkey_of(public) for public in tip.leaders}
+        return await self._directory.stores_of(tip.leaders)
+
+    async def newest_anchors(self, tip: Tip) -> list[tuple[bytes, Anchor]]:
+        """The newest final anchor of each member of a tip's list that is in touch, those of the lowest rounds first.
+
+        Out of touch is who has been silent for `clock.touch` blocks, and for the rounds that these have room for,
+        `MEMORY` at most: after a break of the whole run all are waited for.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
+        members = {hotkey_of(public): public for public in tip.leaders}
         final = await self._chain.final()
-        newest: dict[str, Anchor] = {}
+        newest: dict[str, AnchorSeen] = {}
         for one in await self._chain.anchors(0):
             if one.hotkey in members and one.block <= final:
-                newest[one.hotkey] = one.anchor
-        order = sorted(newest.values(), key=lambda anchor: anchor.round)
-        return order[(len(order) - 1) // 2] if order else None
+                newest[one.hotkey] = one
+        clock = tip.spec.clock
+        block = max((one.block for one in newest.values()), default=0) - clock.touch
+        rounds = min(clock.touch // clock.shortest + 1, MEMORY)
+        round_ = max((one.anchor.round for one in newest.values()), default=0) - rounds
+        found = [one for one in newest.values() if one.block >= block or one.anchor.round >= round_]
+        return [(members[one.hotkey], one.anchor) for one in sorted(found, key=lambda one: one.anchor.round)]
 
-    async def traced(self, newest: Anchor, tip: Tip, places: Places) -> Anchor:
-        """Read records back from an anchor towards the open round's, as far as one look goes.
+    async def traced(self, newest: Anchor, tip: Tip, places: Places, until: int | None = None) -> Anchor:
+        """Read records back from an anchor towards that of a round (None: the open one), as far as one look goes.
 
         Raises:
             StorageError, LedgerError: one of them is not to be had, or is none.
         """
-        at = self.lineage.trace(newest, tip.round)
+        last = tip.round if until is None else until
+        at = self.lineage.trace(newest, last)
         for _ in range(STEPS_BACK):
-            if at.round <= tip.round:
+            if at.round <= last:
                 break
             await self.learn(at, tip, places)
-            at = self.lineage.trace(at, tip.round)
+            at = self.lineage.trace(at, last)
         return at
 
     async def learn(self, at: Anchor, tip: Tip, places: Places) -> None:
@@ -235,41 +249,6 @@ class Reader:
             self._records = {at: kept for at, kept in self._records.items() if kept[0].round == round_}
             self._records[digest] = found
         return found
-
-    async def siblings(self, store: Store, tip: Tip, round_: int) -> list[tuple[Record, bytes]]:
-        """A round's records as a bucket has them, each with its digest, whoever vouches for them.
-
-        Raises:
-            StorageError: one is damaged or cannot be read.
-        """
-        found = []
-        for info in await store.list(paths.records(tip.run_id, round_), limit=MAX_SIBLINGS):
-            data = await store.get(info.key, max_bytes=wire.MAX_BODY_BYTES)
-            try:
-                record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
-            except WireError as error:
-                raise ObjectDamaged(f"{info.key} is not readable: {error}") from error
-            if info.key != paths.record(tip.run_id, record.round, digest):
-                raise ObjectDamaged(f"{info.key} is another record than its name says")
-            found.append((record, digest))
-        return found
-
-    async def following(self, store: Store, tip: Tip) -> tuple[Record, bytes]:
-        """The open round's record as a bucket has it, with its digest; of several the one that the chain proves.
-
-        Raises:
-            ObjectMissing: none is there that continues the ledger.
-            ChainError, StorageError: one is damaged, something cannot be read, or the chain proves none of several yet.
-        """
-        here = [one for one in await self.siblings(store, tip, tip.round) if one[0].parent == tip.parent]
-        if len(here) > 1:
-            proven = {pointer.digest for pointer in await self.anchored(tip)}
-            here = [one for one in here if one[1] in proven]
-            if not here:
-                raise StorageError(f"round {tip.round} has several records, and the chain proves none of them yet")
-        if not here:
-            raise ObjectMissing(f"there is no record of round {tip.round} that continues this ledger")
-        return here[0]
 
     async def fetch(self, pointer: Pointer, tip: Tip) -> Fetched:
         """The open round's record, and the seal and the bundle that it names; the bundle, which is large, comes last.

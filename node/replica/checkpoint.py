@@ -146,22 +146,25 @@ async def read_shards(
     shard_bytes: int = SHARD_BYTES,
     device: torch.device | None = None,
 ) -> list[Tensor]:
-    """θ out of the shards, in layout order, on `device` (the CPU unless named); `read` brings a shard's bytes.
+    """θ out of the shards, in layout order, on `device` (the CPU unless named); `read` brings a shard's bytes, checked
+    (`check_shard`): it knows where else they are to be had.
 
-    Each is read, checked, copied and freed before the next, into memory taken once for θ.
+    Each is read, copied and freed before the next, into memory taken once for θ.
 
     Raises:
-        ObjectDamaged: a shard is not the one the manifest names.
         LedgerError: one does not hold the layout's tensors.
     """
     theta = [torch.empty(shape, dtype=torch.float32, device=device) for shape in layout.shapes]
-
-    async def take(shard: Shard, info: ShardInfo) -> None:
-        data = await read(info)
-        if shard.info(data) != info:
-            raise ObjectDamaged(f"{info.name} is not the shard the manifest names")
-        shard.read_(data, theta)
-
     for shard, info in zip(plan_shards(layout, shard_bytes), manifest.shards, strict=True):
-        await take(shard, info)
+        shard.read_(await read(info), theta)
     return theta
+
+
+def check_shard(info: ShardInfo, data: bytes) -> None:
+    """Whether these are the bytes that a manifest names.
+
+    Raises:
+        ObjectDamaged: they are not.
+    """
+    if (len(data), blake3(data).hexdigest()) != (info.bytes, info.blake3):
+        raise ObjectDamaged(f"{info.name} is not the shard the manifest names")

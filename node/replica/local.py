@@ -92,10 +92,9 @@ class Replica:
         shard_bytes: int = SHARD_BYTES,
         device: torch.device | None = None,
     ) -> Replica:
-        """θ at a tip out of a checkpoint, with one shard at a time beside it; `read` brings a shard's bytes.
+        """θ at a tip out of a checkpoint, with one shard at a time beside it; `read` brings a shard's bytes, checked.
 
         Raises:
-            ObjectDamaged: a shard is not the one the manifest names.
             LedgerError: one does not hold this model's tensors.
         """
         theta = await read_shards(manifest, read, tip.layout, shard_bytes, device)

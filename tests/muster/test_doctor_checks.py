@@ -18,6 +18,7 @@ from muster.doctor.facts import (
     ClockFacts,
     GpuFacts,
     KeyFacts,
+    LeaderFacts,
     MemberFacts,
     SoftwareFacts,
     SpaceFacts,
@@ -317,10 +318,31 @@ class TestChain:
         assert "another read credential" in rotated.text
         assert "secret-of-reader" not in repr((hidden, rotated))
 
-    def test_leader(self) -> None:
-        assert checks.judge_leader("5Hot", "muster 0.1.0", "").status is Status.OK
-        assert checks.judge_leader("5Hot", "muster 9.0.0", "it reads the codecs [2], not 1").status is Status.WARN
-        assert checks.judge_leader("5Hot", None, "").status is Status.WARN
+    def test_the_one_leader(self) -> None:
+        assert checks.judge_leaders([LeaderFacts("5Hot", "muster 0.1.0")]).status is Status.OK
+        conflict = LeaderFacts("5Hot", "muster 9.0.0", "it reads the codecs [2], not 1")
+        assert checks.judge_leaders([conflict]).status is Status.WARN
+        assert checks.judge_leaders([LeaderFacts("5Hot")]).status is Status.WARN
+        gone = checks.judge_leaders([LeaderFacts("5Hot", unreadable="no such bucket")])
+        assert gone.exit_status == StorageError.exit_status
+
+    @pytest.mark.parametrize(
+        ("there", "gone", "status"),
+        [(2, 0, Status.OK), (1, 1, Status.WARN), (1, 2, Status.WARN), (0, 2, Status.FAIL), (0, 3, Status.FAIL)],
+    )
+    def test_a_list_goes_on_while_one_of_it_is_there(self, there: int, gone: int, status: Status) -> None:
+        known = [LeaderFacts(f"5There{i}", "muster 0.1.0") for i in range(there)]
+        lost = [LeaderFacts(f"5Gone{i}", unreadable="no such bucket") for i in range(gone)]
+        found = checks.judge_leaders([*lost, *known])
+        assert found.status is status
+        assert found.text.startswith(f"{there + gone} aggregators close the rounds in turn: ")
+        assert all(f"5Gone{i} has a bucket that cannot be read: no such bucket" in found.text for i in range(gone))
+        assert bool(found.fix) == (status is not Status.OK)
+
+    def test_one_of_a_list_without_a_hello_is_told(self) -> None:
+        found = checks.judge_leaders([LeaderFacts("5Hot", "muster 0.1.0"), LeaderFacts("5New")])
+        assert found.status is Status.WARN
+        assert "5New has not written its hello yet" in found.text
 
 
 class TestReport:

@@ -19,11 +19,11 @@ from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.rules.selection import choose, standings
 from muster.protocol.wire import ScoreFile, decode_dispute
 
-ROUNDS, BEGINS = 8, 2
+ROUNDS, BEGINS = 10, 2
 """From round BEGINS on it lies."""
 
 LIAR, VICTIM = "operator-2", "miner-1"
-LATE, ARRIVES = "miner-4", 7
+LATE, ARRIVES = "miner-4", 9
 RULE: dict[str, Any] = {"seats": 3, "mu_warmup": 0, "mu_floor": 0.01, "mu_full": 0.02, "clone_ratio": 0,
                         "copy_ratio": 0, "mixer_ratio": 0, "eval_windows": 16}  # fmt: skip
 """More candidates than seats, and pay from the first round on, so that scores decide who has one."""
@@ -31,7 +31,7 @@ RULE: dict[str, Any] = {"seats": 3, "mu_warmup": 0, "mu_floor": 0.01, "mu_full":
 
 @pytest.fixture(scope="module")
 def made(stage: MakeStage) -> Stage:
-    return stage(miners=5, validators=3, gauntlet=RULE)
+    return stage(miners=5, validators=3, gauntlet=RULE, clock={"checkpoint_every": 1})
 
 
 @pytest.fixture(scope="module")

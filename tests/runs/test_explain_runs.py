@@ -176,7 +176,7 @@ def test_one_validator_may_be_named(told: Told) -> None:
 @pytest.mark.parametrize(
     ("peer", "round_", "validator", "sentence"),
     [
-        ("miner-0", 99, None, "not there yet: the newest record is of round 6"),
+        ("miner-0", 99, None, "the run ended before round 99"),
         ("miner-0", ROUNDS, None, "the run ended before round 6"),
         ("99", None, None, "nobody holds slot 99; the slots are 0, 1, 2, 3, 4, 5, 6"),
         ("nobody", None, None, "--peer is a slot's number or a hotkey's address"),

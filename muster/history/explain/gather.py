@@ -63,23 +63,22 @@ async def find_case(
     """The same, of a run whose chain and buckets are open."""
     snapshot, start = await directory.snapshot(), await genesis_tip(history, chain)
     stores = directory.stores(snapshot)
-    leader = hotkey_of(start.leader_in_turn)
-    anchored = max((seen.anchor.round for seen in await chain.anchors(0) if seen.hotkey == leader), default=-1)
-    if round_ is not None and round_ > anchored:
-        newest = f"the newest record is of round {anchored}" if anchored >= 0 else "there is no record yet"
-        raise UsageError(f"round {round_} is not there yet: {newest}")
-    lag = start.spec.gauntlet.lag
-    beyond = anchored + 1 if round_ is None else min(anchored, round_ + lag) + 1
+    beyond = None if round_ is None else round_ + start.spec.gauntlet.lag + 1
     passed: deque[Passed] = deque(maxlen=DEEP)
-    async for one in walk(Reader(chain, directory), stores, start, beyond):
+    newest, leaders = start, dict.fromkeys(start.spec.genesis.leaders)
+    async for one in walk(Reader(chain, directory), start, beyond):
+        newest = one.after
+        leaders |= dict.fromkeys(newest.spec.genesis.leaders)
         if one.record.opening is not None:  # the closing record decides on nobody
             passed.append(one)
+    if round_ is not None and round_ >= newest.round and not newest.closed:
+        known = f"the newest record is of round {newest.round - 1}" if newest.round else "there is no record yet"
+        raise UsageError(f"round {round_} is not there yet: {known}")
     files = _Files(passed, stores, start.spec.data.slots)
-    leaders = history.genesis.genesis.leaders
     if validator is not None and validator not in leaders:
         raise UsageError(f"{validator} is no validator of this run; those are {', '.join(leaders)}")
-    shown = await files.newest(leaders if validator is None else (validator,), round_)
-    judged = await _judged(files, leaders, snapshot, shown)
+    shown = await files.newest(tuple(leaders) if validator is None else (validator,), round_)
+    judged = await _judged(files, tuple(leaders), snapshot, shown)
     hotkey, uid = _peer(peer, shown, judged, snapshot)
     return Case(shown, hotkey, uid, tuple(passed), judged)
 

@@ -28,7 +28,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRound:
-    """One round by chain and leader's bucket, as seen at block `block`. Peers are public keys.
+    """One round by chain and aggregators' buckets, as seen at block `block`. Peers are public keys.
 
     `tip` stands before the round's record. `anchored` says that the chain proves the record, `anchored_at` is the
     block of its anchor where the chain still shows it. Of an open round, `there` are those whose next object is in
@@ -46,6 +46,20 @@ class LedgerRound:
     there: frozenset[bytes] = frozenset()
     silent: frozenset[bytes] = frozenset()
     problems: tuple[str, ...] = ()
+
+    @property
+    def turn(self) -> int:
+        """In which turn the round was closed, or is to be closed now; who is alone on the list has one turn."""
+        if self.record is not None:
+            return self.record.turn
+        if len(self.tip.leaders) == 1:
+            return 0
+        return max(self.tip.turn_at(self.block), self.seal.turn if self.seal else 0)
+
+    @property
+    def leader(self) -> bytes:
+        """Who closed the round, or has to close it now."""
+        return self.record.leader if self.record else self.tip.leader(self.turn)
 
     @property
     def sealed(self) -> frozenset[bytes]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from muster.history.story.facts import LedgerRound
 from muster.history.story.journals import read_journals
 from muster.history.story.story import Story, tell
 from muster.history.walk import walk
 from muster.node.directory import Directory
+from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.objects import read_seal
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
+from muster.node.ledger.siblings import siblings
 from muster.protocol import ledger, paths
-from muster.protocol.chain.base import AnchorSeen, Chain
-from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, UsageError
-from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.chain.base import Chain
+from muster.protocol.errors import LedgerError, StorageError, UsageError
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
+from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
 from muster.run.fetch import open_run
 
@@ -53,63 +55,45 @@ async def read_round(history: SpecHistory, chain: Chain, directory: Directory, r
         UsageError: the round is not there yet, or the run ended before it.
         ChainError, StorageError, LedgerError: what leads to it cannot be read.
     """
-    reader, start = Reader(chain, directory), await genesis_tip(history, chain)
-    leader = hotkey_of(start.leader_in_turn)
-    anchors = [seen for seen in await chain.anchors(0) if seen.hotkey == leader]
-    beyond = max((seen.anchor.round for seen in anchors), default=-1) + 1
-    if round_ is not None and round_ > beyond:
-        newest = f"the newest record is of round {beyond - 1}" if beyond else "there is no record yet"
-        raise UsageError(f"round {round_} is not there yet: {newest}")
-    stores = directory.stores(await directory.snapshot())
-    tip, records = await _before(reader, stores, start, beyond, round_)
-    return await _Look(reader, chain, stores, tip, records, anchors).round()
-
-
-async def _before(
-    reader: Reader, stores: Mapping[bytes, Store], tip: Tip, beyond: int, round_: int | None
-) -> tuple[Tip, list[bytes]]:
-    """The tip before a round's record, record by record from genesis, and their digests."""
+    reader, tip = Reader(chain, directory), await genesis_tip(history, chain)
     records: list[bytes] = []
-    async for passed in walk(reader, stores, tip, beyond if round_ is None else round_):
+    async for passed in walk(reader, tip, round_):
         if passed.after.closed:
             if round_ is None:
                 break
             raise UsageError(f"the run ended with round {passed.round}; there is no round {round_}")
         tip = passed.after
         records.append(passed.digest)
-    return tip, records
+    if round_ is not None and tip.round < round_:
+        newest = f"the newest record is of round {tip.round - 1}" if tip.round else "there is no record yet"
+        raise UsageError(f"round {round_} is not there yet: {newest}")
+    return await _Look(reader, chain, directory, tip, records).round()
 
 
 class _Look:
     """One look at one round; `records` are the digests of those before it."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        chain: Chain,
-        stores: Mapping[bytes, Store],
-        tip: Tip,
-        records: Sequence[bytes],
-        anchors: list[AnchorSeen],
-    ) -> None:
+    def __init__(self, reader: Reader, chain: Chain, directory: Directory, tip: Tip, records: Sequence[bytes]) -> None:
         self._reader = reader
         self._chain = chain
-        self._stores = stores
+        self._directory = directory
         self._tip = tip
         self._records = records
-        self._anchors = anchors
+        self._mirrors: dict[bytes, Store] = {}
         self._problems: list[str] = []
 
     async def round(self) -> LedgerRound:
         """What there is of the round; what cannot be read is among the problems."""
         head = await self._chain.head()
+        self._mirrors = await self._reader.stores(self._tip)
         proven = await self._proven()
         found = proven or await self._unproven()
         record, digest = found or (None, b"")
         seal = await self._seal(record)
         there, silent = (frozenset[bytes](), frozenset[bytes]()) if proven else await self._there(seal)
-        named = (self._tip.round, digest)
-        at = [seen.block for seen in self._anchors if (seen.anchor.round, seen.anchor.digest) == named]
+        named, listed = Anchor(self._tip.round, digest), set(self._tip.spec.genesis.leaders)
+        anchors = await self._chain.anchors(self._tip.round)
+        at = [seen.block for seen in anchors if seen.hotkey in listed and seen.anchor == named]
         return LedgerRound(
             tip=self._tip,
             block=head.number,
@@ -141,26 +125,26 @@ class _Look:
         return None
 
     async def _unproven(self) -> tuple[Record, bytes] | None:
-        """A record that lies in the leader's bucket and that no anchor names."""
-        store = self._stores.get(self._tip.leader_in_turn)
-        if store is None:
-            self._problems.append("the leader has committed no bucket that can be opened")
+        """A record that lies in an aggregator's bucket and that no anchor names; of several that of the first turn."""
+        if not self._mirrors:
+            self._problems.append("no aggregator has committed a bucket that can be opened")
             return None
-        try:
-            record, digest = await self._reader.following(store, self._tip)
-            ledger.check_link(self._tip, record, None)
-        except ObjectMissing:
-            return None
-        except (StorageError, LedgerError) as error:
-            self._problems.append(f"the record in the leader's bucket cannot be used: {error}")
-            return None
-        return record, digest
+        found, problems = await siblings(self._mirrors.values(), self._tip, self._tip.round)
+        for problem in problems.values():
+            self._problems.append(f"a record in an aggregator's bucket cannot be used: {problem}")
+        for record, digest in sorted(found, key=lambda one: (one[0].turn, one[1])):
+            try:
+                ledger.check_link(self._tip, record, None)
+            except LedgerError as error:
+                self._problems.append(f"a record in an aggregator's bucket cannot be used: {error}")
+                continue
+            return record, digest
+        return None
 
     async def _seal(self, record: Record | None) -> Seal | None:
-        store = self._stores.get(self._tip.leader_in_turn)
         try:
-            if record is not None and store is not None:
-                return (await read_seal(store, record))[0]
+            if record is not None and self._mirrors:
+                return (await read_seal(Mirrors(tuple(self._mirrors.values())), record))[0]
             return next((found.seal for found in await self._reader.seals(self._tip)), None)
         except (StorageError, LedgerError) as error:
             self._problems.append(f"the seal cannot be read: {error}")
@@ -168,7 +152,7 @@ class _Look:
 
     async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes]]:
         """Whose next object is in its bucket, and whose bucket does not answer."""
-        tip = self._tip
+        tip, stores = self._tip, self._directory.stores(await self._directory.snapshot())
         if seal is None:
             asked = {peer: paths.head(tip.run_id, tip.round) for peer in tip.opening.expected}
         else:
@@ -176,12 +160,12 @@ class _Look:
         if tip.score_rounds:
             judged = tip.score_rounds[0]
             scores = paths.scores(tip.run_id, judged, self._records[judged])
-            asked |= {public_of(hotkey): scores for hotkey in tip.history.genesis.genesis.leaders}
+            asked |= dict.fromkeys(tip.validators, scores)
         there: set[bytes] = set()
         silent: set[bytes] = set()
 
         async def peek(peer: bytes, key: str) -> None:
-            store = self._stores.get(peer)
+            store = stores.get(peer)
             try:
                 if store is not None and await store.head(key, deadline=PEEK_DEADLINE) is not None:
                     there.add(peer)

@@ -189,7 +189,7 @@ class Moments:
         hotkey = self._names.hotkey_of(entry.label)
         if self._has(entry, events.Sealed):
             return
-        if hotkey == hotkey_of(self._seen.tip.leader_in_turn):
+        if hotkey == hotkey_of(self._seen.leader):
             self._add(entry, f"goes on from the seal of an earlier life, block {seen.sealed_block}")
         elif hotkey not in seen.peers and self._has(entry, events.Submitted):
             self._add(entry, "sees the seal, and is not in it", failed=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from muster.history.story.facts import LedgerRound, Names
 from muster.protocol.errors import LedgerError
-from muster.protocol.identity import hotkey_of, public_of
+from muster.protocol.identity import hotkey_of
 from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
 from muster.protocol.rules.selection import standings
 from muster.protocol.wire import Record
@@ -108,7 +108,7 @@ def waiting(seen: LedgerRound, names: Names, revealing: int = 0) -> list[str]:
 
     `revealing` is the block from which the time for keys counts, where it is known to be later than the seal's own.
     """
-    leader = names.peer(seen.tip.leader_in_turn, "aggregator")
+    leader = names.peer(seen.leader, "aggregator")
     if seen.anchored:
         return []
     if seen.record is not None:
@@ -144,8 +144,7 @@ def _after_the_seal(seen: LedgerRound, names: Names, leader: str, since: int) ->
         if peers and seen.block < until:
             found.append(f"the key of {_whose(seen, names, peers)}, until block {until} ({now})")
     scored = reveal + tip.spec.gauntlet.score_wait
-    validators = frozenset(public_of(hotkey) for hotkey in tip.history.genesis.genesis.leaders)
-    unscored = validators - seen.there
+    unscored = tip.validators - seen.there
     if tip.score_rounds and unscored and seen.block < scored:
         whose = _whose(seen, names, unscored, "validator")
         found.append(f"the scores of {whose} for round {tip.score_rounds[0]}, until block {scored} at most ({now})")

@@ -28,8 +28,12 @@ class Story:
 
     @property
     def leader(self) -> str:
-        """Who closes the round."""
-        return self.names.peer(self.seen.tip.leader_in_turn, "aggregator")
+        """Who closed the round, or has to close it now; and in which turn, where that was not whose turn came first."""
+        name, turn = self.names.peer(self.seen.leader, "aggregator"), self.seen.turn
+        if not turn:
+            return name
+        first = self.names.peer(self.seen.tip.leader_in_turn, "aggregator")
+        return f"{name}, in turn {turn}, instead of {first}" if first != name else f"{name}, in turn {turn}"
 
     @property
     def state(self) -> str:
@@ -53,7 +57,8 @@ class Story:
             "block": seen.block,
             "open": not seen.anchored,
             "state": self.state,
-            "leader": hotkey_of(seen.tip.leader_in_turn),
+            "leader": hotkey_of(seen.leader),
+            "turn": seen.turn,
             "opening": {
                 "block": opening.open.number,
                 "min_block": opening.min_block,
@@ -110,7 +115,7 @@ def _opened(seen: LedgerRound, told: Sequence[Told]) -> float:
 
 def _revealing(seen: LedgerRound, told: Sequence[Told], names: Names) -> int:
     """The block at which the leader says that its seal was public; 0 where it does not say."""
-    leader, found = hotkey_of(seen.tip.leader_in_turn), []
+    leader, found = hotkey_of(seen.seal.leader if seen.seal else seen.leader), []
     for entry in told:
         match entry.event:
             case Transition(round=seen.tip.round, what=SealSeen.__name__, block=block):
@@ -121,10 +126,10 @@ def _revealing(seen: LedgerRound, told: Sequence[Told], names: Names) -> int:
 def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Moment]:
     """What the ledger shows and no journal tells."""
     events = {type(entry.event) for entry in told if entry.round == seen.tip.round}
-    leader, found = (names.peer(seen.tip.leader_in_turn, "aggregator"),), []
+    leader, found = (names.peer(seen.leader, "aggregator"),), []
     if seen.seal is not None and Sealed not in events:
-        count = some(len(seen.seal.headers), "submission")
-        found.append(Moment(f"sealed {count}", leader, block=seen.seal.block.number))
+        count, sealer = some(len(seen.seal.headers), "submission"), names.peer(seen.seal.leader, "aggregator")
+        found.append(Moment(f"sealed {count}", (sealer,), block=seen.seal.block.number))
     if seen.record is not None and Recorded not in events:
         found.append(Moment("decided the round", leader, block=seen.decided_at))
         if seen.anchored_at is not None:
@@ -135,7 +140,7 @@ def _by_ledger(seen: LedgerRound, told: Sequence[Told], names: Names) -> list[Mo
 def _merged(journals: Sequence[Moment], by_ledger: Sequence[Moment]) -> list[Moment]:
     """Moments of the ledger stand before the first told one of a later block."""
     merged = list(journals)
-    for moment in reversed(by_ledger):
+    for moment in by_ledger:
         later = (i for i, one in enumerate(merged) if one.block is not None and one.block > (moment.block or 0))
         merged.insert(next(later, len(merged)), moment)
     return merged

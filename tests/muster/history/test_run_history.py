@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -216,3 +217,25 @@ def test_lines_that_could_not_be_read_are_told() -> None:
         made.feed("miner-0", [], wrong)
     made.feed("miner-1", [])
     assert made.summary(160.0, ()).events == ("3 lines of the journal of miner-0 could not be read",)
+
+
+def test_whoever_closed_a_round_has_recorded_it() -> None:
+    """Of two aggregators the second one leads rounds, too; and that the first one's journal ends changes no root."""
+    told = story()
+    seen = told["aggregator-operator-0"]
+    second = [noted for noted in seen if isinstance(noted.event, events.Sealed | events.Recorded) and noted.time > 115]
+    told["aggregator-operator-0"] = [noted for noted in seen if noted not in second]
+    roster = Roster.of(0, miners=2, validators=2, adversaries={"silent": 1})
+    made = RunHistory(replace(history()._setting, roster=roster))
+    for label, lines in told.items():
+        made.feed(label, lines)
+    ends = [noted for noted in seen if isinstance(noted.event, events.Applied | events.Finished)]
+    made.feed("aggregator-operator-1", [*second, *ends])
+    made.feed("validator-operator-1", ends)
+    alone = history()
+    for label, lines in story().items():
+        alone.feed(label, lines)
+    both, one = made.summary(200.0, ()), alone.summary(200.0, ())
+    assert [row.phases for row in both.rounds] == [row.phases for row in one.rounds]
+    assert (both.first_record_s, both.utilisation) == (one.first_record_s, one.utilisation)
+    assert (both.roots_agree, both.state_roots) == (True, one.state_roots)

@@ -24,6 +24,7 @@ from muster.protocol import paths, wire
 from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
+from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip, prepare
 from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.round import Duty
@@ -92,6 +93,7 @@ class World:
     script: Script
     tip: Tip
     replica: Replica
+    leaders: Sequence[str] = (LEADER,)
     buckets: MemoryBuckets = field(default_factory=MemoryBuckets)
 
     @classmethod
@@ -101,17 +103,19 @@ class World:
         make: Callable[[ChainGenesis], VirtualChain] = VirtualChain,
         spec: RunSpec | None = None,
         located: bool = True,
+        leaders: Sequence[str] = (LEADER,),
     ) -> World:
-        """Miners (slots 0 and 1), leader and watcher registered; `located`: the leader's bucket is known."""
-        spec = spec or run_spec(clock={"reveal": 8})
+        """Miners (slots 0 and 1), leaders and watcher registered; `located`: the leaders' buckets are known."""
+        listed = {"leaders": tuple(identity(name).hotkey for name in leaders)}
+        spec = spec or run_spec(clock={"reveal": 8}, genesis=listed, data={"slots": 3 + len(leaders)})
         chain = make(ChainGenesis(seed=SEED, slots=spec.data.slots, immunity=1))
-        for name in (*MINERS, LEADER, ME):
+        for name in (*MINERS, *leaders, ME):
             await chain.register(identity(name))
-        if located:
-            await chain.commit(LEAD, f"mem:{LEADER}")
+        for name in leaders if located else ():
+            await chain.commit(identity(name), f"mem:{name}")
         history = SpecHistory.of(spec)
         tip = await genesis_tip(history, chain)
-        return cls(chain, Script(faults), tip, Replica.genesis(spec, tip.run_id))
+        return cls(chain, Script(faults), tip, Replica.genesis(spec, tip.run_id), leaders)
 
     @property
     def bucket(self) -> Store:
@@ -132,22 +136,24 @@ class World:
         return Reader(around.chain, Directory(around.chain, around.buckets))
 
     async def write(
-        self, names: Sequence[str] = MINERS, *, closing: bool = False, ahead: int = 0, **changes: Any
+        self, names: Sequence[str] = MINERS, *, closing: bool = False, ahead: int = 0, turn: int = 0, **changes: Any
     ) -> Written:
-        """The record of the open round, with work of these miners in it; `changes` to its fields, then signed.
+        """The record of the open round, by the leader in that turn, with work of these miners in it; `changes` to its
+        fields, then signed.
 
         The chain goes on to the blocks that it names, those `ahead` of time excepted. Nothing of it is public yet.
         """
         tip, chain = self.tip, self.chain
         whole = closing or (names and set(tip.opening.expected) <= {identity(name).public for name in names})
-        await self.reach(tip.opening.min_block if whole else tip.opening.deadline)
+        await self.reach(max(tip.opening.min_block if whole else tip.opening.deadline, tip.turn_begins(turn)))
+        leader = self.signer(tip.leader(turn))
         taken = {} if closing else dict(self._taken(name) for name in names)
         heads = {public: sent.head for public, (sent, _) in taken.items()}
         block = await chain.head()
         listed = tuple((public, wire.head_digest(heads[public])) for public in sorted(heads))
-        seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block, listed)
+        seal = Seal(tip.run_id, leader.public, tip.round, tip.parent, turn, block, listed)
         await self.reach(block.number + 1)
-        seal_data = wire.encode_seal(seal, LEAD)
+        seal_data = wire.encode_seal(seal, leader)
         choice = tip.choose(dict.fromkeys(heads, ""), ())
         windows = [wire.decode_head(heads[public], tip.run_id).header.windows for public in choice.accepted]
         weighed = prepare([taken[public][1] for public in choice.accepted], windows, tip.spec)
@@ -163,19 +169,24 @@ class World:
             possess=Beacon(newest, chain.genesis.beacon(POSSESS, tip.round + 1)),
             checkpoint=changes.pop("checkpoint", bytes(32)),
             closing=closing,
+            turn=turn,
         )
         made = compose(tip, decision, heads, Work(choice, weighed, blake3(bundle).digest(), len(bundle)))
         return self.sign(replace(made, **changes), seal, seal_data, bundle)
 
     def sign(self, record: Record, seal: Seal, seal_data: bytes, bundle: bytes) -> Written:
-        """A record by the leader, valid or not, with what it names."""
+        """A record by a leader, valid or not, with what it names."""
         run_id, round_ = self.tip.run_id, self.tip.round
-        data = wire.encode_record(record, LEAD)
+        data = wire.encode_record(record, self.signer(record.leader))
         digest = wire.digest_of(data)
         objects = {paths.seal(run_id, round_, record.seal): seal_data, paths.record(run_id, round_, digest): data}
         if bundle:
             objects[paths.bundle(run_id, round_, digest)] = bundle
         return Written(record, digest, seal, objects)
+
+    def signer(self, public: bytes) -> Identity:
+        """One of the list, by its public key; who is not of it signs as the first."""
+        return next((one for one in map(identity, self.leaders) if one.public == public), LEAD)
 
     def _taken(self, name: str) -> tuple[bytes, tuple[Sent, Any]]:
         miner, uid, tip = identity(name), peers()[identity(name).public], self.tip
@@ -195,14 +206,20 @@ class World:
         data = wire.encode_key(miner, run_id, round_, payload_key(peers()[miner.public]), seal)
         await self.buckets.bucket(f"mem:{name}").put(paths.key(run_id, round_), data)
 
-    async def put(self, written: Written) -> None:
-        """Make a record and what it names public, by nobody's word yet."""
-        for key, data in written.objects.items():
-            await self.bucket.put(key, data)
+    def bucket_of(self, name: str) -> Store:
+        """Somebody's bucket, as it is."""
+        return self.buckets.bucket(f"mem:{name}")
 
-    async def anchor(self, written: Written) -> None:
-        """The leader's word on the chain."""
-        await self.chain.commit(LEAD, f"mem:{LEADER}", Anchor(self.tip.round, written.digest))
+    async def put(self, written: Written, *names: str) -> None:
+        """Make a record and what it names public in the buckets of these (all of the list), by nobody's word yet."""
+        for name in names or self.leaders:
+            for key, data in written.objects.items():
+                await self.bucket_of(name).put(key, data)
+
+    async def anchor(self, written: Written, *names: str) -> None:
+        """The word of these (of all of the list) on the chain."""
+        for name in names or self.leaders:
+            await self.chain.commit(identity(name), f"mem:{name}", Anchor(self.tip.round, written.digest))
 
     def go_on(self, written: Written) -> None:
         """The record counts: what is written from here on comes after it."""
@@ -210,11 +227,11 @@ class World:
         self.replica.step(applied, self.tip.spec)
         self.tip = applied.tip
 
-    async def close(self, names: Sequence[str] = MINERS, **how: Any) -> Written:
-        """Write a valid record, put it, anchor it, and go on."""
+    async def close(self, names: Sequence[str] = MINERS, by: Sequence[str] = (), **how: Any) -> Written:
+        """Write a valid record, put and anchor it for these (for all of the list), and go on."""
         written = await self.write(names, **how)
-        await self.put(written)
-        await self.anchor(written)
+        await self.put(written, *by)
+        await self.anchor(written, *by)
         self.go_on(written)
         return written
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
-from builders import LEADER, checkpoint_of, hash32, theta
-from ledger_world import World
+from builders import checkpoint_of, hash32, identity, theta
+from ledger_world import NewestOnly, World
 
 from muster.lab.faults import Fault
 from muster.node.ledger.catch_up import CatchUp
@@ -16,6 +16,7 @@ from muster.node.replica import Replica
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
 from muster.protocol.ledger import Tip, tip_info
+from muster.protocol.types import Anchor
 
 
 async def ledger_with_checkpoint(*faults: Fault) -> tuple[World, Tip]:
@@ -34,9 +35,7 @@ async def ledger_with_checkpoint(*faults: Fault) -> tuple[World, Tip]:
 
 async def caught_up(world: World, way: CatchUp | None = None) -> tuple[Tip, Replica | None]:
     """Where a newcomer begins."""
-    around = world.around()
-    store = around.buckets.bucket(f"mem:{LEADER}")
-    return await (way or CatchUp(await start_of(world))).go(world.reader(), store)
+    return await (way or CatchUp(await start_of(world))).go(world.reader())
 
 
 async def start_of(world: World) -> Tip:
@@ -143,3 +142,121 @@ class TestCatchUp:
         await world.bucket.put(shard, await world.bucket.get(shard, max_bytes=2**24) + b"x")
         with pytest.raises(StorageError, match="more than the"):
             await caught_up(world)
+
+
+FIRST, SECOND, THIRD = LIST = ("leader", "second", "third")
+
+
+async def save(world: World, *names: str) -> bytes:
+    """The checkpoint of θ where the ledger stands, in the buckets of these; what a record pins of it."""
+    tip = world.tip
+    files, digest = checkpoint_of(world.replica, tip.round, tip=tip_info(tip))
+    for owner in names or world.leaders:
+        for name, data in files.items():
+            await world.bucket_of(owner).put(paths.checkpoint(tip.run_id, tip.round, name), data)
+    return digest
+
+
+async def listed(leaders: tuple[str, ...], *faults: Fault, after: int = 4) -> tuple[World, Tip]:
+    """Work in round 0, a checkpoint before round 1, and some rounds after its record, on a chain that shows newest
+    anchors only; the world and the checkpoint's tip."""
+    world = await World.begin(*faults, leaders=leaders, make=NewestOnly)
+    await world.close()
+    tip = world.tip
+    await world.close((), checkpoint=await save(world))
+    await world.null_rounds(after)
+    return world, tip
+
+
+class TestLists:
+    """Of several aggregators each keeps the ledger, and what more than half of them stand on counts."""
+
+    @pytest.mark.parametrize("leaders", [LIST[:2], LIST])
+    async def test_begins_where_all_stand(self, leaders: tuple[str, ...]) -> None:
+        world, at = await listed(leaders)
+        tip, replica = await caught_up(world)
+        assert tip == at
+        assert replica is not None
+        assert replica.root() == world.replica.root()
+
+    @pytest.mark.parametrize("key", ["*.rec", "*manifest.json", "*.safetensors"])
+    @pytest.mark.parametrize("kind", ["damaged", "truncated", "error", "missing"])
+    async def test_damaged_mirrors_among_good_ones_are_passed_over(self, key: str, kind: str) -> None:
+        """Of three buckets one is good; nothing fails and nothing is tried again at a later block."""
+        faults = [Fault(kind, "store.get", key, owner=name) for name in (FIRST, SECOND)]  # type: ignore[arg-type]
+        world, at = await listed(LIST, *faults)
+        tip, replica = await caught_up(world)
+        assert world.script.unfired() == []
+        assert tip == at
+        assert replica is not None
+        assert replica.root() == world.replica.root()
+
+    async def test_whose_bucket_is_gone_is_done_without(self) -> None:
+        world, at = await listed(LIST[:2])
+        await world.chain.commit(identity(FIRST), "ftp://nowhere", Anchor(world.tip.round - 1, world.tip.parent))
+        assert (await caught_up(world))[0] == at
+
+    @pytest.mark.parametrize(("leaders", "behind"), [(LIST[:2], 1), (LIST[:2], 2), (LIST, 1), (LIST, 2)])
+    async def test_a_checkpoint_that_is_too_new_waits_for_the_next_rounds(
+        self, leaders: tuple[str, ...], behind: int
+    ) -> None:
+        """It counts once what they stand on is two rounds newer than the record that pins it."""
+        world, at = await listed(leaders, after=2)
+        newer = world.tip
+        await world.close((), checkpoint=await save(world))
+        await world.null_rounds(behind)
+        assert (await caught_up(world))[0] == (newer if behind == 2 else at)
+
+    async def test_a_liar_s_anchor_far_ahead_decides_nothing(self) -> None:
+        world, at = await listed(LIST)
+        await world.chain.commit(identity(SECOND), f"mem:{SECOND}", Anchor(10**12, hash32("nothing")))
+        assert (await caught_up(world))[0] == at
+
+    async def test_a_liar_s_own_checkpoint_is_not_begun_from(self) -> None:
+        """A record of its own, later than everybody's, that pins a θ of its own: only it stands there."""
+        world, at = await listed(LIST)
+        tip = world.tip
+        lie = await world.write((), checkpoint=hash32("another theta"))
+        await world.put(lie, FIRST)
+        await world.anchor(lie, FIRST)
+        for number in (1, 2, 3):
+            data = replace(lie.record, round=tip.round + number, parent=lie.digest, checkpoint=bytes(32))
+            lie = world.sign(data, lie.seal, lie.object("seal")[1], b"")
+            await world.bucket_of(FIRST).put(
+                paths.record(tip.run_id, tip.round + number, lie.digest), lie.object("rec")[1]
+            )
+        await world.chain.commit(identity(FIRST), f"mem:{FIRST}", Anchor(tip.round + 3, lie.digest))
+        assert (await caught_up(world))[0] == at
+
+    async def test_siblings_at_the_end_lead_back_to_one(self) -> None:
+        """Of two each stands on a record of its own of the newest round: what is before both is agreed."""
+        world, at = await listed(LIST[:2])
+        for name, turn in ((FIRST, 0), (SECOND, 1)):
+            own = await world.write((), turn=turn)
+            await world.put(own, name)
+            await world.anchor(own, name)
+        assert (await caught_up(world))[0] == at
+
+    async def test_while_too_few_can_be_led_back_nothing_is_begun(self) -> None:
+        """Two stand on different rounds, and the later record, which would prove the earlier one, is not to be had."""
+        fault = Fault("missing", "store.get", "*00000006-*.rec", count=1)
+        world, at = await listed(LIST[:2], fault)
+        await world.close((), by=(FIRST,))
+        way = CatchUp(await start_of(world))
+        with pytest.raises(StorageError, match="there is no object"):
+            await caught_up(world, way)
+        assert world.script.unfired() == []
+        assert (await caught_up(world, way))[0] == at
+
+    async def test_who_is_long_out_of_touch_is_not_waited_for(self) -> None:
+        """Of two one has died for good: what it last stood on is older than every checkpoint that is still served."""
+        world, _ = await listed(LIST[:2], after=0)
+        clock = world.tip.spec.clock
+        rounds = clock.touch // clock.shortest + 3
+        for _ in range(rounds):
+            await world.close((), by=(FIRST,))
+        newer = world.tip
+        await world.close((), by=(FIRST,), checkpoint=await save(world, FIRST))
+        for _ in range(2):
+            await world.close((), by=(FIRST,))
+        assert (await caught_up(world))[0] == newer

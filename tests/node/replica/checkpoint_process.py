@@ -22,7 +22,7 @@ import torch
 
 from muster.node.context import in_place
 from muster.node.replica import Replica
-from muster.node.replica.checkpoint import ShardInfo, plan_shards, read_manifest
+from muster.node.replica.checkpoint import ShardInfo, check_shard, plan_shards, read_manifest
 from muster.protocol import paths
 from muster.protocol.ledger import Tip
 from muster.protocol.spec import ModelSpec, load_template
@@ -83,7 +83,9 @@ async def main(what: str, shard_bytes: int, folder: Path) -> dict[str, int]:
         await store.put(name, data)
 
     async def read(info: ShardInfo) -> bytes:
-        return await store.get(info.name, max_bytes=info.bytes)
+        data = await store.get(info.name, max_bytes=info.bytes)
+        check_shard(info, data)
+        return data
 
     async def warm(measure: Callable[[], Peak] = lambda: Peak(traced)) -> Peak:
         await held.save(

@@ -24,6 +24,7 @@ from muster.node.context import in_place
 from muster.node.replica import Replica, Spool
 from muster.node.replica.checkpoint import (
     SHARD_BYTES,
+    check_shard,
     plan_shards,
     read_manifest,
     read_shards,
@@ -48,6 +49,7 @@ def loaded(files: Mapping[str, bytes], digest: bytes, shard_bytes: int = SHARD_B
     manifest = read_manifest(files[paths.MANIFEST], digest, RUN, layout(), shard_bytes)
 
     async def read(info: ShardInfo) -> bytes:
+        check_shard(info, files[info.name])
         return files[info.name]
 
     return asyncio.run(read_shards(manifest, read, layout(), shard_bytes))

@@ -1,0 +1,107 @@
+"""Which record of each round the chain proves, for an audit: known before anything is judged, and without θ.
+
+Of a list of one that is what its leader anchored; of several the one that was decided first. Of a longer list it is
+what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from muster.node.ledger.agreed import agreed
+from muster.node.ledger.reader import Reader
+from muster.protocol.chain.base import AnchorSeen, Chain
+from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.ledger import Tip
+from muster.protocol.storage import Store
+from muster.protocol.types import Anchor
+from muster.protocol.wire import Record
+
+Read = Callable[[int], Awaitable[tuple[Record, bytes]]]
+"""Gives the record of a round that is known here; StorageError, LedgerError where it is not to be had, or is none."""
+
+
+class Proven:
+    """`seen` are the anchors of the list, in chain order; `problem` is why the newest ones prove less than they say."""
+
+    def __init__(self, chain: Chain, reader: Reader) -> None:
+        self._chain = chain
+        self._reader = reader
+        self._of: dict[int, tuple[bytes, ...]] = {}
+        self._several = False
+        self.seen: list[AnchorSeen] = []
+        self.problem: StorageError | LedgerError | None = None
+
+    @property
+    def last(self) -> int:
+        """The newest round with a record that the chain proves; −1 before the first."""
+        return max(self._of, default=-1)
+
+    def of(self, round_: int) -> tuple[bytes, ...]:
+        """The digest of a round's record; of a round of which none is sure all that were anchored, the likeliest first.
+
+        Empty where nothing is known.
+        """
+        return self._of.get(round_, ())
+
+    def after(self, round_: int) -> int:
+        """The next round that something is known of; `last` + 1 where there is none."""
+        return min((known for known in self._of if known > round_), default=self.last + 1)
+
+    async def look(self, tip: Tip, stores: Mapping[bytes, Store]) -> None:
+        """See what the list of a tip has anchored by now.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        members = tip.spec.genesis.leaders
+        self._several = len(members) > 1
+        self.seen = [seen for seen in await self._chain.anchors(0) if seen.hotkey in members]
+        if not self._several:
+            self._of |= self._anchored()
+            return
+        sure = {round_: digests[0] for round_, digests in self._anchored().items() if self._sure(round_, len(members))}
+        newest = Anchor(max(sure), sure[max(sure)]) if sure else None
+        try:
+            found = await agreed(self._reader, tip, stores)
+            newest = max((one for one in (found, newest) if one is not None), key=lambda one: one.round, default=None)
+            self.problem = None
+        except (StorageError, LedgerError) as error:
+            self.problem = error
+        if newest is not None:
+            self._of |= {round_: (digest,) for round_, digest in sure.items() if round_ >= tip.round}
+            self._of[newest.round] = (newest.digest,)
+
+    async def trace(self, round_: int, read: Read) -> None:
+        """Lead back what is known to `round_`: a record proves the one before it (`protocol/ledger/lineage.py`)."""
+        anchored = self._anchored() if self._several else {}
+        for newest in sorted(self._of, reverse=True):
+            at = newest
+            while at > round_ and at - 1 not in self._of:
+                try:
+                    record, _ = await read(at)
+                except (StorageError, LedgerError):
+                    break  # a fault of round `at`, which is told when it is its turn
+                at -= 1
+                self._of[at] = (record.parent,)
+        last = self.last
+        self._of |= {at: digests for at, digests in anchored.items() if round_ <= at < last and at not in self._of}
+
+    def _anchored(self) -> dict[int, tuple[bytes, ...]]:
+        """What was anchored for each round: that of most members first, then that of the first block, then, of the
+        anchors of one block, the newest one, which is their maker's vote (`protocol/ledger/forkchoice.py`)."""
+        found: dict[int, list[AnchorSeen]] = {}
+        for seen in reversed(self.seen):
+            found.setdefault(seen.anchor.round, []).append(seen)
+
+        def order(of: list[AnchorSeen]) -> tuple[bytes, ...]:
+            by_block = [seen.anchor.digest for seen in sorted(of, key=lambda seen: seen.block)]
+            voters = {digest: {seen.hotkey for seen in of if seen.anchor.digest == digest} for digest in by_block}
+            return tuple(sorted(voters, key=lambda digest: -len(voters[digest])))
+
+        return {round_: order(of) for round_, of in found.items()}
+
+    def _sure(self, round_: int, members: int) -> bool:
+        """Whether more than half of the list anchored one record of a round, and nobody another."""
+        here = [seen for seen in self.seen if seen.anchor.round == round_]
+        return len({seen.anchor.digest for seen in here}) == 1 and 2 * len({seen.hotkey for seen in here}) > members

@@ -19,6 +19,7 @@ from muster.protocol.wire.envelope import (
     head_digest,
     read_object,
     read_prefix,
+    type_of,
 )
 from muster.protocol.wire.equivocation import (
     MAX_EQUIVOCATION_BYTES,
@@ -142,4 +143,5 @@ __all__ = [
     "signed_once",
     "strictly_ascending",
     "submitted_head",
+    "type_of",
 ]

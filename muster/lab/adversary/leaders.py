@@ -118,7 +118,7 @@ class SealsTwice(Liar):
 
 
 class FlipsAByte(Liar):
-    """Records the victim's head with one byte of its signature changed, and so without its work."""
+    """Records the victim's head with one byte of its signature changed."""
 
     async def publish_record(self, head: Block) -> None:
         """Decide the round by other bytes than those that were sealed."""

@@ -1,9 +1,9 @@
 """Comes upon two signatures where there may be one: in what is read anyway, and in what the signers' buckets show.
 
 Whoever signs two shows the second to somebody, or it is of no use. What a reader takes by its digest passes by here as
-it is; what stands beside it in a bucket, or in the mirrors, is looked for by name. A name shows 8 bytes of a digest; two
-of one name, which 2^32 tries find, cannot lie in one bucket together, and are told apart where their digests are asked
-for.
+it is; what stands beside it in a bucket, or in the mirrors, is looked for by name. A name shows 8 bytes of a digest:
+two of one name, which 2^32 tries find, cannot lie in one bucket together, and are told apart where one is asked for by
+its digest.
 """
 
 from __future__ import annotations

@@ -155,7 +155,10 @@ class Recording:
         opened = [payload.opened for payload in payloads if payload is not None]
         bundle = await leading.context.offload(lambda: make_bundle(opened, leading.spool))
         if bundle.digest != record.bundle:
-            raise ObjectMissing(f"what the record that was signed for round {record.round} accepts is not at hand")
+            raise ObjectMissing(
+                f"the record that was signed for round {record.round} accepts what is not at hand any more, and there "
+                "is no other"
+            )
         await bundle.put(bucket, key)
 
     async def make(self, head: Block) -> MadeRecord:

@@ -2,7 +2,7 @@
 
 What a leader signs is on its disk and then in its bucket before anybody can see it, with the heads that it lists, under
 a name that the first one takes: so of two lives of a leader the first one's seal stands, and the second goes on from
-its heads. It is signed once the bucket takes what is written: nobody answers one that is too old, and there is no other.
+its heads. It is signed once the bucket takes what is written: an old one nobody answers, and there is no other.
 """
 
 from __future__ import annotations

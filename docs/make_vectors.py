@@ -279,6 +279,7 @@ def _objects(run: Run) -> Vectors:
         "seal": _object(seal_data),
         "amendment": _object(amendment),
         "proof": _object(_proof(run, bytes.fromhex(scores["digest"]))),
+        "equivocation": _object(_equivocation(run, seal)),
         "hello": _object(wire.encode_hello(_hello(run), run.miners[0])),
         "record": _object(record_data)
         | {
@@ -296,6 +297,12 @@ def _proof(run: Run, file: bytes) -> bytes:
     return wire.encode_dispute(
         bob, run.run_id, 0, run.leader.public, file, alice.public, "0.5, and 0.25 measured again"
     )
+
+
+def _equivocation(run: Run, seal: Seal) -> bytes:
+    """Bob's proof that the leader has sealed this round a second time, a block later."""
+    seals = (wire.encode_seal(replace(seal, block=run.chain.block(number)), run.leader) for number in (5, 6))
+    return wire.encode_equivocation(run.miners[1], run.run_id, *seals)
 
 
 def _hello(run: Run) -> Hello:

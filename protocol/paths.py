@@ -87,6 +87,21 @@ def dispute(run_id: bytes, round_: int, file: bytes) -> str:
     return f"{disputes(run_id, round_)}{_short(file)}.dis"
 
 
+def proofs_of_two(run_id: bytes) -> str:
+    """Prefix of the proofs that a leader has signed two seals or records where there may be one."""
+    return f"{run_id.hex()}/twice/"
+
+
+def proof_of_two(run_id: bytes, signer: bytes) -> str:
+    """The proof that this leader has, by its public key."""
+    return f"{proofs_of_two(run_id)}{_short(signer)}.two"
+
+
+def writable(run_id: bytes) -> str:
+    """What a leader writes before it signs, to know that what it signs can be shown."""
+    return f"{run_id.hex()}/writable"
+
+
 def amendments(run_id: bytes) -> str:
     """Prefix under which an aggregator looks for amendments to record."""
     return f"{run_id.hex()}/amendments/"

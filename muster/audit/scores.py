@@ -12,6 +12,7 @@ from contextlib import suppress
 from muster.audit.evidence import Evidence
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.sheets import Sheet, by_the_record, follows, pays
+from muster.audit.struck import tell_struck
 from muster.history.status import printable
 from muster.node.ledger.reader import MAX_SIBLINGS
 from muster.protocol import paths
@@ -79,6 +80,7 @@ class ScoreFiles:
         """
         round_ = record.round
         self._tell_silenced(record)
+        tell_struck(record, self._faults)
         beacon = None if spec is None or seal is None else await self._evidence.evaluation_beacon(spec, seal)
         for hotkey in self._evidence.validators:
             await self._tell_disputes(hotkey, round_)

@@ -144,6 +144,11 @@ class Simulator:
         """The chain of the run."""
         return self._chain
 
+    @property
+    def participants(self) -> Mapping[str, Follower]:
+        """Who takes part by now, by name; also of a run that does not end."""
+        return self._participants
+
     async def run(self, rounds: int) -> SimulatedRun:
         """Play `rounds` rounds and the closing record; after a cancelled call, go on from what that one made public."""
         for member in self._roster.members:

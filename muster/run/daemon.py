@@ -231,7 +231,8 @@ async def _participant(
     if role is Role.AGGREGATOR:
         from muster.validator.aggregator.aggregator import Aggregator  # noqa: PLC0415 - the other roles do without
 
-        return Aggregator(context, tip, replica, rounds, await asyncio.to_thread(_spool, state, role))
+        spool, signed = await asyncio.to_thread(_spool, state, role), state / "signed" / tip.run_id.hex()
+        return Aggregator(context, tip, replica, rounds, spool, signed)
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here

@@ -113,6 +113,9 @@ class Participant:
     def begin(self, errands: Errands) -> None:
         """A round begins; background work of this round is started through `errands`."""
 
+    def saw(self, data: bytes) -> None:
+        """A seal or record has been read; it is one by its digest or its name, and may not be what it must be."""
+
     def known(self, digest: bytes) -> Applied | None:  # noqa: ARG002
         """The judgement of a record this participant made itself, so that it need not be fetched."""
         return None
@@ -232,7 +235,9 @@ class Follower(Participant):
             bytes_down=self.context.meter.down,
         )
         self.note(done)
-        for public in sorted(applied.tip.silenced - tip.silenced):
+        for public in sorted(applied.tip.struck - tip.struck):
+            self.note(events.Struck(tip.round, leader=hotkey_of(public)))
+        for public in sorted(applied.tip.silenced - tip.silenced - applied.tip.struck):
             self.note(events.Silenced(tip.round, validator=hotkey_of(public)))
 
     async def undo(self, round_: int) -> None:

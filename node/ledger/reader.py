@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from muster.kernels import SparseUpdate
@@ -112,11 +112,13 @@ async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
 
 
 class Reader:
-    """Reads one run's ledger from its leaders' buckets, as the chain proves it."""
+    """Reads one run's ledger from its leaders' buckets, as the chain proves it; `saw` gets every seal and record that
+    it reads, as it is."""
 
-    def __init__(self, chain: Chain, directory: Directory) -> None:
+    def __init__(self, chain: Chain, directory: Directory, saw: Callable[[bytes], None] = lambda _data: None) -> None:
         self._chain = chain
         self._directory = directory
+        self._saw = saw
         self.lineage = Lineage()
         self.ahead = ReadAhead()
         self.refused: set[Anchor] = set()
@@ -242,8 +244,10 @@ class Reader:
             StorageError: it is missing, damaged (`ObjectDamaged`) or cannot be read.
             LedgerError: its bytes are the right ones, and no record of this round.
         """
-        found = self._records.get(digest) or await self.ahead.record(digest)
-        found = found or await read_record(places, tip, round_, digest)
+        found = self._records.get(digest)
+        if found is None:
+            found = await self.ahead.record(digest) or await read_record(places, tip, round_, digest)
+            self._saw(found[1])
         check_round(found[0], round_)
         if round_ == tip.round:
             self._records = {at: kept for at, kept in self._records.items() if kept[0].round == round_}
@@ -282,7 +286,9 @@ class Reader:
             StorageError: it is missing, damaged or cannot be read.
             LedgerError: its bytes are the right ones, and no seal.
         """
-        return await self.ahead.seal(digest) or await read_seal(places, record)
+        found = await self.ahead.seal(digest) or await read_seal(places, record)
+        self._saw(found[1])
+        return found
 
     async def bundle_of(self, places: Places, record: Record, digest: bytes, size: int) -> bytes:
         """The bundle, of `size` bytes, that a record with this digest names; what was read ahead is not read again.
@@ -350,6 +356,7 @@ class Reader:
             raise ObjectDamaged(f"{key} is not readable: {error}") from error
         if key != paths.seal(tip.run_id, seal.round, digest):
             raise ObjectDamaged(f"{key} is another seal than its name says")
+        self._saw(data)
         return FoundSeal(seal, digest, data)
 
     async def _usable(self, tip: Tip, found: FoundSeal) -> bool:

@@ -76,7 +76,7 @@ class Session:
     def __init__(self, participant: Participant, chain: Chain, directory: Directory) -> None:
         self._participant = participant
         self._chain = chain
-        self._reader = Reader(chain, directory)
+        self._reader = Reader(chain, directory, participant.saw)
         self._complaint = ""
         self.tentative = Tentative(self._reader, self.complain)
 

@@ -312,6 +312,27 @@ class Silenced(RoundEvent):
 
 
 @event
+class SignedTwice(RoundEvent):
+    """Found two signatures of a leader where there may be one: `leader`, and `what` it signed, seals or records; the
+    proof is in this aggregator's bucket, and in the next record that it or another one makes."""
+
+    by = LEADER
+    leader: str
+    what: str
+
+
+@event
+class Struck(RoundEvent):
+    """Took a leader off the list, because the record carries the proof that it signed two: `leader`."""
+
+    leader: str
+
+    def said(self) -> str:
+        """Whom."""
+        return f"takes {self.leader} off the list: it signed two where there may be one"
+
+
+@event
 class Weights(RoundEvent):
     """Set weights on the chain: `weights` uid → 1…65535."""
 

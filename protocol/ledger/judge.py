@@ -19,6 +19,7 @@ from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.disputes import silenced_by
+from muster.protocol.rules.equivocation import parted, struck_by
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
@@ -47,15 +48,25 @@ def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded
 
 
 def adopt_proofs(tip: Tip, record: Record) -> Tip:
-    """The tip with a record's proofs: whom they silence has no say from the next record on.
+    """The tip with a record's proofs: whom they silence or strike has no say from the next record on.
+
+    Proofs of two signatures come first, then disputes; both are judged by the tip before the record.
 
     Raises:
         LedgerError: one of them is not valid.
     """
     if not record.proofs:
         return tip
-    silenced = silenced_by(record.proofs, tip.run_id, record.round, tip.validators, tip.silenced, record.scores)
-    return replace(tip, proofs=(*tip.proofs, *record.proofs), silenced=tip.silenced | silenced)
+    twice, disputes = parted(record.proofs)
+    listed = [public for public in tip.leaders if public not in tip.struck]
+    strikes = struck_by(twice, tip.run_id, record.round, listed)
+    silenced = silenced_by(disputes, tip.run_id, record.round, tip.validators, tip.silenced, record.scores)
+    return replace(
+        tip,
+        proofs=(*tip.proofs, *disputes),
+        silenced=tip.silenced | silenced | {strike.leader for strike in strikes},
+        strikes=(*tip.strikes, *strikes),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,15 @@ the record before it, and both must be what the rules make of the tip.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
+from muster.protocol.rules.equivocation import Strike
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Kind, Record, decode_dispute
-from muster.protocol.wire.manifest import AmendmentInfo, Manifest, TipInfo
+from muster.protocol.wire.manifest import AmendmentInfo, Manifest, StrikeInfo, TipInfo
 
 ROUND, NULL = "r", "n"
 GOOD, FAILED, OTHER, ABSENT = "g", "f", "a", "-"
@@ -24,6 +27,7 @@ def tip_info(tip: Tip) -> TipInfo:
         amendments=tuple(AmendmentInfo(round=each.recorded_in, object=each.data.hex()) for each in tip.history.adopted),
         leaders=tip.spec.genesis.leaders,
         proofs=tuple(data.hex() for data in tip.proofs),
+        struck=tuple(StrikeInfo(leader=s.leader.hex(), round=s.round, proof=s.proof.hex()) for s in tip.strikes),
         past="".join(NULL if seen.null else ROUND for seen in tip.past),
         peers={peer.hex(): "".join(_mark(peer, seen) for seen in tip.past) for peer in peers},
     )
@@ -49,7 +53,9 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     if opening != next_opening(history, manifest.round, past, opening.assign, opening.possess):
         raise LedgerError("the checkpoint's tip is not one that the record before it opens the round for")
     proofs, silenced = _silenced(start, manifest)
-    tip = Tip(history, start.layout, opening, digest, step, past, record.leader, proofs=proofs, silenced=silenced)
+    strikes = _struck(start, manifest)
+    silenced |= {strike.leader for strike in strikes}
+    tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
         raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
     return tip
@@ -72,6 +78,19 @@ def _silenced(start: Tip, manifest: Manifest) -> tuple[tuple[bytes, ...], frozen
     if any(not {one.validator, one.signer} <= start.validators or one.round >= manifest.round for one in disputes):
         raise LedgerError("the checkpoint's tip has disputes that nothing before it gives")
     return proofs, frozenset(one.validator for one in disputes)
+
+
+def _struck(start: Tip, manifest: Manifest) -> tuple[Strike, ...]:
+    """Who was struck from the list, by the pinned manifest's word: what can be checked without the records that carry
+    the proofs is that it was one a record, of the run's leaders, each once, and not all of them."""
+    strikes = tuple(
+        Strike(bytes.fromhex(info.leader), info.round, bytes.fromhex(info.proof)) for info in manifest.tip.struck
+    )
+    rounds, struck = [strike.round for strike in strikes], {strike.leader for strike in strikes}
+    ascending = all(one < other for one, other in pairwise((*rounds, manifest.round)))
+    if not ascending or len(struck) < len(strikes) or (strikes and not struck < start.validators):
+        raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
+    return strikes
 
 
 def _history(start: Tip, manifest: Manifest) -> SpecHistory:

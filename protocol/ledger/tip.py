@@ -11,6 +11,7 @@ from muster.protocol.identity import public_of
 from muster.protocol.ledger.forkchoice import Roll
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, seen_in
+from muster.protocol.rules.equivocation import Strike
 from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
@@ -36,8 +37,9 @@ class Tip:
 
     `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
     that changed θ, `past` is what the last records say about who was there, oldest first; `author` made the newest.
-    `silenced` are the validators whose scores do not count any more, `proofs` the disputes that made it so, in the
-    order they were recorded. A closed ledger has no open round.
+    `silenced` are the validators whose scores do not count any more, `proofs` the disputes that made it so and
+    `strikes` who signed two things where there may be one, in the order they were recorded. A closed ledger has no open
+    round.
     """
 
     history: SpecHistory
@@ -50,6 +52,7 @@ class Tip:
     closed: bool = False
     proofs: tuple[bytes, ...] = ()
     silenced: frozenset[bytes] = frozenset()
+    strikes: tuple[Strike, ...] = ()
 
     @property
     def run_id(self) -> bytes:
@@ -73,13 +76,29 @@ class Tip:
 
     @property
     def leaders(self) -> tuple[bytes, ...]:
-        """Who may close the open round, and whose votes count in it, by public key, in the order of turns."""
+        """Who may close the open round, and whose votes count in it, by public key, in the order of turns.
+
+        The list of the spec without the struck. Nobody strikes the last one on it (`equivocation.strikeable`); should a
+        later spec list none but the struck, the list is what that says: without anybody on it the run would be over.
+        """
+        listed, struck = self.listed, self.struck
+        return tuple(public for public in listed if public not in struck) or listed
+
+    @property
+    def listed(self) -> tuple[bytes, ...]:
+        """The list of the spec in force, the struck among them."""
         return tuple(public_of(hotkey) for hotkey in self.spec.genesis.leaders)
+
+    @property
+    def struck(self) -> frozenset[bytes]:
+        """Who has no turn and no vote any more, because a record carries the proof that it signed two."""
+        return frozenset(strike.leader for strike in self.strikes)
 
     def leader(self, turn: int) -> bytes:
         """Whose turn number `turn` to close the open round is.
 
         It goes on with who made the newest record, or with the next of the list where a term ends; then down the list.
+        Where who made it is not on the list it begins with the first.
         """
         leaders = self.leaders
         place = leaders.index(self.author) if self.author in leaders else 0
@@ -108,7 +127,7 @@ class Tip:
     @property
     def validators(self) -> frozenset[bytes]:
         """Whose scores may count, the silenced among them, by public key."""
-        return frozenset(self.leaders)
+        return frozenset(self.listed)
 
     @property
     def score_rounds(self) -> range:

@@ -75,11 +75,12 @@ def carried(
     silenced: Collection[bytes],
     scores: Sequence[ScoresUsed],
     validators: int,
+    most: int = MAX_PROOFS,
 ) -> tuple[bytes, ...]:
     """The objects that a record with these scores carries of the disputes that were found, each given with its object.
 
-    Of each validator that enough stand against, those of the claim that most do; as many as a record takes. The run has
-    so many `validators`.
+    Of each validator that enough stand against, those of the claim that most do; at most `most`, as many as a record
+    has room for. The run has so many `validators`.
     """
     heard = validators - len(silenced)
     stakes = {used.validator: used.stake for used in scores}
@@ -94,7 +95,7 @@ def carried(
     objects: list[bytes] = []
     for validator in sorted(chosen):
         signed = _fewest(chosen[validator], validator, stakes, heard)
-        if len(objects) + len(signed) <= MAX_PROOFS:
+        if len(objects) + len(signed) <= most:
             objects += [signed[signer] for signer in sorted(signed)]
     return tuple(objects)
 

@@ -9,6 +9,7 @@ from muster.protocol.wire.amendment import Amendment, decode_amendment, encode_a
 from muster.protocol.wire.dispute import MAX_DISPUTE_BYTES, Dispute, decode_dispute, encode_dispute
 from muster.protocol.wire.envelope import (
     MAX_BODY_BYTES,
+    MAX_SIGNED_BYTES,
     PREFIX_BYTES,
     Envelope,
     Prefix,
@@ -18,10 +19,20 @@ from muster.protocol.wire.envelope import (
     head_digest,
     read_object,
     read_prefix,
+    type_of,
+)
+from muster.protocol.wire.equivocation import (
+    MAX_EQUIVOCATION_BYTES,
+    TWO_SIGNATURES,
+    Equivocation,
+    Once,
+    decode_equivocation,
+    encode_equivocation,
+    signed_once,
 )
 from muster.protocol.wire.hello import MAX_HELLO_BYTES, PREFIXES, Hello, decode_hello, encode_hello
 from muster.protocol.wire.key import KEY_BYTES, Key, decode_key, encode_key, key_object_bytes
-from muster.protocol.wire.proof import Proof, decode_proof, encode_proof
+from muster.protocol.wire.proof import Proof, decode_proof, encode_proof, proof_kind
 from muster.protocol.wire.record import (
     MAX_AMENDMENTS,
     MAX_PROOFS,
@@ -63,19 +74,24 @@ __all__ = [
     "MAX_AMENDMENTS",
     "MAX_BODY_BYTES",
     "MAX_DISPUTE_BYTES",
+    "MAX_EQUIVOCATION_BYTES",
     "MAX_HELLO_BYTES",
     "MAX_PROOFS",
     "MAX_SEALED",
+    "MAX_SIGNED_BYTES",
     "PREFIXES",
     "PREFIX_BYTES",
+    "TWO_SIGNATURES",
     "Amendment",
     "Dispute",
     "Entry",
     "Envelope",
+    "Equivocation",
     "Header",
     "Hello",
     "Key",
     "Kind",
+    "Once",
     "Opening",
     "Prefix",
     "Proof",
@@ -90,6 +106,7 @@ __all__ = [
     "body_digest",
     "decode_amendment",
     "decode_dispute",
+    "decode_equivocation",
     "decode_head",
     "decode_hello",
     "decode_key",
@@ -102,6 +119,7 @@ __all__ = [
     "digest_of",
     "encode_amendment",
     "encode_dispute",
+    "encode_equivocation",
     "encode_head",
     "encode_hello",
     "encode_key",
@@ -118,9 +136,12 @@ __all__ = [
     "key_object_bytes",
     "max_scores_bytes",
     "open_payload",
+    "proof_kind",
     "read_object",
     "read_prefix",
     "scores_used",
+    "signed_once",
     "strictly_ascending",
     "submitted_head",
+    "type_of",
 ]

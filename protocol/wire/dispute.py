@@ -15,7 +15,7 @@ from muster.protocol.wire.proof import MAX_SENTENCE, decode_proof, encode_proof
 from muster.protocol.wire.tlv import whole
 
 LYING_VALIDATOR = 2
-"""The kind of the proof; 1 is kept for two signatures where there may be one."""
+"""The kind of the proof."""
 
 MAX_DISPUTE_BYTES = 1024
 """Cap of a dispute: an object of 96 bytes, a sentence, and the frame."""

@@ -32,6 +32,11 @@ PREFIX_BYTES = _PREFIX.size
 MAX_BODY_BYTES = 64 * 2**20
 """Cap of any body; a 72B record of 20 submissions × 724 tensors with 256 headers is under 1 MiB."""
 
+MAX_SIGNED_BYTES = MAX_BODY_BYTES // 4
+"""Cap of a seal or record where two of them are shown beside each other: both, and a record that carries them, fit into
+one object. 16 MiB; a record of 256 slots has under 3, all heads as large as a head may be and 64 validators' scores in
+it."""
+
 RUN, HOTKEY, ROUND = 1, 2, 3
 
 
@@ -103,6 +108,14 @@ def read_prefix(data: bytes | memoryview, expected: Type) -> Prefix:
     if body > MAX_BODY_BYTES:
         raise WireError("body_size", f"a body of {body} bytes")
     return Prefix(expected, body)
+
+
+def type_of(data: bytes) -> Type | None:
+    """What an object says that it is; None where that is nothing."""
+    try:
+        return Type(data[5])
+    except (IndexError, ValueError):
+        return None
 
 
 def write_object(kind: Type, identity: Identity, run_id: bytes, round_: int, fields: dict[int, bytes]) -> bytes:

@@ -6,11 +6,18 @@ follows from the same θ pins its digest.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import rfc8785
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.spec import HEX32, Natural
@@ -46,11 +53,21 @@ class AmendmentInfo(_Part):
     object: _Object
 
 
+class StrikeInfo(_Part):
+    """Who was struck from the list: its public key, the round of the record that carries the proof, and the digest of
+    that. The proof itself can be as large as two records."""
+
+    leader: Hex32
+    round: Natural
+    proof: Hex32
+
+
 class TipInfo(_Part):
     """What of a tip no single record says; the rest is in the record before the checkpoint.
 
     `amendments` are all that were recorded, in order; `leaders` the list in force; `proofs` all disputes that were
-    recorded, in order, each as it stands there (hexadecimal). `past` has a letter for each record remembered, oldest
+    recorded, in order, each as it stands there (hexadecimal); `struck` who was struck from the list, in the order of
+    the records, and left out where nobody was. `past` has a letter for each record remembered, oldest
     first: `r` or, for a null record, `n`. `peers` has a letter for each of these for everybody (public key,
     hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the payload's class, `a` another entry,
     `-` none.
@@ -59,8 +76,14 @@ class TipInfo(_Part):
     amendments: tuple[AmendmentInfo, ...]
     leaders: tuple[str, ...]
     proofs: tuple[_Object, ...]
+    struck: tuple[StrikeInfo, ...] = ()
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]
+
+    @model_serializer(mode="wrap")
+    def _without_nobody(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = made(self)
+        return fields if self.struck else {name: value for name, value in fields.items() if name != "struck"}
 
 
 class Manifest(_Part):

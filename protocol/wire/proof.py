@@ -1,6 +1,6 @@
 """A proof on the wire: signed objects that together show somebody broke a rule, with a sentence that says how.
 
-The format is here before any rule takes a proof, so that taking them changes no byte of a record.
+Kinds: two signatures where there may be one (`equivocation.py`), and a dispute (`dispute.py`).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from muster.protocol.identity import Identity
-from muster.protocol.wire.envelope import Type, read_object, write_object
-from muster.protocol.wire.tlv import counted, u8, whole
+from muster.protocol.wire.envelope import PREFIX_BYTES, Type, read_object, read_prefix, write_object
+from muster.protocol.wire.tlv import Fields, counted, u8, whole
 
 MAX_OBJECTS = 4
 MAX_SENTENCE = 256
@@ -55,3 +55,13 @@ def decode_proof(data: bytes, run_id: bytes) -> Proof:
     )
     fields.end()
     return proof
+
+
+def proof_kind(data: bytes) -> int:
+    """What kind of proof an object says it is; nothing else of it is looked at, its signature neither.
+
+    Raises:
+        WireError: it says none.
+    """
+    prefix = read_prefix(data, Type.PROOF)
+    return Fields(data[PREFIX_BYTES : PREFIX_BYTES + prefix.body]).u8(_KIND)

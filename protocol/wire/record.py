@@ -13,7 +13,7 @@ import numpy as np
 from muster.protocol.errors import WireError
 from muster.protocol.identity import PUBLIC_BYTES, Identity
 from muster.protocol.types import Beacon, Block
-from muster.protocol.wire.envelope import Type, read_object, write_object
+from muster.protocol.wire.envelope import MAX_SIGNED_BYTES, Type, read_object, write_object
 from muster.protocol.wire.seal import MAX_SEALED, chunks
 from muster.protocol.wire.tlv import Cursor, Fields, ascii_text, counted, f64, u8, u32, u64, whole
 
@@ -125,8 +125,8 @@ class Record:
 
 
 _KIND = 4
-_PARENT = 5
-_TURN = 6
+PARENT = 5
+TURN = 6
 _SEAL = 7
 _STEP = 8
 _ROOT = 9
@@ -147,8 +147,8 @@ def encode_record(record: Record, identity: Identity) -> bytes:
     """The signed object."""
     fields = {
         _KIND: u8(record.kind),
-        _PARENT: record.parent,
-        _TURN: u32(record.turn),
+        PARENT: record.parent,
+        TURN: u32(record.turn),
         _SEAL: record.seal,
         _STEP: u64(record.outer_step),
         _ROOT: record.root,
@@ -172,10 +172,13 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
     """The record and its digest; `tensors` is how many weights an accepted submission has.
 
     Raises:
-        WireError: with the reason.
+        WireError: `record_size` where it is larger, its proofs left out, than what two signatures are shown by; or with
+            the reason.
     """
     envelope = read_object(data, Type.RECORD, run_id)
     fields = envelope.fields
+    if len(data) - len(fields.raw(_PROOFS)) > MAX_SIGNED_BYTES:
+        raise WireError("record_size", f"{len(data)} bytes")
     kind = fields.u8(_KIND)
     if kind not in (Kind.ROUND, Kind.NULL, Kind.CLOSE):
         raise WireError("record_kind", f"kind {kind}")
@@ -186,8 +189,8 @@ def decode_record(data: bytes, run_id: bytes, tensors: int) -> tuple[Record, byt
         leader=envelope.signer,
         round=envelope.round,
         kind=Kind(kind),
-        parent=fields.digest(_PARENT),
-        turn=fields.u32(_TURN),
+        parent=fields.digest(PARENT),
+        turn=fields.u32(TURN),
         seal=fields.digest(_SEAL),
         outer_step=fields.u64(_STEP),
         root=fields.digest(_ROOT),

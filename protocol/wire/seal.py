@@ -12,8 +12,8 @@ from muster.protocol.types import Block
 from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.tlv import Cursor, counted, u32, u64
 
-_PARENT = 4
-_TURN = 5
+PARENT = 4
+TURN = 5
 _BLOCK = 6
 _HASH = 7
 _HEADERS = 8
@@ -50,8 +50,8 @@ class Seal:
 def encode_seal(seal: Seal, identity: Identity) -> bytes:
     """The signed object."""
     fields = {
-        _PARENT: seal.parent,
-        _TURN: u32(seal.turn),
+        PARENT: seal.parent,
+        TURN: u32(seal.turn),
         _BLOCK: u64(seal.block.number),
         _HASH: seal.block.hash,
         _HEADERS: b"".join(peer + digest for peer, digest in seal.headers),
@@ -72,8 +72,8 @@ def decode_seal(data: bytes, run_id: bytes) -> tuple[Seal, bytes]:
         run_id=run_id,
         leader=envelope.signer,
         round=envelope.round,
-        parent=fields.digest(_PARENT),
-        turn=fields.u32(_TURN),
+        parent=fields.digest(PARENT),
+        turn=fields.u32(TURN),
         block=Block(fields.u64(_BLOCK), fields.digest(_HASH)),
         headers=tuple((pair[:PUBLIC_BYTES], pair[PUBLIC_BYTES:]) for pair in pairs),
     )

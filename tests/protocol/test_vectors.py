@@ -182,6 +182,7 @@ def test_every_object_is_signed() -> None:
         "hello": lambda data: wire.decode_hello(data, run_id),
         "scores": lambda data: wire.decode_scores(data, run_id, spec.genesis.leaders[0], 0),
         "proof": lambda data: wire.decode_dispute(data, run_id),
+        "equivocation": lambda data: wire.decode_equivocation(data, run_id),
         "key": lambda data: wire.decode_key(data, run_id, 0, signed.header.public),
     }
     for kind, read in readers.items():

@@ -13,6 +13,7 @@ from muster.node.ledger.reader import Fetched, FoundSeal, Reader
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
+from muster.protocol import paths
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
@@ -33,8 +34,10 @@ from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.mirroring import mirror
 from muster.validator.aggregator.recording import Recording
 from muster.validator.aggregator.sealing import Sealing
+from muster.validator.aggregator.signed import Signed
 from muster.validator.aggregator.steering import Steering
 from muster.validator.aggregator.takeover import Takeover
+from muster.validator.aggregator.twice import Twice
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +55,26 @@ class _Open:
 
 class Aggregator(Follower):
     """One aggregator. `rounds` is after how many outer steps' rounds it closes the run when it leads (None: never);
-    large payloads wait in the folder `spool` (None: where the system keeps temporary files)."""
+    large payloads wait in the folder `spool` (None: where the system keeps temporary files); in the folder `signed` it
+    writes down what it signs (None: nowhere but in its bucket)."""
 
     def __init__(
-        self, context: Context, tip: Tip, replica: Replica, rounds: int | None, spool: Path | None = None
+        self,
+        context: Context,
+        tip: Tip,
+        replica: Replica,
+        rounds: int | None,
+        spool: Path | None = None,
+        signed: Path | None = None,
     ) -> None:
         super().__init__(context, tip, replica)
         self._rounds = rounds
         self._spool = spool
+        self._signed = Signed(signed, context.offload)
         self._steering = Steering(context)
         self._disputes = Disputes(context)
-        self._reader = Reader(context.chain, context.directory)
+        self._twice = Twice(context, tip.run_id)
+        self._reader = Reader(context.chain, context.directory, self._twice.saw)
         self._round: _Open | None = None
         self._failing_since: int | None = None
 
@@ -87,11 +99,26 @@ class Aggregator(Follower):
 
     def begin(self, errands: Errands) -> None:
         """The round begins with nothing taken in."""
-        steering, disputes = self._steering, self._disputes
+        self._twice.look(self._tip, errands)
         self._round = _Open(
-            Leading(self.context, self._tip, self.replica, errands, steering, disputes, self.closing, self._spool),
+            Leading(
+                self.context,
+                self._tip,
+                self.replica,
+                errands,
+                self._steering,
+                self._disputes,
+                self._twice,
+                self._signed,
+                self.closing,
+                self._spool,
+            ),
             self._reader,
         )
+
+    def saw(self, data: bytes) -> None:
+        """Whoever signs two may show the second to anybody."""
+        self._twice.saw(data)
 
     @property
     def _open(self) -> _Open:
@@ -129,8 +156,10 @@ class Aggregator(Follower):
         answered = await open_.takeover.look(self.context.directory.stores(snapshot), head)
         if answered is None:
             return seen
-        open_.sealing.adopt(answered.found, answered.heads)
-        seal = answered.found.seal
+        found, seal = answered.found, answered.found.seal
+        # The record will name it, and its leader's bucket may be gone.
+        await self.context.bucket.put(paths.seal(seal.run_id, seal.round, found.digest), found.data)
+        open_.sealing.adopt(found, answered.heads)
         return [*seen, SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)]
 
     async def publish_seal(self, head: Block) -> FoundSeal:
@@ -159,6 +188,7 @@ class Aggregator(Follower):
                     self.note(events.Unmirrored(before.round, problem=str(error)))
             await super().apply(applied, fetched)
             self._steering.recorded(before, applied.record, applied.digest)
+            self._twice.recorded(before, applied.record)
         try:
             await self._vote(Anchor(applied.record.round, applied.digest))
         except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder

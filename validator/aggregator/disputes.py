@@ -61,7 +61,8 @@ class Disputes:
             except (StorageError, WireError) as error:
                 log.info("the disputes of %s of round %d cannot be read: %s", hotkey, round_, error)
 
-    def carried(self, tip: Tip, scores: tuple[ScoresUsed, ...]) -> tuple[bytes, ...]:
-        """What the open round's record, which uses these scores, carries of what has been found until now."""
+    def carried(self, tip: Tip, scores: tuple[ScoresUsed, ...], most: int) -> tuple[bytes, ...]:
+        """What the open round's record, which uses these scores, carries of what has been found until now, at most so
+        many."""
         earlier = (found for found in self._found.values() if found[0].round < tip.round)
-        return carried(earlier, tip.silenced, scores, len(tip.validators))
+        return carried(earlier, tip.silenced, scores, len(tip.validators), most)

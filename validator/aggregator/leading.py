@@ -12,10 +12,12 @@ from muster.protocol.chain.base import Snapshot
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.types import Block
-from muster.protocol.wire import ScoresUsed
+from muster.protocol.wire import MAX_PROOFS, ScoresUsed
 from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.intake import Intake
+from muster.validator.aggregator.signed import Signed
 from muster.validator.aggregator.steering import Steering
+from muster.validator.aggregator.twice import Twice
 
 
 class Leading:
@@ -33,6 +35,8 @@ class Leading:
         errands: Errands,
         steering: Steering,
         disputes: Disputes,
+        twice: Twice,
+        signed: Signed,
         closing: bool,
         spool: Path | None,
     ) -> None:
@@ -40,6 +44,7 @@ class Leading:
         self.tip = tip
         self.turn = 0
         self.replica = replica
+        self.signed = signed
         self.closing = closing
         self.spool = spool
         offload = context.offload
@@ -48,6 +53,7 @@ class Leading:
         self.errands = errands
         self._steering = steering
         self._disputes = disputes
+        self._twice = twice
 
     async def look(self, snapshot: Snapshot, head: Block) -> list[bytes]:
         """Before the seal: the peers whose head is known since the last look.
@@ -81,8 +87,11 @@ class Leading:
         return () if self.closing else self._steering.used(self.tip, snapshot)
 
     def proofs(self, scores: tuple[ScoresUsed, ...]) -> tuple[bytes, ...]:
-        """The disputes that a record with these scores carries, as far as they are in."""
-        return () if self.closing else self._disputes.carried(self.tip, scores)
+        """The proofs that a record with these scores carries, as far as they are in."""
+        if self.closing:
+            return ()
+        twice = self._twice.carried(self.tip)
+        return (*twice, *self._disputes.carried(self.tip, scores, MAX_PROOFS - len(twice)))
 
     def order(self, snapshot: Snapshot) -> tuple[bytes, ...]:
         """Who has the first claim to a seat, by who holds its slot and what is known of the scores now."""

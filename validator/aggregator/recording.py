@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from muster.node.ledger.reader import ASSIGN, POSSESS, draw
@@ -11,11 +12,13 @@ from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.ledger import Applied
 from muster.protocol.types import Anchor, Block
+from muster.protocol.wire import Record
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.mirroring import save_checkpoint
 from muster.validator.aggregator.sealing import Sealing
+from muster.validator.aggregator.signed import RECORD
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +74,12 @@ class Recording:
     async def _put(self, head: Block) -> bytes:
         """Have one record of the round in the own bucket, made where there is none; its digest.
 
-        What this leader signs is there before anybody can see it, under a name that the first of its lives takes.
+        What this leader signs is on its disk and then there before anybody can see it, under a name that the first of
+        its lives takes.
         """
         around, tip = self._leading.context, self._leading.tip
         if self.made is None:
-            if (found := await self._found()) is not None:
+            if (found := await self._found() or await self._earlier()) is not None:
                 return await self._show(*found)
             self.made = await self.make(head)
         await self._sealing.keep()
@@ -83,6 +87,7 @@ class Recording:
         if made.bundle.size:
             around.faults.trip("bundle.before_put")
             await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round, digest))
+        await self._leading.signed.keep(RECORD, tip.round, tip.parent, made.data)
         around.faults.trip("record.before_put")
         if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), made.data):
             return await self._show(made.data, digest)
@@ -115,6 +120,47 @@ class Recording:
             return None
         except WireError as error:
             raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
+
+    async def _earlier(self) -> tuple[bytes, bytes] | None:
+        """The record that an earlier life has signed, by this leader's disk, and its digest; None where there is none.
+
+        What it names may have been lost with the bucket, and is put again: of the same submissions the bundle is the
+        same.
+
+        Raises:
+            StorageError: not now; or a submission that it accepts is not at hand any more.
+        """
+        around, tip = self._leading.context, self._leading.tip
+        data = await self._leading.signed.kept(RECORD, tip.round, tip.parent)
+        if data is None:
+            return None
+        try:
+            record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        except WireError as error:
+            raise ObjectDamaged(f"the record that was signed for round {tip.round} is not readable: {error}") from error
+        await self._restore(record, paths.bundle(tip.run_id, tip.round, digest))
+        if record.checkpoint != ledger.NO_CHECKPOINT:
+            await save_checkpoint(around, tip, self._leading.replica, self._leading.spool)
+        await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), data)
+        return data, digest
+
+    async def _restore(self, record: Record, key: str) -> None:
+        """Have the bundle of a record of an earlier life in the own bucket."""
+        leading, bucket, peers = self._leading, self._leading.context.bucket, self._leading.intake.peers
+        if not record.bundle_bytes:
+            return
+        with suppress(ObjectMissing):
+            await bucket.get_range(key, 0, 1)
+            return
+        payloads = [peers[entry.public].payload for entry in record.accepted if entry.public in peers]
+        opened = [payload.opened for payload in payloads if payload is not None]
+        bundle = await leading.context.offload(lambda: make_bundle(opened, leading.spool))
+        if bundle.digest != record.bundle:
+            raise ObjectMissing(
+                f"the record that was signed for round {record.round} accepts what is not at hand any more, and there "
+                "is no other"
+            )
+        await bundle.put(bucket, key)
 
     async def make(self, head: Block) -> MadeRecord:
         """Decide the round, and judge the record as everybody will: a bad one must not be published or anchored."""

@@ -1,7 +1,8 @@
 """The seal of a round: made once and published until it stands, whoever of a leader's lives made it.
 
-What a leader signs is in its bucket before anybody can see it, with the heads that it lists, under a name that the
-first one takes: so of two lives of a leader the first one's seal stands, and the second goes on from its heads.
+What a leader signs is on its disk and then in its bucket before anybody can see it, with the heads that it lists, under
+a name that the first one takes: so of two lives of a leader the first one's seal stands, and the second goes on from
+its heads. It is signed once the bucket takes what is written: an old one nobody answers, and there is no other.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from muster.node.ledger.reader import FoundSeal
 from muster.node.telemetry import events
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, WireError
+from muster.protocol.ledger import Tip
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 from muster.validator.aggregator.leading import Leading
+from muster.validator.aggregator.signed import SEAL
 
 
 class Sealing:
@@ -33,19 +36,31 @@ class Sealing:
         """
         context, tip = self._leading.context, self._leading.tip
         if self._standing is None:
-            if self._draft is None or head.number - self._draft.seal.block.number > tip.spec.clock.seal_age:
-                self._draft = self._make(head)  # nobody answers one that is too old
+            if self._draft is None:
+                self._draft = await self._earlier() or await self._make(head)
             context.faults.trip("seal.before_put")
             saved = wire.encode_sealed(self._draft.data, self._leading.intake.heads())
+            await self._leading.signed.keep(SEAL, tip.round, tip.parent, saved)
             if await context.bucket.put_if_absent(paths.heads(tip.run_id, tip.round, tip.parent), saved):
                 self._stands(self._draft)
         found = await self.standing()
         await context.bucket.put(paths.seal(tip.run_id, tip.round, found.digest), found.data)
         return found
 
-    def _make(self, head: Block) -> FoundSeal:
+    async def _earlier(self) -> FoundSeal | None:
+        """What an earlier life has signed, by this leader's disk; its bucket may have been lost."""
+        tip = self._leading.tip
+        saved = await self._leading.signed.kept(SEAL, tip.round, tip.parent)
+        if saved is None:
+            return None
+        found, heads = _sealed(saved, tip)
+        self._close(found, heads)
+        return found
+
+    async def _make(self, head: Block) -> FoundSeal:
         """What is in now, as a seal; from here on nothing is taken in any more."""
         context, tip, intake = self._leading.context, self._leading.tip, self._leading.intake
+        await context.bucket.put(paths.writable(tip.run_id), b"")
         listed = tuple((public, wire.head_digest(taken.head.data)) for public, taken in sorted(intake.peers.items()))
         seal = Seal(tip.run_id, context.identity.public, tip.round, tip.parent, self._leading.turn, head, listed)
         data = wire.encode_seal(seal, context.identity)
@@ -65,10 +80,13 @@ class Sealing:
         Raises:
             ObjectDamaged: the heads are others.
         """
+        self._close(found, heads)
+        self._standing = found
+
+    def _close(self, found: FoundSeal, heads: Mapping[bytes, bytes]) -> None:
         intake = self._leading.intake
         intake.load(heads, found.seal)
         intake.close(found.seal, found.digest)
-        self._standing = found
 
     async def keep(self) -> None:
         """Have the seal that was gone on with in this bucket, like one of its own: the record names it, and a later
@@ -90,19 +108,23 @@ class Sealing:
             StorageError: it cannot be read now, or what was read is damaged.
         """
         if self._standing is None:
-            tip, bucket, intake = self._leading.tip, self._leading.context.bucket, self._leading.intake
+            tip, bucket = self._leading.tip, self._leading.context.bucket
             saved = await bucket.get(paths.heads(tip.run_id, tip.round, tip.parent), max_bytes=wire.MAX_BODY_BYTES)
-            try:
-                data, heads = wire.decode_sealed(saved)
-                seal, digest = wire.decode_seal(data, tip.run_id)
-            except WireError as error:
-                raise ObjectDamaged(f"the own seal of round {tip.round} is not readable: {error}") from error
-            found = FoundSeal(seal, digest, data)
-            if self._draft is not None and digest == self._draft.digest:  # it was put, and only the answer was lost
+            found, heads = _sealed(saved, tip)
+            if self._draft is not None and found.digest == self._draft.digest:  # put, and only the answer was lost
                 self._stands(self._draft)
             else:
-                intake.load(heads, seal)
-                intake.close(seal, digest)
+                self._close(found, heads)
                 self._standing = found
         assert self._standing is not None
         return self._standing
+
+
+def _sealed(saved: bytes, tip: Tip) -> tuple[FoundSeal, Mapping[bytes, bytes]]:
+    """The own seal as it was saved, and the heads that it lists."""
+    try:
+        data, heads = wire.decode_sealed(saved)
+        seal, digest = wire.decode_seal(data, tip.run_id)
+    except WireError as error:
+        raise ObjectDamaged(f"the own seal of round {tip.round} is not readable: {error}") from error
+    return FoundSeal(seal, digest, data), heads

@@ -166,7 +166,7 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     "unreadable proof": (lambda c: changed(c, proofs=(b"x",)), "a proof is not one that this release takes"),
     "proof": (
         lambda c: changed(c, proofs=(wire.encode_proof(LEAD, c.tip.run_id, 0, 1, (b"seal", b"seal"), "two seals"),)),
-        "a proof is not one that this release takes: proof_kind",
+        "a proof of two signatures shows nothing: signed_type",
     ),
 }
 

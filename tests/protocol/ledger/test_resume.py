@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from builders import LEADER, MINERS, OWNER, hash32, identity
+from builders import LEADER, MINERS, OWNER, block, hash32, identity
 from closed_rounds import close, open_tip, taken_in
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.ledger import Tip, advance, resume, tip_info
 from muster.protocol.ledger.resume import past_of
 from muster.protocol.rules.attendance import MEMORY, Attendance
-from muster.protocol.wire import Record, ScoresUsed
+from muster.protocol.wire import Record, ScoresUsed, Seal
 from muster.protocol.wire.manifest import Manifest, TipInfo, decode_manifest, manifest_digest
 
 PEERS = [hash32("peer", i) for i in range(5)]
@@ -45,9 +45,16 @@ def silencing(tip: Tip) -> dict[str, Any]:
     return {"proofs": proofs, "scores": scores}
 
 
+def striking(tip: Tip) -> bytes:
+    """The proof that one of them has sealed the open round twice."""
+    liar = next(one for one in SIGNERS if one != identity(LEADER))
+    seals = (Seal(tip.run_id, liar.public, tip.round, tip.parent, 1, block(number), ()) for number in (1, 2))
+    return wire.encode_equivocation(ACCUSED, tip.run_id, *(wire.encode_seal(seal, liar) for seal in seals))
+
+
 def ledger() -> tuple[Tip, list[Step]]:
-    """A run of a round with work in it, of null rounds, of two amendments and of a validator that is silenced: each tip
-    with the record before it."""
+    """A run of a round with work in it, of null rounds, of two amendments, of a validator that is silenced and of a
+    leader that is struck: each tip with the record before it."""
     leaders = (identity(LEADER).hotkey, *(one.hotkey for one in VALIDATORS if one.hotkey != identity(LEADER).hotkey))
     start = tip = open_tip(clock={"amend_delay": 1}, genesis={"leaders": leaders})
     steps: list[Step] = []
@@ -57,7 +64,7 @@ def ledger() -> tuple[Tip, list[Step]]:
     }
     for round_ in range(20):
         taken = [taken_in(tip, name, uid) for uid, name in enumerate(MINERS)] if round_ == 0 else []
-        more = silencing(tip) if round_ == 4 else {}
+        more = silencing(tip) if round_ == 4 else {"proofs": (striking(tip),)} if round_ == 7 else {}
         record = close(tip, taken, amendments=(wishes[round_],) if round_ in wishes else (), **more).record
         digest = hash32("record", round_)
         tip = advance(tip, record, digest)
@@ -69,12 +76,21 @@ START, STEPS = ledger()
 
 
 def test_a_silenced_validator_is_in_the_tip_from_the_next_record_on() -> None:
-    assert [bool(tip.silenced) for tip, _, _ in STEPS] == [False] * 4 + [True] * 16
-    assert STEPS[-1][0].silenced == {ACCUSED.public}
+    assert [len(tip.silenced) for tip, _, _ in STEPS] == [0] * 4 + [1] * 3 + [2] * 13
+    assert STEPS[5][0].silenced == {ACCUSED.public}
     tip = STEPS[5][0]
     (used, *_) = silencing(tip)["scores"]
     with pytest.raises(LedgerError, match="of a validator that is silenced"):
         close(tip, [], scores=(used,)).verify()
+
+
+def test_a_struck_leader_is_off_the_list_from_the_next_record_on() -> None:
+    assert [len(tip.leaders) for tip, _, _ in STEPS] == [3] * 7 + [2] * 13
+    (info,) = tip_info(STEPS[-1][0]).struck
+    assert info.round == 7
+    assert bytes.fromhex(info.leader) not in STEPS[-1][0].leaders
+    without = tip_info(STEPS[6][0]).model_dump(mode="json")
+    assert "struck" not in without, "the manifest of a run in which nobody was is as it always was"
 
 
 @pytest.mark.parametrize("at", range(20))
@@ -100,6 +116,13 @@ FIRST, SECOND = (info.model_dump() for info in TRUE.amendments)
 OTHER = wire.encode_amendment(identity(OWNER), START.run_id, 2, 4, "sparse.k", "16").hex()
 LATER = wire.encode_dispute(SIGNERS[0], START.run_id, 6, ACCUSED.public, bytes(32), bytes(32), "").hex()
 STRANGER = wire.encode_dispute(SIGNERS[0], START.run_id, 1, bytes(32), bytes(32), bytes(32), "").hex()
+
+
+def strike(**changes: Any) -> dict[str, Any]:
+    """One that could have been."""
+    return {"leader": ACCUSED.public.hex(), "round": 2, "proof": "00" * 32} | changes
+
+
 LIES: dict[str, tuple[Manifest, str]] = {
     "an amendment left out": (changed(amendments=TRUE.amendments[:1]), "opens the round for"),
     "all amendments left out": (changed(amendments=()), "opens the round for"),
@@ -115,6 +138,17 @@ LIES: dict[str, tuple[Manifest, str]] = {
     "a proof that is none": (changed(proofs=("00",)), "a proof that is none"),
     "a dispute of a later round": (changed(proofs=(LATER,)), "disputes that nothing before it gives"),
     "a dispute against a stranger": (changed(proofs=(STRANGER,)), "disputes that nothing before it gives"),
+    "a strike of a later round": (changed(struck=(strike(round=6),)), "struck leaders that nothing before it gives"),
+    "a strike against a stranger": (changed(struck=(strike(leader="00" * 32),)), "struck leaders that nothing"),
+    "a strike twice": (changed(struck=(strike(round=2), strike(round=3))), "struck leaders that nothing"),
+    "strikes of one record": (
+        changed(struck=tuple(strike(leader=one.public.hex()) for one in SIGNERS)),
+        "struck leaders that nothing",
+    ),
+    "everybody struck": (
+        changed(struck=tuple(strike(leader=one.public.hex(), round=i) for i, one in enumerate(VALIDATORS))),
+        "struck leaders that nothing",
+    ),
     "nobody remembered": (changed(past="", peers={}), "remembers another record"),
     "another past": (changed(past="r" * len(TRUE.past)), "remembers another record"),
     "everybody always good": (

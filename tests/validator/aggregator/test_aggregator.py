@@ -127,19 +127,21 @@ class TestLives:
 class TestSeal:
     """What a seal says of its time."""
 
-    @pytest.mark.parametrize("blocks", [2, 8])
-    def test_one_that_could_not_be_signed_for_long_names_a_later_block(self, blocks: int) -> None:
-        """Nobody answers a seal that is too old; until what it signs is in its bucket, a leader has signed nothing."""
+    @pytest.mark.parametrize(
+        ("operation", "key", "signed"), [("store.put", "*/writable", False), ("store.put_if_absent", "*.heads", True)]
+    )
+    def test_nothing_is_signed_while_the_bucket_takes_nothing(self, operation: str, key: str, signed: bool) -> None:
+        """Nobody answers a seal that is too old; and what has been signed once is never signed again, however old."""
 
         async def main() -> None:
-            world = await World.begin()
-            refused = Script([Fault("error", "store.put_if_absent", "*/00000000.*.heads", blocks=blocks)])
+            world, blocks = await World.begin(), 8
+            assert blocks > world.tip.spec.clock.seal_age
+            refused = Script([Fault("error", operation, key, blocks=blocks)])
             await world.lead(refused)
             await one_of_each(world)
             seal = (await world.fetched()).seal
             late = seal.block.number - world.tip.opening.min_block
-            assert (late > 0) == (blocks > world.tip.spec.clock.seal_age)
-            assert late <= blocks
+            assert late == 0 if signed else 0 < late <= blocks
 
         play(main())
 

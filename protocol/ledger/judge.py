@@ -21,6 +21,7 @@ from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, remember, seen_in
 from muster.protocol.rules.disputes import silenced_by
+from muster.protocol.rules.majority import carried_by
 from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
@@ -101,7 +102,7 @@ class Tip:
     @property
     def validators(self) -> frozenset[bytes]:
         """Whose scores may count, the silenced among them, by public key."""
-        return frozenset(public_of(hotkey) for hotkey in self.history.genesis.genesis.leaders)
+        return frozenset(public_of(hotkey) for hotkey in self.spec.genesis.leaders)
 
     @property
     def score_rounds(self) -> range:
@@ -154,14 +155,15 @@ def next_opening(
     )
 
 
-def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded_in: int) -> SpecHistory:
+def adopt_amendments(tip: Tip, record: Record) -> SpecHistory:
     """The history with a record's amendments.
 
     Raises:
         LedgerError: one of them is not valid.
     """
-    for data in amendments:
-        history = history.adopt(data, recorded_in)
+    history, carried = tip.history, carried_by(tip.validators - tip.silenced, record.scores)
+    for data in record.amendments:
+        history = history.adopt(data, record.round, carried)
     return history
 
 
@@ -232,7 +234,7 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
         LedgerError: an amendment, a proof or the next opening breaks a rule.
     """
     check_link(tip, record, None)
-    history = adopt_amendments(tip.history, record.amendments, record.round)
+    history = adopt_amendments(tip, record)
     tip = adopt_proofs(tip, record)
     past = remember(tip.past, record)
     opening = record.opening

@@ -184,7 +184,10 @@ class Recording:
         """
         tip, bucket = self._leading.tip, self._leading.context.bucket
         waiting: list[tuple[int, str, bytes]] = []
+        known = {paths.amendment(tip.run_id, each.amendment.number) for each in tip.history.adopted}
         for info in await bucket.list(paths.amendments(tip.run_id)):
+            if info.key in known:
+                continue
             try:
                 data = await bucket.get(info.key, max_bytes=wire.MAX_AMENDMENT_BYTES)
                 number = wire.decode_amendment(data, tip.run_id).number

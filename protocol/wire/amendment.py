@@ -4,7 +4,7 @@ The object is the usual one, by whoever signs first. Others sign the same body, 
 
     offset  size  field
          0     n  the object: prefix, body, signature (`envelope`)
-         n  96·m  m co-signatures: public key (32) ‖ signature (64), by key ascending, none of the object's own signer
+         n  96·c  c co-signatures: public key (32) ‖ signature (64), by key ascending, none of the object's own signer
 
 A co-signature is over what the object's own is over, so whoever has the bytes can verify each by itself, and adding one
 changes neither the body nor the digest.

@@ -5,15 +5,15 @@ The anchor of the last one, or of a later one, proves them all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from muster.node.directory import Directory
 from muster.node.ledger.reader import Reader, genesis_tip
 from muster.protocol import ledger
-from muster.protocol.chain.base import Chain
+from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError
-from muster.protocol.identity import hotkey_of
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
@@ -58,10 +58,22 @@ async def newest(history: SpecHistory, chain: Chain, directory: Directory) -> tu
         ConfigError: the chain is not the run's.
         ChainError, StorageError, LedgerError: what leads there cannot be read.
     """
-    tip = await genesis_tip(history, chain)
-    leader, record = hotkey_of(tip.leader_in_turn), None
-    beyond = max((seen.anchor.round for seen in await chain.anchors(0) if seen.hotkey == leader), default=-1) + 1
-    stores = directory.stores(await directory.snapshot())
-    async for passed in walk(Reader(chain, directory), stores, tip, beyond):
-        tip, record = passed.after, passed.record
+    tip, record = await genesis_tip(history, chain), None
+    stores, anchors = directory.stores(await directory.snapshot()), await chain.anchors(0)
+    while tip.round < (beyond := reached_beyond(anchors, tip)) and not tip.closed:
+        async for passed in walk(Reader(chain, directory), stores, tip, beyond):
+            tip, record = passed.after, passed.record
     return tip, record
+
+
+def reached_beyond(anchors: Sequence[AnchorSeen], tip: Tip) -> int:
+    """The round after the newest that half of the aggregators listed at a tip, of those with an anchor, have reached.
+
+    So neither one that is gone nor one that anchors what is not there keeps anybody from the others' records.
+    """
+    reached: dict[str, int] = {}
+    for seen in anchors:
+        if public_of(seen.hotkey) in tip.validators:
+            reached[seen.hotkey] = max(seen.anchor.round, reached.get(seen.hotkey, 0))
+    rounds = sorted(reached.values(), reverse=True)
+    return rounds[(len(rounds) - 1) // 2] + 1 if rounds else 0

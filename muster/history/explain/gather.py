@@ -75,7 +75,7 @@ async def find_case(
         if one.record.opening is not None:  # the closing record decides on nobody
             passed.append(one)
     files = _Files(passed, stores, start.spec.data.slots)
-    leaders = history.genesis.genesis.leaders
+    leaders = (passed[-1].after if passed else start).spec.genesis.leaders
     if validator is not None and validator not in leaders:
         raise UsageError(f"{validator} is no validator of this run; those are {', '.join(leaders)}")
     shown = await files.newest(leaders if validator is None else (validator,), round_)

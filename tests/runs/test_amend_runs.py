@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from folder_runs import write_run
+from forked import Commands
 from run_builders import MakeStage, Stage, play
 
-from muster import cli
 from muster.lab.simulator import SimulatedRun
 from muster.node.context import Context, in_place
 from muster.node.ledger.bootstrap import bootstrap
@@ -102,39 +102,21 @@ def test_validators_amend_together_as_soon_as_a_record_knows_their_stake(
     assert all(0 < each.recorded_in < 5 for each in history.adopted), "the first record uses no scores"
 
 
-class Outcome(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What `--json` printed, or `spec show`."""
-        assert self.status == 0, self.stderr
-        found: dict[str, Any] = json.loads(self.stdout)
-        return found
+Ended = subprocess.CompletedProcess[str]
+Muster = Callable[..., Ended]
 
 
-Muster = Callable[..., Outcome]
+@pytest.fixture(scope="module")
+def muster(muster_command: Commands) -> Muster:
+    """The command, in a process of its own."""
+    return lambda *arguments: muster_command(*map(str, arguments))
 
 
-@pytest.fixture
-def muster(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Muster:
-    """The command, called in this process."""
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["muster", *map(str, arguments)])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Outcome(status, *capfd.readouterr())
-
-    return call
+def told(ended: Ended) -> dict[str, Any]:
+    """What `--json` printed, or `spec show`."""
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
 
 
 class Open(NamedTuple):
@@ -176,19 +158,19 @@ def opened(played: Open) -> Open:
 
 
 def test_an_owners_amendment_is_put_where_leaders_look(opened: Open, muster: Muster) -> None:
-    told = muster("spec", "amend", opened.path, "inner.lr=1e-3", "--json").told
+    first = told(muster("spec", "amend", opened.path, "inner.lr=1e-3", "--json"))
     delay = opened.stage.spec.clock.amend_delay
-    assert (told["number"], told["path"], told["value"], told["enough"]) == (1, "inner.lr", 0.001, True)
-    assert told["round"] == OPEN + delay + 3
+    assert (first["number"], first["path"], first["value"], first["enough"]) == (1, "inner.lr", 0.001, True)
+    assert first["round"] == OPEN + delay + 3
     read = wire.decode_amendment(opened.waiting().read_bytes(), opened.stage.spec.run_id())
     assert (read.path, read.value, read.signers) == ("inner.lr", "0.001", {opened.stage.roster.owner.identity.public})
     second = muster("spec", "amend", opened.path, "sparse.k=32", "--round", OPEN + delay)
-    assert second.status == 0, second.stderr
+    assert second.returncode == 0, second.stderr
     assert second.stdout.startswith(
         f"amendment 2: sparse.k becomes 32 from round {OPEN + delay} on\nsigned by the owner"
     )
     assert opened.waiting(2).exists()
-    shown = muster("spec", "show", opened.path).told
+    shown = told(muster("spec", "show", opened.path))
     assert (shown["round"], shown["amendments"]) == (OPEN, []), "nothing is recorded yet"
 
 
@@ -221,7 +203,7 @@ def test_what_no_leader_would_record_is_refused_and_put_nowhere(
 ) -> None:
     named = [re.sub(r"\{(.*)\}", lambda found: str(opened.key(found[1])), each) for each in arguments]
     ended = muster("spec", "amend", opened.path, *named)
-    assert (ended.status, ended.stdout) == (status, "")
+    assert (ended.returncode, ended.stdout) == (status, "")
     assert ended.stderr.startswith(f"error[{code}]: ")
     assert words in ended.stderr
     assert not opened.waiting().exists()
@@ -231,22 +213,22 @@ def test_a_file_goes_round_until_more_than_half_have_signed(opened: Open, muster
     file, owner = tmp_path / "wish", opened.stage.roster.owner.hotkey
     first, second = opened.key("operator-1"), opened.key("operator-2")
     made = muster("spec", "amend", opened.path, "sparse.k=32", "--round", 30, "--key-file", first, "--out", file)
-    assert (made.status, opened.waiting().exists()) == (0, False), made.stderr
+    assert (made.returncode, opened.waiting().exists()) == (0, False), made.stderr
     assert (
         "signed by 1 of 3 validators, with 33.3% of the newest stakes: it takes more than half of both" in made.stdout
     )
     refused = muster("spec", "amend", opened.path, "--submit", file)
-    assert refused.status == 6
+    assert refused.returncode == 6
     assert "signed by 1 of 3" in refused.stderr
     again = muster("spec", "amend", opened.path, "--sign", file, "--key-file", first)
-    assert (again.status, "has signed" in again.stderr) == (2, True)
+    assert (again.returncode, "has signed" in again.stderr) == (2, True)
     signed = muster("spec", "amend", opened.path, "--sign", file, "--key-file", second)
     assert "signed by 2 of 3 validators, with 66.7% of the newest stakes: enough" in signed.stdout
-    put = muster("spec", "amend", opened.path, "--submit", file, "--location", "dir:operator-1", "--json").told
+    put = told(muster("spec", "amend", opened.path, "--submit", file, "--location", "dir:operator-1", "--json"))
     bucket = opened.path / "buckets" / "operator-1" / paths.amendment(opened.stage.spec.run_id(), 1)
     assert bucket.read_bytes() == file.read_bytes()
     assert (put["enough"], len(put["signers"]), owner in put["signers"]) == (True, 2, False)
-    third = muster("spec", "amend", opened.path, "inner.lr=0.001", "--json").told
+    third = told(muster("spec", "amend", opened.path, "inner.lr=0.001", "--json"))
     bucket.unlink()
     assert third["number"] == 2, "what waits in a validator's bucket is recorded first"
 
@@ -261,14 +243,14 @@ def test_whoever_joins_an_amended_run_that_is_published_again_stands_where_the_o
     spec = (made.run.path / "spec.json").read_bytes()
     place = asyncio.run(publish_run(made.run.path, str(made.run.path), None, {}))
     assert (made.run.path / "spec.json").read_bytes() == spec
-    told = asyncio.run(join_run(JoinRequest(place, tmp_path / "joined", "newcomer"), {}))
-    assert made.run.file.run_id in told
-    shown = muster("spec", "show", place).told
+    joined = asyncio.run(join_run(JoinRequest(place, tmp_path / "joined", "newcomer"), {}))
+    assert made.run.file.run_id in joined
+    shown = told(muster("spec", "show", place))
     (one,) = shown["amendments"]
     assert (one["path"], one["value"], one["round"], one["recorded_in"]) == ("inner.lr", 0.001, 2, 0)
     assert one["signers"] == [made.roster.owner.hotkey]
     assert (shown["spec"]["inner"]["lr"], shown["run_id"]) == (0.001, made.run.file.run_id)
-    began = muster("spec", "show", place, "--genesis").told
+    began = told(muster("spec", "show", place, "--genesis"))
     assert (began["spec"]["inner"]["lr"], began["round"], began["amendments"]) == (made.spec.inner.lr, None, None)
     assert asyncio.run(_join(RunDirectory.open(place), tmp_path)) == (0.001, run.state_roots[-1])
 

@@ -63,8 +63,8 @@ async def find_waiting(tip: Tip, where: Sequence[Store]) -> Waiting:
     problems: list[str] = []
     while len(objects) < wire.MAX_AMENDMENTS:
         key = paths.amendment(tip.run_id, len(history.adopted) + 1)
-        found = set(await asyncio.gather(*(_read(place, key) for place in where))) - {None}
-        for data in sorted((each for each in found if each is not None), key=lambda each: (-len(each), each)):
+        read = await asyncio.gather(*(_read(place, key) for place in where))
+        for data in sorted({each for each in read if each is not None}, key=lambda each: (-len(each), each)):
             try:
                 history = history.adopt(data, tip.round, lambda who: are_enough(len(who & heard), len(heard)))
             except LedgerError as error:

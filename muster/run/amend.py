@@ -14,7 +14,7 @@ from pathlib import Path
 import rfc8785
 
 from muster.history.walk import newest
-from muster.node.amendments import DEADLINE, find_waiting, places
+from muster.node.amendments import DEADLINE, Waiting, find_waiting, places
 from muster.node.directory import Directory
 from muster.protocol import paths, wire
 from muster.protocol.errors import ConfigError, IdentityError, LedgerError, StorageError, UsageError, WireError
@@ -93,7 +93,7 @@ class Desk:
     run: RunDirectory
     tip: Tip
     scores: tuple[ScoresUsed, ...]
-    waiting: tuple[bytes, ...]
+    waiting: Waiting
     committed: frozenset[str]
 
     @property
@@ -109,7 +109,7 @@ class Desk:
     def before(self, number: int) -> SpecHistory:
         """The spec over time once what waits with a lower number is recorded."""
         history = self.tip.history
-        for data in self.waiting[: max(0, number - 1 - len(history.adopted))]:
+        for data in self.waiting.objects[: max(0, number - 1 - len(history.adopted))]:
             history = history.adopt(data, self.tip.round, lambda _signers: True)
         return history
 
@@ -183,7 +183,7 @@ async def _sit_down(run: RunDirectory, request: AmendRequest) -> Desk:
     named = (tip.spec.genesis.owner, *tip.spec.genesis.leaders)
     found = (peers[one].location for one in named if one in peers)
     committed = frozenset(location for location in found if location is not None)
-    return Desk(run, tip, () if record is None else record.scores, waiting.objects, committed)
+    return Desk(run, tip, () if record is None else record.scores, waiting, committed)
 
 
 def _object(request: AmendRequest, desk: Desk) -> bytes:
@@ -220,13 +220,12 @@ def _make(request: AmendRequest, desk: Desk, identity: Identity) -> bytes:
         raise UsageError(f"{text!r} is no JSON value; a text is written in quotes, a list in brackets") from error
     if not (path + value).isascii():
         raise UsageError("what changes is written in ASCII")
-    number, tip = len(desk.tip.history.adopted) + len(desk.waiting) + 1, desk.tip
-    round_ = request.round
+    tip, history, round_ = desk.tip, desk.waiting.history, request.round
     if round_ is None and identity.hotkey != desk.owner:
         raise UsageError("it takes time to collect signatures: say with --round from which round on it is to count")
     if round_ is None:
-        round_ = tip.round + desk.before(number).at(tip.round).clock.amend_delay + SPARE_ROUNDS
-    return wire.encode_amendment(identity, tip.run_id, number, round_, path, value)
+        round_ = tip.round + history.at(tip.round).clock.amend_delay + SPARE_ROUNDS
+    return wire.encode_amendment(identity, tip.run_id, len(history.adopted) + 1, round_, path, value)
 
 
 def _cosign(path: Path, desk: Desk, identity: Identity) -> bytes:

@@ -15,6 +15,7 @@ from folder_runs import write_run
 from forked import Commands
 from run_builders import MakeStage, Stage, play
 
+from muster.audit import Auditor
 from muster.lab.simulator import SimulatedRun
 from muster.node.context import Context, in_place
 from muster.node.ledger.bootstrap import bootstrap
@@ -100,6 +101,8 @@ def test_validators_amend_together_as_soon_as_a_record_knows_their_stake(
     history = run.participants["miner-0"].tip.history
     assert [history.at(round_).inner.lr == 0.001 for round_ in (0, 4, 5, 6)] == [False, False, adopted, adopted]
     assert all(0 < each.recorded_in < 5 for each in history.adopted), "the first record uses no scores"
+    report = asyncio.run(Auditor(made.run, run.chain, run.buckets, lambda _line: None).audit(None))
+    assert not report.faults
 
 
 Ended = subprocess.CompletedProcess[str]

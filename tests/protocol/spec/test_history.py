@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from bittensor_core import ss58_encode
 from builders import OWNER, hash32, identity, run_spec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.protocol.errors import LedgerError
 from muster.protocol.spec import RunSpec, history
@@ -21,6 +23,13 @@ HISTORY = SpecHistory.of(run_spec())
 
 def amendment(round_: int = 10, path: str = "sparse.k", value: str = "32", by: str = OWNER, number: int = 1) -> bytes:
     return encode_amendment(identity(by), HISTORY.run_id, number, round_, path, value)
+
+
+SHOWN = {
+    (number, by): amendment(10, "clock.deadline", str(50 + number), by=by, number=number)
+    for number in range(5)
+    for by in (OWNER, "alice")
+}
 
 
 def test_nothing_amended_is_genesis_for_ever() -> None:
@@ -54,6 +63,23 @@ def test_after_the_first_amendment_comes_the_second(number: int) -> None:
     once = HISTORY.adopt(amendment(), 3)
     with pytest.raises(LedgerError, match=f"amendment {number} where number 2 is due"):
         once.adopt(amendment(number=number), 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([OWNER, "alice"])), max_size=10))
+def test_whatever_is_shown_in_whatever_order_each_number_is_adopted_once_and_in_turn(
+    shown: list[tuple[int, str]],
+) -> None:
+    """Those of others never; and what is refused changes nothing."""
+    grown, expected = HISTORY, 0
+    for number, by in shown:
+        data = SHOWN[number, by]
+        if by == OWNER and number == expected + 1:
+            grown, expected = grown.adopt(data, 3), number
+            continue
+        with pytest.raises(LedgerError):
+            grown.adopt(data, 3)
+    assert [each.amendment.number for each in grown.adopted] == list(range(1, expected + 1))
+    assert grown.at(10).clock.deadline == (50 + expected if expected else HISTORY.genesis.clock.deadline)
 
 
 def test_an_amendment_that_is_recorded_again_does_not_undo_a_later_one() -> None:

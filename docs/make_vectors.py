@@ -20,6 +20,7 @@ import refused
 import torch
 import vector_files
 import zstandard
+from amendment_vectors import cosigned, majority
 from blake3 import blake3
 from example_run import BEACON, KEY, SEED, Pins, Run, accumulator
 from outer_vectors import f32, outer_vectors
@@ -94,6 +95,7 @@ def make_vectors(run: Run) -> Vectors:
             "beacon_evaluate_3": run.chain.beacon("evaluate", 3).hex(),
         },
         "commitment": _commitment(),
+        "majority": majority(),
         "assignment": _assignment(run),
         "genesis": {
             "seed": SEED,
@@ -278,6 +280,7 @@ def _objects(run: Run) -> Vectors:
         "key": _object(payloads[alice].opened.key),
         "seal": _object(seal_data),
         "amendment": _object(amendment),
+        "cosigned": _object(cosigned(run)),
         "proof": _object(_proof(run, bytes.fromhex(scores["digest"]))),
         "equivocation": _object(_equivocation(run, seal)),
         "hello": _object(wire.encode_hello(_hello(run), run.miners[0])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -41,9 +41,10 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
         return "one of" if len(get_args(annotation)) > 1 else "only", ", ".join(f"`{v}`" for v in get_args(annotation))
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)[0]
-        least = next((each.min_length for each in metadata if isinstance(each, MinLen)), 0)
+        lengths = [f"at least {each.min_length}" for each in metadata if isinstance(each, MinLen)]
+        lengths += [f"at most {each.max_length}" for each in metadata if isinstance(each, MaxLen)]
         pairs = get_origin(inner) is tuple
-        return f"list of {'pairs (integer ≥ 0, number ≥ 0)' if pairs else 'text'}", f"at least {least}" if least else ""
+        return f"list of {'pairs (integer ≥ 0, number ≥ 0)' if pairs else 'text'}", " and ".join(lengths)
     name = {bool: "boolean", int: "integer", float: "number", str: "text"}[annotation]
     return name, " and ".join(_bounds(metadata))
 

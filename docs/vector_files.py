@@ -50,6 +50,9 @@ PLACES: Mapping[str, Place] = {
     "commitment": Place(
         "chain", "commitment", "What a leader commits on Bittensor", ("location", "round", "digest", "seal")
     ),
+    "majority": Place(
+        "majority", "six-validators", "Who amends without the owner", ("stakes", "silenced", "signers")
+    ),
     "assignment": Place("assignment", "example", "Windows of a slot", ("beacon", "windows", "slots", "slot", "count")),
     "genesis": Place("genesis", "example", "θ of the start, of the layout example's model", ("seed",)),
     "roots": Place(

@@ -107,6 +107,11 @@ def amendments(run_id: bytes) -> str:
     return f"{run_id.hex()}/amendments/"
 
 
+def amendment(run_id: bytes, number: int) -> str:
+    """The amendment with a number, where nothing can be listed: at the run's own place, and in others' buckets."""
+    return f"{amendments(run_id)}{number:08d}.amd"
+
+
 def checkpoint(run_id: bytes, round_: int, name: str) -> str:
     """A file of the checkpoint of θ before the record of `round_`; the manifest is written last."""
     return f"{run_id.hex()}/checkpoints/{round_:08d}/{name}"

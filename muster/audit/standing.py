@@ -68,7 +68,7 @@ class Standing:
             self._set(replace(tip, closed=True))
             return
         with suppress(LedgerError):  # it may build on one that was lost; then the next line finds another spec
-            tip = replace(tip, history=ledger.adopt_amendments(tip.history, record.amendments, record.round))
+            tip = replace(tip, history=ledger.adopt_amendments(tip, record))
         with suppress(LedgerError):  # whose stake stood behind disputes is the record's own word
             tip = ledger.adopt_proofs(tip, record)
         known = ledger.spec_digest(tip.history.at(record.opening.round)) == record.opening.spec_digest

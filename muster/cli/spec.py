@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
-from muster.cli.options import JsonOption, one_of
+from muster.cli.options import AllowOption, ChainOption, JsonOption, RunArgument, one_of
 from muster.cli.run import FINNEY
 from muster.node.wished import Moments, Wished
 from muster.protocol.types import Role
+from muster.run.amend import AmendRequest, amend_run
 from muster.run.publish import run_file
+from muster.run.settings import NODE_VARIABLES, check_variables
 from muster.run.specs import describe, describe_memory, find_standing, new_spec
 
 
@@ -30,11 +34,16 @@ def show(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="With --memory: activations are made again in the backward pass.")
     ] = False,
+    genesis: Annotated[
+        bool, typer.Option("--genesis", help="Of a run, the spec that it began with, without asking its ledger.")
+    ] = False,
+    chain: ChainOption = None,
+    allow: AllowOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Print a preset, template or run spec with what follows from it, or the memory that it takes."""
     if not memory:
-        typer.echo(describe(what))
+        typer.echo(describe(what, chain, allow, genesis=genesis))
         return
     wished = Wished(
         moments=one_of(moments, get_args(Moments), "--moments"), micro_batch=micro_batch, recompute=recompute
@@ -70,3 +79,36 @@ def new(
     file = run_file(str(out), chain, netuid, tuple(endpoint or (FINNEY,)))
     standing = None if file is None else asyncio.run(find_standing(file))
     typer.echo(new_spec(preset, out, owner, tuple(leader), tuple(miner or ()), text, seed, block, standing))
+
+
+def amend(
+    run: RunArgument,
+    change: Annotated[
+        str | None, typer.Argument(metavar="PATH=VALUE", help="The field and its new value, as JSON.")
+    ] = None,
+    round_: Annotated[
+        int | None,
+        typer.Option("--round", min=0, max=2**53, help="The first round it counts in. [default: the soonest, and 3]"),
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign the amendment in this file, too.")] = None,
+    submit: Annotated[Path | None, typer.Option(help="Put the amendment in this file where leaders look.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it to this file, to be signed or submitted later.")] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MUSTER_KEY_FILE", help="The owner's or a validator's hotkey. [default: RUN/keys/owner.key]"
+        ),
+    ] = None,
+    location: Annotated[
+        str | None,
+        typer.Option(envvar="MUSTER_LOCATION", help="Your committed bucket, instead of where the run is published."),
+    ] = None,
+    chain: ChainOption = None,
+    allow: AllowOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Change a field of a running run from some round on: by its owner, or by more than half of its validators."""
+    check_variables(os.environ, NODE_VARIABLES)
+    request = AmendRequest(run, change, round_, sign, submit, out, key_file, location, chain, allow)
+    amended = asyncio.run(amend_run(request, os.environ))
+    typer.echo(json.dumps(amended.to_json_object()) if as_json else amended.summary())

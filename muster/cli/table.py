@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Command | Group] = {
         "Replay a run with no trust in anybody; names every object that is not what it must be, and changes none.",
     ),
     "spec": Group(
-        "Make and show run specs: what all participants of a run must agree on.",
+        "Make, show and amend run specs: what all participants of a run must agree on.",
         {
             "show": Command(
                 "muster.cli.spec:show",
@@ -52,6 +52,11 @@ COMMANDS: Mapping[str, Command | Group] = {
             "new": Command(
                 "muster.cli.spec:new",
                 "Fill genesis, chain and data into a template: from then on it is one particular run.",
+            ),
+            "amend": Command(
+                "muster.cli.spec:amend",
+                "Change a field of a running run from some round on: by its owner, or by more than half of its "
+                "validators.",
             ),
         },
     ),

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from muster.node.directory import Directory
 from muster.node.ledger.agreed import agreed
 from muster.node.ledger.mirrors import Mirrors
-from muster.node.ledger.reader import Reader
+from muster.node.ledger.reader import Reader, genesis_tip
 from muster.node.ledger.siblings import siblings
 from muster.protocol import ledger
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError
 from muster.protocol.ledger import Tip
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Record
@@ -109,3 +112,16 @@ class _Way:
         if self._newest is not None and tip.round <= self._newest.round:
             raise ObjectMissing(f"there is no record of round {tip.round} that continues this ledger")
         return None
+
+
+async def newest(history: SpecHistory, chain: Chain, directory: Directory) -> tuple[Tip, Record | None]:
+    """Where the ledger stands now, and the last record; None before the first.
+
+    Raises:
+        ConfigError: the chain is not the run's.
+        ChainError, StorageError, LedgerError: what leads there cannot be read.
+    """
+    tip, record = await genesis_tip(history, chain), None
+    async for passed in walk(Reader(chain, directory), tip):
+        tip, record = passed.after, passed.record
+    return tip, record

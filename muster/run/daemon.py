@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import uvloop
 
+from muster.node.amendments import watch_amendments
 from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
@@ -145,7 +146,8 @@ async def _take_part(
             participant = await _participant(role, config, run, context, compute, make_miner, rounds)
             service.tip = lambda: participant.tip
             log.info("%s %s takes part from round %d", role.value, identity.hotkey, participant.tip.round)
-            await Session(participant, chain, context.directory).run()
+            async with _gathering(role, config, run, context, participant):
+                await Session(participant, chain, context.directory).run()
             journal.note(events.Finished(root=participant.replica.root().hex()))
     finally:
         await asyncio.to_thread(journal.close)
@@ -210,6 +212,20 @@ async def _greeting(role: Role, run: RunDirectory, context: Context) -> AsyncIte
     async with asyncio.TaskGroup() as tasks:
         watch = watch_hellos(context.chain, context.directory, run.history.run_id, spec, identity.hotkey)
         watching = tasks.create_task(watch)
+        yield
+        watching.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _gathering(
+    role: Role, config: NodeConfig, run: RunDirectory, context: Context, participant: Follower
+) -> AsyncIterator[None]:
+    """While an aggregator lives, bring amendments from where people put them into its bucket."""
+    if role is not Role.AGGREGATOR:
+        yield
+        return
+    async with run.published(config.allow) as place, asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch_amendments(context, lambda: participant.tip, place))
         yield
         watching.cancel()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,16 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ConfigError, StorageError
 from muster.protocol.spec import RunSpec, Template
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.storage import AllowList, Buckets, Credentials
+from muster.protocol.storage import AllowList, Buckets, Credentials, Store
 from muster.protocol.types import Origin
-from muster.run.backends import create_local_chain, ledger_name, open_buckets, open_chain
+from muster.run.backends import (
+    create_local_chain,
+    ledger_name,
+    open_buckets,
+    open_chain,
+    open_folder,
+    open_location,
+)
 from muster.run.file import BITTENSOR, NETWORK, NO_RUN, RUN_FILE, RunFile
 from muster.testnet.roster import Roster
 
@@ -100,6 +109,19 @@ class RunDirectory:
         allowed = [allow, *(self.file.allow if self.source is None else ())]
         return open_buckets(self.file, self._base, own, credentials, AllowList.parse(",".join(allowed)))
 
+    @asynccontextmanager
+    async def published(self, allow: str = "", credentials: Credentials | None = None) -> AsyncIterator[Store]:
+        """The place that RUN names: the folder, or the prefix it was fetched from; `credentials` are for writing there.
+
+        Raises:
+            ConfigError: `allow` is not valid.
+        """
+        if self.source is None:
+            yield open_folder(self.path)
+            return
+        async with open_location(self.source.location, allow, credentials) as store:
+            yield store
+
     @property
     def _base(self) -> Path | None:
         return self.path if self.source is None else None
@@ -110,7 +132,7 @@ class RunDirectory:
         return self.path / "keys"
 
     def key(self, name: str) -> Path:
-        """Where a local participant's hotkey is."""
+        """Where a local participant's hotkey is, and the owner's."""
         return self.keys / f"{name}.key"
 
     def state(self, name: str) -> Path:
@@ -166,7 +188,7 @@ def create(
         manifest = build_corpus(files, path / "data", template.data.window)
         spec = roster.spec(template, manifest, block, origin)
         (path / "spec.json").write_bytes(spec.canonical())
-        for member in roster.members:
+        for member in (roster.owner, *roster.members):
             key = path / "keys" / f"{member.name}.key"
             key.touch(mode=_SECRET_MODE)
             key.write_text(member.seed.hex() + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 
 import torch
 
+from muster.history.walk import newest
 from muster.node.compute import Compute
 from muster.node.data.build import build_corpus
+from muster.node.directory import Directory
 from muster.node.wished import Wished
 from muster.plan.memory import plan_of
 from muster.plan.table import plan_object, table
 from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.errors import ConfigError, StorageError
-from muster.protocol.identity import public_of
+from muster.protocol.errors import ChainError, ConfigError, LedgerError, StorageError
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec, Template, load_template
+from muster.protocol.spec.history import Adopted
 from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Origin, Role
 from muster.run.backends import open_chain
@@ -28,6 +32,8 @@ from muster.run.fetch import is_url, open_run
 from muster.run.file import RUN_FILE, RunFile
 from muster.run.folder import RunDirectory
 from muster.testnet.roster import fill_template
+
+log = logging.getLogger(__name__)
 
 DENSE_BITS = 32
 
@@ -122,20 +128,82 @@ def find_template(what: str) -> Template:
     Raises:
         ConfigError: there is no such thing.
     """
-    if is_url(what):
-        return asyncio.run(open_run(what)).history.genesis
-    if (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
-        return RunDirectory.open(what).history.genesis
-    return load_template(what)
+    run = find_run(what)
+    return load_template(what) if run is None else run.history.genesis
 
 
-def describe(what: str) -> str:
-    """A preset, template or run with what follows from it, as JSON.
+def find_run(what: str) -> RunDirectory | None:
+    """A run by folder or URL; None where it is a template that is named.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if is_url(what) or (Path(what) / RUN_FILE).exists() or (Path(what).is_dir() and not what.endswith(".toml")):
+        return asyncio.run(open_run(what))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The spec of a run's open round, and how it came to be; with no round it is what the run began with."""
+
+    spec: RunSpec
+    round: int | None = None
+    adopted: Sequence[Adopted] = ()
+
+    def to_json_object(self) -> dict[str, object]:
+        """What `muster spec show` adds of a run."""
+        return {
+            "round": self.round,
+            "amendments": None if self.round is None else [_told(each) for each in self.adopted],
+        }
+
+
+def _told(adopted: Adopted) -> dict[str, object]:
+    """An amendment that stands in a record, for people."""
+    one = adopted.amendment
+    return {
+        "number": one.number,
+        "path": one.path,
+        "value": json.loads(one.value),
+        "round": one.round,
+        "recorded_in": adopted.recorded_in,
+        "signers": [hotkey_of(public) for public in sorted(one.signers)],
+    }
+
+
+async def find_in_force(run: RunDirectory, chain: str | None, allow: str) -> InForce:
+    """Ask a run's ledger; where it is not to be had, that is said on stderr, and there is no round.
+
+    Raises:
+        ConfigError: a setting is not valid.
+    """
+    try:
+        client, buckets = run.chain(chain, read_only=True), run.buckets(allow=allow)
+        try:
+            tip, _ = await newest(run.history, client, Directory(client, buckets))
+        finally:
+            await client.close()
+            await buckets.close()
+    except (ChainError, StorageError, LedgerError) as error:
+        log.warning("this is the spec that the run began with: its ledger cannot be read: %s", error)
+        return InForce(run.history.genesis)
+    return InForce(tip.spec, tip.round, tip.history.adopted)
+
+
+def describe(what: str, chain: str | None = None, allow: str = "", *, genesis: bool = False) -> str:
+    """A preset, template or run with what follows from it, as JSON; of a run the spec in force, and what amended it.
+
+    With `genesis` a run's ledger is not asked. `chain` and `allow` are the settings.
 
     Raises:
         ConfigError: there is no such thing.
     """
-    template = find_template(what)
+    run = find_run(what)
+    in_force = None
+    if run is not None:
+        in_force = InForce(run.history.genesis) if genesis else asyncio.run(find_in_force(run, chain, allow))
+    template = load_template(what) if in_force is None else in_force.spec
     layout = layout_of(template.model)
     codec = codec_of(template)
     derived = {
@@ -148,8 +216,8 @@ def describe(what: str) -> str:
         "layout_digest": layout.digest.hex(),
     }
     document: dict[str, Any] = {"spec": template.model_dump(mode="json"), "derived": derived}
-    if isinstance(template, RunSpec):
-        document["run_id"] = template.run_id().hex()
+    if run is not None and in_force is not None:
+        document |= {"run_id": run.file.run_id, **in_force.to_json_object()}
     return json.dumps(document, indent=2)
 
 

@@ -70,6 +70,12 @@ class Roster:
         )
 
     @property
+    def owner(self) -> Member:
+        """Who may amend the run; it takes no part in it."""
+        secret = derive_seed(self.seed, "owner")
+        return Member("owner", secret, Identity(secret))
+
+    @property
     def members(self) -> tuple[Member, ...]:
         """Every hotkey, operators first."""
         return (*self.operators, *self.miners)
@@ -107,7 +113,7 @@ class Roster:
             block=block,
             miners=tuple(miner.hotkey for miner in self.miners),
             leaders=tuple(operator.hotkey for operator in self.operators),
-            owner=Identity.derive(self.seed, "owner").hotkey,
+            owner=self.owner.hotkey,
         )
 
 

@@ -20,6 +20,7 @@ from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.disputes import silenced_by
 from muster.protocol.rules.equivocation import parted, struck_by
+from muster.protocol.rules.majority import carried_by
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
@@ -36,14 +37,15 @@ OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
 """Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
 
 
-def adopt_amendments(history: SpecHistory, amendments: Sequence[bytes], recorded_in: int) -> SpecHistory:
+def adopt_amendments(tip: Tip, record: Record) -> SpecHistory:
     """The history with a record's amendments.
 
     Raises:
         LedgerError: one of them is not valid.
     """
-    for data in amendments:
-        history = history.adopt(data, recorded_in)
+    history, carried = tip.history, carried_by(tip.validators - tip.silenced, record.scores)
+    for data in record.amendments:
+        history = history.adopt(data, record.round, carried)
     return history
 
 
@@ -124,7 +126,7 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
         LedgerError: an amendment, a proof or the next opening breaks a rule.
     """
     check_link(tip, record, None)
-    history = adopt_amendments(tip.history, record.amendments, record.round)
+    history = adopt_amendments(tip, record)
     tip = adopt_proofs(tip, record)
     past = remember(tip.past, record)
     opening = record.opening

@@ -9,11 +9,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 from muster.protocol.errors import LedgerError, WireError
+from muster.protocol.identity import public_of
 from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
 from muster.protocol.rules.equivocation import Strike
-from muster.protocol.spec.history import SpecHistory
-from muster.protocol.wire import Kind, Record, decode_dispute
+from muster.protocol.rules.majority import are_enough
+from muster.protocol.spec import RunSpec
+from muster.protocol.spec.history import Carried, SpecHistory
+from muster.protocol.wire import Dispute, Kind, Record, decode_dispute
 from muster.protocol.wire.manifest import AmendmentInfo, Manifest, StrikeInfo, TipInfo
 
 ROUND, NULL = "r", "n"
@@ -47,13 +50,19 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     opening, step = record.opening, record.outer_step + (record.kind is Kind.ROUND)
     if opening is None or (record.round + 1, step) != (manifest.round, manifest.outer_step):
         raise LedgerError("the checkpoint is not of the round after the record before it")
-    history, past = _history(start, manifest), past_of(manifest.tip)
+    disputes = _disputes(start, manifest)
+    silenced = frozenset(one.validator for one in disputes)
+    history, past = _history(start, manifest, silenced), past_of(manifest.tip)
     if not past or past[-1] != attendance(record):
         raise LedgerError("the checkpoint's tip remembers another record than the one before it")
     if opening != next_opening(history, manifest.round, past, opening.assign, opening.possess):
         raise LedgerError("the checkpoint's tip is not one that the record before it opens the round for")
-    proofs, silenced = _silenced(start, manifest)
-    strikes = _struck(start, manifest)
+    begun = (spec for start_, spec in zip(history.starts, history.specs, strict=True) if start_ < manifest.round)
+    listed = frozenset(public_of(hotkey) for spec in begun for hotkey in spec.genesis.leaders)
+    if any(not {one.validator, one.signer} <= listed or one.round >= manifest.round for one in disputes):
+        raise LedgerError("the checkpoint's tip has disputes that nothing before it gives")
+    proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
+    strikes = _struck(listed, manifest)
     silenced |= {strike.leader for strike in strikes}
     tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
@@ -67,20 +76,16 @@ def _mark(peer: bytes, seen: Attendance) -> str:
     return GOOD if peer in seen.accepted else FAILED if peer in seen.failed else OTHER
 
 
-def _silenced(start: Tip, manifest: Manifest) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
-    """The disputes that were recorded, and whom they silenced: signed as they must be. Whose stake stood behind them,
-    the records before that carried them say; here it is the pinned manifest's word."""
-    proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
+def _disputes(start: Tip, manifest: Manifest) -> list[Dispute]:
+    """The disputes that were recorded, signed as they must be. Whose stake stood behind them, the records before that
+    carried them say; here it is the pinned manifest's word."""
     try:
-        disputes = [decode_dispute(data, start.run_id)[0] for data in proofs]
+        return [decode_dispute(bytes.fromhex(proof), start.run_id)[0] for proof in manifest.tip.proofs]
     except WireError as error:
         raise LedgerError(f"the checkpoint's tip has a proof that is none: {error}") from error
-    if any(not {one.validator, one.signer} <= start.validators or one.round >= manifest.round for one in disputes):
-        raise LedgerError("the checkpoint's tip has disputes that nothing before it gives")
-    return proofs, frozenset(one.validator for one in disputes)
 
 
-def _struck(start: Tip, manifest: Manifest) -> tuple[Strike, ...]:
+def _struck(listed: frozenset[bytes], manifest: Manifest) -> tuple[Strike, ...]:
     """Who was struck from the list, by the pinned manifest's word: what can be checked without the records that carry
     the proofs is that it was one a record, of the run's leaders, each once, and not all of them."""
     strikes = tuple(
@@ -88,18 +93,27 @@ def _struck(start: Tip, manifest: Manifest) -> tuple[Strike, ...]:
     )
     rounds, struck = [strike.round for strike in strikes], {strike.leader for strike in strikes}
     ascending = all(one < other for one, other in pairwise((*rounds, manifest.round)))
-    if not ascending or len(struck) < len(strikes) or (strikes and not struck < start.validators):
+    if not ascending or len(struck) < len(strikes) or (strikes and not struck < listed):
         raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
     return strikes
 
 
-def _history(start: Tip, manifest: Manifest) -> SpecHistory:
+def _history(start: Tip, manifest: Manifest, silenced: frozenset[bytes]) -> SpecHistory:
+    """The spec over time. Of an amendment without the owner's signature, stake and who was silenced when are the
+    manifest's word as well; that enough validators of the list in force signed it is seen here too."""
     history, last = start.history, 0
     for info in manifest.tip.amendments:
         if not last <= info.round < manifest.round:
             raise LedgerError("the checkpoint's amendments are not in the order of the records before it")
-        history, last = history.adopt(bytes.fromhex(info.object), info.round), info.round
+        carried = _carried_by(history.at(info.round), silenced)
+        history, last = history.adopt(bytes.fromhex(info.object), info.round, carried), info.round
     return history
+
+
+def _carried_by(spec: RunSpec, silenced: frozenset[bytes]) -> Carried:
+    """Whether signers are as many of the list's validators as they were at least who were not silenced then."""
+    listed = frozenset(public_of(hotkey) for hotkey in spec.genesis.leaders)
+    return lambda signers: are_enough(len(signers & listed), len(listed - (silenced - signers)))
 
 
 def past_of(info: TipInfo) -> tuple[Attendance, ...]:

@@ -1,7 +1,6 @@
 """When a validator's scores stop counting: more than half of the other validators' stake disputes one of its files.
 
-Stake is what the very record says that carries the disputes, in the scores it used: everybody who has the record can
-count it again. Nobody is silenced by a single other validator: word against word decides nothing.
+Nobody is silenced by a single other validator: word against word decides nothing (`majority`).
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from muster.protocol.errors import LedgerError, WireError
+from muster.protocol.rules.majority import outweigh
 from muster.protocol.wire import MAX_PROOFS, Dispute, ScoresUsed, decode_dispute
-
-LEAST_SIGNERS = 2
-"""Validators that must dispute the same file, whatever their stake."""
 
 DISPUTED_ROUNDS = 4
 """How old, in rounds, a disputed file may be for a leader to look for disputes of it: θ of older rounds is nowhere."""
@@ -62,12 +59,10 @@ def silenced_by(
 
 
 def enough(signers: Collection[bytes], accused: bytes, stakes: Mapping[bytes, int], heard: int) -> bool:
-    """Whether these outweigh all others but the accused, by the stakes of the validators whose scores a record used,
-    and are more than half of the other validators that are heard (`heard`, the accused among them): the leader writes
-    stakes, and chooses whose scores it uses, but the list is the run's."""
-    others = sum(stake for public, stake in stakes.items() if public != accused)
-    outweigh = 2 * sum(stakes[signer] for signer in signers) > others
-    return len(signers) >= LEAST_SIGNERS and outweigh and 2 * len(signers) > heard - 1
+    """Whether these are a majority of all others but the accused, by the stakes of the validators whose scores a record
+    used and by the number of validators that are heard (`heard`, the accused among them)."""
+    others = {public: stake for public, stake in stakes.items() if public != accused}
+    return outweigh(signers, others, heard - 1)
 
 
 def carried(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,17 @@ AMENDABLE = frozenset(
 )  # fmt: skip
 """What may change while a run lives: nothing that would change the meaning of θ or of past records."""
 
-NOT_YET = frozenset({"genesis.leaders", "genesis.chain"})
-"""Of these, what this release cannot follow: who closes rounds, and the chain's successor. It refuses them, and a
-record that holds one, rather than go on with the leaders or the chain that everybody else has left."""
+NOT_YET = frozenset({"genesis.chain"})
+"""Of these, what this release cannot follow: the chain's successor. It refuses it, and a record that holds it, rather
+than go on with the chain that everybody else has left."""
+
+Carried = Callable[[frozenset[bytes]], bool]
+"""Whether these, the signers of an amendment without the owner, are enough to make it one; see `rules.majority`."""
+
+
+def owner_alone(_signers: frozenset[bytes]) -> bool:
+    """What carries amendments where only the owner's word counts: nobody else's."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +77,18 @@ class SpecHistory:
         """The spec in force in a round."""
         return self.specs[max(bisect_right(self.starts, round_) - 1, 0)]
 
-    def adopt(self, data: bytes, recorded_in: int) -> SpecHistory:
+    def adopt(self, data: bytes, recorded_in: int, carried: Carried = owner_alone) -> SpecHistory:
         """The history with one more amendment, a signed object that stands in the record of round `recorded_in`.
 
         Raises:
-            LedgerError: not readable, not the owner's, not the next number, a field that may not change, too soon, or
-                the result is not a valid spec.
+            LedgerError: not readable, neither the owner's nor carried by its signers, not the next number, a field that
+                may not change, too soon, or the result is not a valid spec.
         """
         try:
             amendment = decode_amendment(data, self.run_id)
         except WireError as error:
             raise LedgerError(f"an amendment is not readable: {error}") from error
-        self._check(amendment, recorded_in)
+        self._check(amendment, recorded_in, carried)
         table = dict(zip(self.starts, self.specs, strict=True))
         table.setdefault(amendment.round, self.at(amendment.round))
         # What was recorded before may take effect after this one. This one counts on top of it, being recorded later.
@@ -88,18 +97,29 @@ class SpecHistory:
         adopted = (*self.adopted, Adopted(amendment, recorded_in, data))
         return SpecHistory(self.genesis, self.run_id, adopted, starts, tuple(table[start] for start in starts))
 
-    def _check(self, amendment: Amendment, recorded_in: int) -> None:
+    def signed_by_owner(self, amendment: Amendment) -> bool:
+        """Whether it needs nobody else's signature."""
+        return public_of(self.genesis.genesis.owner) in amendment.signers
+
+    def _check(self, amendment: Amendment, recorded_in: int, carried: Carried) -> None:
         due = len(self.adopted) + 1
-        if amendment.signer != public_of(self.genesis.genesis.owner):
-            raise LedgerError("an amendment must be signed by the run's owner")
+        if not self.signed_by_owner(amendment) and not carried(amendment.signers):
+            raise LedgerError(
+                "an amendment must be signed by the run's owner, or by more than half of its validators with more than "
+                "half of the stake"
+            )
         if amendment.number != due:
             raise LedgerError(f"amendment {amendment.number} where number {due} is due: each is recorded once")
         if amendment.path not in AMENDABLE:
             raise LedgerError(f"{amendment.path} cannot be amended")
         if amendment.path in NOT_YET:
             raise LedgerError(f"an amendment of {amendment.path} needs a newer release of Muster than this one")
-        if amendment.round < recorded_in + self.at(recorded_in).clock.amend_delay:
-            raise LedgerError(f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round})")
+        soonest = recorded_in + self.at(recorded_in).clock.amend_delay
+        if amendment.round < soonest:
+            raise LedgerError(
+                f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round}): "
+                f"at the soonest in round {soonest}"
+            )
 
 
 def _amended(spec: RunSpec, amendment: Amendment) -> RunSpec:

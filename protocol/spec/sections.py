@@ -2,8 +2,7 @@
 
 A template (`presets/*.toml`) becomes a spec when genesis and the data manifest are filled in. Its canonical bytes
 are RFC 8785 JSON; the run id is BLAKE3("muster/spec/v2" ‖ canonical bytes) of the *genesis* spec and never changes.
-Later changes of a few fields arrive as owner-signed amendments inside records: `SpecHistory.at(round)` is what all
-code asks.
+Later changes of a few fields arrive as signed amendments inside records: `SpecHistory.at(round)` is what all code asks.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from blake3 import blake3
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from muster.protocol.errors import ConfigError, IdentityError, ProtocolMismatch
-from muster.protocol.identity import public_of
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.spec.families import FAMILIES, known_family
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.protocol.spec.inner import InnerSpec
@@ -29,6 +28,9 @@ PROTOCOL: Final = 2
 """What docs/protocol.md describes. Specs of protocol 1 did not say a number."""
 
 HEX32 = r"[0-9a-f]{64}"
+
+MAX_LEADERS = 64
+"""Aggregators that a run may list: each has a turn, and all of them may sign an amendment."""
 
 
 class ModelSpec(Section):
@@ -193,14 +195,17 @@ class ChainSpec(Section):
 
 class GenesisSpec(Section):
     """How the run begins: initial weights, the chain and its block round 0 opens at, A_0, the aggregators in turn (who
-    also are the run's validators), the owner."""
+    also are the run's validators), the owner.
+
+    Of an amended spec `leaders` is the list in force in its round; all else here stays as the run began.
+    """
 
     seed: Natural
     chain: ChainSpec
     block: Natural = 0
     root: Annotated[str, Field(pattern=f"^{HEX32}$")]
     miners: tuple[str, ...]
-    leaders: Annotated[tuple[str, ...], Field(min_length=1)]
+    leaders: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LEADERS)]
     owner: str
 
     @model_validator(mode="after")
@@ -210,9 +215,11 @@ class GenesisSpec(Section):
                 raise ValueError("miners and leaders name each hotkey once")
             for hotkey in listed:
                 try:
-                    public_of(hotkey)
+                    usual = hotkey_of(public_of(hotkey))
                 except IdentityError as error:
                     raise ValueError(str(error)) from error
+                if hotkey != usual:  # a key has an address in each network's format, and may be listed once
+                    raise ValueError(f"{hotkey} is written for another network; here it is {usual}")
         return self
 
     @model_validator(mode="before")

@@ -5,7 +5,14 @@ whole of it. Everything that is wrong with received bytes is a `WireError` with 
 """
 
 from muster.protocol.errors import WireError
-from muster.protocol.wire.amendment import Amendment, decode_amendment, encode_amendment
+from muster.protocol.wire.amendment import (
+    MAX_AMENDMENT_BYTES,
+    MAX_COSIGNERS,
+    Amendment,
+    cosign_amendment,
+    decode_amendment,
+    encode_amendment,
+)
 from muster.protocol.wire.dispute import MAX_DISPUTE_BYTES, Dispute, decode_dispute, encode_dispute
 from muster.protocol.wire.envelope import (
     MAX_BODY_BYTES,
@@ -72,7 +79,9 @@ from muster.protocol.wire.submission import (
 __all__ = [
     "KEY_BYTES",
     "MAX_AMENDMENTS",
+    "MAX_AMENDMENT_BYTES",
     "MAX_BODY_BYTES",
+    "MAX_COSIGNERS",
     "MAX_DISPUTE_BYTES",
     "MAX_EQUIVOCATION_BYTES",
     "MAX_HELLO_BYTES",
@@ -104,6 +113,7 @@ __all__ = [
     "UsedScore",
     "WireError",
     "body_digest",
+    "cosign_amendment",
     "decode_amendment",
     "decode_dispute",
     "decode_equivocation",

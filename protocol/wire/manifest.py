@@ -21,16 +21,15 @@ from pydantic import (
 
 from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.spec import HEX32, Natural
-from muster.protocol.wire.amendment import MAX_PATH, MAX_VALUE
+from muster.protocol.wire.amendment import MAX_AMENDMENT_BYTES
+from muster.protocol.wire.dispute import MAX_DISPUTE_BYTES
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 """Cap of a manifest: about 90 bytes for everybody who had an entry in the records that a tip remembers."""
 
-_MAX_OBJECT = 1024 + MAX_PATH + MAX_VALUE
-"""Bytes of an amendment or a proof at most, its frame included."""
-
 Hex32 = Annotated[str, Field(pattern=f"^{HEX32}$")]
-_Object = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * _MAX_OBJECT)]
+_Amendment = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * MAX_AMENDMENT_BYTES)]
+_Proof = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * MAX_DISPUTE_BYTES)]
 _Marks = Annotated[str, Field(pattern="^[-agf]*$")]
 
 
@@ -50,7 +49,7 @@ class AmendmentInfo(_Part):
     """An adopted amendment: the round of the record it stands in, and its bytes as they stand there (hexadecimal)."""
 
     round: Natural
-    object: _Object
+    object: _Amendment
 
 
 class StrikeInfo(_Part):
@@ -75,7 +74,7 @@ class TipInfo(_Part):
 
     amendments: tuple[AmendmentInfo, ...]
     leaders: tuple[str, ...]
-    proofs: tuple[_Object, ...]
+    proofs: tuple[_Proof, ...]
     struck: tuple[StrikeInfo, ...] = ()
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]

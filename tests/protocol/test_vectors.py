@@ -20,10 +20,12 @@ from muster.protocol.chain import commitments
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.identity import Identity
 from muster.protocol.rules.assignment import assigned, data_digest
+from muster.protocol.rules.majority import carried_by
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import DataSpec, ModelSpec, RunSpec
 from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
 from muster.protocol.types import Anchor
+from muster.protocol.wire import ScoresUsed
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -138,6 +140,16 @@ def _committed(given: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(("fields", "fields_with_the_seal"), ([f.hex() for f in each] for each in fields), strict=True))
 
 
+def _carried(given: dict[str, Any]) -> dict[str, Any]:
+    """Validators are numbers there; any keys do."""
+    stakes = {blake3(bytes((i,))).digest(): stake for i, stake in enumerate(given["stakes"])}
+    keys = list(stakes)
+    heard = frozenset(key for i, key in enumerate(keys) if i not in given["silenced"])
+    used = [ScoresUsed(key, stake, 0, bytes(32), ()) for key, stake in stakes.items() if stake is not None]
+    enough = carried_by(heard, used)
+    return {"carried": [enough(frozenset(keys[i] for i in each)) for each in given["signers"]]}
+
+
 RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "identity/alice.json": _identity,
     "spec/example.json": _spec,
@@ -149,6 +161,7 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "assignment/example.json": _assigned,
     "chain/local.json": _local,
     "chain/commitment.json": _committed,
+    "majority/six-validators.json": _carried,
 }
 
 
@@ -179,6 +192,7 @@ def test_every_object_is_signed() -> None:
         "seal": lambda data: wire.decode_seal(data, run_id),
         "record": lambda data: wire.decode_record(data, run_id, len(of_section("layout")["tensors"])),
         "amendment": lambda data: wire.decode_amendment(data, run_id),
+        "cosigned": lambda data: wire.decode_amendment(data, run_id),
         "hello": lambda data: wire.decode_hello(data, run_id),
         "scores": lambda data: wire.decode_scores(data, run_id, spec.genesis.leaders[0], 0),
         "proof": lambda data: wire.decode_dispute(data, run_id),

@@ -16,15 +16,15 @@ _LATE = 1e6
 """Seconds by which the chain is made older, so that every block a record names has been."""
 
 
-def write_run(stage: Stage, run: SimulatedRun) -> None:
-    """Fill the folder of a laid out run with what its simulation left behind."""
+def write_run(stage: Stage, run: SimulatedRun, below: int | None = None) -> None:
+    """Fill the folder of a laid out run with what its simulation left behind; anchors of the rounds below only."""
     path = stage.run.path / "chain.sqlite"
-    asyncio.run(_write(stage, run))
+    asyncio.run(_write(stage, run, below))
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("UPDATE clock SET origin = origin - ?", (_LATE,))
 
 
-async def _write(stage: Stage, run: SimulatedRun) -> None:
+async def _write(stage: Stage, run: SimulatedRun, below: int | None) -> None:
     chain = SqliteChain(stage.run.path / "chain.sqlite")
     for member in stage.roster.members:
         await chain.register(member.identity)
@@ -35,6 +35,8 @@ async def _write(stage: Stage, run: SimulatedRun) -> None:
             await target.put(info.key, await source.get(info.key, max_bytes=MAX_BYTES))
     members = {member.hotkey: member for member in stage.roster.members}
     for seen in await run.chain.anchors(0):
+        if below is not None and seen.anchor.round >= below:
+            continue
         member = members[seen.hotkey]
         await chain.commit(member.identity, f"dir:{member.name}", seen.anchor)
     await chain.close()

@@ -70,6 +70,6 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
     )
     if decision.closing:
         return record
-    history = adopt_amendments(tip.history, decision.amendments, tip.round)
+    history = adopt_amendments(tip, record)
     past = remember(tip.past, record)
     return replace(record, opening=next_opening(history, tip.round + 1, past, decision.assign, decision.possess))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.ledger import Applied
+from muster.protocol.rules.majority import carried_by
 from muster.protocol.types import Anchor, Block
-from muster.protocol.wire import Record
+from muster.protocol.wire import Record, ScoresUsed
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
@@ -21,8 +23,6 @@ from muster.validator.aggregator.sealing import Sealing
 from muster.validator.aggregator.signed import RECORD
 
 log = logging.getLogger(__name__)
-
-MAX_AMENDMENT_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Recording:
             assign=await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number),
             possess=await draw(chain, POSSESS, tip.round + 1, head.number),
             checkpoint=await self._checkpoint(),
-            amendments=await self._amendments(),
+            amendments=await self._amendments(scores),
             proofs=leading.proofs(scores),
             closing=leading.closing,
             turn=leading.turn,
@@ -208,26 +208,32 @@ class Recording:
             return ledger.NO_CHECKPOINT
         return await save_checkpoint(leading.context, tip, leading.replica, leading.spool)
 
-    async def _amendments(self) -> tuple[bytes, ...]:
-        """Amendments waiting in the bucket that are valid now, in the order of their numbers; a record's fill."""
+    async def _amendments(self, scores: Sequence[ScoresUsed]) -> tuple[bytes, ...]:
+        """Amendments waiting in the bucket that are valid in a record with these scores, in the order of their numbers.
+
+        As many as a record takes.
+        """
         tip, bucket = self._leading.tip, self._leading.context.bucket
         waiting: list[tuple[int, str, bytes]] = []
+        known = {paths.amendment(tip.run_id, each.amendment.number) for each in tip.history.adopted}
         for info in await bucket.list(paths.amendments(tip.run_id)):
+            if info.key in known:
+                continue
             try:
-                data = await bucket.get(info.key, max_bytes=MAX_AMENDMENT_BYTES)
+                data = await bucket.get(info.key, max_bytes=wire.MAX_AMENDMENT_BYTES)
                 number = wire.decode_amendment(data, tip.run_id).number
             except (ObjectTooLarge, WireError) as error:
                 log.warning("the amendment %s is not taken up: %s", info.key, error)
                 continue
             if number > len(tip.history.adopted):
                 waiting.append((number, info.key, data))
-        history = tip.history
+        history, carried = tip.history, carried_by(tip.validators - tip.silenced, scores)
         found: list[bytes] = []
         for _, key, data in sorted(waiting):
             if len(found) == wire.MAX_AMENDMENTS:
                 break
             try:
-                history = history.adopt(data, tip.round)
+                history = history.adopt(data, tip.round, carried)
             except LedgerError as error:
                 log.warning("the amendment %s is not taken up: %s", key, error)
                 continue

@@ -12,7 +12,6 @@ from blake3 import blake3
 from builders import (
     LEADER,
     MINERS,
-    OWNER,
     beacon,
     block,
     hash32,
@@ -41,10 +40,8 @@ from muster.protocol import wire
 from muster.protocol.errors import LedgerError
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import (
-    adopt_amendments,
     advance,
     check_bundle_size,
-    spec_digest,
 )
 from muster.protocol.ledger.bundle import Opened, read_bundle, write_bundle
 from muster.protocol.ledger.roots import state_root
@@ -301,17 +298,6 @@ def test_closing_record() -> None:
     assert tip.outer_step == 0
     with pytest.raises(LedgerError, match="the run is closed"):
         replace(closed, tip=tip).verify()
-
-
-def test_an_amendment_reaches_the_next_opening() -> None:
-    tip = open_tip(clock={"amend_delay": 1})
-    wish = wire.encode_amendment(identity(OWNER), tip.run_id, 1, 1, "clock.deadline", "77")
-    applied = close(tip, [], amendments=(wish,)).verify()
-    assert applied.tip.spec.clock.deadline == 77
-    assert applied.tip.opening.deadline == applied.tip.opening.open.number + 77
-    assert applied.tip.opening.spec_digest == spec_digest(applied.tip.spec)
-    with pytest.raises(LedgerError, match="too soon"):
-        adopt_amendments(tip.history, [wish], 1)
 
 
 def test_a_ledger_can_be_followed_without_theta() -> None:

@@ -93,6 +93,41 @@ def test_a_struck_leader_is_off_the_list_from_the_next_record_on() -> None:
     assert "struck" not in without, "the manifest of a run in which nobody was is as it always was"
 
 
+def amended_by_validators() -> tuple[Tip, Tip, Record, bytes]:
+    """Three validators: two of them amend the list of leaders, one of whom is silenced later; the newcomer disputes."""
+    start = tip = open_tip(
+        clock={"amend_delay": 1},
+        genesis={"leaders": (identity(LEADER).hotkey, *(v.hotkey for v in VALIDATORS if v != identity(LEADER)))},
+    )
+    grown = json.dumps([*start.spec.genesis.leaders, identity("newcomer").hotkey])
+    wish = wire.encode_amendment(ACCUSED, start.run_id, 1, 2, "genesis.leaders", grown)
+    wish = wire.cosign_amendment(SIGNERS[0], start.run_id, wish)
+    said = (hash32("file"), hash32("peer"), "it lies")
+    by = sorted([*SIGNERS, identity("newcomer")], key=lambda one: one.public)
+    proofs = tuple(wire.encode_dispute(one, start.run_id, 1, ACCUSED.public, *said) for one in by)
+    for round_ in range(6):
+        voters = sorted([*VALIDATORS, *([identity("newcomer")] if round_ > 1 else [])], key=lambda one: one.public)
+        scores = tuple(ScoresUsed(one.public, 1, 0, hash32("used"), ()) for one in voters)
+        more = {1: {"amendments": (wish,)}, 3: {"proofs": proofs}}.get(round_, {})
+        record = close(tip, [], scores=scores if round_ < 4 else (), **more).record
+        digest = hash32("record", round_)
+        tip = advance(tip, record, digest)
+    return start, tip, record, digest
+
+
+def test_a_newcomer_learns_what_validators_amended_though_one_of_them_is_silenced_since() -> None:
+    start, tip, record, digest = amended_by_validators()
+    assert identity("newcomer").hotkey in tip.spec.genesis.leaders
+    assert tip.silenced == {ACCUSED.public}
+    read = Manifest.model_validate_json(manifest(tip).encode())
+    assert resume(start, read, (record, digest)) == tip
+    (info,) = tip_info(tip).amendments
+    alone = bytes.fromhex(info.object)[: -32 - 64].hex()
+    lie = manifest(tip, amendments=({"round": 1, "object": alone},))
+    with pytest.raises(LedgerError, match="more than half of its validators"):
+        resume(start, lie, (record, digest))
+
+
 @pytest.mark.parametrize("at", range(20))
 def test_whoever_resumes_stands_where_those_stand_who_were_there(at: int) -> None:
     tip, record, digest = STEPS[at]
@@ -196,7 +231,7 @@ def test_every_past_reads_back(past: tuple[Attendance, ...]) -> None:
         {"peers": {hash32("x").hex(): "q"}},
         {"past": "x"},
         {"amendments": [{"round": 1, "object": "0"}]},
-        {"amendments": [{"round": 1, "object": "00" * 6000}]},
+        {"amendments": [{"round": 1, "object": "00" * (wire.MAX_AMENDMENT_BYTES + 1)}]},
     ],
 )
 def test_what_no_manifest_can_say_is_not_read(change: dict[str, Any]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from bittensor_core import ss58_encode
 from builders import OWNER, hash32, identity, run_spec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from muster.protocol.errors import LedgerError
 from muster.protocol.spec import RunSpec, history
 from muster.protocol.spec.history import AMENDABLE, NOT_YET, SpecHistory
-from muster.protocol.wire import encode_amendment
+from muster.protocol.spec.sections import MAX_LEADERS
+from muster.protocol.wire import cosign_amendment, encode_amendment
 
 DELAY = run_spec().clock.amend_delay
 HISTORY = SpecHistory.of(run_spec())
@@ -18,6 +23,13 @@ HISTORY = SpecHistory.of(run_spec())
 
 def amendment(round_: int = 10, path: str = "sparse.k", value: str = "32", by: str = OWNER, number: int = 1) -> bytes:
     return encode_amendment(identity(by), HISTORY.run_id, number, round_, path, value)
+
+
+SHOWN = {
+    (number, by): amendment(10, "clock.deadline", str(50 + number), by=by, number=number)
+    for number in range(5)
+    for by in (OWNER, "alice")
+}
 
 
 def test_nothing_amended_is_genesis_for_ever() -> None:
@@ -51,6 +63,23 @@ def test_after_the_first_amendment_comes_the_second(number: int) -> None:
     once = HISTORY.adopt(amendment(), 3)
     with pytest.raises(LedgerError, match=f"amendment {number} where number 2 is due"):
         once.adopt(amendment(number=number), 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([OWNER, "alice"])), max_size=10))
+def test_whatever_is_shown_in_whatever_order_each_number_is_adopted_once_and_in_turn(
+    shown: list[tuple[int, str]],
+) -> None:
+    """Those of others never; and what is refused changes nothing."""
+    grown, expected = HISTORY, 0
+    for number, by in shown:
+        data = SHOWN[number, by]
+        if by == OWNER and number == expected + 1:
+            grown, expected = grown.adopt(data, 3), number
+            continue
+        with pytest.raises(LedgerError):
+            grown.adopt(data, 3)
+    assert [each.amendment.number for each in grown.adopted] == list(range(1, expected + 1))
+    assert grown.at(10).clock.deadline == (50 + expected if expected else HISTORY.genesis.clock.deadline)
 
 
 def test_an_amendment_that_is_recorded_again_does_not_undo_a_later_one() -> None:
@@ -111,6 +140,74 @@ def test_only_the_owner_amends() -> None:
         HISTORY.adopt(amendment(by="alice"), 3)
 
 
+LEADERS = [identity(f"validator-{i}").hotkey for i in range(3)]
+
+
+def leaders(value: object, round_: int = 10) -> SpecHistory:
+    return HISTORY.adopt(amendment(round_, "genesis.leaders", json.dumps(value)), 3)
+
+
+def test_the_list_of_leaders_grows_and_the_run_is_still_the_run() -> None:
+    grown = leaders([run_spec().genesis.leaders[0], *LEADERS])
+    assert grown.at(9) == run_spec()
+    assert grown.at(10).genesis.leaders == (run_spec().genesis.leaders[0], *LEADERS)
+    assert grown.run_id == run_spec().run_id()
+    assert grown.at(10).genesis.model_copy(update={"leaders": run_spec().genesis.leaders}) == run_spec().genesis
+
+
+OTHER_FORM = ss58_encode(identity("validator-0").public, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "genesis.leaders"),
+        ("", "genesis.leaders"),
+        (LEADERS[0], "genesis.leaders"),
+        ({"0": LEADERS[0]}, "genesis.leaders"),
+        ([LEADERS[0], LEADERS[0]], "each hotkey once"),
+        ([LEADERS[0], OTHER_FORM], "written for another network"),
+        (["nobody"], "not a hotkey address"),
+        ([7], "genesis.leaders"),
+        ([identity(f"many-{i}").hotkey for i in range(MAX_LEADERS + 1)], "genesis.leaders"),
+    ],
+)
+def test_a_list_that_nobody_could_lead_by_is_refused(value: object, message: str) -> None:
+    with pytest.raises(LedgerError, match=message):
+        leaders(value)
+
+
+def test_the_longest_list_fits_an_amendment() -> None:
+    assert len(leaders([identity(f"many-{i}").hotkey for i in range(MAX_LEADERS)]).at(10).genesis.leaders) == 64
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_others_amend_where_they_carry_it(carries: bool) -> None:
+    """All else an amendment must be is asked of theirs, too."""
+    asked: list[frozenset[bytes]] = []
+
+    def carried(signers: frozenset[bytes]) -> bool:
+        asked.append(signers)
+        return carries
+
+    theirs = cosign_amendment(identity("bob"), HISTORY.run_id, amendment(by="alice"))
+    if carries:
+        assert HISTORY.adopt(theirs, 3, carried).at(10).sparse.k == 32
+        with pytest.raises(LedgerError, match="number 1 is due"):
+            HISTORY.adopt(amendment(by="alice", number=2), 3, carried)
+        with pytest.raises(LedgerError, match="cannot be amended"):
+            HISTORY.adopt(amendment(path="model.hidden", by="alice"), 3, carried)
+    else:
+        with pytest.raises(LedgerError, match="more than half of its validators with more than half of the stake"):
+            HISTORY.adopt(theirs, 3, carried)
+    assert asked[0] == {identity("alice").public, identity("bob").public}
+
+
+def test_the_owner_needs_nobody_first_or_last() -> None:
+    for data in (amendment(), cosign_amendment(identity(OWNER), HISTORY.run_id, amendment(by="alice"))):
+        assert HISTORY.adopt(data, 3).at(10).sparse.k == 32
+
+
 def every_path() -> list[str]:
     document = run_spec().model_dump()
     return [f"{section}.{key}" for section, fields in document.items() if isinstance(fields, dict) for key in fields]
@@ -130,15 +227,15 @@ def test_no_other_field_can_be_amended(path: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(NOT_YET))
 def test_what_this_release_cannot_follow_is_refused_in_words_of_its_own(path: str) -> None:
-    section, key = path.split(".")
-    value = run_spec().model_dump_json(include={section: {key}})
+    assert path == "genesis.chain"
+    value = run_spec().genesis.chain.model_dump_json()
     with pytest.raises(LedgerError, match=f"an amendment of {path} needs a newer release"):
         HISTORY.adopt(amendment(path=path, value=value), 3)
 
 
 def test_delay() -> None:
     assert HISTORY.adopt(amendment(3 + DELAY), 3).at(3 + DELAY).sparse.k == 32
-    with pytest.raises(LedgerError, match="too soon"):
+    with pytest.raises(LedgerError, match=f"too soon .*: at the soonest in round {3 + DELAY}"):
         HISTORY.adopt(amendment(3 + DELAY - 1), 3)
 
 

@@ -13,10 +13,11 @@ from muster.node.directory import Directory
 from muster.node.ledger.objects import read_seal
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
 from muster.protocol import ledger, paths
-from muster.protocol.chain.base import AnchorSeen, Chain
+from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, UsageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.waiting import Bench, Vote, unfinal
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.wire import Record, Seal
@@ -45,7 +46,7 @@ async def read_story(run: str, round_: int | None, chain: str | None = None, all
 
 
 async def read_round(history: SpecHistory, chain: Chain, directory: Directory, round_: int | None) -> LedgerRound:
-    """What the ledger says of a round (None: of the open one, or of the last if the run is over).
+    """What the ledger says of a round (None: of the open one, or of the closing one if the run is over).
 
     The records before it are only checked as a chain; the anchor of this round's, or of a later one, proves them.
 
@@ -54,15 +55,19 @@ async def read_round(history: SpecHistory, chain: Chain, directory: Directory, r
         ChainError, StorageError, LedgerError: what leads to it cannot be read.
     """
     reader, start = Reader(chain, directory), await genesis_tip(history, chain)
-    leader = hotkey_of(start.leader_in_turn)
-    anchors = [seen for seen in await chain.anchors(0) if seen.hotkey == leader]
-    beyond = max((seen.anchor.round for seen in anchors), default=-1) + 1
+    leader, anchors = hotkey_of(start.leader_in_turn), await chain.anchors(0)
+    beyond = max((seen.anchor.round for seen in anchors if seen.hotkey == leader), default=-1) + 1
     if round_ is not None and round_ > beyond:
         newest = f"the newest record is of round {beyond - 1}" if beyond else "there is no record yet"
         raise UsageError(f"round {round_} is not there yet: {newest}")
     stores = directory.stores(await directory.snapshot())
     tip, records = await _before(reader, stores, start, beyond, round_)
-    return await _Look(reader, chain, stores, tip, records, anchors).round()
+    found = await _Look(reader, chain, stores, tip, records).round()
+    while round_ is None and found.record is not None and found.anchored and not found.closing:
+        records.append(found.digest)  # it was anchored only now: the next one is open
+        tip = ledger.advance(tip, found.record, found.digest)
+        found = await _Look(reader, chain, stores, tip, records).round()
+    return found
 
 
 async def _before(
@@ -90,26 +95,27 @@ class _Look:
         stores: Mapping[bytes, Store],
         tip: Tip,
         records: Sequence[bytes],
-        anchors: list[AnchorSeen],
     ) -> None:
         self._reader = reader
         self._chain = chain
         self._stores = stores
         self._tip = tip
         self._records = records
-        self._anchors = anchors
         self._problems: list[str] = []
 
     async def round(self) -> LedgerRound:
         """What there is of the round; what cannot be read is among the problems."""
-        head = await self._chain.head()
+        head, anchors, final = await self._chain.head(), await self._chain.anchors(0), await self._chain.final()
         proven = await self._proven()
         found = proven or await self._unproven()
         record, digest = found or (None, b"")
         seal = await self._seal(record)
-        there, silent = (frozenset[bytes](), frozenset[bytes]()) if proven else await self._there(seal)
-        named = (self._tip.round, digest)
-        at = [seen.block for seen in self._anchors if (seen.anchor.round, seen.anchor.digest) == named]
+        there, scored, silent = (frozenset[bytes](),) * 3 if proven else await self._there(seal)
+        named, leader = (self._tip.round, digest), hotkey_of(self._tip.leader_in_turn)
+        own = [seen for seen in anchors if seen.hotkey == leader]
+        at = [seen.block for seen in own if (seen.anchor.round, seen.anchor.digest) == named]
+        votes = [Vote(public_of(seen.hotkey), seen.anchor.round, seen.anchor.digest, seen.block) for seen in anchors]
+        records = [*self._records, digest] if proven else self._records
         return LedgerRound(
             tip=self._tip,
             block=head.number,
@@ -119,7 +125,9 @@ class _Look:
             anchored=proven is not None,
             anchored_at=min(at, default=None),
             there=there,
+            scored=scored,
             silent=silent,
+            unfinal=unfinal(Bench.of(self._tip), votes, records, final),
             problems=tuple(self._problems),
         )
 
@@ -166,29 +174,31 @@ class _Look:
             self._problems.append(f"the seal cannot be read: {error}")
             return None
 
-    async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes]]:
-        """Whose next object is in its bucket, and whose bucket does not answer."""
+    async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:
+        """Whose next object is in its bucket, whose scores are, and whose bucket does not answer."""
         tip = self._tip
         if seal is None:
             asked = {peer: paths.head(tip.run_id, tip.round) for peer in tip.opening.expected}
         else:
             asked = {peer: paths.key(tip.run_id, tip.round) for peer, _ in seal.headers}
-        if tip.score_rounds:
-            judged = tip.score_rounds[0]
-            scores = paths.scores(tip.run_id, judged, self._records[judged])
-            asked |= {public_of(hotkey): scores for hotkey in tip.history.genesis.genesis.leaders}
         there: set[bytes] = set()
+        scored: set[bytes] = set()
         silent: set[bytes] = set()
 
-        async def peek(peer: bytes, key: str) -> None:
+        async def peek(peer: bytes, key: str, found: set[bytes]) -> None:
             store = self._stores.get(peer)
             try:
                 if store is not None and await store.head(key, deadline=PEEK_DEADLINE) is not None:
-                    there.add(peer)
+                    found.add(peer)
             except StorageError:
                 silent.add(peer)
 
         async with asyncio.TaskGroup() as tasks:
             for peer, key in asked.items():
-                tasks.create_task(peek(peer, key))
-        return frozenset(there), frozenset(silent)
+                tasks.create_task(peek(peer, key, there))
+            if tip.score_rounds:
+                judged = tip.score_rounds[0]
+                scores = paths.scores(tip.run_id, judged, self._records[judged])
+                for validator in tip.validators:
+                    tasks.create_task(peek(validator, scores, scored))
+        return frozenset(there), frozenset(scored), frozenset(silent)

@@ -35,9 +35,9 @@ def muster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_has_every_command() -> None:
     assert set(ALL) == {
-        "testnet", "join", "doctor", "estimate", "miner", "validator", "aggregator", "story", "explain", "audit",
-        "spec show", "spec new", "run publish", "bucket create", "bucket check", "bucket rotate", "bucket remove",
-        "deploy check",
+        "testnet", "join", "doctor", "estimate", "miner", "validator", "aggregator", "status", "story", "explain",
+        "audit", "spec show", "spec new", "run publish", "bucket create", "bucket check", "bucket rotate",
+        "bucket remove", "deploy check",
     }  # fmt: skip
 
 

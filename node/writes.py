@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from muster.node.drain import Drain
 from muster.node.turns import Lane, Turn, Turns
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.commitments import CommitSpace
@@ -68,9 +69,13 @@ class Wish:
 class QueuedWrites(Chain):
     """A chain whose writes wait for their turn among all processes of one hotkey; reads go straight through."""
 
-    def __init__(self, chain: Chain, turns: Turns, *, show_seconds: float = SHOW_SECONDS) -> None:
+    def __init__(
+        self, chain: Chain, turns: Turns, drain: Drain | None = None, *, show_seconds: float = SHOW_SECONDS
+    ) -> None:
+        """Write to `chain` when it is one's turn; `drain` lets the process stop between two writes only."""
         self._chain = chain
         self._turns = turns
+        self._drain = drain or Drain()
         self._show_seconds = show_seconds
 
     async def origin(self) -> Origin:
@@ -128,7 +133,7 @@ class QueuedWrites(Chain):
             RateLimited, StorageError: as `commit`.
             ChainError: refused.
         """
-        async with self._turns.turn(Lane.OTHER):
+        async with self._turns.turn(Lane.OTHER), self._drain.uncut("registering"):
             return await _to_the_end(self._chain.register(identity))
 
     async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
@@ -142,7 +147,8 @@ class QueuedWrites(Chain):
             ChainError: refused.
         """
         lane = Lane.OTHER if anchor is None else Lane.ANCHOR
-        async with self._turns.turn(lane) as turn:
+        what = "committing the location" if anchor is None else f"anchoring the record of round {anchor.round}"
+        async with self._turns.turn(lane) as turn, self._drain.uncut(what):
             await _to_the_end(self._commit(turn, identity, Wish(location, anchor)))
 
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
@@ -153,7 +159,7 @@ class QueuedWrites(Chain):
             StorageError: the queue's folder cannot be used.
             ChainError: refused.
         """
-        async with self._turns.turn(Lane.OTHER):
+        async with self._turns.turn(Lane.OTHER), self._drain.uncut("setting weights"):
             await _to_the_end(self._chain.set_weights(identity, weights))
 
     async def close(self) -> None:

@@ -373,6 +373,20 @@ class Heldout(RoundEvent):
 
 
 @event
+class Stopped(Event):
+    """Stopped, because it was told to: by `signal`, within `seconds`; `cut` is what was being written and did not end
+    in time, to be done again by the next start."""
+
+    signal: str
+    seconds: float
+    cut: tuple[str, ...] = ()
+
+    def said(self) -> str:
+        """By what, and what had to be given up."""
+        return f"stopped by {self.signal}" + (f", while {' and '.join(self.cut)}" if self.cut else "")
+
+
+@event
 class Finished(Event):
     """Came to the end of the run: its last `root`."""
 

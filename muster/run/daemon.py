@@ -125,9 +125,9 @@ async def _take_part(
     compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
-    buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed))
     journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=_listener(role, facts))
-    chain = QueuedWrites(run.chain(config.chain), turns, drain)
+    buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
+    chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     context = Context(
         identity=identity,
         chain=chain,
@@ -242,7 +242,7 @@ async def _participant(
         from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here
         from muster.validator.gauntlet.validator import Validator  # noqa: PLC0415
 
-        store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
+        store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite", context.ailments)
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
     memory = Memory(state / "memory.safetensors", config.save_every)
     return await asyncio.to_thread(make_miner, context, tip, replica, text, memory, compute)

@@ -15,12 +15,14 @@ from hotkey_process import LEDGER, OPERATOR, digest, line, other_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.node.telemetry.ailments import Ailments
+from muster.node.telemetry.events import Ailing, Event, Recovered
 from muster.node.turns import Turns
 from muster.node.writes import QueuedWrites, Standing, Wish
 from muster.protocol.chain.base import AnchorSeen, Chain, Peer, Snapshot
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
-from muster.protocol.errors import ChainError, RateLimited
+from muster.protocol.errors import ChainError, DiskFailed, RateLimited
 from muster.protocol.identity import Identity
 from muster.protocol.types import Anchor, Block, Origin
 
@@ -172,6 +174,22 @@ class TestMerge:
             assert location == standing.location or standing.location is None
         else:
             assert location == wish.location
+
+
+async def test_a_line_that_cannot_be_stood_in_is_said_and_heals(tmp_path: Path) -> None:
+    """The state folder's disk is gone for a while: nothing is written out of turn meanwhile."""
+    told: list[Event] = []
+    folder, ground = tmp_path / "hotkey", Ground()
+    writes = QueuedWrites(Client(ground), Turns(folder, LEDGER, "me"), ailments=Ailments(told.append))
+    folder.touch()
+    for _ in range(2):
+        with pytest.raises(DiskFailed, match="cannot queue writes to the chain in"):
+            await writes.commit(OPERATOR, "dir:a")
+    assert ground.calls == []
+    folder.unlink()
+    await writes.commit(OPERATOR, "dir:a")
+    assert ground.calls == ["commit dir:a"]
+    assert [type(event) for event in told] == [Ailing, Recovered]
 
 
 class TestTwoProcesses:

@@ -20,7 +20,7 @@ from muster.node.context import Offload
 from muster.node.ledger.participant import Errands
 from muster.node.submission import Payload, Place, Submissions
 from muster.protocol import paths, wire
-from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import DiskFailed, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.reasons import (
     HEAD_REASONS,
     KEY_MISSING,
@@ -129,6 +129,7 @@ class Intake:
     _head: Block = field(default=Block(0, b""))
     _line: Sequence[bytes] = ()
     _workers: int = 0
+    _own_fault: DiskFailed | None = None
 
     @property
     def _key(self) -> str:
@@ -192,8 +193,10 @@ class Intake:
 
         Raises:
             ChainError: the chain does not say when the look is over.
+            DiskFailed: this machine's disk takes no payload; that is no peer's fault, and the look is none.
         """
         self._stores, self._order, self._seats, self._head = stores, order, seats, head
+        self._own_fault = None
         started = {
             self.errands.start(self._find(self.peers[public], stores.get(public)))
             for public in order
@@ -205,6 +208,8 @@ class Intake:
         free = min(seats + BEYOND_SEATS - self._workers, sum(self._due(public, Stage.KEYED) for public in order))
         workers = {self.errands.start(self._work()) for _ in range(free)}
         await self.errands.wait(workers, head)
+        if self._own_fault is not None:
+            raise self._own_fault
         return self.settled()
 
     @property
@@ -287,6 +292,8 @@ class Intake:
             taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))
         except ObjectDamaged as damaged:
             taken.retry(damaged.reason, self._head.number)
+        except DiskFailed as error:
+            self._own_fault = error
         except StorageError as error:
             log.info("a payload cannot be fetched: %s", error)
             taken.retry(UNAVAILABLE, self._head.number)

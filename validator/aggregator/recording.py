@@ -132,8 +132,8 @@ class Recording:
         updates = [payload.update for payload in payloads]
         windows = [payload.opened.signed.header.windows for payload in payloads]
         weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec))
-        opened = [payload.opened for payload in payloads]
-        bundle = await offload(lambda: make_bundle(opened, leading.spool))
+        opened, ailments = [payload.opened for payload in payloads], leading.context.ailments
+        bundle = await offload(lambda: make_bundle(opened, leading.spool, ailments))
         decision = Decision(
             seal=sealed.seal,
             seal_digest=sealed.digest,
@@ -172,7 +172,8 @@ class Recording:
             await around.bucket.upload(paths.checkpoint(tip.run_id, tip.round, name), file, deadline=BULK_DEADLINE)
 
         spool = Spool(self._leading.spool, SPOOL_BYTES, upload)
-        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload, large=spool)
+        with around.ailments.writing("a checkpoint"):
+            digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, around.offload, large=spool)
         around.journal.note(events.Checkpoint(tip.round, bytes=size))
         return digest
 

@@ -176,6 +176,27 @@ class TestMerge:
             assert location == wish.location
 
 
+async def test_a_record_is_anchored_before_whatever_else_waits(daemon: Callable[..., QueuedWrites]) -> None:
+    """However late it came: an operator's weights and a moved bucket wait for it, and nothing under way is cut."""
+    ground = Ground()
+    ground.gate.clear()
+    writes = daemon(Client(ground))
+    async with asyncio.TaskGroup() as tasks:
+        for i, work in enumerate(
+            (
+                lambda: writes.set_weights(OPERATOR, {0: 1}),
+                lambda: writes.set_weights(OPERATOR, {0: 2}),
+                lambda: writes.commit(OPERATOR, "dir:moved"),
+                lambda: writes.commit(OPERATOR, "dir:a", Anchor(7, digest(1))),
+            )
+        ):
+            tasks.create_task(work())
+            await until(lambda i=i: len(list(writes._turns._folder.glob("*.ticket"))) == i + 1)  # type: ignore[misc]
+        assert ground.calls == ["weights"], "it is under way"
+        ground.gate.set()
+    assert ground.calls == ["weights", "commit dir:a 7", "weights", "commit dir:moved"]
+
+
 async def test_a_line_that_cannot_be_stood_in_is_said_and_heals(tmp_path: Path) -> None:
     """The state folder's disk is gone for a while: nothing is written out of turn meanwhile."""
     told: list[Event] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -181,7 +181,11 @@ class QueuedWrites(Chain):
     @asynccontextmanager
     async def _turn(self, lane: Lane, what: str) -> AsyncIterator[Turn]:
         with self._ailments.writing("the queue of writes to the chain"):
-            async with self._turns.turn(lane) as turn, self._drain.uncut(what):
+            async with AsyncExitStack() as stack:
+                turn = await stack.enter_async_context(self._turns.turn(lane))
+                if self._drain.stopping.is_set():
+                    await stack.aclose()  # what follows only waits for the end, and others need not
+                await stack.enter_async_context(self._drain.uncut(what))
                 yield turn
 
     async def _commit(self, turn: Turn, identity: Identity, wish: Wish) -> None:

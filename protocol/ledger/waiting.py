@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from muster.protocol.identity import public_of
-from muster.protocol.ledger.judge import Tip
+from muster.protocol.ledger import Tip
 from muster.protocol.wire import Opening, Seal
 
 

@@ -15,9 +15,10 @@ from hotkey_process import LEDGER, OPERATOR, digest, line, other_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muster.node.drain import Drain
 from muster.node.telemetry.ailments import Ailments
 from muster.node.telemetry.events import Ailing, Event, Recovered
-from muster.node.turns import Turns
+from muster.node.turns import Lane, Turns
 from muster.node.writes import QueuedWrites, Standing, Wish
 from muster.protocol.chain.base import AnchorSeen, Chain, Peer, Snapshot
 from muster.protocol.chain.rules import ChainGenesis
@@ -195,6 +196,24 @@ async def test_a_record_is_anchored_before_whatever_else_waits(daemon: Callable[
         assert ground.calls == ["weights"], "it is under way"
         ground.gate.set()
     assert ground.calls == ["weights", "commit dir:a 7", "weights", "commit dir:moved"]
+
+
+async def test_who_has_been_told_to_stop_writes_nothing_and_holds_nobody_up(tmp_path: Path) -> None:
+    """Its turn comes when it is stopping: the operator's other daemon has it at once."""
+    ground, drain = Ground(), Drain()
+    folder = tmp_path / "hotkey"
+    stopping = QueuedWrites(Client(ground), Turns(folder, LEDGER, "me"), drain)
+    other = QueuedWrites(Client(ground), Turns(folder, LEDGER, "the other"))
+    async with Turns(folder, LEDGER, "the first").turn(Lane.OTHER):
+        late = asyncio.create_task(stopping.set_weights(OPERATOR, {0: 1}))
+        await until(lambda: len(list(folder.glob("*.ticket"))) == 2)
+        assert await drain.finish(30.0) == ()
+    await other.commit(OPERATOR, "dir:a")
+    assert ground.calls == ["commit dir:a"]
+    assert not late.done()
+    late.cancel()
+    await asyncio.wait({late})
+    assert late.cancelled()
 
 
 async def test_a_line_that_cannot_be_stood_in_is_said_and_heals(tmp_path: Path) -> None:

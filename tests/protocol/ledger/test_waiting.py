@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.protocol.ledger import Tip, genesis_tip
+from muster.protocol.ledger.round import Duty, Instruction, Phase, RoundState, wanted
 from muster.protocol.ledger.waiting import Bench, Lack, Seen, Stage, Unfinal, Vote, Waiting, unfinal, waiting
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.types import Block
@@ -121,6 +122,32 @@ def test_who_has_done_what_was_awaited_is_not_waited_for_again(
             case Lack.ANCHOR:
                 continue  # the round is over: the tip is another one
         assert one not in waiting(ledger, after, rules, settled).awaited
+
+
+@given(st.data())
+def test_the_leader_is_waited_for_exactly_when_the_machine_has_it_act(data: st.DataObject) -> None:
+    """A leader that looks at every block, and sees what the outsider sees, has to seal or to decide just then."""
+    expected = data.draw(MINERS)
+    ledger = tip(expected=tuple(expected), min_submissions=data.draw(st.integers(1, 3)))
+    block, there = data.draw(st.integers(101, 130)), frozenset(data.draw(MINERS))
+    listed = data.draw(st.none() | MINERS)
+    seal = None if listed is None else sealed(data.draw(st.integers(100, block - 1)), *listed)
+    scored = frozenset(KEYS[:1]) if data.draw(st.booleans()) else frozenset()
+    spec, opened = ledger.spec, ledger.opening
+    state = RoundState(
+        Duty.LEAD, KEYS[0], opened, spec.clock, spec.gauntlet.score_wait, opened=True, block=block,
+        since=opened.open.number, looked=block, submitted=there & expected,
+    )  # fmt: skip
+    if seal is not None:
+        peers, at = frozenset(peer for peer, _ in seal.headers), seal.block.number
+        state = replace(
+            state, phase=Phase.REVEAL, sealed=peers, sealed_block=at, revealing_since=at, looks=2,
+            settled=there & peers, scored=bool(scored),
+        )  # fmt: skip
+    seen = Seen(block, seal, there=there if seal is not None else there & expected, scored=scored)
+    asked = [one.what for one in waiting(ledger, seen, bench(turn=None)).awaited]
+    acts = {Instruction.PUBLISH_SEAL: Lack.SEAL, Instruction.PUBLISH_RECORD: Lack.RECORD}
+    assert [acts[one] for one in wanted(state)] == [what for what in asked if what in acts.values()]
 
 
 class TestTurns:

@@ -69,7 +69,8 @@ class Stopping:
                 task.cancel()
 
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup SIGHUP is meant to do nothing
+            # Under nohup SIGHUP is meant to do nothing; a shell's background jobs are born ignoring SIGINT, unmeant.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, hear, number)
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from muster.node.directory import Directory
+from muster.node.telemetry.ailments import Ailments
 from muster.node.telemetry.journal import Journal
 from muster.protocol.chain.base import Chain
 from muster.protocol.faults import Faults
@@ -63,6 +64,11 @@ class Context:
     def __post_init__(self) -> None:
         """The directory is of this chain and these buckets."""
         self.directory = Directory(self.chain, self.buckets)
+
+    @property
+    def ailments(self) -> Ailments:
+        """What of its own it cannot write now."""
+        return self.journal.ailments
 
     @property
     def bucket(self) -> Store:

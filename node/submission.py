@@ -23,14 +23,19 @@ from torch import Tensor
 from muster.kernels import SparseUpdate
 from muster.node.context import Offload
 from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.scratch import made_again
+from muster.node.telemetry.ailments import Ailments
 from muster.protocol import paths, wire
-from muster.protocol.errors import ObjectDamaged, ObjectTooLarge, StorageError, WireError
+from muster.protocol.errors import DiskFailed, ObjectDamaged, ObjectTooLarge, StorageError, WireError
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.bundle import Opened
 from muster.protocol.reasons import KEY_SEAL
 from muster.protocol.rules.admission import MAX_KEY_BYTES
 from muster.protocol.storage import Store
 from muster.protocol.wire import Key, Signed
+
+PAYLOADS = "a payload on its way"
+"""What of the disk's refusals is said to ail."""
 
 SPOOL_BYTES = 2**20
 """Payloads from this size on wait on disk until they are needed; smaller ones are not worth a file."""
@@ -65,14 +70,15 @@ class Submissions:
     """Fetches and opens the submissions of one round.
 
     `spool` is the folder that large ones are kept in (None: the system's folder for temporary files); a file has no
-    name any more once it is open, so nothing is left behind.
+    name any more once it is open, so nothing is left behind. `ailments` is told when that disk takes none.
     """
 
-    def __init__(self, tip: Tip, offload: Offload, spool: Path | None = None) -> None:
+    def __init__(self, tip: Tip, offload: Offload, spool: Path | None = None, ailments: Ailments | None = None) -> None:
         self._run_id, self._round = tip.run_id, tip.round
         self._codec = tip.codec
         self._offload = offload
         self._spool = spool
+        self._ailments = ailments or Ailments()
         self._opening = asyncio.Lock()
         self._arrived: set[bytes] = set()
 
@@ -157,17 +163,23 @@ class Submissions:
         folder = await self._offload(self._folder)
         try:
             target = Path(folder.name) / "object"
-            await store.download(key, target, max_bytes=signed.ciphertext_bytes, deadline=BULK_DEADLINE)
+            try:
+                await store.download(key, target, max_bytes=signed.ciphertext_bytes, deadline=BULK_DEADLINE)
+            except DiskFailed as error:
+                self._ailments.fail(
+                    PAYLOADS, f"{PAYLOADS} cannot be kept on disk: {_why(error)}; free space or mend the disk"
+                )
+                raise
             return await self._offload(lambda: _mapped(target))
         finally:
             await self._offload(folder.cleanup)
 
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
         # A store's thread that outlives its deadline may yet write here; what cannot be removed for that is no fault.
-        try:
-            return tempfile.TemporaryDirectory(prefix="submission-", dir=self._spool, ignore_cleanup_errors=True)
-        except OSError as error:
-            raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
+        with self._ailments.writing(PAYLOADS):
+            return tempfile.TemporaryDirectory(
+                prefix="submission-", dir=made_again(self._spool), ignore_cleanup_errors=True
+            )
 
     def _open(self, signed: Signed, ciphertext: bytes | memoryview, key: bytes, small: bool) -> SparseUpdate:
         update = wire.open_payload(signed.header, ciphertext, key, self._codec)
@@ -186,14 +198,17 @@ class Submissions:
         values = tensor.numpy()
         if not values.size:
             return tensor
-        try:
-            with tempfile.TemporaryFile(dir=self._spool) as file:
-                file.write(np.ascontiguousarray(values).data)  # `tofile` would not say that the disk is full
-                file.flush()
-                mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
-        except OSError as error:
-            raise StorageError(f"a payload cannot be kept on disk: {error.strerror or error}") from error
+        with self._ailments.writing(PAYLOADS), tempfile.TemporaryFile(dir=made_again(self._spool)) as file:
+            file.write(np.ascontiguousarray(values).data)  # `tofile` would not say that the disk is full
+            file.flush()
+            mapped = np.memmap(file, dtype=values.dtype, mode="c", shape=values.shape)
         return torch.from_numpy(mapped)
+
+
+def _why(error: DiskFailed) -> str:
+    """What the system said, without the name of a file that is another one each time."""
+    cause = error.__cause__
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(error)
 
 
 def _mapped(path: Path) -> memoryview:

@@ -18,7 +18,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from muster.node.lock import MAX_HOLDER_BYTES, make_private, overwrite, read_holder, try_lock
-from muster.protocol.errors import RateLimited, StorageError
+from muster.protocol.errors import DiskFailed, RateLimited
 
 WAIT_SECONDS = 120.0
 """How long a turn is waited for: two writes ahead that are each final within 48 s on Bittensor."""
@@ -64,7 +64,7 @@ class Turns:
 
         Raises:
             RateLimited: the turn did not come in time.
-            StorageError: the folder cannot be used.
+            DiskFailed: the folder cannot be used.
         """
         turn = Turn(self._folder, self._prefix, f"{lane:d}-{self._clock():020d}-{secrets.token_hex(4)}", self._who)
         try:
@@ -136,7 +136,7 @@ class Turn:
         """Tell the next one that a write was seen in `block`.
 
         Raises:
-            StorageError: that cannot be noted.
+            DiskFailed: that cannot be noted.
         """
         with _reported(self._folder):
             self._write(block)
@@ -177,4 +177,4 @@ def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot queue writes to the chain in {folder}: {error.strerror}") from error
+        raise DiskFailed(f"cannot queue writes to the chain in {folder}: {error.strerror}") from error

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from muster.node.drain import Drain
+from muster.node.telemetry.ailments import Ailments
 from muster.node.turns import Lane, Turn, Turns
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
 from muster.protocol.chain.commitments import CommitSpace
@@ -68,9 +71,23 @@ class Wish:
 class QueuedWrites(Chain):
     """A chain whose writes wait for their turn among all processes of one hotkey; reads go straight through."""
 
-    def __init__(self, chain: Chain, turns: Turns, *, show_seconds: float = SHOW_SECONDS) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        turns: Turns,
+        drain: Drain | None = None,
+        ailments: Ailments | None = None,
+        *,
+        show_seconds: float = SHOW_SECONDS,
+    ) -> None:
+        """Write to `chain` when it is one's turn.
+
+        `drain` lets the process stop between two writes only, `ailments` is told when the line cannot be stood in.
+        """
         self._chain = chain
         self._turns = turns
+        self._drain = drain or Drain()
+        self._ailments = ailments or Ailments()
         self._show_seconds = show_seconds
 
     async def origin(self) -> Origin:
@@ -128,7 +145,7 @@ class QueuedWrites(Chain):
             RateLimited, StorageError: as `commit`.
             ChainError: refused.
         """
-        async with self._turns.turn(Lane.OTHER):
+        async with self._turn(Lane.OTHER, "registering"):
             return await _to_the_end(self._chain.register(identity))
 
     async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
@@ -142,7 +159,8 @@ class QueuedWrites(Chain):
             ChainError: refused.
         """
         lane = Lane.OTHER if anchor is None else Lane.ANCHOR
-        async with self._turns.turn(lane) as turn:
+        what = "committing the location" if anchor is None else f"anchoring the record of round {anchor.round}"
+        async with self._turn(lane, what) as turn:
             await _to_the_end(self._commit(turn, identity, Wish(location, anchor)))
 
     async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
@@ -153,12 +171,22 @@ class QueuedWrites(Chain):
             StorageError: the queue's folder cannot be used.
             ChainError: refused.
         """
-        async with self._turns.turn(Lane.OTHER):
+        async with self._turn(Lane.OTHER, "setting weights"):
             await _to_the_end(self._chain.set_weights(identity, weights))
 
     async def close(self) -> None:
         """Close the chain's client."""
         await self._chain.close()
+
+    @asynccontextmanager
+    async def _turn(self, lane: Lane, what: str) -> AsyncIterator[Turn]:
+        with self._ailments.writing("the queue of writes to the chain"):
+            async with AsyncExitStack() as stack:
+                turn = await stack.enter_async_context(self._turns.turn(lane))
+                if self._drain.stopping.is_set():
+                    await stack.aclose()  # what follows only waits for the end, and others need not
+                await stack.enter_async_context(self._drain.uncut(what))
+                yield turn
 
     async def _commit(self, turn: Turn, identity: Identity, wish: Wish) -> None:
         await self._soon(self._reach(await asyncio.to_thread(turn.block)), "the last commitment")

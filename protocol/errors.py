@@ -8,7 +8,8 @@
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
     │   ├── ObjectTooLarge    an object exceeds the cap its reader set
-    │   └── ObjectDamaged     bytes are not those that a digest names: to be read again, or elsewhere
+    │   ├── ObjectDamaged     bytes are not those that a digest names: to be read again, or elsewhere
+    │   └── DiskFailed        this machine's own disk does not take something: nobody else's fault
     ├── ChainError         5  the chain refused or could not be reached
     │   ├── ChainUnreachable  no endpoint answers
     │   ├── StaleChain        the endpoints that answer do not show new blocks
@@ -98,6 +99,12 @@ class ObjectDamaged(StorageError):
     def __init__(self, text: str, reason: str = "") -> None:
         super().__init__(text)
         self.reason = reason
+
+
+class DiskFailed(StorageError):
+    """This machine's own disk is full, read-only or gone: no other peer has to do with it."""
+
+    code = "storage.disk"
 
 
 class ChainError(MusterError):

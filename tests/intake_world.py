@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from builders import LEADER, NO_SEAL, SEED, identity, possession_of, run_spec, submission
@@ -73,7 +74,7 @@ class Counted:
 class Crowd:
     """Peers with their buckets, round 0 open; `script` befalls what the leader reads of them.
 
-    `sealed_by` is the digest of the seal that keys answer.
+    `sealed_by` is the digest of the seal that keys answer, `spool` where the leader keeps large payloads.
     """
 
     peers: tuple[str, ...]
@@ -84,6 +85,7 @@ class Crowd:
     judging: Counted = field(default_factory=Counted)
     opening: Counted = field(default_factory=Counted)
     sealed_by: bytes = NO_SEAL
+    spool: Path | None = None
     _keys: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
 
     @classmethod
@@ -155,7 +157,7 @@ class Crowd:
             errands = Errands(tasks, self.chain)
             ticking = tasks.create_task(self._tick())
             facts = self.tip.facts(possession_of(self.tip.opening), self.uids)
-            yield Intake(facts, Submissions(self.tip, self.opening), errands, self.judging)
+            yield Intake(facts, Submissions(self.tip, self.opening, self.spool), errands, self.judging)
             ticking.cancel()
             errands.cancel()
 

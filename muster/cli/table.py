@@ -30,6 +30,10 @@ COMMANDS: Mapping[str, Command | Group] = {
         "muster.cli.daemons:aggregator",
         "Seal rounds, decide them and sign their records when it is this operator's turn.",
     ),
+    "status": Command(
+        "muster.cli.status:status",
+        "Tell where a run stands: its phase, what it waits for, until which block, who can move it; changes nothing.",
+    ),
     "story": Command(
         "muster.cli.story:story",
         "Tell what happened in a round, in order: what failed, who was missed, what it waits for; changes nothing.",

@@ -25,7 +25,7 @@ from muster.doctor.needs import Needs
 from muster.node.wished import Device
 from muster.plan.memory import Place, Plan
 from muster.plan.table import size
-from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
+from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write, longest_location
 from muster.protocol.errors import ChainError, ConfigError, NotRegistered, StorageError
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec
 from muster.protocol.storage.s3_location import is_network_location, parse_location
@@ -260,7 +260,11 @@ def judge_anchors(location: str, space: CommitSpace, clock: ClockSpec) -> Findin
         f"{_blocks(space.blocks)}); the shortest round lasts {_blocks(clock.shortest)}"
     )
     if blocks > clock.shortest:
-        fix = f"use a location of at most {CHEAP_LOCATION} bytes: a shorter host, bucket or prefix, or a public bucket"
+        longest = longest_location(space, clock.shortest)
+        fix = f"use a location of at most {longest} bytes: a shorter host, bucket or prefix, or a public bucket"
+        if longest is None:
+            least = blocks_a_write(CHEAP_LOCATION, space)
+            fix = f"have the run's owner raise clock.min_blocks to at least {least - 1}: no location is short enough"
         return Finding.fail(name, text, fix, ChainError.exit_status)
     return Finding.ok(name, text)
 

@@ -77,6 +77,7 @@ class RunHistory:
         self._events: list[str] = []
         self._finished: dict[str, str] = {}
         self._idle: dict[str, dict[int, events.Lost | events.Unregistered]] = {}
+        self._ailing: dict[str, dict[str, str]] = {}
         self._unread: Counter[str] = Counter()
 
     def note(self, sentence: str) -> None:
@@ -90,6 +91,12 @@ class RunHistory:
             match noted.event:
                 case events.Finished(root=root):
                     self._finished[label] = root
+                case events.Ailing(what=what, problem=problem):
+                    self._ailing.setdefault(label, {})[what] = problem
+                case events.Recovered(what=what):
+                    self._ailing.get(label, {}).pop(what, None)
+                case events.LinesLost(lines=lines):
+                    self.note(f"{label} has lost {some(lines, 'line')} of its journal")
                 case RoundEvent(round=number) as event:
                     self._take(label, event, self._rounds.setdefault(number, _Round()), noted.time)
 
@@ -172,7 +179,7 @@ class RunHistory:
             processes=tuple(processes),
             unigram=setting.unigram,
             elapsed_s=now - setting.started,
-            note=note or self._idle_now(),
+            note=note or self._ailing_now() or self._idle_now(),
         )
 
     def _phase(self, current: int) -> str:
@@ -291,6 +298,13 @@ class RunHistory:
         for label, line in self._idlers().items():
             if max(self._idle[label]) > max(self._submitted.get(label, ()), default=-1):
                 return line
+        return ""
+
+    def _ailing_now(self) -> str:
+        """What the first participant that cannot write something of its own says of it; "" for nobody."""
+        for label, problems in sorted(self._ailing.items()):
+            for problem in problems.values():
+                return f"{label}: {problem}"
         return ""
 
     def _unreadable(self) -> list[str]:

@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -24,6 +23,7 @@ from muster.node.amendments import watch_amendments
 from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
+from muster.node.drain import Drain, DrainedBuckets
 from muster.node.hello import publish_hello, watch_hellos
 from muster.node.ledger.bootstrap import bootstrap
 from muster.node.ledger.participant import Follower
@@ -48,6 +48,7 @@ from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, loa
 from muster.run.fetch import COPY, fetch_text, open_run
 from muster.run.folder import RunDirectory
 from muster.run.settings import NodeConfig
+from muster.run.stopping import Stopping
 from muster.testnet.parentage import die_with_parent, supervisor_pid
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def label(role: Role, name: str) -> str:
 def run_daemon(
     role: Role, config: NodeConfig, *, make_miner: MakeMiner = local_miner, rounds: int | None = None
 ) -> None:
-    """Take part until the run closes (an aggregator closes it after `rounds`); SIGTERM and SIGINT stop cleanly.
+    """Take part until the run closes (an aggregator closes it after `rounds`) or a signal says to stop (`stopping`).
 
     Raises:
         MusterError: the participant cannot start or cannot go on.
@@ -85,20 +86,20 @@ def run_daemon(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     torch.set_num_threads(config.threads)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_stoppable(lambda: _live(role, config, make_miner, rounds)))
+    drain = Drain()
+    stopping = Stopping(drain)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(stopping.run(_live(role, config, make_miner, rounds, drain, stopping)))
+    finally:
+        stopping.done()  # closing the runner waits for threads
+    if stopping.told:
+        log.info("stopped, %.1f s after %s", stopping.seconds, stopping.told)
 
 
-async def _stoppable(work: Callable[[], object]) -> None:
-    """Run the participant as a task that signals cancel."""
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work())  # type: ignore[call-overload]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-async def _live(role: Role, config: NodeConfig, make_miner: MakeMiner, rounds: int | None) -> None:
+async def _live(
+    role: Role, config: NodeConfig, make_miner: MakeMiner, rounds: int | None, drain: Drain, stopping: Stopping
+) -> None:
     run = await open_run(config.run, config.state and config.state / COPY, config.allow)
     identity = await asyncio.to_thread(load_identity, config.key_file or run.key(config.name))
     ledger = await asyncio.to_thread(run.ledger, config.chain)
@@ -107,7 +108,7 @@ async def _live(role: Role, config: NodeConfig, make_miner: MakeMiner, rounds: i
     turns = Turns(folder, ledger, f"{name}, process {holder.pid}")
     # Before anything of it is touched: a second one must leave the first one's journal, state and bucket alone.
     async with held(role_lock(folder, ledger, run.history.run_id, role.value), holder):
-        await _take_part(role, config, run, identity, turns, make_miner, rounds)
+        await _take_part(role, config, run, identity, turns, make_miner, rounds, drain, stopping)
 
 
 async def _take_part(
@@ -118,14 +119,16 @@ async def _take_part(
     turns: Turns,
     make_miner: MakeMiner,
     rounds: int | None,
+    drain: Drain,
+    stopping: Stopping,
 ) -> None:
     name, where, facts = config.name, parse_address(config.service), Facts()
     compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
-    buckets = MeteredBuckets(WatchedBuckets(opened, facts.store_failed))
     journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=_listener(role, facts))
-    chain = QueuedWrites(run.chain(config.chain), turns)
+    buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
+    chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     context = Context(
         identity=identity,
         chain=chain,
@@ -150,6 +153,8 @@ async def _take_part(
                 await Session(participant, chain, context.directory).run()
             journal.note(events.Finished(root=participant.replica.root().hex()))
     finally:
+        if stopping.told:
+            journal.note(events.Stopped(signal=stopping.told, seconds=stopping.seconds, cut=stopping.cut))
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
@@ -254,7 +259,7 @@ async def _participant(
         from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here
         from muster.validator.gauntlet.validator import Validator  # noqa: PLC0415
 
-        store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite")
+        store = await asyncio.to_thread(ScoreStore, state / "scores.sqlite", context.ailments)
         return Validator(context, tip, replica, text, store, await asyncio.to_thread(_spool, state, role))
     memory = Memory(state / "memory.safetensors", config.save_every)
     return await asyncio.to_thread(make_miner, context, tip, replica, text, memory, compute)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from muster.node.miner.state import Entry, Made, MinerState, load_made, load_state, save_made, save_state, stored_error
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import DiskFailed
 from muster.protocol.spec.layout import Layout
 
 SENT = "submission.safetensors"
@@ -37,7 +37,7 @@ class Memory:
 
         Raises:
             ConfigError: a file is of another release, or not a miner's of this model.
-            StorageError: one cannot be read.
+            DiskFailed: one cannot be read.
             MusterError: what `take` raises where the entries are not its own.
         """
         state = load_state(self._path, layout, take)
@@ -55,7 +55,7 @@ class Memory:
         Returns the state to go on with: the one given, with its e where it lies in the file if all was saved.
 
         Raises:
-            StorageError: the disk is full, or the folder cannot be written; what was saved before is whole.
+            DiskFailed: the disk is full, or the folder cannot be written; what was saved before is whole.
         """
         if self._since % self._every and state.made is not None and self._after is not None:
             save_made(self._sent, state.made, self._after)
@@ -72,4 +72,4 @@ class Memory:
         try:
             self._sent.unlink(missing_ok=True)
         except OSError as problem:
-            raise StorageError(f"cannot remove {self._sent}: {problem.strerror}; mend its folder") from problem
+            raise DiskFailed(f"cannot remove {self._sent}: {problem.strerror}; mend its folder") from problem

@@ -300,5 +300,6 @@ class Miner(Follower):
         """Make a round's work durable: from here on it counts as sent."""
         self.context.faults.trip("submit.before_save")
         if self._memory:
-            state = self._memory.save(self._tip.layout, state, self._engine.state)
+            with self.context.ailments.writing("the miner's memory"):
+                state = self._memory.save(self._tip.layout, state, self._engine.state)
         self._state = state

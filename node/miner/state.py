@@ -27,7 +27,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
-from muster.protocol.errors import ConfigError, StorageError
+from muster.protocol.errors import ConfigError, DiskFailed
 from muster.protocol.ledger import Tip
 from muster.protocol.spec.layout import Layout
 
@@ -103,7 +103,7 @@ def save_made(path: Path, made: Made, after: Made) -> None:
     """Replace the file at `path` by one of a submission alone, made since the state that holds `after` was saved.
 
     Raises:
-        StorageError: as `save_state`.
+        DiskFailed: as `save_state`.
     """
     _write(
         path, lambda: _submission(made), {"format": FORMAT, **_belonging(made), "after": blake3(after.key).hexdigest()}
@@ -115,7 +115,7 @@ def load_made(path: Path, after: Made) -> Made | None:
 
     Raises:
         ConfigError: the file is of another release, or none of a submission.
-        StorageError: it cannot be read.
+        DiskFailed: it cannot be read.
     """
     try:
         with _reading(path), path.open("rb") as file:
@@ -131,7 +131,7 @@ def save_state(path: Path, layout: Layout, state: MinerState, moments: Callable[
     `moments` tells what the engine keeps (`Engine.state`); it is asked twice, for the sizes and for the bytes.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
+        DiskFailed: the disk is full, or the folder cannot be written; the file is whole, as it was or as it is to be.
     """
     about = {"format": FORMAT} | (_belonging(state.made) if state.made else {})
     _write(path, lambda: _tensors(layout, state, moments()), about)
@@ -165,7 +165,7 @@ def _write(path: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]], abou
     try:
         _replace(path, tensors, about)
     except OSError as problem:
-        raise StorageError(
+        raise DiskFailed(
             f"cannot write {path}: {problem.strerror or problem}; free space or mend the folder, the round's work waits"
         ) from problem
 
@@ -192,7 +192,7 @@ def load_state(path: Path, layout: Layout, take: Callable[[Iterable[Entry]], Non
 
     Raises:
         ConfigError: the file is of another release, or not a miner's state of this model.
-        StorageError: it cannot be read.
+        DiskFailed: it cannot be read.
         MusterError: what `take` raises where the entries are not its own.
     """
     try:
@@ -213,7 +213,7 @@ def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
     `save_state` does; not so when it is written over, which nobody may do while a miner runs.
 
     Raises:
-        ConfigError, StorageError: as `load_state`; StorageError also where there is none.
+        ConfigError, DiskFailed: as `load_state`; DiskFailed also where there is none.
     """
     try:
         with _reading(path), path.open("rb") as file:
@@ -221,7 +221,7 @@ def stored_error(path: Path, layout: Layout) -> tuple[Tensor, ...]:
             stored.check(layout)
             return stored.error(layout)
     except FileNotFoundError as problem:
-        raise StorageError(f"{path} was saved and is gone; leave it to the miner while it runs") from problem
+        raise DiskFailed(f"{path} was saved and is gone; leave it to the miner while it runs") from problem
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def _reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as problem:
-        raise StorageError(
+        raise DiskFailed(
             f"cannot read {path}: {problem.strerror or problem}; mend the disk or its permissions"
         ) from problem
     except (KeyError, ValueError, struct.error) as problem:

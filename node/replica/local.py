@@ -23,8 +23,9 @@ from muster.node.context import Offload
 from muster.node.models import model_class
 from muster.node.replica.checkpoint import SHARD_BYTES, Shard, plan_shards, read_shards
 from muster.node.replica.genesis import genesis_parameters
+from muster.node.scratch import made_again
 from muster.protocol import paths
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import DiskFailed
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
 from muster.protocol.spec import ModelSpec, RunSpec
@@ -52,13 +53,13 @@ class Spool:
         """One, which is there within.
 
         Raises:
-            StorageError: the disk has no place for it; closing it may be what shows that.
+            DiskFailed: the disk has no place for it; closing it may be what shows that.
         """
         try:
-            with tempfile.NamedTemporaryFile(prefix="shard-", dir=self.folder) as file:
+            with tempfile.NamedTemporaryFile(prefix="shard-", dir=made_again(self.folder)) as file:
                 yield file
         except OSError as error:
-            raise StorageError(f"a checkpoint cannot be kept on disk: {error.strerror}") from error
+            raise DiskFailed(f"a checkpoint cannot be kept on disk: {error.strerror}") from error
 
 
 class Replica:

@@ -30,7 +30,7 @@ class Facts:
     Counts begin at 0 with the process, so they only ever grow while it lives. `lost_in_a_row` is how many rounds a
     miner has lost since its newest submission, `lost_problem` why the last of them; `unregistered` is the newest round
     that it sat out because its hotkey had no slot, None while it has one; `judged` is the newest that it has seen of
-    its pay. Events may come from any thread.
+    its pay. `ailing` says of each thing that it cannot write now why not. Events may come from any thread.
     """
 
     role: str = ""
@@ -62,6 +62,8 @@ class Facts:
     own: Counter[Outcome] = field(default_factory=Counter)
     peers: tuple[ScoreRow, ...] = ()
     judged: events.Judged | None = None
+    ailing: dict[str, str] = field(default_factory=dict)
+    lines_lost: int = 0
     lock: Lock = field(default_factory=Lock, repr=False)
 
     def note(self, noted: Noted) -> None:
@@ -109,6 +111,7 @@ class Facts:
                 self.phase = "closed"
             case other:
                 self._mined(other)
+                self._ailed(other)
 
     def _mined(self, event: Event) -> None:
         match event:
@@ -127,6 +130,15 @@ class Facts:
             case events.Lost(problem=problem):
                 self.phase, self.lost_problem = "submit", problem
                 self.lost_in_a_row += 1
+
+    def _ailed(self, event: Event) -> None:
+        match event:
+            case events.Ailing(what=what, problem=problem):
+                self.ailing[what] = problem
+            case events.Recovered(what=what):
+                self.ailing.pop(what, None)
+            case events.LinesLost(lines=lines):
+                self.lines_lost += lines
 
     def _applied(self, applied: events.Applied, time: float) -> None:
         if applied.kind != CLOSE:

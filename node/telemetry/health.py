@@ -24,14 +24,14 @@ def longest_round(spec: RunSpec) -> int:
 
 
 def problems(facts: Facts, tip: Tip | None, now: float) -> list[str]:
-    """Why the node does not make progress, each in a sentence; empty where it does.
+    """Why the node does not make progress, or will not for long, each in a sentence; empty where it does.
 
     Args:
         facts: what the node knows of itself.
         tip: where its replica stands; None until it has joined.
         now: unix seconds.
     """
-    found = []
+    found = list(facts.ailing.values())
     if facts.block is None:
         found.append("the chain has not answered yet")
     elif now - facts.block_seen > BLOCK_SILENCE:

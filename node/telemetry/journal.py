@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Annotated, Any, NamedTuple, cast
+from queue import Full, Queue
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Annotated, Any, NamedTuple, Self, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from muster.node.telemetry import events
+from muster.node.telemetry.ailments import Ailments
 from muster.node.telemetry.events import EVENTS, Event
+from muster.protocol.errors import DiskFailed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +93,21 @@ def parse(line: bytes) -> Noted | Skipped:
         return Skipped.WRONG
 
 
+MAX_WAITING = 10_000
+"""Lines that wait for a disk which takes none: some megabytes; of more, the newest are lost."""
+
+RETRY_SECONDS = 2.0
+"""Between two tries to write a line."""
+
+WHAT = "the journal"
+
+
 class Journal:
     """Appends events from a thread of its own, so that noting one never waits for a disk.
 
-    A line is written whole or not at all, so a reader beside it never takes half of one for an event.
+    A line is written whole or not at all, so a reader beside it never takes half of one for an event. What the disk
+    does not take waits, and is tried again until it does; `ailments` says so, for this and for whatever else of the
+    participant cannot be written.
     """
 
     def __init__(
@@ -95,6 +115,9 @@ class Journal:
         path: Path | None,
         clock: Callable[[], float] = time.time,
         listener: Callable[[Noted], None] | None = None,
+        *,
+        retry: float = RETRY_SECONDS,
+        most: int = MAX_WAITING,
     ) -> None:
         """Append to `path`, or keep the events in memory only; `clock` gives unix seconds.
 
@@ -102,12 +125,17 @@ class Journal:
         """
         self._clock = clock
         self._listener = listener
-        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._retry = retry
+        self._lines: Queue[bytes | None] = Queue(most)
+        self._lost = 0
+        self._counting = Lock()
+        self._closing = Flag()
+        self._file = _Lines(path) if path is not None else None
         self._writer: Thread | None = None
+        self.ailments = Ailments(self.note)
         self.noted: list[Noted] = []
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = Thread(target=self._write, args=(path,), name="journal", daemon=True)
+        if self._file is not None:
+            self._writer = Thread(target=self._write, args=(self._file,), name="journal", daemon=True)
             self._writer.start()
 
     def note(self, event: Event) -> None:
@@ -115,22 +143,118 @@ class Journal:
         noted = Noted(self._clock(), event)
         if self._listener is not None:
             self._listener(noted)
-        if self._writer is None:
+        if self._file is None:
             self.noted.append(noted)
-        else:
-            self._lines.put(to_json(noted).encode() + b"\n")
+            return
+        try:
+            self._lines.put_nowait(to_json(noted).encode() + b"\n")
+        except Full:
+            with self._counting:
+                self._lost += 1
 
-    def _write(self, path: Path) -> None:
-        with path.open("ab", buffering=0) as file:
-            while (line := self._lines.get()) is not None:
-                file.write(line)
+    def _write(self, file: _Lines) -> None:
+        """In the thread: line after line, each until it is written, or the journal is closed and it cannot be."""
+        with file:
+            while not (self._closing.is_set() and self._lines.empty()):
+                line = self._lines.get()
+                if line is not None and not self._surely(file, line):
+                    return
+                if self._lost and not self._lines.full():
+                    with self._counting:
+                        lost, self._lost = self._lost, 0
+                    self.note(events.LinesLost(lines=lost))
+
+    def _surely(self, file: _Lines, line: bytes) -> bool:
+        while not self._written(file, line):
+            if self._closing.is_set():
+                log.error("%d lines of the journal are lost", self._lines.qsize() + 1)
+                return False
+            self._closing.wait(self._retry)
+        return True
+
+    def _written(self, file: _Lines, line: bytes) -> bool:
+        try:
+            with self.ailments.writing(WHAT):
+                file.append(line)
+        except DiskFailed:
+            return False
+        except Exception as error:  # the thread's own boundary: nobody else would notice that it is gone
+            log.exception("the journal cannot be written")
+            self.ailments.fail(WHAT, f"{WHAT} cannot be kept on disk: {error}")
+            return False
+        return True
 
     def close(self) -> None:
-        """Write what is left and stop."""
+        """Write what is left, as far as the disk takes it, and stop."""
         if self._writer is not None:
-            self._lines.put(None)
+            self._closing.set()
+            with suppress(Full):  # then there is a line, after which the writer sees that this is the end
+                self._lines.put_nowait(None)
             self._writer.join()
             self._writer = None
+
+
+class _Lines:
+    """A file that lines are appended to, by one writer: whole ones only, and where it is looked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._torn = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def append(self, line: bytes) -> None:
+        """Append a line.
+
+        Raises:
+            OSError: the disk does not take it; then none of it is in the file, or a part that is no line.
+        """
+        if self._file is not None and not self._stands():
+            self._close()
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._torn = self._unended()
+        whole = b"\n" * self._torn + line
+        before = os.fstat(self._file).st_size
+        rest = memoryview(whole)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            if len(rest) < len(whole):
+                self._torn = True
+                with suppress(OSError):
+                    os.ftruncate(self._file, before)
+                    self._torn = whole[:1] == b"\n"
+            raise
+        self._torn = False
+
+    def _stands(self) -> bool:
+        """Whether the file is the one that has the name: it may have gone with its folder, or been moved away."""
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _unended(self) -> bool:
+        """Whether an earlier life was killed within a line."""
+        with self._path.open("rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class Look(NamedTuple):
@@ -142,10 +266,14 @@ class Look(NamedTuple):
 
 
 def read_journal(path: Path, offset: int = 0) -> Look:
-    """The whole lines of a journal from a byte offset on, and the offset to read on from; a missing file is empty."""
+    """The whole lines of a journal from a byte offset on, and the offset to read on from; a missing file is empty.
+
+    One that has become shorter was begun anew, and is read from its beginning.
+    """
     if not path.exists():
         return Look([], offset, 0)
     with path.open("rb") as file:
+        offset = offset if offset <= os.fstat(file.fileno()).st_size else 0
         file.seek(offset)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]

@@ -45,6 +45,7 @@ class NodeCollector(Collector):
         yield _gauge("muster_applied_timestamp_seconds", "When the newest record was applied (unix).", facts.applied)
         yield _gauge("muster_inner_loss", "Mean loss of the newest training (nat/token).", facts.inner_loss)
         yield _gauge("muster_heldout_loss", "Newest loss on held-out text (nat/token).", facts.heldout_loss)
+        yield _gauge("muster_ailing", "Things of its own that cannot be written now.", len(facts.ailing))
         yield _gauge("muster_weights_round", "The round whose weights were set on chain last.", facts.weights_round)
 
     def _counts(self) -> Iterator[Metric]:
@@ -69,6 +70,7 @@ class NodeCollector(Collector):
         moved = {("up",): facts.bytes_up, ("down",): facts.bytes_down}
         yield _counter("muster_bytes", "Bytes of objects moved until the newest record.", ("direction",), moved)
         yield _counter("muster_store_errors", "Failed requests to object stores.", (), {(): facts.store_errors})
+        yield _counter("muster_journal_lines_lost", "Lines that the journal has lost.", (), {(): facts.lines_lost})
         yield _counter("muster_chain_errors", "Failed requests for the newest block.", (), {(): facts.chain_errors})
 
     def _peers(self) -> Iterator[Metric]:

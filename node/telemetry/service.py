@@ -140,6 +140,7 @@ class Service:
                 "accepted": facts.own[ACCEPTED, ""],
                 "rejected": rejected,
                 "pay": facts.judged and asdict(facts.judged),
+                "ailing": dict(facts.ailing),
                 "errors": {"store": facts.store_errors, "chain": facts.chain_errors, "refused": facts.refused},
                 "peers": [asdict(peer) for peer in facts.peers],
             }

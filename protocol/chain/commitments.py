@@ -76,6 +76,16 @@ def blocks_a_write(location: int, space: CommitSpace, *, seal: bool = False) -> 
     return -(-space.blocks // writes)
 
 
+def longest_location(space: CommitSpace, every: int, *, seal: bool = False) -> int | None:
+    """The longest location, in bytes, with which a leader can anchor every so many blocks; None where none is.
+
+    The inverse of `blocks_a_write`, whose arguments the others are.
+    """
+    size = space.bytes // -(-space.blocks // every)
+    length = size - ANCHOR_BYTES - (DIGEST_BYTES if seal else 0)
+    return min(length, MAX_LOCATION) if size >= MIN_SPACE and length > 0 else None
+
+
 def encode(commitment: Commitment) -> tuple[bytes, ...]:
     """The fields of a commitment.
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import DiskFailed
 
 _MODE = 0o666
 
@@ -33,7 +33,7 @@ class IncomingFile:
         """Append and hash.
 
         Raises:
-            StorageError: the folder is missing, full or not writable.
+            DiskFailed: the folder is missing, full or not writable.
         """
         self._hash.update(data)
         rest = memoryview(data)
@@ -71,5 +71,5 @@ class IncomingFile:
             self._file = os.open(self._temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         return self._file
 
-    def _failed(self, error: OSError) -> StorageError:
-        return StorageError(f"cannot write {self._target}: {error.strerror or error}")
+    def _failed(self, error: OSError) -> DiskFailed:
+        return DiskFailed(f"cannot write {self._target}: {error.strerror or error}")

@@ -274,15 +274,21 @@ class TestChain:
         assert finding.exit_status == ConfigError.exit_status
 
     @pytest.mark.parametrize(
-        ("length", "shortest", "status"),
-        [(59, 12, Status.OK), (59, 11, Status.FAIL), (60, 12, Status.OK), (140, 21, Status.FAIL), (140, 22, Status.OK)],
+        ("length", "shortest", "fix"),
+        [
+            (59, 12, ""),
+            (59, 11, "have the run's owner raise clock.min_blocks to at least 11: no location is short enough"),
+            (60, 12, ""),
+            (60, 11, "have the run's owner raise clock.min_blocks to at least 11: no location is short enough"),
+            (140, 21, "use a location of at most 131 bytes: a shorter host, bucket or prefix, or a public bucket"),
+            (140, 22, ""),
+        ],
     )
-    def test_a_leaders_anchors_fit_the_chain(self, length: int, shortest: int, status: Status) -> None:
+    def test_a_leaders_anchors_fit_the_chain(self, length: int, shortest: int, fix: str) -> None:
         clock = SPEC.clock.model_copy(update={"min_blocks": shortest - 1})
         finding = checks.judge_anchors("x" * length, CommitSpace(3100, 360), clock)
-        assert finding.status is status
+        assert (finding.status, finding.fix) == (Status.FAIL if fix else Status.OK, fix)
         assert f"the shortest round lasts {shortest} blocks" in finding.text
-        assert status is Status.OK or "at most 59 bytes" in finding.fix
 
     def test_a_location_that_no_epoch_has_room_for(self) -> None:
         finding = checks.judge_anchors("x" * 300, CommitSpace(200, 360), SPEC.clock)

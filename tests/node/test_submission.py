@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from closed_rounds import open_tip
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
+from small_files import file_size
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind, Script
@@ -27,7 +27,7 @@ from muster.node.context import Offload, in_place
 from muster.node.ledger.objects import BULK_DEADLINE
 from muster.node.submission import Payload, Submissions
 from muster.protocol import paths, wire
-from muster.protocol.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError, WireError
+from muster.protocol.errors import DiskFailed, ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError, WireError
 from muster.protocol.ledger.bundle import write_bundle
 from muster.protocol.reasons import PAYLOAD_REASONS
 from muster.protocol.storage import Store
@@ -262,11 +262,14 @@ async def refused(b: Bench, kind: type[ObjectDamaged] | type[WireError]) -> str:
 class TestDisk:
     """This machine's disk is nobody's fault, and no end of the process."""
 
-    async def test_a_folder_that_is_not_there(self, bench: Make) -> None:
+    async def test_a_folder_that_went_with_its_disk_is_made_again_once_that_is_back(self, bench: Make) -> None:
         b = await bench()
         b.spool.rmdir()
-        with pytest.raises(StorageError, match="cannot be kept on disk"):
+        b.spool.touch()
+        with pytest.raises(DiskFailed, match="cannot be kept on disk"):
             await b.payload()
+        b.spool.unlink()
+        assert (await b.payload()).update.identical(update())
 
     async def test_a_full_disk(self, bench: Make) -> None:
         """While the ciphertext comes, or when the tensors are put beside it, which is the last work handed over."""
@@ -286,17 +289,6 @@ class TestDisk:
             await b.payload()
         assert b.left == []
         assert (await b.payload()).update.identical(update())
-
-
-@contextmanager
-def file_size(most: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class TestKey:

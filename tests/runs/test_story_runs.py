@@ -6,15 +6,15 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cut_runs import ROUNDS, cut, nano, simulator
 from files_left_alone import picture
 from folder_runs import write_run
 from forked import Commands
-from run_builders import Stage, lay_out
+from run_builders import Stage
 
 from muster.history.story import Story, page, tell
 from muster.history.story.facts import Names, Told
@@ -22,8 +22,7 @@ from muster.history.story.gather import read_round
 from muster.history.story.outcome import waiting
 from muster.lab import clock
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import counting_miner, nano_template
-from muster.lab.simulator import SimulatedRun, Simulator
+from muster.lab.simulator import SimulatedRun
 from muster.node.directory import Directory
 from muster.node.telemetry.journal import Noted, to_json
 from muster.protocol import paths
@@ -31,9 +30,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import UsageError
 from muster.protocol.storage import Buckets
 from muster.protocol.storage.locations import MemoryBuckets
-from muster.testnet.roster import Roster
 
-ROUNDS = 5
 BAD, GOOD = 2, 4
 LATE = 3
 FAULTS = (
@@ -72,22 +69,6 @@ class Case:
 
     def name(self, hotkey: str) -> str:
         return self.stage.name_of(hotkey)
-
-
-def nano(folder: Path, texts: list[Path]) -> Stage:
-    return lay_out(folder / "run", texts, nano_template(), Roster.of(0, 4, 1, {}))
-
-
-def simulator(stage: Stage, script: Script, buckets: Buckets) -> Simulator:
-    return Simulator(
-        stage.roster,
-        stage.spec,
-        stage.text,
-        buckets=buckets,
-        makers=lambda _behaviour: counting_miner,
-        script=script,
-        block_seconds=1.0,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -252,18 +233,8 @@ class TestOpenRound:
 
     def cut(self, stage: Stage, seconds: float, *faults: Fault, round_: int = 1) -> Story:
         """The story of a round when a run in which these happen is that old."""
-        buckets, script = MemoryBuckets(), Script(faults)
-        lab = simulator(stage, script, buckets)
-
-        async def play() -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await lab.run(ROUNDS)
-
-        clock.run(play())
-        assert not script.unfired()
-        journals = {name: journal.noted for name, journal in lab._journals.items()}
-        return story_of(stage, lab._chain, buckets, journals, round_)
+        left = cut(stage, seconds, *faults)
+        return story_of(stage, left.chain, left.buckets, left.journals, round_)
 
     def test_before_the_seal(self, stage_of_run: Stage) -> None:
         story = self.cut(stage_of_run, 8.5, Fault("error", "store.put", "*/00000001.head", who="miner-2"))
@@ -305,7 +276,7 @@ class TestOpenRound:
     def test_a_record_that_is_not_anchored(self, stage_of_run: Stage) -> None:
         story = self.cut(stage_of_run, 9.5, Fault("error", "chain.commit", "anchor/1"))
         waited, failed = story.waiting
-        assert waited == "aggregator-0 to anchor the record, which lies in its bucket"
+        assert waited == f"aggregator-0 to anchor the record, which lies in its bucket (now {story.seen.block})"
         assert failed.startswith("aggregator-0 to publish the record, which has failed ")
         assert "not anchored" in page(story, WIDTH)
         assert [row.reason for row in story.submissions] == [""] * 4

@@ -11,8 +11,9 @@ from typing import IO
 from blake3 import blake3
 
 from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.scratch import made_again
 from muster.node.submission import SPOOL_BYTES
-from muster.protocol.errors import StorageError
+from muster.node.telemetry.ailments import Ailments
 from muster.protocol.ledger.bundle import Opened, bundle_parts, bundle_size
 from muster.protocol.storage import Store
 
@@ -38,23 +39,21 @@ class Bundle:
             await store.upload(key, Path(self.file.name), deadline=BULK_DEADLINE)
 
 
-def make_bundle(opened: Sequence[Opened], spool: Path | None) -> Bundle:
-    """The bundle of these submissions, in record order; waits for the disk where it is large.
+def make_bundle(opened: Sequence[Opened], spool: Path | None, ailments: Ailments | None = None) -> Bundle:
+    """The bundle of these submissions, in record order; waits for the disk where it is large, and tells if it ails.
 
     Raises:
-        StorageError: the disk did not take it.
+        DiskFailed: the disk did not take it.
     """
     size = bundle_size(opened)
     if size < SPOOL_BYTES:
         data = b"".join(bundle_parts(opened))
         return Bundle(blake3(data).digest(), size, data)
     digest = blake3()
-    try:
-        file = tempfile.NamedTemporaryFile(prefix="bundle-", dir=spool)  # noqa: SIM115  # it lives as long as the bundle
+    with (ailments or Ailments()).writing("a bundle"):
+        file = tempfile.NamedTemporaryFile(prefix="bundle-", dir=made_again(spool))  # noqa: SIM115  # as long as it
         for part in bundle_parts(opened):
             digest.update(part)
             file.write(part)
         file.flush()
-    except OSError as error:
-        raise StorageError(f"a bundle of {size} bytes cannot be kept on disk: {error.strerror or error}") from error
     return Bundle(digest.digest(), size, b"", file)

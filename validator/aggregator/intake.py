@@ -20,7 +20,7 @@ from muster.node.context import Offload
 from muster.node.ledger.participant import Errands
 from muster.node.submission import Payload, Place, Submissions
 from muster.protocol import paths, wire
-from muster.protocol.errors import ObjectDamaged, ObjectMissing, StorageError, WireError
+from muster.protocol.errors import DiskFailed, ObjectDamaged, ObjectMissing, StorageError, WireError
 from muster.protocol.reasons import (
     HEAD_REASONS,
     KEY_MISSING,
@@ -67,7 +67,7 @@ class Stage(Enum):
 class Taken:
     """One peer's submission. `problem` is its reason if nothing more should come; `busy` says that a read is under
     way, `place` is the one in line that it takes for its payload's; `again` is the block from which on it is tried
-    again, `pause` how many blocks are waited the next time."""
+    again, `pause` how many blocks are waited the next time; `hindered` is what the leader's own disk had against it."""
 
     head: Head
     stage: Stage = Stage.SEEN
@@ -78,6 +78,7 @@ class Taken:
     place: Place | None = None
     again: int = 0
     pause: int = 1
+    hindered: DiskFailed | None = None
 
     @property
     def settled(self) -> bool:
@@ -192,6 +193,7 @@ class Intake:
 
         Raises:
             ChainError: the chain does not say when the look is over.
+            DiskFailed: this machine's disk takes no payload; that is no peer's fault, and the look is none.
         """
         self._stores, self._order, self._seats, self._head = stores, order, seats, head
         started = {
@@ -205,6 +207,9 @@ class Intake:
         free = min(seats + BEYOND_SEATS - self._workers, sum(self._due(public, Stage.KEYED) for public in order))
         workers = {self.errands.start(self._work()) for _ in range(free)}
         await self.errands.wait(workers, head)
+        for public in sorted(self._likely()):
+            if (fault := self.peers[public].hindered) is not None:
+                raise fault
         return self.settled()
 
     @property
@@ -281,12 +286,14 @@ class Intake:
     async def _fetch(self, taken: Taken, store: Store) -> None:
         """Fetch and open one peer's payload."""
         assert taken.head.signed is not None and taken.key is not None
-        taken.busy = True
+        taken.busy, taken.hindered = True, None
         taken.lacks(UNAVAILABLE)
         try:
             taken.open(await self.submissions.payload(store, taken.head.signed, taken.key))
         except ObjectDamaged as damaged:
             taken.retry(damaged.reason, self._head.number)
+        except DiskFailed as error:
+            taken.hindered, taken.again = error, self._head.number + 1
         except StorageError as error:
             log.info("a payload cannot be fetched: %s", error)
             taken.retry(UNAVAILABLE, self._head.number)

@@ -49,7 +49,7 @@ class Leading:
         self.spool = spool
         offload = context.offload
         facts = tip.facts(possession(tip, replica))
-        self.intake = Intake(facts, Submissions(tip, offload, spool), errands, offload)
+        self.intake = Intake(facts, Submissions(tip, offload, spool, context.ailments), errands, offload)
         self.errands = errands
         self._steering = steering
         self._disputes = disputes

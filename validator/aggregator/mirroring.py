@@ -54,6 +54,7 @@ async def save_checkpoint(context: Context, tip: Tip, replica: Replica, spool: P
         await bucket.upload(paths.checkpoint(tip.run_id, tip.round, name), file, deadline=BULK_DEADLINE)
 
     kept = Spool(spool, SPOOL_BYTES, upload)
-    digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, context.offload, large=kept)
+    with context.ailments.writing("a checkpoint"):
+        digest, size = await replica.save(tip.round, ledger.tip_info(tip), put, context.offload, large=kept)
     context.journal.note(events.Checkpoint(tip.round, bytes=size))
     return digest

@@ -176,8 +176,8 @@ class Recording:
         updates = [payload.update for payload in payloads]
         windows = [payload.opened.signed.header.windows for payload in payloads]
         weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec))
-        opened = [payload.opened for payload in payloads]
-        bundle = await offload(lambda: make_bundle(opened, leading.spool))
+        opened, ailments = [payload.opened for payload in payloads], leading.context.ailments
+        bundle = await offload(lambda: make_bundle(opened, leading.spool, ailments))
         decision = Decision(
             seal=sealed.seal,
             seal_digest=sealed.digest,

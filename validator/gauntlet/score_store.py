@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from muster.protocol.errors import LedgerError, StorageError
+from muster.node.telemetry.ailments import Ailments
+from muster.protocol.errors import DiskFailed, LedgerError
 
 _FORMAT = 3
+
+READING, WRITING = "the score store, to be read", "the score store"
+"""A full disk can still be read."""
 
 
 class Stage(IntEnum):
@@ -49,25 +53,17 @@ class ScoreStore:
     event loop. What `commit` has returned from survives the death of the process or of the machine.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the score store at `path`, or begin one there.
+    def __init__(self, path: Path, ailments: Ailments | None = None) -> None:
+        """Open the score store at `path`, or begin one there; `ailments` is told when it cannot be used.
 
         Raises:
             LedgerError: the file is not a score store, or one of another format.
-            StorageError: the file cannot be opened or written.
+            DiskFailed: the file cannot be opened or written.
         """
         self._path = path
-        with self._open() as db:
-            (found,) = db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, _FORMAT):
-                raise LedgerError(f"the score store {path} has format {found}; this release reads format {_FORMAT}")
+        self._ailments = ailments or Ailments()
+        with self._open(WRITING) as db:
             db.execute("BEGIN IMMEDIATE")
-            if not found:
-                db.execute(
-                    "CREATE TABLE files (round INTEGER NOT NULL, record BLOB PRIMARY KEY, "
-                    "file BLOB NOT NULL, stage INTEGER NOT NULL) STRICT"
-                )
-                db.execute(f"PRAGMA user_version = {_FORMAT}")
             db.execute("COMMIT")
 
     def find(self, record: bytes) -> Committed | None:
@@ -91,9 +87,9 @@ class ScoreStore:
 
         Raises:
             LedgerError: something else has been said of it.
-            StorageError: the store could not be written; nothing of it was.
+            DiskFailed: the store could not be written; nothing of it was.
         """
-        with self._open() as db:
+        with self._open(WRITING) as db:
             db.execute("BEGIN IMMEDIATE")
             known = _one(db, "WHERE record = ?", record)
             if known is not None:
@@ -107,18 +103,41 @@ class ScoreStore:
 
     def reached(self, record: bytes, stage: Stage) -> None:
         """The file of a record has come so far."""
-        with self._open() as db:
+        with self._open(WRITING) as db:
             db.execute("UPDATE files SET stage = max(stage, ?) WHERE record = ?", (stage, record))
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, what: str = READING) -> Iterator[sqlite3.Connection]:
         """A connection without implicit transactions; closing it rolls back what was not committed."""
+        with self._ailments.writing(what), self._reported(), closing(self._connected()) as db:
+            db.execute("PRAGMA synchronous = FULL")
+            self._begin(db)
+            yield db
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, isolation_level=None)
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Make the table where there is none: the file is new, or new again."""
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        if found not in (0, _FORMAT):
+            raise LedgerError(f"the score store {self._path} has format {found}; this release reads format {_FORMAT}")
+        if not found:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS files (round INTEGER NOT NULL, record BLOB PRIMARY KEY, "
+                "file BLOB NOT NULL, stage INTEGER NOT NULL) STRICT"
+            )
+            db.execute(f"PRAGMA user_version = {_FORMAT}")
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
         try:
-            with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
-                db.execute("PRAGMA synchronous = FULL")
-                yield db
+            yield
         except sqlite3.OperationalError as error:
-            raise StorageError(f"cannot use the score store {self._path}: {error}") from error
+            raise DiskFailed(f"cannot use the score store {self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"the score store {self._path} is damaged or not a score store: {error}") from error
 

@@ -67,7 +67,7 @@ async def look_through(
     others = by_need([signed for signed in heads if signed.header.public not in accepted], states, beacon)
     if others:
         fetching = Screening(
-            Submissions(tip, context.offload, spool),
+            Submissions(tip, context.offload, spool, context.ailments),
             record.seal,
             context.directory.stores(snapshot),
             errands,

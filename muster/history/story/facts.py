@@ -9,6 +9,7 @@ from muster.node.telemetry.events import Event, Joined, RoundEvent
 from muster.node.telemetry.words import SHORT
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.waiting import Seen, Unfinal
 from muster.protocol.wire import Kind, Record, Seal
 
 
@@ -32,8 +33,9 @@ class LedgerRound:
 
     `tip` stands before the round's record. `anchored` says that the chain proves the record, `anchored_at` is the
     block of its anchor where the chain still shows it. Of an open round, `there` are those whose next object is in
-    their bucket (the submission before the seal, the key after it; of validators the scores that may steer it), and
-    `silent` those whose bucket did not answer. `problems` say what could not be read.
+    their bucket (the submission before the seal, the key after it), `scored` the validators whose scores that may steer
+    it are in theirs, and `silent` those whose bucket did not answer. `unfinal` is the oldest record up to this round's
+    that is not final. `problems` say what could not be read.
     """
 
     tip: Tip
@@ -44,7 +46,9 @@ class LedgerRound:
     anchored: bool = False
     anchored_at: int | None = None
     there: frozenset[bytes] = frozenset()
+    scored: frozenset[bytes] = frozenset()
     silent: frozenset[bytes] = frozenset()
+    unfinal: Unfinal | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -65,6 +69,11 @@ class LedgerRound:
     def sealed(self) -> frozenset[bytes]:
         """The peers that the seal lists."""
         return frozenset(peer for peer, _ in self.seal.headers) if self.seal else frozenset()
+
+    def open_round(self, revealing: int = 0) -> Seen:
+        """What decides what an open round waits for; `revealing` is from when the time for keys counts, where known."""
+        recorded = self.record is not None
+        return Seen(self.block, self.seal, revealing, self.there, self.scored, recorded)
 
     @property
     def decided_at(self) -> int | None:

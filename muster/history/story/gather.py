@@ -17,7 +17,9 @@ from muster.node.ledger.siblings import siblings
 from muster.protocol import ledger, paths
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, StorageError, UsageError
+from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
+from muster.protocol.ledger.waiting import Bench, Vote, unfinal
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
@@ -47,7 +49,7 @@ async def read_story(run: str, round_: int | None, chain: str | None = None, all
 
 
 async def read_round(history: SpecHistory, chain: Chain, directory: Directory, round_: int | None) -> LedgerRound:
-    """What the ledger says of a round (None: of the open one, or of the last if the run is over).
+    """What the ledger says of a round (None: of the open one, or of the closing one if the run is over).
 
     The records before it are only checked as a chain; the anchor of this round's, or of a later one, proves them.
 
@@ -67,7 +69,12 @@ async def read_round(history: SpecHistory, chain: Chain, directory: Directory, r
     if round_ is not None and tip.round < round_:
         newest = f"the newest record is of round {tip.round - 1}" if tip.round else "there is no record yet"
         raise UsageError(f"round {round_} is not there yet: {newest}")
-    return await _Look(reader, chain, directory, tip, records).round()
+    found = await _Look(reader, chain, directory, tip, records).round()
+    while round_ is None and found.record is not None and found.anchored and not found.closing:
+        records.append(found.digest)  # it was anchored only now: the next one is open
+        tip = ledger.advance(tip, found.record, found.digest)
+        found = await _Look(reader, chain, directory, tip, records).round()
+    return found
 
 
 class _Look:
@@ -84,16 +91,17 @@ class _Look:
 
     async def round(self) -> LedgerRound:
         """What there is of the round; what cannot be read is among the problems."""
-        head = await self._chain.head()
+        head, anchors, final = await self._chain.head(), await self._chain.anchors(0), await self._chain.final()
         self._mirrors = await self._reader.stores(self._tip)
         proven = await self._proven()
         found = proven or await self._unproven()
         record, digest = found or (None, b"")
         seal = await self._seal(record)
-        there, silent = (frozenset[bytes](), frozenset[bytes]()) if proven else await self._there(seal)
+        there, scored, silent = (frozenset[bytes](),) * 3 if proven else await self._there(seal)
         named, listed = Anchor(self._tip.round, digest), set(self._tip.spec.genesis.leaders)
-        anchors = await self._chain.anchors(self._tip.round)
         at = [seen.block for seen in anchors if seen.hotkey in listed and seen.anchor == named]
+        votes = [Vote(public_of(seen.hotkey), seen.anchor.round, seen.anchor.digest, seen.block) for seen in anchors]
+        records = [*self._records, digest] if proven else self._records
         return LedgerRound(
             tip=self._tip,
             block=head.number,
@@ -103,7 +111,9 @@ class _Look:
             anchored=proven is not None,
             anchored_at=min(at, default=None),
             there=there,
+            scored=scored,
             silent=silent,
+            unfinal=unfinal(Bench.of(self._tip, votes, head.number), votes, records, final),
             problems=tuple(self._problems),
         )
 
@@ -150,29 +160,31 @@ class _Look:
             self._problems.append(f"the seal cannot be read: {error}")
             return None
 
-    async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes]]:
-        """Whose next object is in its bucket, and whose bucket does not answer."""
+    async def _there(self, seal: Seal | None) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:
+        """Whose next object is in its bucket, whose scores are, and whose bucket does not answer."""
         tip, stores = self._tip, self._directory.stores(await self._directory.snapshot())
         if seal is None:
             asked = {peer: paths.head(tip.run_id, tip.round) for peer in tip.opening.expected}
         else:
             asked = {peer: paths.key(tip.run_id, tip.round) for peer, _ in seal.headers}
-        if tip.score_rounds:
-            judged = tip.score_rounds[0]
-            scores = paths.scores(tip.run_id, judged, self._records[judged])
-            asked |= dict.fromkeys(tip.validators, scores)
         there: set[bytes] = set()
+        scored: set[bytes] = set()
         silent: set[bytes] = set()
 
-        async def peek(peer: bytes, key: str) -> None:
+        async def peek(peer: bytes, key: str, found: set[bytes]) -> None:
             store = stores.get(peer)
             try:
                 if store is not None and await store.head(key, deadline=PEEK_DEADLINE) is not None:
-                    there.add(peer)
+                    found.add(peer)
             except StorageError:
                 silent.add(peer)
 
         async with asyncio.TaskGroup() as tasks:
             for peer, key in asked.items():
-                tasks.create_task(peek(peer, key))
-        return frozenset(there), frozenset(silent)
+                tasks.create_task(peek(peer, key, there))
+            if tip.score_rounds:
+                judged = tip.score_rounds[0]
+                scores = paths.scores(tip.run_id, judged, self._records[judged])
+                for validator in tip.validators:
+                    tasks.create_task(peek(validator, scores, scored))
+        return frozenset(there), frozenset(scored), frozenset(silent)

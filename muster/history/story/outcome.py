@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from muster.history.story.facts import LedgerRound, Names
+from muster.history.waits import Named, sentences
 from muster.protocol.errors import LedgerError
 from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger.waiting import Bench
+from muster.protocol.ledger.waiting import waiting as waiting_for
 from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
 from muster.protocol.rules.selection import standings
 from muster.protocol.wire import Record
@@ -108,51 +110,7 @@ def waiting(seen: LedgerRound, names: Names, revealing: int = 0) -> list[str]:
 
     `revealing` is the block from which the time for keys counts, where it is known to be later than the seal's own.
     """
-    leader = names.peer(seen.leader, "aggregator")
     if seen.anchored:
         return []
-    if seen.record is not None:
-        return [f"{leader} to anchor the record, which lies in its bucket"]
-    if seen.seal is None:
-        return _before_the_seal(seen, names, leader)
-    return _after_the_seal(seen, names, leader, max(seen.seal.block.number, revealing))
-
-
-def _before_the_seal(seen: LedgerRound, names: Names, leader: str) -> list[str]:
-    opening, now = seen.tip.opening, f"now {seen.block}"
-    missing = frozenset(opening.expected) - seen.there
-    if seen.block >= opening.deadline:
-        return [f"{leader} to publish the seal, due since block {opening.deadline} ({now})"]
-    if not opening.expected:
-        return [f"the deadline, block {opening.deadline} ({now}): nobody is expected"]
-    if missing:
-        return [f"the submission of {_whose(seen, names, missing)}, until block {opening.deadline} ({now})"]
-    enough = seen.tip.spec.clock.min_submissions
-    if len(opening.expected) < enough:
-        return [f"{enough} submissions in all, until block {opening.deadline} ({now}): everybody expected is in"]
-    if seen.block < opening.min_block:
-        return [f"block {opening.min_block} ({now}): everybody expected is in"]
-    return [f"{leader} to publish the seal: everybody expected is in ({now})"]
-
-
-def _after_the_seal(seen: LedgerRound, names: Names, leader: str, since: int) -> list[str]:
-    tip, now = seen.tip, f"now {seen.block}"
-    reveal, grace = since + tip.spec.clock.reveal, since + tip.spec.clock.grace
-    owing, expected = seen.sealed - seen.there, frozenset(tip.opening.expected)
-    found = []
-    for peers, until in ((owing & expected, reveal), (owing - expected, grace)):
-        if peers and seen.block < until:
-            found.append(f"the key of {_whose(seen, names, peers)}, until block {until} ({now})")
-    scored = reveal + tip.spec.gauntlet.score_wait
-    unscored = tip.validators - seen.there
-    if tip.score_rounds and unscored and seen.block < scored:
-        whose = _whose(seen, names, unscored, "validator")
-        found.append(f"the scores of {whose} for round {tip.score_rounds[0]}, until block {scored} at most ({now})")
-    return found or [f"{leader} to publish the record ({now})"]
-
-
-def _whose(seen: LedgerRound, names: Names, peers: Iterable[bytes], role: str = "") -> str:
-    def name(peer: bytes) -> str:
-        return names.peer(peer, role) + (" (whose bucket does not answer)" if peer in seen.silent else "")
-
-    return ", ".join(sorted(map(name, peers)))
+    found = waiting_for(seen.tip, seen.open_round(revealing), Bench.of(seen.tip), seen.unfinal)
+    return sentences(found, seen.tip, Named(names.peer, seen.silent))

@@ -35,8 +35,8 @@ def muster(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_table_has_every_command() -> None:
     assert set(ALL) == {
-        "testnet", "join", "doctor", "estimate", "miner", "validator", "aggregator", "story", "explain", "audit",
-        "spec show", "spec new", "spec amend", "run publish", "bucket create", "bucket check", "bucket rotate",
+        "testnet", "join", "doctor", "estimate", "miner", "validator", "aggregator", "status", "story", "explain",
+        "audit", "spec show", "spec new", "spec amend", "run publish", "bucket create", "bucket check", "bucket rotate",
         "bucket remove", "deploy check",
     }  # fmt: skip
 

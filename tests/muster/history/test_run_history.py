@@ -211,6 +211,16 @@ class TestIdlers:
         assert made.status(120.0, ()).note == ""
 
 
+def test_the_status_says_what_somebody_cannot_write_until_it_can() -> None:
+    made = history()
+    full = "cannot write memory.safetensors: No space left on device"
+    made.feed("miner-1", [Noted(1.0, events.Ailing(what="a", problem=full)), Noted(1.0, events.LinesLost(lines=2))])
+    assert made.status(110.0, ()).note == f"miner-1: {full}"
+    made.feed("miner-1", [Noted(2.0, events.Recovered(what="a"))])
+    assert made.status(110.0, ()).note == ""
+    assert made.summary(160.0, ()).events == ("miner-1 has lost 2 lines of its journal",)
+
+
 def test_lines_that_could_not_be_read_are_told() -> None:
     made = history()
     for wrong in (0, 2, 1):

@@ -194,25 +194,26 @@ class TestWaiting:
             ((LEADER, ALICE), 105, ["the key of bob, until block 107 (now 105)"]),
             ((LEADER, ALICE, BOB), 105, ["aggregator-o to publish the record (now 105)"]),
             ((LEADER,), 107, ["aggregator-o to publish the record (now 107)"]),
+            ((LEADER,), 120, ["aggregator-o to publish the record, due since block 120 (now 120)"]),
             ((ALICE, BOB), 108, ["the scores of validator-o for round 2, until block 109 at most (now 108)"]),
         ],
     )
     def test_after_the_seal(self, there: tuple[Any, ...], block: int, said: list[str]) -> None:
         seal = sealed(104, ALICE.public, BOB.public)  # reveal 3, score_wait 2
-        seen = LedgerRound(tip(), block, seal=seal, there=frozenset(one.public for one in there))
+        shown = frozenset(one.public for one in there)
+        seen = LedgerRound(tip(), block, seal=seal, there=shown, scored=shown & {LEADER.public})
         assert waiting(seen, NAMES) == said
 
     def test_the_time_for_keys_counts_from_when_the_leader_s_seal_was_public(self) -> None:
-        there = frozenset((ALICE.public, LEADER.public))
-        seen = LedgerRound(tip(), 107, seal=sealed(104, ALICE.public, BOB.public), there=there)
+        there, scored = frozenset((ALICE.public,)), frozenset((LEADER.public,))
+        seen = LedgerRound(tip(), 107, seal=sealed(104, ALICE.public, BOB.public), there=there, scored=scored)
         late = transition("aggregator-o", 1, "SealSeen", 106, sealed_block=104)
         assert tell(seen, [*joined(), late]).waiting[0] == "the key of bob, until block 109 (now 107)"
 
     def test_who_is_not_expected_has_the_grace_period(self) -> None:
         carol = identity("carol").public
-        seen = LedgerRound(
-            tip(), 104, seal=sealed(104, ALICE.public, carol), there=frozenset((ALICE.public, LEADER.public))
-        )
+        there, scored = frozenset((ALICE.public,)), frozenset((LEADER.public,))
+        seen = LedgerRound(tip(), 104, seal=sealed(104, ALICE.public, carol), there=there, scored=scored)
         assert waiting(seen, NAMES) == [f"the key of {identity('carol').hotkey[:8]}, until block 105 (now 104)"]
 
 

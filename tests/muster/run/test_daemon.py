@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,23 +128,6 @@ class TestEnds:
         ends = [told(run, role, name)[-1] for role, name in roles]
         assert len(set(ends)) == 1
         assert isinstance(ends[0], Finished)
-
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_signal_stops_it_cleanly(
-        self, run: RunDirectory, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Its journal is written to the end, its role is free, and it is no failure."""
-
-        async def signalled(self: Session) -> None:
-            os.kill(os.getpid(), number)
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(Session, "run", signalled)
-        for _ in range(2):
-            run_daemon(Role.AGGREGATOR, NodeConfig(run=str(run.path), name="operator-0", service="127.0.0.1:0"))
-        events = [event.name for event in told(run, Role.AGGREGATOR, "operator-0")]
-        assert events.count("started") == events.count("joined") == 2
-        assert "finished" not in events
 
     def test_what_it_cannot_go_on_from_is_one_line_and_a_status(
         self, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

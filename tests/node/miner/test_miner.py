@@ -243,7 +243,10 @@ class TestSending:
                     await miner.train()
         assert (world.bucket.puts, miner.made) == ([], None)
         assert not any(tensor.any() for tensor in miner.error_feedback)
+        (sentence,) = problems(world.facts, miner.tip, 0.0)[:1]
+        assert sentence.startswith(f"cannot write {tmp_path}/memory.safetensors: No space left on device; free space")
         await miner.train()
+        assert world.facts.ailing == {}
         assert (len(world.submissions()), world.events("trained")) == (1, [0])
         stored = load_state(tmp_path / "memory.safetensors", miner.tip.layout, list)
         assert stored.made == miner.made

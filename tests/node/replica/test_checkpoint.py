@@ -30,7 +30,7 @@ from muster.node.replica.checkpoint import (
     read_shards,
 )
 from muster.protocol import paths
-from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
+from muster.protocol.errors import DiskFailed, LedgerError, ObjectDamaged, StorageError
 from muster.protocol.wire.manifest import ShardInfo, manifest_digest
 
 RUN = hash32("run")
@@ -80,12 +80,12 @@ async def test_shards_that_wait_on_disk_are_the_same_files(tmp_path: Path, shard
     assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
 
 
-async def test_a_disk_that_takes_no_shard_is_said_to(tmp_path: Path) -> None:
+async def test_a_disk_that_takes_no_shard_is_said_to() -> None:
     async def nothing(*_of: object) -> None:
         raise AssertionError
 
-    spool = Spool(tmp_path / "gone", 1, nothing)
-    with pytest.raises(StorageError, match="a checkpoint cannot be kept on disk: No such file"):
+    spool = Spool(Path(__file__), 1, nothing)
+    with pytest.raises(DiskFailed, match="a checkpoint cannot be kept on disk: File exists"):
         await held().save(4, TIP_INFO, nothing, in_place, large=spool)
 
 

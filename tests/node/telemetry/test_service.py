@@ -17,6 +17,7 @@ from blockbuster import blockbuster_ctx
 from builders import beacon, run_spec
 
 from muster.node.telemetry import events
+from muster.node.telemetry.ailments import Ailments
 from muster.node.telemetry.facts import Facts
 from muster.node.telemetry.health import BLOCK_SILENCE, ROUNDS_OVERDUE, longest_round, problems
 from muster.node.telemetry.journal import Journal, Noted
@@ -80,6 +81,20 @@ async def test_a_live_node_answers_all_three(tip: Tip) -> None:
     assert (told["healthy"], told["role"], told["name"], told["round"]) == (True, "miner", "miner-0", tip.round)
     assert told["tip"] == {"round": tip.round, "parent": tip.parent.hex(), "closed": False}
     assert told["versions"] == {"muster": "1.2.3"}
+
+
+async def test_what_cannot_be_written_is_no_health(tip: Tip) -> None:
+    facts = live_facts(tip)
+    facts.note(Noted(1.0, events.Ailing(what="the journal", problem="the journal cannot be kept on disk: why")))
+    facts.note(Noted(1.0, events.LinesLost(lines=3)))
+    async with asked(service(tip, facts)) as ask:
+        assert await ask("/healthz") == (503, "the journal cannot be kept on disk: why\n")
+        assert json.loads((await ask("/status"))[1])["ailing"] == dict(facts.ailing)
+        text = (await ask("/metrics"))[1]
+        assert "\nmuster_ailing 1.0\n" in text
+        assert "\nmuster_journal_lines_lost_total 3.0\n" in text
+        facts.note(Noted(2.0, events.Recovered(what="the journal")))
+        assert await ask("/healthz") == (200, "ok\n")
 
 
 async def test_a_node_that_has_not_joined_says_so() -> None:
@@ -288,7 +303,7 @@ class _Broken(MemoryBuckets):
 )
 async def test_failures_of_stores_are_counted_and_answers_are_not(error: StorageError, count: int) -> None:
     facts = Facts()
-    store = WatchedBuckets(_Broken(error), facts.store_failed).bucket("mem:a")
+    store = WatchedBuckets(_Broken(error), facts.store_failed, Ailments()).bucket("mem:a")
     with pytest.raises(type(error)):
         await store.get("key", max_bytes=1)
     with pytest.raises(type(error)):
@@ -297,7 +312,7 @@ async def test_failures_of_stores_are_counted_and_answers_are_not(error: Storage
 
 
 async def test_a_watched_store_is_the_store(tmp_path: Path) -> None:
-    store = WatchedBuckets(MemoryBuckets(), lambda: None).bucket("mem:a")
+    store = WatchedBuckets(MemoryBuckets(), lambda: None, Ailments()).bucket("mem:a")
     assert await store.put_if_absent("a/b", b"1234")
     assert not await store.put_if_absent("a/b", b"5")
     assert await store.get("a/b", max_bytes=9) == b"1234"

@@ -20,6 +20,7 @@ from muster.protocol.chain.commitments import (
     decode,
     encode,
     from_info,
+    longest_location,
     space,
     to_info,
 )
@@ -89,6 +90,22 @@ def test_up_to_59_bytes_a_location_costs_nothing() -> None:
     assert CHEAP_LOCATION == 59
     assert space(encode(Commitment("x" * 59, Anchor(1, bytes(32))))) == MIN_SPACE
     assert space(encode(Commitment("x" * 60, Anchor(1, bytes(32))))) == MIN_SPACE + 1
+
+
+@given(st.integers(MIN_SPACE, 10_000), st.integers(1, 1000), st.integers(1, 2000), st.booleans())
+def test_the_longest_location_is_the_longest(limit: int, tempo: int, every: int, seal: bool) -> None:
+    room = CommitSpace(limit, tempo)
+
+    def fits(location: int) -> bool:
+        try:
+            return blocks_a_write(location, room, seal=seal) <= every
+        except ChainError:
+            return False
+
+    longest = longest_location(room, every, seal=seal)
+    assert longest is None or fits(longest)
+    beyond = 1 if longest is None else longest + 1
+    assert beyond > MAX_LOCATION or not fits(beyond)
 
 
 @given(st.integers(1, MAX_LOCATION), st.integers(MIN_SPACE, 10_000), st.integers(1, 1000), st.booleans())

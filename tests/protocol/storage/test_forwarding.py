@@ -11,6 +11,8 @@ import pytest
 
 from muster.lab.faults import Script
 from muster.lab.faulty import FaultyBuckets
+from muster.node.drain import Drain, DrainedBuckets
+from muster.node.telemetry.ailments import Ailments
 from muster.node.telemetry.watched import WatchedBuckets
 from muster.protocol.errors import ObjectMissing
 from muster.protocol.storage import Buckets, ForwardingStore, MeteredBuckets, Store
@@ -21,7 +23,8 @@ T = TypeVar("T")
 OPERATIONS = {name for name in vars(Store) if not name.startswith("_")} - {"close"}
 FRONTS: dict[str, Callable[[Buckets], Buckets]] = {
     "metered": MeteredBuckets,
-    "watched": lambda behind: WatchedBuckets(behind, lambda: None),
+    "watched": lambda behind: WatchedBuckets(behind, lambda: None, Ailments()),
+    "drained": lambda behind: DrainedBuckets(behind, Drain()),
     "faulty": lambda behind: FaultyBuckets(behind, Script([]), lambda: 0, "me"),
 }
 

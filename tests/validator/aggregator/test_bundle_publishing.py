@@ -96,7 +96,12 @@ class TestDisk:
 
     def test_a_disk_that_does_not_take_it_is_a_storage_fault(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="cannot be kept on disk"):
-            make_bundle(of_bytes(SPOOL_BYTES), tmp_path / "nowhere")
+            make_bundle(of_bytes(SPOOL_BYTES), Path(__file__))
+
+    def test_a_folder_that_has_gone_is_made_again(self, tmp_path: Path) -> None:
+        bundle = make_bundle(of_bytes(SPOOL_BYTES), tmp_path / "gone" / "spool")
+        assert len(kept(tmp_path / "gone" / "spool")) == 1
+        del bundle
 
     def test_a_full_one_keeps_nothing_of_it(self, tmp_path: Path) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import header, identity, payload_key, possession_of, update
@@ -16,7 +17,7 @@ from intake_world import BLOCK, Crowd, names, play, public, reasons
 from muster.lab.faults import Fault, Kind, Script
 from muster.node.submission import PLACE_SECONDS
 from muster.protocol import wire
-from muster.protocol.errors import ObjectDamaged, WireError
+from muster.protocol.errors import DiskFailed, ObjectDamaged, WireError
 from muster.validator.aggregator.intake import BEYOND_SEATS, Intake, Stage
 
 A, B, C = names(3)
@@ -362,6 +363,29 @@ class TestPayloads:
             assert not crowd.script.unfired()
 
         play(main())
+
+
+def test_a_leaders_own_disk_is_no_peers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that it spoils is none, so no time for payloads goes by; the next one goes on by itself."""
+    monkeypatch.setattr("muster.node.submission.SPOOL_BYTES", 1)
+
+    async def main() -> None:
+        crowd = await Crowd.begin((A, B))
+        crowd.spool = tmp_path / "spool"
+        async with crowd.intake() as intake:
+            await crowd.sealed(intake)
+            crowd.spool.touch()  # where the folder has to be
+            for _ in range(3):
+                for _again_in_the_block in range(2):
+                    with pytest.raises(DiskFailed, match="a payload on its way cannot be kept on disk"):
+                        await crowd.reveal(intake)
+                await crowd.next_block()
+            assert opened(intake) == frozenset()
+            crowd.spool.unlink()
+            assert await crowd.reveal(intake) == {public(A), public(B)}
+            assert reasons(intake) == {}
+
+    play(main())
 
 
 class TestOrder:

@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from small_files import file_size
 
-from muster.protocol.errors import LedgerError, StorageError
+from muster.node.telemetry.ailments import Ailments
+from muster.node.telemetry.events import Ailing, Event, Recovered
+from muster.protocol.errors import DiskFailed, LedgerError, StorageError
 from muster.validator.gauntlet.score_store import KEPT, Committed, ScoreStore, Stage
 
 A, B = b"a" * 32, b"b" * 32
@@ -119,3 +122,49 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot use the score store"):
         ScoreStore(tmp_path / "nowhere" / "scores.sqlite")
+
+
+class TestDisk:
+    """One that goes and comes back ends nothing."""
+
+    @pytest.fixture
+    def told(self) -> list[Event]:
+        return []
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, told: list[Event]) -> ScoreStore:
+        (tmp_path / "disk").mkdir()
+        made = ScoreStore(tmp_path / "disk" / "scores.sqlite", Ailments(told.append))
+        made.commit(0, A, b"one")
+        return made
+
+    def test_it_is_said_and_what_was_there_is_there_again(
+        self, tmp_path: Path, store: ScoreStore, told: list[Event]
+    ) -> None:
+        disk = tmp_path / "disk"
+        disk.rename(tmp_path / "away")
+        for _ in range(2):
+            with pytest.raises(DiskFailed, match="cannot use the score store"):
+                store.commit(1, B, b"two")
+        (event,) = told
+        assert isinstance(event, Ailing)
+        (tmp_path / "away").rename(disk)
+        assert store.commit(1, B, b"two").round == 1
+        assert store.newest(1) == Committed(0, A, b"one", Stage.COMMITTED)
+        assert told[1:] == [Recovered(event.what)]
+
+    def test_a_full_one_can_still_be_read(self, store: ScoreStore, told: list[Event]) -> None:
+        with file_size(1):
+            with pytest.raises(DiskFailed):
+                store.commit(1, B, b"two" * 10_000)
+            assert store.find(A) is not None
+            assert store.find(B) is None
+        assert [type(event) for event in told] == [Ailing], "that it can be read heals nothing"
+        store.commit(1, B, b"two")
+        assert [type(event) for event in told] == [Ailing, Recovered]
+
+    def test_one_that_came_back_empty_is_begun_anew(self, tmp_path: Path, store: ScoreStore) -> None:
+        """As a restart would begin it: what was published stands in the own bucket."""
+        (tmp_path / "disk" / "scores.sqlite").unlink()
+        assert store.find(A) is None
+        assert store.commit(1, B, b"two") == store.find(B)

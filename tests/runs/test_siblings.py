@@ -19,9 +19,9 @@ ROUNDS, FINAL_AFTER = 4, 30
 
 
 def play(folder: Path, leader: type[Aggregator], misled: str = "") -> SimulatedRun:
-    """A run; whoever is `misled` finds the record that the others stand on missing when it looks for it first."""
+    """A run; whoever is `misled` finds the record that the others stand on missing when it looks for it, and once more."""
     stage = NanoStage.lay(Setting("siblings", CLOCK, 4, leader=leader, final_after=FINAL_AFTER), folder)
-    blind = Fault("missing", "store.get", f"*/records/{TWICE:08d}-*", who=misled, count=1)
+    blind = Fault("missing", "store.get", f"*/records/{TWICE:08d}-*", who=misled, count=2)
     script = Script([blind] if misled else [])
     run = stage.play(script, ROUNDS)
     assert script.unfired() == []

@@ -142,7 +142,7 @@ MINER_GONE = Scenario(
 )
 SIBLINGS = Scenario(
     "a record turns up that goes before its sibling",
-    (Fault("missing", "store.get", "*/records/00000001-*", who=MINER, count=1),),
+    (Fault("missing", "store.get", "*/records/00000001-*", who=MINER, count=2),),
     setting=replace(EXPECTED, leader=Equivocator, final_after=20),
     within=60,
     missing=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from nano_stage import NanoStage, Setting
-from run_builders import MAX_BYTES, MakeStage, Stage, play
+from run_builders import MAX_BYTES, MakeStage, Stage, genesis_without, play
 
 from muster.audit import Auditor, AuditReport, FaultClass
 from muster.history.explain.gather import find_case
 from muster.history.story import Story, page, tell
 from muster.history.story.gather import read_round
+from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets
 from muster.lab.simulator import SimulatedRun
@@ -30,8 +32,10 @@ from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
+from muster.run.folder import RunDirectory
 
 ROUNDS = 6
 TERM = 2
@@ -222,6 +226,20 @@ class TestMirrors:
                 for round_ in range(ROUNDS):
                     assert case.story(round_).seen.anchored
 
+    def test_a_bucket_that_hangs_is_waited_for_once(self, case: Case) -> None:
+        """For the ledger; its own score files nobody else has."""
+        hang = Fault("hang", "store.*", owner="operator-0")
+        script = Script([hang])
+        buckets = FaultyBuckets(case.run.buckets, script, lambda: 0, "auditor")
+        auditor = Auditor(case.stage.run, case.run.chain, buckets, lambda _line: None)
+        report = clock.run(auditor.audit(None))
+        assert right(case, report)
+        listed = Script([Fault("hang", "store.list", "*/records/*", owner="operator-0")])
+        buckets = FaultyBuckets(case.run.buckets, listed, lambda: 0, "auditor")
+        auditor = Auditor(case.stage.run, case.run.chain, buckets, lambda _line: None)
+        assert right(case, clock.run(auditor.audit(None)))
+        assert sum(listed.fired.values()) <= 2, "beside the rounds once, and once after the last"
+
     def test_history_is_read_back_in_as_many_looks_as_it_takes(
         self, case: Case, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -343,3 +361,56 @@ class TestTakeover:
         assert closed.to_json_object()["turn"] == 1
         assert stage.spec.clock.term == BESIDE + 1, "a term ends, and the turn goes on from who took over"
         assert then.leader == hotkeys[2 % operators][:8]
+
+
+CHANGES = 3
+"""The round from which on an amended list is in force."""
+
+
+def amended(stage: MakeStage, before: Sequence[int], after: Sequence[int]) -> Case:
+    """A run of two operators whose list is first of these, and then of those."""
+    made = stage(miners=2, validators=2, clock={"term": TERM, "checkpoint_every": 1})
+    hotkeys = [operator.hotkey for operator in made.roster.operators]
+    first, then = ([hotkeys[i] for i in listed] for listed in (before, after))
+    genesis = made.spec.genesis.model_copy(update={"leaders": tuple(first)})
+    spec = made.spec.model_copy(update={"genesis": genesis})
+    owner = made.roster.owner.identity
+    data = wire.encode_amendment(owner, spec.run_id(), 1, CHANGES, "genesis.leaders", json.dumps(then))
+    buckets = MemoryBuckets()
+    for operator in made.roster.operators:
+        asyncio.run(buckets.bucket(f"mem:{operator.name}").put(paths.amendment(spec.run_id(), 1), data))
+    folder = made.run.path
+    (folder / "spec.json").write_bytes(spec.canonical())
+    config = (folder / "run.toml").read_text()
+    (folder / "run.toml").write_text(config.replace(made.spec.run_id().hex(), spec.run_id().hex()))
+    late = {"miner-1": ROUNDS - 1}
+    return Case(
+        replace(made, run=RunDirectory.open(str(folder))),
+        play(made, ROUNDS, genesis_without(spec, made.member("miner-1").hotkey), buckets=buckets, arrivals=late),
+    )
+
+
+class TestAmendedLists:
+    """The list changes while the run lives: what is read of it is read by the list that was in force."""
+
+    @pytest.fixture(scope="class", params=[((0,), (0, 1)), ((0, 1), (1,)), ((0,), (1,))])
+    def changed(self, request: pytest.FixtureRequest, stage: MakeStage) -> Case:
+        return amended(stage, *request.param)
+
+    def test_the_audit_goes_on_by_the_list_in_force(self, changed: Case) -> None:
+        for chain in (changed.run.chain, changed.newest_only):
+            report = changed.audit(chain)
+            assert right(changed, report)
+            assert report.faults == []
+
+    def test_the_story_of_every_round_is_told(self, changed: Case) -> None:
+        for round_ in range(ROUNDS):
+            seen = changed.story(round_).seen
+            assert (seen.anchored, seen.problems) == (True, ())
+            assert seen.record is not None
+            assert seen.record.leader in seen.tip.leaders
+
+    def test_who_comes_late_stands_where_all_stand(self, changed: Case) -> None:
+        own = changed.run.roots("miner-1")
+        assert max(own) == ROUNDS - 1
+        assert own.items() <= changed.run.roots("miner-0").items()

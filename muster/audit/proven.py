@@ -1,7 +1,8 @@
 """Which record of each round the chain proves, for an audit: known before anything is judged, and without θ.
 
 Of a list of one that is what its leader anchored; of several the one that was decided first. Of a longer list it is
-what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to.
+what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to; or
+what the rule of votes makes final where some are out of touch.
 """
 
 from __future__ import annotations
@@ -77,6 +78,20 @@ class Proven:
         if newest is not None:
             self._of |= {round_: (digest,) for round_, digest in sure.items()}
             self._of[newest.round] = (newest.digest,)
+
+    async def decide(self, tip: Tip) -> None:
+        """See whether the votes make a record of the open round final although less than half of the list anchored it:
+        who is out of touch is not waited for.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        try:
+            pointers = await self._reader.anchored(tip) if len(self._voters) > 1 else []
+        except (StorageError, LedgerError) as error:
+            self.problem = error
+            return
+        self._of |= [(tip.round, (pointer.digest,)) for pointer in pointers if pointer.claim.final]
 
     async def trace(self, round_: int, read: Read) -> None:
         """Lead back what is known to `round_`: a record proves the one before it (`protocol/ledger/lineage.py`)."""

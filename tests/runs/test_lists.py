@@ -374,6 +374,7 @@ def amended(stage: MakeStage, before: Sequence[int], after: Sequence[int]) -> Ca
     first, then = ([hotkeys[i] for i in listed] for listed in (before, after))
     genesis = made.spec.genesis.model_copy(update={"leaders": tuple(first)})
     spec = made.spec.model_copy(update={"genesis": genesis})
+    spec = genesis_without(spec, made.member("miner-1").hotkey)
     owner = made.roster.owner.identity
     data = wire.encode_amendment(owner, spec.run_id(), 1, CHANGES, "genesis.leaders", json.dumps(then))
     buckets = MemoryBuckets()
@@ -386,19 +387,23 @@ def amended(stage: MakeStage, before: Sequence[int], after: Sequence[int]) -> Ca
     late = {"miner-1": ROUNDS - 1}
     return Case(
         replace(made, run=RunDirectory.open(str(folder))),
-        play(made, ROUNDS, genesis_without(spec, made.member("miner-1").hotkey), buckets=buckets, arrivals=late),
+        play(made, ROUNDS, spec, buckets=buckets, arrivals=late),
     )
+
+
+@pytest.fixture(scope="module", params=[((0,), (0, 1)), ((0, 1), (1,)), ((0,), (1,))])
+def changed(request: pytest.FixtureRequest, stage: MakeStage) -> Case:
+    return amended(stage, *request.param)
 
 
 class TestAmendedLists:
     """The list changes while the run lives: what is read of it is read by the list that was in force."""
 
-    @pytest.fixture(scope="class", params=[((0,), (0, 1)), ((0, 1), (1,)), ((0,), (1,))])
-    def changed(self, request: pytest.FixtureRequest, stage: MakeStage) -> Case:
-        return amended(stage, *request.param)
-
     def test_the_audit_goes_on_by_the_list_in_force(self, changed: Case) -> None:
-        for chain in (changed.run.chain, changed.newest_only):
+        """Who has left the list does not vote for its last record: that is final once it is out of touch, and where
+        the chain shows newest anchors only a turn later."""
+        for chain in (changed.showing(changed.anchors), changed.newest_only):
+            chain.advance(changed.run.spec.clock.turn)
             report = changed.audit(chain)
             assert right(changed, report)
             assert report.faults == []
@@ -414,3 +419,20 @@ class TestAmendedLists:
         own = changed.run.roots("miner-1")
         assert max(own) == ROUNDS - 1
         assert own.items() <= changed.run.roots("miner-0").items()
+
+
+@pytest.mark.parametrize("gone", ["operator-0", "operator-1"])
+def test_after_one_of_two_has_died_for_good_the_run_is_read_to_its_end(case: Case, gone: str) -> None:
+    """Its anchors end, and nothing is left of its bucket; once it is out of touch the other's word is enough."""
+    if len(case.operators) > 2:
+        pytest.skip("of three the other two are more than half")
+    hotkey = case.stage.member(gone).hotkey
+    shown = [seen for seen in case.anchors if seen.hotkey != hotkey or seen.anchor.round < BESIDE]
+    with case.changed(dict.fromkeys((gone, key) for key in case.everything_of(gone))):
+        early = case.audit(case.showing(shown))
+        assert early.of(FaultClass.LEDGER) == []
+        assert early.state_roots == case.run.state_roots[:BESIDE]
+        later = case.showing(shown)
+        later.advance(2 * case.stage.spec.clock.touch)
+        assert right(case, case.audit(later))
+        assert case.story(None, later).seen.tip.round == ROUNDS

@@ -50,8 +50,9 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     opening, step = record.opening, record.outer_step + (record.kind is Kind.ROUND)
     if opening is None or (record.round + 1, step) != (manifest.round, manifest.outer_step):
         raise LedgerError("the checkpoint is not of the round after the record before it")
-    disputes = _disputes(start, manifest)
-    silenced = frozenset(one.validator for one in disputes)
+    disputes, strikes = _disputes(start, manifest), _strikes(manifest)
+    struck = frozenset(strike.leader for strike in strikes)
+    silenced = struck.union(one.validator for one in disputes)
     history, past = _history(start, manifest, silenced), past_of(manifest.tip)
     if not past or past[-1] != attendance(record):
         raise LedgerError("the checkpoint's tip remembers another record than the one before it")
@@ -61,9 +62,9 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     listed = frozenset(public_of(hotkey) for spec in begun for hotkey in spec.genesis.leaders)
     if any(not {one.validator, one.signer} <= listed or one.round >= manifest.round for one in disputes):
         raise LedgerError("the checkpoint's tip has disputes that nothing before it gives")
+    if strikes and not struck < listed:
+        raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
     proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
-    strikes = _struck(listed, manifest)
-    silenced |= {strike.leader for strike in strikes}
     tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
         raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
@@ -85,15 +86,15 @@ def _disputes(start: Tip, manifest: Manifest) -> list[Dispute]:
         raise LedgerError(f"the checkpoint's tip has a proof that is none: {error}") from error
 
 
-def _struck(listed: frozenset[bytes], manifest: Manifest) -> tuple[Strike, ...]:
+def _strikes(manifest: Manifest) -> tuple[Strike, ...]:
     """Who was struck from the list, by the pinned manifest's word: what can be checked without the records that carry
-    the proofs is that it was one a record, of the run's leaders, each once, and not all of them."""
+    the proofs is that it was one a record, each once, of the run's leaders and not all of them."""
     strikes = tuple(
         Strike(bytes.fromhex(info.leader), info.round, bytes.fromhex(info.proof)) for info in manifest.tip.struck
     )
-    rounds, struck = [strike.round for strike in strikes], {strike.leader for strike in strikes}
-    ascending = all(one < other for one, other in pairwise((*rounds, manifest.round)))
-    if not ascending or len(struck) < len(strikes) or (strikes and not struck < listed):
+    rounds = (*(strike.round for strike in strikes), manifest.round)
+    ascending = all(one < other for one, other in pairwise(rounds))
+    if not ascending or len({strike.leader for strike in strikes}) < len(strikes):
         raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
     return strikes
 

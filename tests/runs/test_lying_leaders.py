@@ -16,6 +16,7 @@ from muster.lab.adversary.leaders import (
     TWICE,
     Backdates,
     Equivocator,
+    EquivocatorAtOnce,
     FlipsAByte,
     KnowsNoKey,
     LeavesOut,
@@ -156,26 +157,6 @@ def nobodys_pay_is_touched(scene: Scene) -> None:
             assert (row.failures, row.inactive) == (0, 0)
 
 
-def proven(scene: Scene, what: str) -> None:
-    """It is caught by an honest aggregator; the record of the next round that one of those makes carries the proof; and
-    it leads no round any more."""
-    caught = [one for name in ("aggregator-1", "aggregator-2") for one in scene.run.events(name, events.SignedTwice)]
-    assert caught
-    assert {(one.round, one.leader, one.what) for one in caught} == {(TWICE, scene.liar, what)}
-    carriers = [round_ for round_ in range(ROUNDS) if scene.record(round_).proofs]
-    assert carriers == [TWICE + 1]
-    (data,) = parted(scene.record(TWICE + 1).proofs)[0]
-    shown, _ = decode_equivocation(data, scene.stage.spec.run_id())
-    assert (hotkey_of(shown.once.signer), shown.once.round) == (scene.liar, TWICE)
-    for name, participant in scene.run.participants.items():
-        struck = [(one.round, one.leader) for one in scene.run.events(name, events.Struck)]
-        assert struck == [(TWICE + 1, scene.liar)]
-        assert scene.run.events(name, events.Silenced) == [], "that is said in one word"
-        assert participant.tip.struck == {public_of(scene.liar)}
-    leaders = {hotkey_of(scene.record(round_).leader) for round_ in range(TWICE + 1, ROUNDS)}
-    assert leaders == set(scene.stage.spec.genesis.leaders[1:])
-
-
 def told(scene: Scene) -> list[str]:
     """What the audit says of the liar, by the records of the run."""
     report = AuditReport(scene.stage.spec.run_id().hex(), 0)
@@ -183,6 +164,27 @@ def told(scene: Scene) -> list[str]:
         tell_struck(scene.record(round_), FaultLog(report, lambda _: None))
     assert {(note.round, note.hotkey) for note in report.notes} == {(TWICE, scene.liar)}
     return [note.said for note in report.notes]
+
+
+def proven(scene: Scene, what: str) -> None:
+    """An honest aggregator catches it; a record that one of those makes within two rounds carries the proof; and it leads
+    no round any more. The audit says so."""
+    caught = [one for name in ("aggregator-1", "aggregator-2") for one in scene.run.events(name, events.SignedTwice)]
+    assert caught
+    assert {(one.round, one.leader, one.what) for one in caught} == {(TWICE, scene.liar, what)}
+    (carrier,) = (round_ for round_ in range(ROUNDS) if scene.record(round_).proofs)
+    assert TWICE < carrier <= TWICE + 2
+    (data,) = parted(scene.record(carrier).proofs)[0]
+    shown, _ = decode_equivocation(data, scene.stage.spec.run_id())
+    assert (hotkey_of(shown.once.signer), shown.once.round) == (scene.liar, TWICE)
+    for name, participant in scene.run.participants.items():
+        struck = [(one.round, one.leader) for one in scene.run.events(name, events.Struck)]
+        assert struck == [(carrier, scene.liar)]
+        assert scene.run.events(name, events.Silenced) == [], "that is said in one word"
+        assert participant.tip.struck == {public_of(scene.liar)}
+    leaders = {hotkey_of(scene.record(round_).leader) for round_ in range(TWICE + 1, ROUNDS)}
+    assert leaders == set(scene.stage.spec.genesis.leaders[1:])
+    assert any(f"two {what} in turn 0: the proof is in the record of round {carrier}" in said for said in told(scene))
 
 
 def test_when_nobody_lies_each_leads_its_term(without: SimulatedRun, of_three: Stage) -> None:
@@ -210,7 +212,6 @@ class TestTwoSeals:
         assert (record.leader, record.turn) == (public_of(scene.stage.spec.genesis.leaders[1]), 1)
         nobodys_pay_is_touched(scene)
         proven(scene, "seals")
-        assert any("two seals in turn 0: the proof is in the record of round 2" in said for said in told(scene))
 
     def test_alone(self, alone: Stage) -> None:
         """Nobody applies its record; the run waits for ever."""
@@ -256,23 +257,23 @@ def test_a_late_seal_that_names_an_early_block(leaders: str, request: pytest.Fix
 class TestTwoRecords:
     """It anchors two, valid both of them."""
 
-    def test_of_three(self, of_three: Stage) -> None:
+    @pytest.mark.parametrize("deed", [Equivocator, EquivocatorAtOnce])
+    def test_of_three(self, of_three: Stage, deed: type[Aggregator]) -> None:
         """All stand on one of them, whichever that is; the other costs nobody anything."""
-        scene = play(of_three, Equivocator)
+        scene = play(of_three, deed)
         assert scene.run.state_roots
         counts = accepted(scene.run)
         assert counts.pop(TWICE) in (MINERS - 1, MINERS)
         assert counts == {round_: count for round_, count in ALL.items() if round_ != TWICE}
         nobodys_pay_is_touched(scene)
         proven(scene, "records")
-        assert any("two records in turn 0: the proof is in the record of round 2" in said for said in told(scene))
 
-    def test_alone(self, alone: Stage) -> None:
-        """Everybody stands on one and the same, and nobody is struck: there is nobody else to lead."""
-        scene = play(alone, Equivocator)
-        counts = accepted(scene.run)
-        assert counts.pop(TWICE) in (MINERS - 1, MINERS)
-        assert counts == {round_: count for round_, count in ALL.items() if round_ != TWICE}
+    @pytest.mark.parametrize(("deed", "count"), [(Equivocator, MINERS), (EquivocatorAtOnce, MINERS - 1)])
+    def test_alone(self, alone: Stage, deed: type[Aggregator], count: int) -> None:
+        """Everybody stands on that of the first block, of one block on the newest. Nobody else is there to lead, so it is
+        not struck."""
+        scene = play(alone, deed)
+        assert accepted(scene.run) == ALL | {TWICE: count}
         assert not any(one.tip.struck for one in scene.run.participants.values())
         nobodys_pay_is_touched(scene)
 

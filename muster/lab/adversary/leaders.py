@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from muster.node.context import Context
+from muster.node.ledger.participant import Errands
 from muster.node.ledger.reader import FoundSeal
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
@@ -27,11 +28,10 @@ TWICE = 1
 
 
 class _Silent(Twice):
-    """Knows nothing of leaders that signed two."""
+    """Finds no leaders that signed two: it is one."""
 
-    def carried(self, tip: Tip) -> tuple[bytes, ...]:  # noqa: ARG002
-        """No record of its own carries a proof."""
-        return ()
+    def look(self, tip: Tip, errands: Errands) -> None:
+        """It does not."""
 
 
 class Liar(Aggregator):
@@ -69,7 +69,10 @@ class Liar(Aggregator):
 
 
 class Equivocator(Liar):
-    """Signs and anchors two valid records for one round: the second as if the last miner's key had never come."""
+    """Signs and anchors two valid records for one round, in two blocks: the second as if the last miner's key had never
+    come."""
+
+    at_once = False
 
     async def publish_record(self, head: Block) -> None:
         """Decide the round, and once more."""
@@ -79,8 +82,15 @@ class Equivocator(Liar):
             return
         intake.peers[recording.made.applied.record.accepted[-1].public].fail(KEY_MISSING)
         other = await recording.make(head)
-        await self.context.chain.next_block(head.number)  # of two anchors of one block only the later one would count
+        if not self.at_once:
+            await self.context.chain.next_block(head.number)
         await self._show(other, other.data)
+
+
+class EquivocatorAtOnce(Equivocator):
+    """The same in one block, of whose anchors the newest is its vote."""
+
+    at_once = True
 
 
 class _Second(Sealing):

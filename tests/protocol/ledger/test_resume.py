@@ -18,7 +18,7 @@ from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.ledger import Tip, advance, resume, tip_info
 from muster.protocol.ledger.resume import past_of
 from muster.protocol.rules.attendance import MEMORY, Attendance
-from muster.protocol.wire import Record, ScoresUsed, Seal
+from muster.protocol.wire import Record, ScoresUsed, Seal, decode_equivocation
 from muster.protocol.wire.manifest import Manifest, TipInfo, decode_manifest, manifest_digest
 
 PEERS = [hash32("peer", i) for i in range(5)]
@@ -113,6 +113,25 @@ def amended_by_validators() -> tuple[Tip, Tip, Record, bytes]:
         digest = hash32("record", round_)
         tip = advance(tip, record, digest)
     return start, tip, record, digest
+
+
+def test_a_newcomer_learns_what_validators_amended_after_one_of_them_was_struck() -> None:
+    """Two of the three that are left are more than half of them, and not of all four."""
+    validators = [*VALIDATORS, identity("fourth")]
+    others = tuple(one.hotkey for one in validators if one != identity(LEADER))
+    start = tip = open_tip(clock={"amend_delay": 1}, genesis={"leaders": (identity(LEADER).hotkey, *others)})
+    struck = decode_equivocation(striking(tip), tip.run_id)[0].once.signer
+    left = sorted((one for one in validators if one.public != struck), key=lambda one: one.public)
+    wish = wire.encode_amendment(left[0], start.run_id, 1, 4, "clock.deadline", "12")
+    wish = wire.cosign_amendment(left[1], start.run_id, wish)
+    scores = tuple(ScoresUsed(one.public, 1, 1, hash32("used"), ()) for one in left)
+    for more in ({"proofs": (striking(tip),)}, {}, {"amendments": (wish,), "scores": scores}):
+        record = close(tip, [], **more).record
+        digest = hash32("record", tip.round)
+        tip = advance(tip, record, digest)
+    assert tip.history.adopted
+    assert tip.struck == tip.silenced == {struck}
+    assert resume(start, Manifest.model_validate_json(manifest(tip).encode()), (record, digest)) == tip
 
 
 def test_a_newcomer_learns_what_validators_amended_though_one_of_them_is_silenced_since() -> None:

@@ -1,4 +1,4 @@
-"""A chain as a hotkey's queued writes meet it: one commitment, replaced whole, shown late, taken where a gate is open."""
+"""A chain as a hotkey's queued writes meet it: one commitment, shown late, written where a gate is open."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def run_spec(**sections: Mapping[str, Any]) -> RunSpec:
     document["model"] = MODEL.model_dump()
     document["inner"] |= {"steps": 2, "batch": 3}
     document["clock"] |= {"min_blocks": 1, "deadline": 10, "reveal": 3, "grace": 1, "anchor": 5}
-    document["clock"] |= {"seal_age": 4, "evaluate": 9, "term": 1000, "turn": 5, "touch": 200}
+    document["clock"] |= {"seal_age": 4, "evaluate": 9, "term": 1000, "turn": 5, "touch": 400}
     document["gauntlet"] |= {"score_wait": 2, "lag": 1}
     document["data"] |= {
         "window": MODEL.context,

@@ -100,6 +100,7 @@ class Auditor:
                 tip = ledger.advance(tip, *read)
             if not advanced.sound:
                 return None
+            await evidence.follow(tip)
             if tip.closed:
                 raise UsageError(f"the run closed before round {first_round}")
         read = await find_record(evidence, self._faults, tip.round)

@@ -31,7 +31,6 @@ class Beside:
     def __init__(self, evidence: Evidence, faults: FaultLog) -> None:
         self._evidence = evidence
         self._faults = faults
-        self._deaf: set[Store] = set()
 
     async def tell(self, tip: Tip, record: Record, digest: bytes, seal: Seal | None) -> None:
         """What there is beside a record of the run, which has this digest, and beside its seal.
@@ -61,8 +60,9 @@ class Beside:
     async def _others(self, prefix: str, own: str, read: Callable[[str, Store], Awaitable[Signed]]) -> list[Signed]:
         """What there is under a prefix but the run's own; what cannot be read says nothing."""
         found: list[Signed] = []
-        listed, problems = await listing((one for one in self._evidence.stores if one not in self._deaf), prefix)
-        self._deaf |= problems.keys()
+        silent = self._evidence.silent
+        listed, problems = await listing((one for one in self._evidence.stores if one not in silent), prefix)
+        silent.update(problems)
         for key, places in listed.items():
             if key != own:
                 try:
@@ -70,7 +70,7 @@ class Beside:
                 except (ObjectDamaged, ObjectMissing, ObjectTooLarge):
                     continue
                 except StorageError:
-                    self._deaf |= set(places.stores)
+                    silent.update(places.stores)
         return found
 
 

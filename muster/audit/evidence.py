@@ -75,6 +75,8 @@ class Evidence:
         self._digests: dict[int, bytes] = {}
         self._stores: dict[bytes, Store] = {}
         self.peers: dict[str, Peer] = {}
+        self.silent: set[Store] = set()
+        """Buckets that did not answer: they are read last from there on."""
 
     @property
     def last(self) -> int:
@@ -86,10 +88,15 @@ class Evidence:
         """Whose scores count."""
         return self._tip.spec.genesis.leaders
 
-    def follow(self, tip: Tip) -> bool:
-        """The replay has come to this tip; whether its list is another than before."""
-        changed = tip.leaders != self._tip.leaders
-        self._tip = tip
+    async def follow(self, tip: Tip) -> bool:
+        """The replay has come to this tip; whether its list is another than before, which is looked at then.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        changed, self._tip = tip.leaders != self._tip.leaders, tip
+        if changed:
+            await self.look(tip.round)
         return changed
 
     @property
@@ -105,7 +112,7 @@ class Evidence:
             ChainError: the chain cannot be read.
         """
         self.peers = (await self._chain.snapshot()).by_hotkey()
-        self._stores = await self._reader.stores(self._tip)
+        self._stores |= await self._directory.stores_of((*self._tip.leaders, *self._tip.listed))
         await self.proven_by.look(self._tip, self._stores)
         if self.proven_by.seen and not self._stores:
             raise AuditError("no aggregator of the run has committed a bucket that can be opened")
@@ -136,7 +143,7 @@ class Evidence:
     @property
     def places(self) -> Mirrors:
         """The same, to read from whichever has an object."""
-        return Mirrors(self.stores)
+        return Mirrors(tuple(sorted(self.stores, key=self.silent.__contains__)))
 
     async def record(self, round_: int) -> tuple[Record, bytes]:
         """The anchored record of a round, and its digest.

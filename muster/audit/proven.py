@@ -1,17 +1,19 @@
 """Which record of each round the chain proves, for an audit: known before anything is judged, and without θ.
 
 Of a list of one that is what its leader anchored; of several the one that was decided first. Of a longer list it is
-what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to.
+what more than half of it anchored, if nobody on it anchored another, and what the records after it lead back to; or
+what the rule of votes makes final where some are out of touch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 from muster.node.ledger.agreed import agreed
 from muster.node.ledger.reader import Reader
 from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
@@ -22,13 +24,15 @@ Read = Callable[[int], Awaitable[tuple[Record, bytes]]]
 
 
 class Proven:
-    """`seen` are the anchors of the list, in chain order; `problem` is why the newest ones prove less than they say."""
+    """`seen` are the anchors of all who were on a list so far, in chain order; `problem` is why the newest ones of the
+    list in force prove less than they say."""
 
     def __init__(self, chain: Chain, reader: Reader) -> None:
         self._chain = chain
         self._reader = reader
         self._of: dict[int, tuple[bytes, ...]] = {}
-        self._several = False
+        self._voters: tuple[str, ...] = ()
+        self._listed: set[str] = set()
         self.seen: list[AnchorSeen] = []
         self.problem: StorageError | LedgerError | None = None
 
@@ -49,18 +53,21 @@ class Proven:
         return min((known for known in self._of if known > round_), default=self.last + 1)
 
     async def look(self, tip: Tip, stores: Mapping[bytes, Store]) -> None:
-        """See what the list of a tip has anchored by now.
+        """See what the list of a tip has anchored by now; of another list than before, from the tip's round on.
 
         Raises:
             ChainError: the chain cannot be read.
         """
-        members = tip.spec.genesis.leaders
-        self._several = len(members) > 1
-        self.seen = [seen for seen in await self._chain.anchors(0) if seen.hotkey in members]
-        if not self._several:
-            self._of |= self._anchored()
+        voters = tuple(map(hotkey_of, tip.leaders))
+        if voters != self._voters:
+            self._voters = voters
+            self._of = {round_: of for round_, of in self._of.items() if round_ < tip.round}
+        self._listed |= {*voters, *map(hotkey_of, tip.listed)}
+        self.seen = [seen for seen in await self._chain.anchors(0) if seen.hotkey in self._listed]
+        if len(voters) == 1:
+            self._of |= {round_: of for round_, of in self._anchored().items() if round_ >= tip.round}
             return
-        sure = {round_: digests[0] for round_, digests in self._anchored().items() if self._sure(round_, len(members))}
+        sure = {round_: of[0] for round_, of in self._anchored().items() if round_ >= tip.round and self._sure(round_)}
         newest = Anchor(max(sure), sure[max(sure)]) if sure else None
         try:
             found = await agreed(self._reader, tip, stores)
@@ -69,12 +76,26 @@ class Proven:
         except (StorageError, LedgerError) as error:
             self.problem = error
         if newest is not None:
-            self._of |= {round_: (digest,) for round_, digest in sure.items() if round_ >= tip.round}
+            self._of |= {round_: (digest,) for round_, digest in sure.items()}
             self._of[newest.round] = (newest.digest,)
+
+    async def decide(self, tip: Tip) -> None:
+        """See whether the votes make a record of the open round final although less than half of the list anchored it:
+        who is out of touch is not waited for.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        try:
+            pointers = await self._reader.anchored(tip) if len(self._voters) > 1 else []
+        except (StorageError, LedgerError) as error:
+            self.problem = error
+            return
+        self._of |= [(tip.round, (pointer.digest,)) for pointer in pointers if pointer.claim.final]
 
     async def trace(self, round_: int, read: Read) -> None:
         """Lead back what is known to `round_`: a record proves the one before it (`protocol/ledger/lineage.py`)."""
-        anchored = self._anchored() if self._several else {}
+        anchored = self._anchored() if len(self._voters) > 1 else {}
         for newest in sorted(self._of, reverse=True):
             at = newest
             while at > round_ and at - 1 not in self._of:
@@ -91,7 +112,7 @@ class Proven:
         """What was anchored for each round: that of most members first, then that of the first block, then, of the
         anchors of one block, the newest one, which is their maker's vote (`protocol/ledger/forkchoice.py`)."""
         found: dict[int, list[AnchorSeen]] = {}
-        for seen in reversed(self.seen):
+        for seen in self._votes(reversed(self.seen)):
             found.setdefault(seen.anchor.round, []).append(seen)
 
         def order(of: list[AnchorSeen]) -> tuple[bytes, ...]:
@@ -101,7 +122,13 @@ class Proven:
 
         return {round_: order(of) for round_, of in found.items()}
 
-    def _sure(self, round_: int, members: int) -> bool:
+    def _votes(self, seen: Iterable[AnchorSeen]) -> Iterator[AnchorSeen]:
+        """Of anchors those of the list in force."""
+        return (one for one in seen if one.hotkey in self._voters)
+
+    def _sure(self, round_: int) -> bool:
         """Whether more than half of the list anchored one record of a round, and nobody another."""
-        here = [seen for seen in self.seen if seen.anchor.round == round_]
-        return len({seen.anchor.digest for seen in here}) == 1 and 2 * len({seen.hotkey for seen in here}) > members
+        here = [seen for seen in self._votes(self.seen) if seen.anchor.round == round_]
+        return len({seen.anchor.digest for seen in here}) == 1 and 2 * len({seen.hotkey for seen in here}) > len(
+            self._voters
+        )

@@ -63,6 +63,11 @@ class Replay:
     async def _rounds(self) -> None:
         round_ = self._report.first_round
         while not self._report.closed:
+            tip = self._standing.tip
+            if tip is not None and await self._evidence.follow(tip):
+                await self._weights.look()
+            if tip is not None and round_ > self._evidence.last:
+                await self._evidence.proven_by.decide(tip)
             if round_ > self._evidence.last:
                 # First the bucket, then the chain: of a run that goes on, what was stored may be anchored by now.
                 beyond = await self._evidence.beyond(round_)
@@ -102,8 +107,6 @@ class Replay:
         record, digest = read
         self._tell_unproven(round_)
         tip = self._standing.tip
-        if tip is not None and self._evidence.follow(tip):
-            await self._weights.look()
         found = await self._named(record, digest)
         seal = None if found.seal is None else found.seal[0]
         await self._beside.tell(self._evidence.tip, record, digest, seal)

@@ -66,9 +66,9 @@ class Ballot:
             at = await reader.traced(anchor, tip, self._places)
             if at.round > tip.round or Anchor(at.round, at.digest) in reader.refused:
                 return None
-            if self._alone:
-                return at.digest
             if reader.lineage.parent(at) is None:
+                if self._alone:
+                    return at.digest
                 await reader.learn(at, tip, self._places)
         except StorageError as error:
             self.problem = self.problem or error

@@ -13,7 +13,7 @@ from muster.node.ledger.reader import Reader
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import check_shard, read_manifest
 from muster.protocol import ledger, paths
-from muster.protocol.errors import LedgerError
+from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.ledger import Tip
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
@@ -26,10 +26,12 @@ SLOW_LINE = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A checkpoint that the chain proves: the tip that it is of, the record that pins it, and its manifest."""
+    """A checkpoint that the chain proves: the tip that it is of, the record that pins it, with its digest, and its
+    manifest."""
 
     tip: Tip
     record: Record
+    digest: bytes
     manifest: Manifest
 
 
@@ -40,7 +42,8 @@ class CatchUp:
     The newest record that pins a checkpoint is where it begins: the checkpoint's manifest holds the tip. The record's
     authority is the chain's: more than half of the list stand on it; the session verifies it in full. Of a list longer
     than one it is `clock.finality` rounds older than what they stand on: where a chain shows newest anchors only, the
-    last of these may yet be taken back. Whose list that is, is the run's first, and then that of the checkpoint found.
+    last of these may yet be taken back. Whose list that is, is the run's first, and then that of the checkpoint found,
+    which has to stand on this checkpoint or on a later one.
     `reached` is the last record that was read; θ will be on `device` (None: the CPU).
     """
 
@@ -51,7 +54,8 @@ class CatchUp:
     _settled: bool = field(init=False, default=False)
     _at: Anchor | None = field(init=False, default=None)
     _newest: int | None = field(init=False, default=None)
-    _pinned: Record | None = field(init=False, default=None)
+    _pinned: Anchor | None = field(init=False, default=None)
+    _record: Record | None = field(init=False, default=None)
 
     async def go(self, reader: Reader) -> tuple[Tip, Replica | None]:
         """The newest checkpoint that the chain proves, as (tip, replica); `(start, None)` where there is none.
@@ -64,7 +68,7 @@ class CatchUp:
             voters = self._begin.tip if self._begin else self.start
             found = await self._by(reader, voters)
             self._settled = found is None or found.tip.leaders == voters.leaders
-            self._at = self._newest = self._pinned = None
+            self._at = self._newest = self._pinned = self._record = None
             self._begin = found or self._begin
         if self._begin is None:
             self._settled = False  # there may be one by the next look
@@ -76,22 +80,23 @@ class CatchUp:
     async def _by(self, reader: Reader, voters: Tip) -> Begin | None:
         """The newest checkpoint that a tip's list stands on, where it is a later one than this tip's."""
         stores = await reader.stores(voters)
-        if not stores:
-            return None
         places = Mirrors(tuple(stores.values()))
         if self._newest is None:
-            self._at = await agreed(reader, voters, stores)
-            if self._at is None:
+            self._at = await agreed(reader, voters, stores) if stores else None
+            if self._at is not None:
+                self._newest = self._at.round - (voters.spec.clock.finality if len(voters.leaders) > 1 else 0)
+        while self._record is None:
+            if self._begin is not None and (self._at is None or self._at.round <= voters.round):
+                self._confirm(self._begin)
                 return None
-            self._newest = self._at.round - (voters.spec.clock.finality if len(voters.leaders) > 1 else 0)
-        while self._pinned is None:
-            if self._at is None or self._at.round <= (voters.round if self._begin else -1):
+            if self._at is None or self._newest is None:
                 return None
             record = await self._read(reader, places, self._at)
             if record.checkpoint != ledger.NO_CHECKPOINT and record.round <= self._newest:
-                self._pinned = record
+                self._pinned, self._record = self._at, record
             self._at = Anchor(record.round - 1, record.parent) if record.round else None
-        record, before = self._pinned, None
+        assert self._pinned is not None
+        record, before = self._record, None
         if self._at is not None:
             if self.reached is record:
                 await self._read(reader, places, self._at)
@@ -100,7 +105,17 @@ class CatchUp:
         manifest = await read_pinned(places, self.start, record)
         tip = ledger.resume(self.start, manifest, before)
         ledger.check_link(tip, record, None)
-        return Begin(tip, record, manifest)
+        return Begin(tip, record, self._pinned.digest, manifest)
+
+    def _confirm(self, begin: Begin) -> None:
+        """The list of a checkpoint's own tip stands on the record that pins it.
+
+        Raises:
+            StorageError: it does not, or not yet; the next look begins anew.
+        """
+        if self._at != Anchor(begin.record.round, begin.digest):
+            self._begin = self._at = self._newest = None
+            raise StorageError("more than half of the list that the newest checkpoint names do not stand on it yet")
 
     async def _read(self, reader: Reader, places: Places, at: Anchor) -> Record:
         with about(paths.record(self.start.run_id, at.round, at.digest)):

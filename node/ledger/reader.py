@@ -237,6 +237,15 @@ class Reader:
             record, _ = await self.record(places, tip, at.round, at.digest)
             self.lineage.take(at, record, at.digest)
 
+    def refuse(self, tip: Tip, digest: bytes) -> None:
+        """The open round's record with this digest was judged and is not valid: it is no vote any more.
+
+        One that comes after another record than this tip's may be valid there, and is only none of this ledger.
+        """
+        at = Anchor(tip.round, digest)
+        if self.lineage.parent(at) in (None, tip.parent):
+            self.refused.add(at)
+
     async def record(self, places: Places, tip: Tip, round_: int, digest: bytes) -> tuple[Record, bytes]:
         """The record with this digest, and its bytes; what was read ahead is not read again.
 
@@ -266,6 +275,7 @@ class Reader:
         store, run_id, round_ = pointer.places, tip.run_id, tip.round
         with about(paths.record(run_id, round_, pointer.digest)):
             record, record_data = await self.record(store, tip, round_, pointer.digest)
+            self.lineage.take(Anchor(round_, pointer.digest), record, pointer.digest)
             ledger.check_link(tip, record, None)
             known = self.ahead.size(pointer.digest)  # by the spec that it names, which is this one
             size = bundle_size(record, tip) if known is None else known

@@ -46,7 +46,7 @@ from muster.protocol.ledger.round import (
     TurnCame,
     Unsure,
 )
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Block
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Session:
         except (StorageError, ChainError) as error:
             self.complain(f"the record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._reader.refused.add(Anchor(tip.round, pointer.digest))
+            self._reader.refuse(tip, pointer.digest)
             log.error("the record of round %d is not valid and is not applied: %s", tip.round, error)
             me.note(events.Refused(tip.round, record=pointer.digest.hex(), problem=str(error)))
         return None

@@ -16,7 +16,7 @@ from muster.protocol.errors import ChainError, LedgerError, StorageError
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.forkchoice import before, is_final
 from muster.protocol.ledger.round import ENDED, Event, Phase, RecordFinal, Tick
-from muster.protocol.types import Anchor, Block
+from muster.protocol.types import Block
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Tentative:
         except (StorageError, ChainError) as error:
             self._complain(f"another record of round {tip.round} is not to be had yet: {error}")
         except LedgerError as error:
-            self._reader.refused.add(Anchor(tip.round, pointer.digest))
+            self._reader.refuse(tip, pointer.digest)
             log.error("another record of round %d is not valid: %s", tip.round, error)
         return None
 

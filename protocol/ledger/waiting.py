@@ -74,7 +74,7 @@ class Bench:
         newest = {vote.public: vote.block for vote in sorted(votes, key=lambda vote: vote.block)}
         since, clock = tip.roll.since, tip.spec.clock
         heard = tuple(one for one in tip.leaders if newest.get(one, since) + clock.touch >= block)
-        return cls(tip.leaders, heard or tip.leaders, clock.turn, clock.finality)
+        return cls(tip.leaders, heard or tip.leaders, clock.turn if len(tip.leaders) > 1 else None, clock.finality)
 
     def turn_at(self, opening: Opening, block: int) -> int:
         """The newest turn that may close the round at a block: turn t from anchor_by + (t − 1) · turn on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from nano_stage import NanoStage, Setting
-from run_builders import MAX_BYTES, MakeStage, Stage, play
+from run_builders import MAX_BYTES, MakeStage, Stage, genesis_without, play
 
 from muster.audit import Auditor, AuditReport, FaultClass
 from muster.history.explain.gather import find_case
 from muster.history.story import Story, page, tell
 from muster.history.story.gather import read_round
+from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets
 from muster.lab.simulator import SimulatedRun
@@ -30,8 +32,10 @@ from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
+from muster.protocol.storage.locations import MemoryBuckets
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Record, Seal
+from muster.run.folder import RunDirectory
 
 ROUNDS = 6
 TERM = 2
@@ -222,6 +226,20 @@ class TestMirrors:
                 for round_ in range(ROUNDS):
                     assert case.story(round_).seen.anchored
 
+    def test_a_bucket_that_hangs_is_waited_for_once(self, case: Case) -> None:
+        """For the ledger; its own score files nobody else has."""
+        hang = Fault("hang", "store.*", owner="operator-0")
+        script = Script([hang])
+        buckets = FaultyBuckets(case.run.buckets, script, lambda: 0, "auditor")
+        auditor = Auditor(case.stage.run, case.run.chain, buckets, lambda _line: None)
+        report = clock.run(auditor.audit(None))
+        assert right(case, report)
+        listed = Script([Fault("hang", "store.list", "*/records/*", owner="operator-0")])
+        buckets = FaultyBuckets(case.run.buckets, listed, lambda: 0, "auditor")
+        auditor = Auditor(case.stage.run, case.run.chain, buckets, lambda _line: None)
+        assert right(case, clock.run(auditor.audit(None)))
+        assert sum(listed.fired.values()) <= 2, "beside the rounds once, and once after the last"
+
     def test_history_is_read_back_in_as_many_looks_as_it_takes(
         self, case: Case, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -343,3 +361,78 @@ class TestTakeover:
         assert closed.to_json_object()["turn"] == 1
         assert stage.spec.clock.term == BESIDE + 1, "a term ends, and the turn goes on from who took over"
         assert then.leader == hotkeys[2 % operators][:8]
+
+
+CHANGES = 3
+"""The round from which on an amended list is in force."""
+
+
+def amended(stage: MakeStage, before: Sequence[int], after: Sequence[int]) -> Case:
+    """A run of two operators whose list is first of these, and then of those."""
+    made = stage(miners=2, validators=2, clock={"term": TERM, "checkpoint_every": 1})
+    hotkeys = [operator.hotkey for operator in made.roster.operators]
+    first, then = ([hotkeys[i] for i in listed] for listed in (before, after))
+    genesis = made.spec.genesis.model_copy(update={"leaders": tuple(first)})
+    spec = made.spec.model_copy(update={"genesis": genesis})
+    spec = genesis_without(spec, made.member("miner-1").hotkey)
+    owner = made.roster.owner.identity
+    data = wire.encode_amendment(owner, spec.run_id(), 1, CHANGES, "genesis.leaders", json.dumps(then))
+    buckets = MemoryBuckets()
+    for operator in made.roster.operators:
+        asyncio.run(buckets.bucket(f"mem:{operator.name}").put(paths.amendment(spec.run_id(), 1), data))
+    folder = made.run.path
+    (folder / "spec.json").write_bytes(spec.canonical())
+    config = (folder / "run.toml").read_text()
+    (folder / "run.toml").write_text(config.replace(made.spec.run_id().hex(), spec.run_id().hex()))
+    late = {"miner-1": ROUNDS - 1}
+    return Case(
+        replace(made, run=RunDirectory.open(str(folder))),
+        play(made, ROUNDS, spec, buckets=buckets, arrivals=late),
+    )
+
+
+@pytest.fixture(scope="module", params=[((0,), (0, 1)), ((0, 1), (1,)), ((0,), (1,))])
+def changed(request: pytest.FixtureRequest, stage: MakeStage) -> Case:
+    return amended(stage, *request.param)
+
+
+class TestAmendedLists:
+    """The list changes while the run lives: what is read of it is read by the list that was in force."""
+
+    def test_the_audit_goes_on_by_the_list_in_force(self, changed: Case) -> None:
+        """Who has left the list does not vote for its last record: that is final once it is out of touch, and where
+        the chain shows newest anchors only a turn later."""
+        for chain in (changed.showing(changed.anchors), changed.newest_only):
+            chain.advance(changed.run.spec.clock.turn)
+            report = changed.audit(chain)
+            assert right(changed, report)
+            assert report.faults == []
+
+    def test_the_story_of_every_round_is_told(self, changed: Case) -> None:
+        for round_ in range(ROUNDS):
+            seen = changed.story(round_).seen
+            assert (seen.anchored, seen.problems) == (True, ())
+            assert seen.record is not None
+            assert seen.record.leader in seen.tip.leaders
+
+    def test_who_comes_late_stands_where_all_stand(self, changed: Case) -> None:
+        own = changed.run.roots("miner-1")
+        assert max(own) == ROUNDS - 1
+        assert own.items() <= changed.run.roots("miner-0").items()
+
+
+@pytest.mark.parametrize("gone", ["operator-0", "operator-1"])
+def test_after_one_of_two_has_died_for_good_the_run_is_read_to_its_end(case: Case, gone: str) -> None:
+    """Its anchors end, and nothing is left of its bucket; once it is out of touch the other's word is enough."""
+    if len(case.operators) > 2:
+        pytest.skip("of three the other two are more than half")
+    hotkey = case.stage.member(gone).hotkey
+    shown = [seen for seen in case.anchors if seen.hotkey != hotkey or seen.anchor.round < BESIDE]
+    with case.changed(dict.fromkeys((gone, key) for key in case.everything_of(gone))):
+        early = case.audit(case.showing(shown))
+        assert early.of(FaultClass.LEDGER) == []
+        assert early.state_roots == case.run.state_roots[:BESIDE]
+        later = case.showing(shown)
+        later.advance(2 * case.stage.spec.clock.touch)
+        assert right(case, case.audit(later))
+        assert case.story(None, later).seen.tip.round == ROUNDS

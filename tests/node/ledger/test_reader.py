@@ -293,7 +293,9 @@ class TestAnchored:
 
     async def test_each_record_is_named_once_in_chain_order(self) -> None:
         world, written = await published()
-        await world.anchor(other := await world.write(("alice",)))
+        world.chain.advance(1)
+        await world.put(other := await world.write(("alice",)))
+        await world.anchor(other)
         for _ in range(2):
             await world.anchor(written)
             await world.anchor(other)

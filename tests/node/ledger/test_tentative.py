@@ -106,15 +106,18 @@ def test_who_had_both_from_the_start_never_stood_on_the_second() -> None:
     clock.run(follow())
 
 
-def test_one_that_can_never_be_final_is_taken_back_however_late() -> None:
-    """With one leader, and that one a liar: who could not see the first record in time comes to stand on it, too."""
+def test_what_is_final_is_not_taken_back() -> None:
+    """With one leader, and that one a liar, who could not see a record in time stands elsewhere than the others."""
 
     async def follow() -> None:
         fork = await Fork.begin(final_after=2)
         life = await Life.of(fork.world)
-        await life.live(*[nothing] * 6, fork.show, *[nothing] * 4, fork.end, blocks=40)
-        assert moves(life) == BACK_AND_FORTH
-        assert life.agrees
+        with pytest.raises(ExceptionGroup) as ended:
+            await life.live(*[nothing] * 6, fork.show, fork.end, blocks=40)
+        assert ended.group_contains(AssertionError, match="stands in round 1")
+        assert moves(life) == [(0, "applied")]
+        assert life.participant.tip.parent == fork.second.digest
+        assert life.participant._steps == []
 
     clock.run(follow())
 

@@ -13,7 +13,7 @@ import pytest
 from builders import block, opening, run_spec
 from nano_stage import BLOCK, NanoStage, Setting
 
-from muster.lab.adversary.leaders import EquivocatorAtOnce
+from muster.lab.adversary.leaders import Equivocator
 from muster.lab.clock import Stuck
 from muster.lab.faults import Fault, Script
 from muster.lab.simulator import SimulatedRun
@@ -142,8 +142,8 @@ MINER_GONE = Scenario(
 )
 SIBLINGS = Scenario(
     "a record turns up that goes before its sibling",
-    (Fault("missing", "store.get", "*/bundles/00000001-*", who=MINER, count=1),),
-    setting=replace(EXPECTED, leader=EquivocatorAtOnce, final_after=20),
+    (Fault("missing", "store.get", "*/records/00000001-*", who=MINER, count=2),),
+    setting=replace(EXPECTED, leader=Equivocator, final_after=20),
     within=60,
     missing=True,
 )

@@ -8,42 +8,37 @@ better words) and its facts. docs/operations.md is written from it. A new event 
 from __future__ import annotations
 
 from muster.node.telemetry.event import EVENTS, Event, RoundEvent, event
+from muster.node.telemetry.process_events import (
+    Ailing,
+    Computes,
+    Finished,
+    LinesLost,
+    Recovered,
+    Service,
+    Started,
+    Stopped,
+)
 from muster.node.telemetry.words import SHORT, size, some
 from muster.protocol.incentive.row import ScoreRow
 from muster.protocol.incentive.words import in_short
 from muster.protocol.ledger.round import Instruction, Phase
 
-__all__ = ["EVENTS", "Event", "RoundEvent"]
-"""What stands in `event` and is used from here."""
+__all__ = [
+    "EVENTS",
+    "Ailing",
+    "Computes",
+    "Event",
+    "Finished",
+    "LinesLost",
+    "Recovered",
+    "RoundEvent",
+    "Service",
+    "Started",
+    "Stopped",
+]
+"""What stands in `event` and in `process_events` and is used from here."""
 
 MINER, LEADER, VALIDATOR = "miner", "leader", "validator"
-
-
-@event
-class Started(Event):
-    """Began: `role`, `pid` of the process."""
-
-    role: str
-    pid: int
-
-
-@event
-class Computes(Event):
-    """Chose how to compute: on which `device`, and `why` as one sentence."""
-
-    device: str
-    why: str
-
-    def said(self) -> str:
-        """The sentence."""
-        return f"computes with {self.why}"
-
-
-@event
-class Service(Event):
-    """Answers over HTTP: at `address`."""
-
-    address: str
 
 
 @event
@@ -391,61 +386,3 @@ class Heldout(RoundEvent):
     def said(self) -> str:
         """What it came to."""
         return f"measured a held-out loss of {self.loss:.3f} nat/token"
-
-
-@event
-class Ailing(Event):
-    """Cannot write something of its own: `what`, and `problem`, why not, once for as long as it is the same; it is
-    tried again."""
-
-    failed = True
-    what: str
-    problem: str
-
-    def said(self) -> str:
-        """What, and why not."""
-        return f"cannot write {self.what}: {self.problem}"
-
-
-@event
-class Recovered(Event):
-    """Writes again what it could not write: `what`."""
-
-    what: str
-
-    def said(self) -> str:
-        """What."""
-        return f"writes {self.what} again"
-
-
-@event
-class LinesLost(Event):
-    """Has lost lines of this journal, because they could not be written for too long: `lines`."""
-
-    failed = True
-    lines: int
-
-    def said(self) -> str:
-        """How many."""
-        return f"has lost {some(self.lines, 'line')} of its journal"
-
-
-@event
-class Stopped(Event):
-    """Stopped, because it was told to: by `signal`, within `seconds`; `cut` is what was being written and did not end
-    in time, to be done again by the next start."""
-
-    signal: str
-    seconds: float
-    cut: tuple[str, ...] = ()
-
-    def said(self) -> str:
-        """By what, and what had to be given up."""
-        return f"stopped by {self.signal}" + (f", while {' and '.join(self.cut)}" if self.cut else "")
-
-
-@event
-class Finished(Event):
-    """Came to the end of the run: its last `root`."""
-
-    root: str

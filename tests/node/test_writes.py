@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hotkey_process import LEDGER, OPERATOR, digest, line, other_process
+from hotkey_process import OPERATOR, digest, line, other_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from writes_world import Client, Ground, maker, until
 
-from muster.node.drain import Drain
-from muster.node.telemetry.ailments import Ailments
-from muster.node.telemetry.events import Ailing, Event, Recovered
-from muster.node.turns import Lane, Turns
 from muster.node.writes import QueuedWrites, Standing, Wish
-from muster.protocol.chain.base import AnchorSeen, Chain, Peer, Snapshot
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
-from muster.protocol.errors import ChainError, DiskFailed, RateLimited
+from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.identity import Identity
-from muster.protocol.types import Anchor, Block, Origin
+from muster.protocol.types import Anchor, Block
 
 BLOCK = Block(0, bytes(32))
 COMMITS = 50
@@ -39,101 +33,10 @@ wishes = st.builds(Wish, locations, st.none() | anchors)
 standings = st.builds(Standing, st.none() | locations, st.none() | anchors, st.just(BLOCK))
 
 
-@dataclass
-class Ground:
-    """A chain as Bittensor is: a hotkey has one commitment, replaced whole. Whoever waits for a block makes it.
-
-    `commitments` holds (height, location, anchor), `calls` every write begun; writes pass where `gate` is open.
-    """
-
-    height: int = 0
-    commitments: list[tuple[int, str, Anchor | None]] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-
-class Client(Chain):
-    """A client of it, whose node is `behind` by so many blocks."""
-
-    def __init__(self, ground: Ground, behind: int = 0) -> None:
-        self.ground = ground
-        self.behind = behind
-
-    async def origin(self) -> Origin:
-        return Origin("local", bytes(32))
-
-    async def head(self) -> Block:
-        return Block(max(0, self.ground.height - self.behind), bytes(32))
-
-    async def final(self) -> int:
-        return (await self.head()).number
-
-    async def next_block(self, after: int) -> Block:
-        while (head := await self.head()).number <= after:
-            self.ground.height += 1
-            await asyncio.sleep(0)
-        return head
-
-    async def block(self, number: int) -> Block:
-        return Block(number, bytes(32))
-
-    async def beacon(self, purpose: str, round_: int, block: int) -> bytes:
-        return bytes(32)
-
-    async def _visible(self) -> list[tuple[int, str, Anchor | None]]:
-        height = (await self.head()).number
-        return [each for each in self.ground.commitments if each[0] <= height]
-
-    async def snapshot(self) -> Snapshot:
-        shown = await self._visible()
-        peer = Peer(0, OPERATOR.hotkey, 1, True, 0.0, 0, shown[-1][1] if shown else None)
-        return Snapshot(await self.head(), (peer,))
-
-    async def anchors(self, round_: int) -> tuple[AnchorSeen, ...]:
-        shown = await self._visible()
-        anchor = shown[-1][2] if shown else None
-        seen = anchor is not None and anchor.round >= round_
-        return (AnchorSeen(OPERATOR.hotkey, anchor, shown[-1][0], 0),) if seen and anchor else ()
-
-    async def register(self, identity: Identity) -> int:
-        await self._write("register")
-        return 0
-
-    async def commit(self, identity: Identity, location: str, anchor: Anchor | None = None) -> None:
-        await self._write(f"commit {location} {anchor.round}" if anchor else f"commit {location}")
-        stands = self.ground.commitments[-1][2] if self.ground.commitments else None
-        self.ground.height += 1
-        self.ground.commitments.append((self.ground.height, location, anchor or stands))
-
-    async def set_weights(self, identity: Identity, weights: Mapping[int, int]) -> None:
-        await self._write("weights")
-
-    async def _write(self, call: str) -> None:
-        self.ground.calls.append(call)
-        await self.ground.gate.wait()
-        await asyncio.sleep(0)
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Callable[..., QueuedWrites]:
     """Makes one daemon's way to a chain; arrivals are counted and nobody sleeps."""
     return maker(tmp_path)
-
-
-def maker(folder: Path) -> Callable[..., QueuedWrites]:
-    arrivals = itertools.count()
-
-    async def sleep(_: float) -> None:
-        await asyncio.sleep(0)
-
-    def make(chain: Chain, patience: float = 30.0, show_seconds: float = 30.0) -> QueuedWrites:
-        turns = Turns(folder, LEDGER, "me", patience=patience, clock=lambda: next(arrivals), sleep=sleep)
-        return QueuedWrites(chain, turns, show_seconds=show_seconds)
-
-    return make
 
 
 @pytest.fixture
@@ -148,13 +51,6 @@ def chain_file(tmp_path: Path) -> Path:
 
     asyncio.run(prepare())
     return path
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let others work until something is true."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 (it comes about in threads)
-            await asyncio.sleep(0)
 
 
 class TestMerge:
@@ -175,61 +71,6 @@ class TestMerge:
             assert location == standing.location or standing.location is None
         else:
             assert location == wish.location
-
-
-async def test_a_record_is_anchored_before_whatever_else_waits(daemon: Callable[..., QueuedWrites]) -> None:
-    """However late it came: an operator's weights and a moved bucket wait for it, and nothing under way is cut."""
-    ground = Ground()
-    ground.gate.clear()
-    writes = daemon(Client(ground))
-    async with asyncio.TaskGroup() as tasks:
-        for i, work in enumerate(
-            (
-                lambda: writes.set_weights(OPERATOR, {0: 1}),
-                lambda: writes.set_weights(OPERATOR, {0: 2}),
-                lambda: writes.commit(OPERATOR, "dir:moved"),
-                lambda: writes.commit(OPERATOR, "dir:a", Anchor(7, digest(1))),
-            )
-        ):
-            tasks.create_task(work())
-            await until(lambda i=i: len(list(writes._turns._folder.glob("*.ticket"))) == i + 1)  # type: ignore[misc]
-        assert ground.calls == ["weights"], "it is under way"
-        ground.gate.set()
-    assert ground.calls == ["weights", "commit dir:a 7", "weights", "commit dir:moved"]
-
-
-async def test_who_has_been_told_to_stop_writes_nothing_and_holds_nobody_up(tmp_path: Path) -> None:
-    """Its turn comes when it is stopping: the operator's other daemon has it at once."""
-    ground, drain = Ground(), Drain()
-    folder = tmp_path / "hotkey"
-    stopping = QueuedWrites(Client(ground), Turns(folder, LEDGER, "me"), drain)
-    other = QueuedWrites(Client(ground), Turns(folder, LEDGER, "the other"))
-    async with Turns(folder, LEDGER, "the first").turn(Lane.OTHER):
-        late = asyncio.create_task(stopping.set_weights(OPERATOR, {0: 1}))
-        await until(lambda: len(list(folder.glob("*.ticket"))) == 2)
-        assert await drain.finish(30.0) == ()
-    await other.commit(OPERATOR, "dir:a")
-    assert ground.calls == ["commit dir:a"]
-    assert not late.done()
-    late.cancel()
-    await asyncio.wait({late})
-    assert late.cancelled()
-
-
-async def test_a_line_that_cannot_be_stood_in_is_said_and_heals(tmp_path: Path) -> None:
-    """The state folder's disk is gone for a while: nothing is written out of turn meanwhile."""
-    told: list[Event] = []
-    folder, ground = tmp_path / "hotkey", Ground()
-    writes = QueuedWrites(Client(ground), Turns(folder, LEDGER, "me"), ailments=Ailments(told.append))
-    folder.touch()
-    for _ in range(2):
-        with pytest.raises(DiskFailed, match="cannot queue writes to the chain in"):
-            await writes.commit(OPERATOR, "dir:a")
-    assert ground.calls == []
-    folder.unlink()
-    await writes.commit(OPERATOR, "dir:a")
-    assert ground.calls == ["commit dir:a"]
-    assert [type(event) for event in told] == [Ailing, Recovered]
 
 
 class TestTwoProcesses:

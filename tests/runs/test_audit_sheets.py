@@ -23,7 +23,7 @@ from muster.audit import Auditor, AuditReport, Fault, FaultClass, Sampling
 from muster.audit.sheets import FOLLOWING, Sheet, by_the_record, follows
 from muster.cli.audit import audit
 from muster.lab import clock
-from muster.lab.adversary.leaders import Equivocator
+from muster.lab.adversary.leaders import EquivocatorAtOnce
 from muster.lab.faults import Fault as Trouble
 from muster.lab.faults import Script
 from muster.lab.nano import counting_miner, nano_template
@@ -351,9 +351,9 @@ def test_a_validator_that_was_started_again_has_no_fault(texts: list[Path], tmp_
 def test_a_validator_that_stood_on_a_sibling_has_no_fault(texts: list[Path], tmp_path: Path) -> None:
     made = nano(min_blocks=3, deadline=8, reveal=8, grace=3, seal_age=1, evaluate=2)
     stage = short(texts, tmp_path, made)
-    script = Script([Trouble("missing", "store.get", "*/records/00000001-*", who="validator-0", count=1)])
+    script = Script([Trouble("missing", "store.get", "*/bundles/00000001-*", who="validator-0", count=1)])
     how: dict[str, Any] = {"makers": lambda _: counting_miner, "block_seconds": BLOCK, "script": script}
-    simulator = Simulator(stage.roster, stage.spec, stage.text, leader=Equivocator, final_after=30, **how)
+    simulator = Simulator(stage.roster, stage.spec, stage.text, leader=EquivocatorAtOnce, final_after=30, **how)
     run = clock.run(simulator.run(4))
     assert run.events("validator-0", Undone)
     faultless(stage, run)

@@ -167,8 +167,8 @@ def told(scene: Scene) -> list[str]:
 
 
 def proven(scene: Scene, what: str) -> None:
-    """An honest aggregator catches it; a record that one of those makes within two rounds carries the proof; and it
-    leads no round any more. The audit says so."""
+    """An honest aggregator catches it; a record that one of those makes within two rounds carries the proof; it leads
+    no round any more; and the audit says so."""
     caught = [one for name in ("aggregator-1", "aggregator-2") for one in scene.run.events(name, events.SignedTwice)]
     assert caught
     assert {(one.round, one.leader, one.what) for one in caught} == {(TWICE, scene.liar, what)}
@@ -270,8 +270,8 @@ class TestTwoRecords:
 
     @pytest.mark.parametrize(("deed", "count"), [(Equivocator, MINERS), (EquivocatorAtOnce, MINERS - 1)])
     def test_alone(self, alone: Stage, deed: type[Aggregator], count: int) -> None:
-        """Everybody stands on that of the first block, of one block on the newest. Nobody else is there to lead, so it
-        is not struck."""
+        """Everybody stands on that of the first block, of one block on the newest. There is nobody else to lead, so it
+        stays on the list."""
         scene = play(alone, deed)
         assert accepted(scene.run) == ALL | {TWICE: count}
         assert not any(one.tip.struck for one in scene.run.participants.values())

@@ -88,7 +88,7 @@ class Equivocator(Liar):
 
 
 class EquivocatorAtOnce(Equivocator):
-    """The same in one block, of whose anchors the newest is its vote."""
+    """The same in one block, of whose anchors only the later one counts."""
 
     at_once = True
 

@@ -122,11 +122,11 @@ async def _take_part(
     drain: Drain,
     stopping: Stopping,
 ) -> None:
-    name, where, facts = config.name, parse_address(config.service), Facts()
+    name, where, facts = label(role, config.name), parse_address(config.service), Facts()
     compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
-    journal = await asyncio.to_thread(Journal, run.journal(label(role, name)), listener=_listener(role, facts))
+    journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
     buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     context = Context(
@@ -138,8 +138,7 @@ async def _take_part(
         faults=Faults.from_environment(os.environ),
         meter=buckets.meter,
     )
-    versions = await asyncio.to_thread(_versions)
-    service = Service(About(label(role, name), run.history.run_id.hex(), versions), facts)
+    service = Service(About(name, run.history.run_id.hex(), await asyncio.to_thread(_versions)), facts)
     journal.note(events.Started(role=role.value, pid=os.getpid()))
     if why:
         log.info("computes with %s", why)

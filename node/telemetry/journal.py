@@ -122,6 +122,9 @@ class Journal:
         """Append to `path`, or keep the events in memory only; `clock` gives unix seconds.
 
         `listener` is told every event, on the thread that notes it.
+
+        Raises:
+            OSError: it cannot be appended to now, when somebody who can mend that has just started this.
         """
         self._clock = clock
         self._listener = listener
@@ -135,6 +138,7 @@ class Journal:
         self.ailments = Ailments(self.note)
         self.noted: list[Noted] = []
         if self._file is not None:
+            self._file.open()
             self._writer = Thread(target=self._write, args=(self._file,), name="journal", daemon=True)
             self._writer.start()
 
@@ -208,6 +212,18 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         self._close()
 
+    def open(self) -> int:
+        """The file, made where there is none.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._torn = self._unended()
+        return self._file
+
     def append(self, line: bytes) -> None:
         """Append a line.
 
@@ -216,21 +232,18 @@ class _Lines:
         """
         if self._file is not None and not self._stands():
             self._close()
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._torn = self._unended()
+        file = self.open()
         whole = b"\n" * self._torn + line
-        before = os.fstat(self._file).st_size
+        before = os.fstat(file).st_size
         rest = memoryview(whole)
         try:
             while rest:
-                rest = rest[os.write(self._file, rest) :]
+                rest = rest[os.write(file, rest) :]
         except OSError:
             if len(rest) < len(whole):
                 self._torn = True
                 with suppress(OSError):
-                    os.ftruncate(self._file, before)
+                    os.ftruncate(file, before)
                     self._torn = whole[:1] == b"\n"
             raise
         self._torn = False

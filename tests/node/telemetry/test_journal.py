@@ -133,6 +133,7 @@ class TestDisk:
 
     def test_more_than_it_holds_is_counted(self, tmp_path: Path, journal: Journal, facts: Facts) -> None:
         folder = self.path(tmp_path).parent
+        folder.rename(tmp_path / "elsewhere")
         folder.touch()
         journal.note(Key(0))
         self.until(lambda: bool(facts.ailing))  # which is a line itself: Key(0) is at work, and the queue holds one
@@ -145,11 +146,17 @@ class TestDisk:
         self.until(lambda: b'"lines_lost"' in self.path(tmp_path).read_bytes())
 
     def test_closing_waits_for_no_disk(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        (tmp_path / "logs").touch()
         journal = Journal(tmp_path / "logs" / "a.jsonl", retry=DEADLINE)
+        (tmp_path / "logs").rename(tmp_path / "elsewhere")
+        (tmp_path / "logs").touch()
         journal.note(Key(0))
         journal.close()
         assert any("of the journal are lost" in record.getMessage() for record in caplog.records)
+
+    def test_at_the_start_somebody_is_there_to_be_told(self, tmp_path: Path) -> None:
+        (tmp_path / "logs").touch()
+        with pytest.raises(FileExistsError):
+            Journal(tmp_path / "logs" / "a.jsonl")
 
     def test_whatever_the_writer_meets_it_goes_on(
         self, tmp_path: Path, journal: Journal, facts: Facts, monkeypatch: pytest.MonkeyPatch

@@ -34,8 +34,7 @@ class Kind(IntEnum):
 class Opening:
     """What a record fixes for the next round. Blocks are heights; `expected` is A in key order.
 
-    By `anchor_by` the leader's record must be anchored; after it the turn may pass on. In this release it does not:
-    the field is here so that failover changes no format.
+    By `anchor_by` the leader's record must be anchored; after it the turn passes on.
     """
 
     round: int

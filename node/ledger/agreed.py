@@ -17,8 +17,9 @@ from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
 
 
-async def agreed(reader: Reader, tip: Tip, stores: Mapping[bytes, Store]) -> Anchor | None:
-    """The newest record, from the tip's round on, that more than half of the list in touch stand on for good.
+async def agreed(reader: Reader, tip: Tip, stores: Mapping[bytes, Store], oldest: int | None = None) -> Anchor | None:
+    """The newest record, of round `oldest` (None: the tip's) or later, that more than half of the tip's list in touch
+    stand on for good.
 
     Those are who anchored it, or one that leads back to it, in a final block. What is in the way of leading one anchor
     back matters only where the others do not suffice. None where nobody has anchored, or no two stand on one ledger.
@@ -32,7 +33,7 @@ async def agreed(reader: Reader, tip: Tip, stores: Mapping[bytes, Store]) -> Anc
         return None
     most = len(newest) // 2 + 1
     search, round_ = _Search(reader, tip, stores), newest[-most][1].round
-    while round_ >= tip.round:
+    while round_ >= (tip.round if oldest is None else oldest):
         tally = Counter[bytes]()
         for member, anchor in newest:
             digest = await search.at(member, anchor, round_) if anchor.round >= round_ else None

@@ -50,12 +50,16 @@ class CatchUp:
     start: Tip
     device: torch.device | None = None
     reached: Record | None = field(init=False, default=None)
+    _voters: Tip = field(init=False)
     _begin: Begin | None = field(init=False, default=None)
     _settled: bool = field(init=False, default=False)
     _at: Anchor | None = field(init=False, default=None)
     _newest: int | None = field(init=False, default=None)
     _pinned: Anchor | None = field(init=False, default=None)
     _record: Record | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._voters = self.start
 
     async def go(self, reader: Reader) -> tuple[Tip, Replica | None]:
         """The newest checkpoint that the chain proves, as (tip, replica); `(start, None)` where there is none.
@@ -65,11 +69,11 @@ class CatchUp:
             ChainError, StorageError: what there is cannot be looked at now, is damaged or cannot be read.
         """
         while not self._settled:
-            voters = self._begin.tip if self._begin else self.start
-            found = await self._by(reader, voters)
-            self._settled = found is None or found.tip.leaders == voters.leaders
+            found = await self._by(reader)
+            self._settled = found is None or found.tip.leaders == self._voters.leaders
             self._at = self._newest = self._pinned = self._record = None
-            self._begin = found or self._begin
+            if found is not None:
+                self._begin, self._voters = found, found.tip
         if self._begin is None:
             self._settled = False  # there may be one by the next look
             return self.start, None
@@ -77,17 +81,18 @@ class CatchUp:
         places = Mirrors(tuple((await reader.stores(tip)).values()))
         return tip, await load_checkpoint(places, tip, record, self._begin.manifest, self.device)
 
-    async def _by(self, reader: Reader, voters: Tip) -> Begin | None:
-        """The newest checkpoint that a tip's list stands on, where it is a later one than this tip's."""
+    async def _by(self, reader: Reader) -> Begin | None:
+        """The newest checkpoint that the list stands on, where it is a later one than that found before."""
+        voters, begin = self._voters, self._begin
         stores = await reader.stores(voters)
-        places = Mirrors(tuple(stores.values()))
+        places, oldest = Mirrors(tuple(stores.values())), begin.record.round if begin else 0
         if self._newest is None:
-            self._at = await agreed(reader, voters, stores) if stores else None
+            self._at = await agreed(reader, voters, stores, oldest) if stores else None
             if self._at is not None:
                 self._newest = self._at.round - (voters.spec.clock.finality if len(voters.leaders) > 1 else 0)
         while self._record is None:
-            if self._begin is not None and (self._at is None or self._at.round <= voters.round):
-                self._confirm(self._begin)
+            if begin is not None and (self._at is None or self._at.round <= oldest):
+                self._confirm(begin)
                 return None
             if self._at is None or self._newest is None:
                 return None
@@ -111,7 +116,7 @@ class CatchUp:
         """The list of a checkpoint's own tip stands on the record that pins it.
 
         Raises:
-            StorageError: it does not, or not yet; the next look begins anew.
+            StorageError: it does not, or not yet; the next look begins with what that list stands on.
         """
         if self._at != Anchor(begin.record.round, begin.digest):
             self._begin = self._at = self._newest = None

@@ -170,6 +170,7 @@ class World:
             checkpoint=changes.pop("checkpoint", bytes(32)),
             closing=closing,
             turn=turn,
+            amendments=changes.pop("amendments", ()),
         )
         made = compose(tip, decision, heads, Work(choice, weighed, blake3(bundle).digest(), len(bundle)))
         return self.sign(replace(made, **changes), seal, seal_data, bundle)

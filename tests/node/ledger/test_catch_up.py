@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
-from builders import checkpoint_of, hash32, identity, theta
+from builders import OWNER, checkpoint_of, hash32, identity, run_spec, theta
 from ledger_world import NewestOnly, World
 
 from muster.lab.faults import Fault
 from muster.node.ledger.catch_up import CatchUp
 from muster.node.ledger.reader import genesis_tip
 from muster.node.replica import Replica
-from muster.protocol import paths
+from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError
 from muster.protocol.ledger import Tip, tip_info
+from muster.protocol.spec.history import SpecHistory
 from muster.protocol.types import Anchor
 
 
@@ -40,7 +42,7 @@ async def caught_up(world: World, way: CatchUp | None = None) -> tuple[Tip, Repl
 
 async def start_of(world: World) -> Tip:
     """The tip the run begins with."""
-    return await genesis_tip(world.tip.history, world.chain)
+    return await genesis_tip(SpecHistory.of(world.tip.history.genesis), world.chain)
 
 
 class TestCatchUp:
@@ -260,3 +262,47 @@ class TestLists:
         for _ in range(2):
             await world.close((), by=(FIRST,))
         assert (await caught_up(world))[0] == newer
+
+
+AMENDED = 2
+"""The round from which on the list is three."""
+
+
+async def grown(after: int) -> tuple[World, Tip]:
+    """A run that one led when it began, and three lead from round 2 on; a checkpoint before round 4, and so many rounds
+    after its record. The world and the checkpoint's tip."""
+    spec = run_spec(
+        clock={"reveal": 8, "amend_delay": 1},
+        genesis={"leaders": (identity(FIRST).hotkey,)},
+        data={"slots": 3 + len(LIST)},
+    )
+    world = await World.begin(leaders=LIST, make=NewestOnly, spec=spec)
+    value = json.dumps([identity(name).hotkey for name in LIST])
+    data = wire.encode_amendment(identity(OWNER), world.tip.run_id, 1, AMENDED, "genesis.leaders", value)
+    await world.close((), amendments=(data,))
+    await world.null_rounds(3)
+    tip = world.tip
+    await world.close((), checkpoint=await save(world))
+    await world.null_rounds(after)
+    return world, tip
+
+
+class TestAmendedList:
+    """Whose word counts, the checkpoint's own list says."""
+
+    async def test_begins_where_the_list_stands_that_is_in_force(self) -> None:
+        world, at = await grown(after=2)
+        assert len(at.leaders) == len(LIST)
+        assert (await caught_up(world))[0] == at
+
+    async def test_the_first_leader_alone_is_not_enough_any_more(self) -> None:
+        """It goes on by itself from a checkpoint that nobody else pins: who comes begins where the others stand."""
+        world, at = await grown(after=2)
+        lie = await world.write((), checkpoint=await save(world, FIRST))
+        await world.close((), by=(SECOND, THIRD), turn=1)
+        await world.put(lie, FIRST)
+        await world.chain.commit(identity(FIRST), f"mem:{FIRST}", Anchor(lie.record.round, lie.digest))
+        way = CatchUp(await start_of(world))
+        with pytest.raises(StorageError, match="do not stand on it yet"):
+            await caught_up(world, way)
+        assert (await caught_up(world, way))[0] == at

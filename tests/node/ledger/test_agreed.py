@@ -8,7 +8,7 @@ from collections import Counter
 from builders import hash32, identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_world import NewestOnly, World
+from ledger_world import ME, NewestOnly, World
 
 from muster.node.ledger.agreed import agreed
 from muster.protocol.types import Anchor
@@ -56,7 +56,9 @@ def test_it_is_the_newest_that_more_than_half_lead_back_to(silent: int, paths: l
     assert asyncio.run(look()) == expected(paths)
 
 
-async def test_before_the_first_anchor_there_is_none() -> None:
+async def test_before_the_first_anchor_there_is_none_and_a_stranger_s_is_none() -> None:
     world = await World.begin(leaders=NAMES[:3])
     reader = world.reader()
+    assert await agreed(reader, world.tip, await reader.stores(world.tip)) is None
+    await world.chain.commit(identity(ME), f"mem:{ME}", Anchor(8, hash32(8)))
     assert await agreed(reader, world.tip, await reader.stores(world.tip)) is None

@@ -48,8 +48,10 @@ bytes, for who uses none of this.
         from the newest anchor back to what is known
     ledger.roots: state_root
         θ in 32 bytes
-    ledger.round: RoundMachine, RoundState, step
+    ledger.round: RoundState, step
         what happens next in a round
+    ledger.machine: RoundMachine
+        the same for a shell: checked and told
     chain.base: Chain
     storage: Buckets, Store
         the two seams to the world

@@ -24,6 +24,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied
+from muster.protocol.ledger.machine import RoundMachine, Transition
 from muster.protocol.ledger.round import (
     Done,
     Duty,
@@ -37,12 +38,10 @@ from muster.protocol.ledger.round import (
     Phase,
     RecordFinal,
     RecordSeen,
-    RoundMachine,
     RoundState,
     SealSeen,
     SubmissionSeen,
     Tick,
-    Transition,
     TurnCame,
     Unsure,
 )

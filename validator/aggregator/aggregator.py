@@ -16,7 +16,6 @@ from muster.node.telemetry.health import longest_round
 from muster.protocol import paths
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, MusterError, StorageError
-from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import (
     Duty,
@@ -190,16 +189,19 @@ class Aggregator(Follower):
             self._steering.recorded(before, applied.record, applied.digest)
             self._twice.recorded(before, applied.record)
         try:
-            await self._vote(Anchor(applied.record.round, applied.digest))
+            await self._vote(Anchor(applied.record.round, applied.digest), applied.tip)
         except (ChainError, StorageError) as error:  # the queue of this hotkey's writes is a folder
             if await self._patient(self._tip, error):
                 raise
         self._failing_since = None
 
-    async def _vote(self, anchor: Anchor) -> None:
-        """Anchor a record, unless that is this aggregator's newest anchor, or the run is ahead of it."""
+    async def _vote(self, anchor: Anchor, tip: Tip) -> None:
+        """Anchor a record, which led to this tip, unless that is this aggregator's newest anchor, or the run is ahead.
+
+        The vote is of the list that was in force in the record's round, whoever is on the next one.
+        """
         chain, me = self.context.chain, self.context.identity.hotkey
-        leaders = {hotkey_of(public) for public in self._tip.leaders}
+        leaders = set(tip.history.at(anchor.round).genesis.leaders)
         if len(leaders) == 1 or me not in leaders:
             return  # of a list of one the leader's own anchor is the vote
         seen = [one for one in await chain.anchors(anchor.round) if one.hotkey in leaders]

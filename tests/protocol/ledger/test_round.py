@@ -10,6 +10,7 @@ from builders import block, opening, run_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.protocol.ledger.machine import RoundMachine, check_invariants
 from muster.protocol.ledger.round import (
     ENDED,
     Done,
@@ -24,13 +25,11 @@ from muster.protocol.ledger.round import (
     Phase,
     RecordFinal,
     RecordSeen,
-    RoundMachine,
     RoundState,
     ScoresIn,
     SealSeen,
     SubmissionSeen,
     Tick,
-    check_invariants,
     step,
     wanted,
 )

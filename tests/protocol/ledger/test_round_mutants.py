@@ -23,6 +23,7 @@ from muster.protocol import paths, wire
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.ledger import Applied
 from muster.protocol.ledger import round as machine
+from muster.protocol.ledger.machine import check_invariants
 from muster.protocol.ledger.round import (
     Duty,
     Event,
@@ -33,7 +34,6 @@ from muster.protocol.ledger.round import (
     RoundState,
     SealSeen,
     Tick,
-    check_invariants,
 )
 from muster.protocol.spec.layout import layout_of
 from muster.validator.aggregator.aggregator import Aggregator

@@ -174,7 +174,9 @@ class Judge:
         before = [] if round_ == 0 else [i for i in self._places if raw.accepted[round_ - 1, i]]
 
         def shares(table: npt.NDArray[np.float32], others: Collection[int]) -> Shares:
-            return {keys[i]: {keys[j]: float(table[i, j]) for j in others if j != i} for i in here}
+            parts = table[np.ix_(list(here), list(others))].astype(np.float64)
+            parts[np.equal.outer(list(here), list(others))] = np.nan
+            return Shares(tuple(keys[i] for i in here), tuple(keys[j] for j in others), parts)
 
         same, past = shares(raw.same[round_], here), shares(raw.last[round_], before)
         return compared(drawn, same, past, honest, states, self._spec, self._piece.entries)

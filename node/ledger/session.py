@@ -335,13 +335,12 @@ class _Round:
         state, unsure = self._machine.state, len(self._session.tentative)
         if state.phase not in (Phase.SUBMIT, Phase.REVEAL):
             return []
-        if unsure != state.unsure:
-            return [Unsure(unsure)]
+        news: list[Event] = [] if unsure == state.unsure else [Unsure(unsure)]
         turn = self._me.turn(head) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW else None
         if turn is not None:
-            return [TurnCame(turn)]
+            return [*news, TurnCame(turn)]
         try:
-            return [*await self._me.observe(state, head), Looked()]
+            return [*news, *await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self.tip.round} cannot be looked at: {error}")
             return []

@@ -51,7 +51,7 @@ async def test_a_blocking_call_in_any_room_is_caught(room: str) -> None:
 
 async def _watched(stage: MakeStage, offload: Offload) -> list[Follower]:
     """A run of two rounds in this process, with blockbuster watching; everybody at its end."""
-    made = await asyncio.to_thread(stage, miners=2, clock={"deadline": 400, "reveal": 200})
+    made = await asyncio.to_thread(stage, miners=2, clock={"deadline": 400, "reveal": 200, "touch": 700})
     operator, *miners = made.roster.members
     for member in made.roster.members:
         chain = made.run.chain()

@@ -285,7 +285,7 @@ def test_after_a_null_round_nothing_is_waited_out_when_all_have_delivered(play: 
     assert max(played.waits[2:]) <= 3
 
 
-@pytest.mark.parametrize("block", [3, 4])
+@pytest.mark.parametrize("block", [2, 3])
 def test_a_run_that_was_paused_seals_no_round_empty(texts: list[Path], tmp_path: Path, block: int) -> None:
     """Everybody is stopped while round 1 is open; by the time they are back its deadline is long over."""
     roster = Roster.of(0, 3, 1, {})
@@ -344,7 +344,7 @@ def test_a_silent_validator_is_waited_for_once(play: Play, looks: Looks, fault: 
 def test_a_validator_of_the_spec_without_permit_is_not_waited_for(play: Play) -> None:
     (stranger,) = puppets(1, ("nothing", None))
     plain, played = play(5), play(5, crowd=[stranger], leaders=[stranger.identity.hotkey])
-    assert played.lengths == plain.lengths
+    assert longer(played, plain) == [2], "its aggregator has never anchored, and is waited for until it is out of touch"
     assert played.scores == [[], [], [0], [1], [2]]
 
 

@@ -91,7 +91,7 @@ def records_author(run: SimulatedRun, round_: int) -> str:
     )
 
 
-@pytest.mark.parametrize("validators", [2, 3])
+@pytest.mark.parametrize("validators", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("step", ["before the seal", "after the seal", "before the record", "after the record"])
 def test_a_leader_that_dies_is_followed_by_the_next(stage: MakeStage, step: str, validators: int) -> None:
     death = Death(step)
@@ -125,7 +125,7 @@ AWAY = 12
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-@pytest.mark.parametrize("validators", [2, 3])
+@pytest.mark.parametrize("validators", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_whatever_keeps_a_leader_the_run_goes_on_and_all_stand_on_the_same(
     stage: MakeStage, outage: str, validators: int
 ) -> None:

@@ -115,7 +115,7 @@ def other_run(folder: Path) -> None:
 
 def other_spec(folder: Path) -> None:
     spec = folder / "spec.json"
-    spec.write_bytes(spec.read_bytes().replace(b'"reveal":', b'"reveal":1'))
+    spec.write_bytes(spec.read_bytes().replace(b'"grace":', b'"grace":1'))
 
 
 def newer_spec(folder: Path) -> None:

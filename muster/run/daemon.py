@@ -129,15 +129,8 @@ async def _take_part(
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
     buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
-    context = Context(
-        identity=identity,
-        chain=chain,
-        buckets=buckets,
-        location=location,
-        journal=journal,
-        faults=Faults.from_environment(os.environ),
-        meter=buckets.meter,
-    )
+    faults = Faults.from_environment(os.environ)
+    context = Context(identity, chain, buckets, location, journal, faults=faults, meter=buckets.meter)
     service = Service(About(name, run.history.run_id.hex(), await asyncio.to_thread(_versions)), facts)
     journal.note(events.Started(role=role.value, pid=os.getpid()))
     if why:

@@ -143,7 +143,15 @@ class TestTakeover:
 
     @pytest.mark.parametrize("operators", [2, 3])
     def test_the_story_says_whose_turn_it_was(self, operators: int, tmp_path: Path) -> None:
-        clock = {"min_blocks": 3, "deadline": 8, "reveal": 8, "grace": 3, "seal_age": 1, "evaluate": 2}
+        clock = {
+            "min_blocks": 3,
+            "deadline": 8,
+            "reveal": 8,
+            "grace": 3,
+            "seal_age": 1,
+            "evaluate": 2,
+            "term": BESIDE + 1,
+        }
         stage = NanoStage.lay(Setting("late", clock, 4, operators=operators), tmp_path)
         fault = Fault("error", "store.put_if_absent", f"*/seals/{BESIDE:08d}.*.heads", who="aggregator-0")
         run = stage.play(Script([fault]), ROUNDS)

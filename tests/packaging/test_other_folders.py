@@ -30,7 +30,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bench's smallest model, with time enough for processes on a busy machine."""
     document = tomllib.loads((ROOT / "muster" / "lab" / "nano.toml").read_text(encoding="utf-8"))
-    document["clock"] |= {"deadline": 480, "reveal": 120, "grace": 120, "anchor": 120}
+    document["clock"] |= {"deadline": 480, "reveal": 120, "grace": 120, "anchor": 120, "touch": 1000}
     document["gauntlet"] |= {"score_wait": 120}
     path = tmp_path_factory.mktemp("template") / "nano.toml"
     path.write_text(tomli_w.dumps(document), encoding="utf-8")

@@ -53,7 +53,7 @@ def template(**sections: Mapping[str, Any]) -> Template:
     document["inner"] |= {"steps": 3, "batch": 2, "lr": 8e-3, "final_lr": 2e-3, "warmup": 3, "total": 24}
     document["gauntlet"] |= {"eval_windows": 4, "heldout_windows": 16, "lag": LAG, "mu_warmup": 4, "score_wait": 8}
     document["clock"] |= {"deadline": 12, "reveal": 5, "grace": 4, "anchor": 5, "checkpoint_every": 2}
-    document["clock"] |= {"seal_age": 4, "evaluate": 5, "turn": 10, "touch": 80}
+    document["clock"] |= {"seal_age": 4, "evaluate": 5, "turn": 10, "touch": 2000}
     document["data"] |= {"window": 32, "slots": 12}
     for name, fields in sections.items():
         document[name] |= fields

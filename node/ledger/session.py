@@ -199,7 +199,15 @@ class _Round:
         self.tip = tip = participant.tip
         clock, score_wait = tip.spec.clock, tip.spec.gauntlet.score_wait
         duty = participant.duty()
-        state = RoundState(duty, participant.public, tip.opening, clock, score_wait, closing=participant.closing)
+        state = RoundState(
+            duty,
+            participant.public,
+            tip.opening,
+            clock,
+            score_wait,
+            closing=participant.closing,
+            unsure=len(session.tentative),
+        )
         self._session = session
         self._me = participant
         self._errands = errands

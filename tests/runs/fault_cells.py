@@ -5,8 +5,8 @@ blocks the step is held up: n. The phase the step belongs to has a limit L in th
 anything: the run takes n blocks longer at the most, and θ has the same bits. Where n ≥ L the peer that is behind the
 step, and nobody else, has in that round the reason that docs/protocol.md (§9, §10) gives for it; it is back once the
 fault is over. What holds up a leader has no limit, because the turn to close a round does not pass on; what holds up a
-follower that neither mines nor scores costs nobody anything. (On chain, nano's miners earn nothing: what becomes of
-weights that cannot be set is shown where there are some, in tests/validator/gauntlet.)
+follower that neither mines nor scores costs nobody anything: only its vote is late, and what waits for that. (On chain,
+nano's miners earn nothing: weights that cannot be set are shown where there are some, in tests/validator/gauntlet.)
 """
 
 from __future__ import annotations
@@ -177,20 +177,23 @@ def _leader(name: str, operation: str, key: str, kinds: tuple[Kind, ...], **more
     return Place(name, LEADER, operation, key, kinds, Bound.LEADER, **more)  # type: ignore[arg-type]
 
 
+def _answering(name: str, operation: str, key: str, kinds: tuple[Kind, ...], **more: object) -> Place:
+    return Place(name, MINER, operation, key, kinds, Bound.REVEAL, miss=NO_KEY, **more)  # type: ignore[arg-type]
+
+
 INSTRUCTIONS = (
-    Place("TRAIN puts the head", MINER, "store.put", _key(0, "head"), WRITE, Bound.SEAL, miss=GONE),
+    Place("TRAIN puts the head", MINER, "store.put", _key(0, "head"), ASK, Bound.SEAL, miss=GONE),
+    Place(  # it is there in time; but the payload is not put until the miner knows
+        "TRAIN puts the head and then the payload", MINER, "store.put", _key(0, "head"), ("lost",), Bound.PAYLOAD,
+        miss={"lost": "unavailable"},
+    ),
     Place("TRAIN puts the payload", MINER, "store.put", _key(0, "sub"), ("error", "lost"), Bound.PAYLOAD, miss=NO_SUB),
-    Place(
-        "PUBLISH_KEY puts the seal it answers", MINER, "store.put_if_absent", _ANSWERED, WRITE, Bound.REVEAL,
-        miss=NO_KEY,
-    ),
-    Place(
-        "PUBLISH_KEY reads it back", MINER, "store.get", _ANSWERED, READ, Bound.REVEAL, also=(_ANSWER_LOST,),
-        miss=NO_KEY,
-    ),
-    Place("PUBLISH_KEY puts the key", MINER, "store.put", _key(0, "key"), WRITE, Bound.REVEAL, miss=NO_KEY),
+    _answering("PUBLISH_KEY puts the seal it answers", "store.put_if_absent", _ANSWERED, WRITE),
+    _answering("PUBLISH_KEY reads it back", "store.get", _ANSWERED, READ, also=(_ANSWER_LOST,)),
+    _answering("PUBLISH_KEY puts the key", "store.put", _key(0, "key"), WRITE),
     _leader("PUBLISH_SEAL asks who is there", "chain.snapshot", "", ASK, from_block=1),
-    _leader("PUBLISH_SEAL saves what it signs", "store.put_if_absent", _key(0, "heads"), WRITE),
+    _leader("PUBLISH_SEAL tries whether its bucket takes a write", "store.put", "*/writable", WRITE),
+    _leader("PUBLISH_SEAL saves what it signs", "store.put_if_absent", _key(0, "heads"), WRITE, ages=True),
     _leader(
         "PUBLISH_SEAL reads it back", "store.get", _key(0, "heads"), READ, from_block=SEALED, ages=True,
         also=(_SEAL_LOST,),
@@ -241,18 +244,9 @@ LOOKS = (
     ),
     Place("a leader looks at scores", LEADER, "store.get", _key(0, "sco"), READ, Bound.STEER),
     _leader("a leader waits for a block", "chain.next_block", "", ASK, from_block=SEALED),
-    Place(
-        "a miner looks for seals", MINER, "store.list", "*/seals/*", (*ASK, "missing"), Bound.REVEAL, from_block=SEALED,
-        miss=NO_KEY,
-    ),
-    Place(
-        "a miner looks at the seal", MINER, "store.get", _key(0, "seal"), READ, Bound.REVEAL, from_block=SEALED,
-        miss=NO_KEY,
-    ),
-    Place(
-        "a miner asks where the leader is", MINER, "chain.snapshot", "", ASK, Bound.REVEAL, from_block=SEALED,
-        miss=NO_KEY,
-    ),
+    _answering("a miner looks for seals", "store.list", "*/seals/*", (*ASK, "missing"), from_block=SEALED),
+    _answering("a miner looks at the seal", "store.get", _key(0, "seal"), READ, from_block=SEALED),
+    _answering("a miner asks where the leader is", "chain.snapshot", "", ASK, from_block=SEALED),
 )  # fmt: skip
 
 
@@ -291,7 +285,7 @@ BYSTANDING = (
         for what, ending in (("bundle", "bin"), ("seal", "seal"), ("record", "rec"))
     ),
 )
-"""At an operator who is not in turn: the others must not even notice."""
+"""At an operator who is not in turn: the others must not even notice, but that it votes later."""
 
 JOINING = tuple(
     Place(f"{who} {what} to join", who, operation, key, kinds, bound, miss=miss)

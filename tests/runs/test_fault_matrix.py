@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import cache
+from operator import itemgetter
+from types import MappingProxyType
 
 import pytest
 from fault_cells import (
@@ -18,6 +20,7 @@ from fault_cells import (
     FOLLOWER,
     HASTY,
     LAST,
+    LEADER,
     MIN_BLOCKS,
     MINER,
     NEWCOMER,
@@ -31,12 +34,13 @@ from fault_cells import (
     Times,
     cells,
 )
-from nano_stage import NanoStage, Setting
+from nano_stage import BLOCK, NanoStage, Setting
 from run_builders import MAX_BYTES, Ledger
 
 from muster.lab.faults import Kind, Script
 from muster.lab.simulator import SimulatedRun
-from muster.node.telemetry.events import Scored, SealRefused
+from muster.node.telemetry.events import RoundEvent, Scored, Sealed, SealRefused, Transition
+from muster.protocol.ledger.round import Instruction, Phase, SealSeen
 from muster.protocol.spec import RunSpec
 from muster.testnet.roster import Roster
 
@@ -171,9 +175,22 @@ def check_scores(run: SimulatedRun, cell: Cell, spec: RunSpec) -> None:
 
 
 def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
-    """What fails at a bystander changes nothing for others, and in the end it has mirrored every round."""
+    """What fails at a bystander holds up nothing but what waits for its vote, and in the end it has mirrored every
+    round.
+
+    Of two aggregators both have to vote. So a record is final for others once the bystander has voted, or at the next
+    block, and a round is sealed once the record `finality` rounds before it is final. All else that happens to others
+    happens when it does where nothing fails, in the same order.
+    """
+    voted = times(run, FOLLOWER, Phase.APPLIED)  # it has by the time that APPLY is done
     for name in set(run.participants) - {FOLLOWER}:
-        assert told(run, name) == told(faultless, name), name
+        final, without = times(run, name, Phase.FINAL), times(faultless, name, Phase.FINAL)
+        assert list(final) == list(without), f"{name}: the same records are final"
+        for round_, time in final.items():
+            soonest, latest = (max(without[round_], voted[round_] + late) for late in (0.0, BLOCK))
+            assert soonest <= time <= latest, f"{name}: the record of round {round_} is final at {time}"
+        held = {round_ + run.spec.clock.finality: time for round_, time in final.items()}
+        assert told(run, name) == told(faultless, name, held if name == LEADER else {}), name
     for kind in ("records/0", "seals/0", "bundles/0"):
         there, mirrored = (objects(run, f"mem:operator-{i}", f"{run.spec.run_id().hex()}/{kind}") for i in range(2))
         kept = {key: data for key, data in there.items() if "-" in key}  # but for what a leader keeps for itself
@@ -181,9 +198,32 @@ def check_unnoticed(run: SimulatedRun, faultless: SimulatedRun) -> None:
         assert mirrored == kept
 
 
-def told(run: SimulatedRun, name: str) -> list[tuple[float, str, int | None]]:
-    """When what happened to somebody."""
-    return [(noted.time, noted.event.name, getattr(noted.event, "round", None)) for noted in run.journals[name]]
+def times(run: SimulatedRun, name: str, phase: Phase) -> dict[int, float]:
+    """When each round was in a phase, for somebody."""
+    noted = ((noted.time, noted.event) for noted in run.journals[name])
+    return {event.round: time for time, event in noted if isinstance(event, Transition) and event.phase is phase}
+
+
+def told(
+    run: SimulatedRun, name: str, held: Mapping[int, float] = MappingProxyType({})
+) -> list[tuple[float, str, int]]:
+    """When what happened to somebody, what is final aside; the seals of rounds that are `held` no sooner than that."""
+    moments = []
+    for noted in run.journals[name]:
+        event = noted.event
+        assert isinstance(event, RoundEvent)
+        if not (isinstance(event, Transition) and event.phase in (Phase.FINAL, Phase.CLOSED)):
+            earliest = held.get(event.round, 0.0) if tells_of_seal(event) else 0.0
+            moments.append((max(noted.time, earliest), event.name, event.round))
+    return sorted(moments, key=itemgetter(0))
+
+
+def tells_of_seal(event: RoundEvent) -> bool:
+    """Whether a leader has noted that it is to seal, seals, or has sealed."""
+    if isinstance(event, Transition):
+        publishes = Instruction.PUBLISH_SEAL in (*event.given, event.instruction)
+        return publishes or event.what == SealSeen.__name__
+    return isinstance(event, Sealed)
 
 
 def objects(run: SimulatedRun, location: str, prefix: str) -> dict[str, bytes]:

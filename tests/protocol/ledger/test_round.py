@@ -30,6 +30,8 @@ from muster.protocol.ledger.round import (
     SealSeen,
     SubmissionSeen,
     Tick,
+    TurnCame,
+    Unsure,
     step,
     wanted,
 )
@@ -255,6 +257,41 @@ def test_a_round_has_its_full_length_from_the_leaders_first_look(back: int) -> N
     assert said == []
     assert play(state, Tick(back + DEADLINE - OPEN), Looked())[1] == [SEAL]
     assert play(state, SubmissionSeen(A), SubmissionSeen(B))[1] == [SEAL]
+
+
+LATE_AT = DEADLINE + 30
+"""A block at which the turn has passed on."""
+
+
+def test_who_takes_over_looks_as_a_leader_first_and_then_closes_with_whoever_is_in() -> None:
+    """What it looked at while it followed was not what a leader looks at; and the deadline is long over."""
+    state, said = play(submitting(Duty.FOLLOW), Tick(LATE_AT), Looked(), TurnCame(1), SubmissionSeen(A))
+    assert (state.duty, state.turn, said) == (Duty.LEAD, 1, [])
+    assert play(state, Looked())[1] == [SEAL]
+    assert play(state, SealSeen(frozenset({A}), SEALED_AT))[0].phase is Phase.REVEAL
+
+
+def test_who_takes_over_from_a_run_that_was_down_gives_the_round_its_full_length() -> None:
+    state, said = play(submitting(Duty.FOLLOW), Tick(LATE_AT), TurnCame(1), Looked(), Tick(LATE_AT + 5), Looked())
+    assert said == []
+    assert play(state, Tick(LATE_AT + DEADLINE - OPEN), Looked())[1] == [SEAL]
+
+
+def test_the_turn_comes_to_who_follows_and_only_before_the_seal() -> None:
+    for state in (submitting(Duty.LEAD), submitting(Duty.MINE), revealing(Duty.FOLLOW), applied(Duty.FOLLOW)):
+        assert play(state, TurnCame(1))[0] == state
+    ending = replace(begin(Duty.FOLLOW), closing=True)
+    assert play(ending, Tick(LATE_AT), TurnCame(2))[1] == [], "it looks before it ends the run"
+    assert play(ending, Tick(LATE_AT), TurnCame(2), Looked())[1] == [SEAL]
+
+
+def test_no_round_is_sealed_while_too_many_before_it_are_not_final() -> None:
+    held = submitting(Duty.LEAD, Unsure(CLOCK.finality))
+    state, said = play(held, SubmissionSeen(A), SubmissionSeen(B), Tick(DEADLINE), Looked())
+    assert said == []
+    assert play(state, Unsure(CLOCK.finality - 1))[1] == [SEAL]
+    ending = replace(begin(Duty.LEAD), closing=True, unsure=CLOCK.finality)
+    assert play(ending, Tick(OPEN))[1] == []
 
 
 def test_a_round_that_would_be_null_is_not_sealed_early() -> None:

@@ -48,7 +48,11 @@ def test_the_settings_are_those_of_a_miner(tmp_path: Path, muster_command: Comma
 @pytest.mark.processes
 def test_a_testnet_starts_them(tmp_path: Path) -> None:
     document = nano_template().model_dump(mode="json")
-    document["clock"] |= {"deadline": 400, "reveal": 200}  # however slow the machine is, the honest are in
+    document["clock"] |= {
+        "deadline": 400,
+        "reveal": 200,
+        "touch": 1000,
+    }  # however slow the machine is, the honest are in
     preset = tmp_path / "nano.toml"
     preset.write_text(tomli_w.dumps(document))
     muster = (sys.executable, "-P", "-m", "muster")

@@ -130,7 +130,7 @@ class Reader:
     async def anchored(self, tip: Tip) -> list[Pointer]:
         """The records of the open round that the chain proves, the one to stand on first; empty before the first.
 
-        Where the chain shows only a later anchor of the leader, the records between it and this round prove this one.
+        Where the chain shows only later anchors, the records between them and this round prove this one.
 
         Raises:
             ChainError, StorageError: what there is cannot be looked at now.

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,12 +65,20 @@ class Daemons:
         return asyncio.run(look())
 
     def until(self, true: Callable[[], bool]) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not true():
-            assert time.monotonic() < until, "it does not come true"
-            dead = [label for label, process in self.running.items() if process.poll() not in (None, -signal.SIGKILL)]
-            assert not dead, f"{dead} ended"
-            subprocess.run(["sleep", "0.3"], check=True)
+        """Look at every block whether it has come true."""
+        asyncio.run(self._until(true))
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        chain = self.stage.run.chain()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not await asyncio.to_thread(true):
+                    ended = {label: process.poll() for label, process in self.running.items()}
+                    ended = {label: status for label, status in ended.items() if status not in (None, -signal.SIGKILL)}
+                    assert not ended, f"{ended} ended"
+                    await chain.next_block((await chain.head()).number)
+        finally:
+            await chain.close()
 
     def kill(self, label: str) -> None:
         os.killpg(self.running[label].pid, signal.SIGKILL)

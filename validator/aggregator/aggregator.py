@@ -13,7 +13,6 @@ from muster.node.ledger.reader import Fetched, FoundSeal, Reader
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
-from muster.protocol import paths
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, MusterError, StorageError
 from muster.protocol.ledger import Applied, Tip
@@ -155,10 +154,8 @@ class Aggregator(Follower):
         answered = await open_.takeover.look(self.context.directory.stores(snapshot), head)
         if answered is None:
             return seen
-        found, seal = answered.found, answered.found.seal
-        # The record will name it, and its leader's bucket may be gone.
-        await self.context.bucket.put(paths.seal(seal.run_id, seal.round, found.digest), found.data)
-        open_.sealing.adopt(found, answered.heads)
+        seal = answered.found.seal
+        open_.sealing.adopt(answered.found, answered.heads)
         return [*seen, SealSeen(frozenset(peer for peer, _ in seal.headers), seal.block.number)]
 
     async def publish_seal(self, head: Block) -> FoundSeal:

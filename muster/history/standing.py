@@ -17,7 +17,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
-from muster.protocol.ledger.waiting import Awaited, Bench, Lack, Seen, Stage, Waiting, waiting
+from muster.protocol.ledger.waiting import Awaited, Lack, Seen, Stage, Waiting, waiting
 from muster.protocol.spec.history import SpecHistory
 from muster.run.fetch import open_run
 
@@ -115,7 +115,7 @@ async def look(history: SpecHistory, chain: Chain, directory: Directory) -> Stan
     tip, open_ = seen.tip, seen.open_round()
     if seen.closing and seen.anchored and seen.record is not None:
         tip, open_ = ledger.advance(tip, seen.record, seen.digest), Seen(seen.block)
-    return Standing(seen, tip, waiting(tip, open_, Bench.of(seen.tip), seen.unfinal), uids)
+    return Standing(seen, tip, waiting(tip, open_, seen.unfinal), uids)
 
 
 async def _by_the_chain(chain: Chain) -> str:

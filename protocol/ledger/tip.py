@@ -115,7 +115,9 @@ class Tip:
         return self.opening.anchor_by + (turn - 1) * self.spec.clock.turn if turn else 0
 
     def turn_at(self, block: int) -> int:
-        """The newest turn that has begun at a block."""
+        """The newest turn that has begun at a block; from who is alone on the list it passes on to nobody."""
+        if len(self.leaders) == 1:
+            return 0
         return max(0, (block - self.opening.anchor_by) // self.spec.clock.turn + 1)
 
     @property

@@ -3,9 +3,9 @@
     submit ──seal──▶ reveal ──keys──▶ record ──anchor──▶ the next round's submit … ──closing record──▶ closed
                                                                                         └─▶ not final ─┘
 
-A pure value of where the ledger stands, of what chain and buckets show at a block, and of who may close the round. What
-no outsider can know is left out: a leader that was away gives the round its full length again from its first look on,
-and counts the time for keys from when its seal was public.
+A pure value of where the ledger stands, and of what chain and buckets show at a block. What no outsider can know is left
+out: a leader that was away gives the round its full length again from its first look on, and counts the time for keys
+from when its seal was public.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from muster.protocol.ledger import Tip
-from muster.protocol.wire import Opening, Seal
+from muster.protocol.ledger import Tip, forkchoice
+from muster.protocol.wire import Seal
 
 
 class Stage(Enum):
@@ -52,35 +52,6 @@ class Vote:
     round: int
     digest: bytes
     block: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Who may close the rounds of a ledger, and whose anchors make them final: all that is read of the list, at once.
-
-    `leaders` take turns, turn t by `Tip.leader`; one after the first begins with each `turn` blocks beyond `anchor_by`
-    (None: the turn never passes on). `voters` are the aggregators of whom more than half have to stand on a record. A
-    round may be sealed while those less than `hold` rounds before it are not final (None: however many).
-    """
-
-    leaders: tuple[bytes, ...]
-    voters: tuple[bytes, ...]
-    turn: int | None = None
-    hold: int | None = None
-
-    @classmethod
-    def of(cls, tip: Tip, votes: Sequence[Vote] = (), block: int = 0) -> Bench:
-        """The bench of the open round at a block; `votes` show who is in touch, and where nobody is, all are."""
-        newest = {vote.public: vote.block for vote in sorted(votes, key=lambda vote: vote.block)}
-        since, clock = tip.roll.since, tip.spec.clock
-        heard = tuple(one for one in tip.leaders if newest.get(one, since) + clock.touch >= block)
-        return cls(tip.leaders, heard or tip.leaders, clock.turn if len(tip.leaders) > 1 else None, clock.finality)
-
-    def turn_at(self, opening: Opening, block: int) -> int:
-        """The newest turn that may close the round at a block: turn t from anchor_by + (t − 1) · turn on."""
-        if self.turn is None or block < opening.anchor_by:
-            return 0
-        return (block - opening.anchor_by) // self.turn + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,40 +116,45 @@ class Waiting:
         return _distinct(public for one in self.awaited for public in one.whom)
 
 
-def unfinal(bench: Bench, votes: Sequence[Vote], records: Sequence[bytes], final: int) -> Unfinal | None:
+def in_touch(tip: Tip, votes: Sequence[Vote], block: int) -> tuple[bytes, ...]:
+    """Of the list those whose votes count at a block, by the rule of fork choice; all where it is nobody's."""
+    cast = [forkchoice.Vote(vote.public, vote.block, None) for vote in sorted(votes, key=lambda vote: vote.block)]
+    return tuple(tip.roll.poll(cast, block, tip.roll.patience(cast)).stands) or tip.leaders
+
+
+def unfinal(voters: Sequence[bytes], votes: Sequence[Vote], records: Sequence[bytes], final: int) -> Unfinal | None:
     """The oldest record of a ledger that is not final; None where all are.
 
     Args:
-        bench: whose votes count.
+        voters: whose votes count; more than half of them have to stand on a record.
         votes: in any order. One for another ledger's record is none for this one.
         records: the digests of the ledger's records, round by round from 0.
         final: the newest final block's height.
     """
-    shown, certain = dict.fromkeys(bench.voters, -1), dict.fromkeys(bench.voters, -1)
+    shown, certain = dict.fromkeys(voters, -1), dict.fromkeys(voters, -1)
     for vote in votes:
         if vote.public in shown and vote.round < len(records) and records[vote.round] == vote.digest:
             shown[vote.public] = max(shown[vote.public], vote.round)
             if vote.block <= final:
                 certain[vote.public] = max(certain[vote.public], vote.round)
-    newest = sorted(certain.values(), reverse=True)[len(bench.voters) // 2]  # more than half stand on it or after it
+    newest = sorted(certain.values(), reverse=True)[len(voters) // 2]  # more than half stand on it or after it
     oldest = newest + 1
     if oldest >= len(records):
         return None
     return Unfinal(oldest, tuple(sorted(public for public, round_ in shown.items() if round_ < oldest)))
 
 
-def waiting(tip: Tip, seen: Seen, bench: Bench, held: Unfinal | None = None) -> Waiting:
+def waiting(tip: Tip, seen: Seen, held: Unfinal | None = None) -> Waiting:
     """What the run waits for; of an open one never nothing, and never of nobody.
 
     Args:
         tip: where the ledger stands: all records that the chain proves are in it.
         seen: its open round; of a closed ledger only the block counts.
-        bench: who may close the round.
         held: the oldest record that is not final.
     """
-    turn = 0 if tip.closed else bench.turn_at(tip.opening, seen.block)
-    next_turn = None if bench.turn is None or tip.closed else tip.opening.anchor_by + turn * bench.turn
-    phase, awaited = _after_the_end(held) if tip.closed else _Open(tip, seen, bench, held).answer()
+    turn = 0 if tip.closed else tip.turn_at(seen.block)
+    next_turn = None if tip.closed or len(tip.leaders) == 1 else tip.turn_begins(turn + 1)
+    phase, awaited = _after_the_end(held) if tip.closed else _Open(tip, seen, held).answer()
     return Waiting(
         round=tip.round,
         phase=phase,
@@ -187,7 +163,7 @@ def waiting(tip: Tip, seen: Seen, bench: Bench, held: Unfinal | None = None) -> 
         turn=turn,
         next_turn=next_turn,
         awaited=awaited,
-        late=_late(tip, seen.block, _turns(bench, 0, turn - 1), awaited),
+        late=_late(tip, seen.block, _turns(tip, 0, turn - 1), awaited),
         unfinal=held,
     )
 
@@ -202,9 +178,9 @@ def _after_the_end(held: Unfinal | None) -> _Answer:
     return Stage.NOT_FINAL, (Awaited(what, held.missing, None),)
 
 
-def _turns(bench: Bench, first: int, last: int) -> range:
+def _turns(tip: Tip, first: int, last: int) -> range:
     """The turns of the different leaders that had one of these, in order."""
-    return range(max(first, last + 1 - len(bench.leaders)), last + 1)
+    return range(max(first, last + 1 - len(tip.leaders)), last + 1)
 
 
 def _late(tip: Tip, block: int, over: range, awaited: Sequence[Awaited]) -> tuple[bytes, ...]:
@@ -224,21 +200,20 @@ _CLOSING = frozenset((Lack.SEAL, Lack.RECORD, Lack.ANCHOR))
 class _Open:
     """What an open round waits for."""
 
-    def __init__(self, tip: Tip, seen: Seen, bench: Bench, held: Unfinal | None) -> None:
+    def __init__(self, tip: Tip, seen: Seen, held: Unfinal | None) -> None:
         self._tip = tip
         self._seen = seen
-        self._bench = bench
         self._held = held
-        self._turn = bench.turn_at(tip.opening, seen.block)
+        self._turn = tip.turn_at(seen.block)
 
     def answer(self) -> _Answer:
         """The phase, and what is awaited in it."""
-        tip, held, hold = self._tip, self._held, self._bench.hold
+        tip, held = self._tip, self._held
         if self._seen.recorded:
             return Stage.RECORD, (self._closing(Lack.ANCHOR, tip.opening.anchor_by),)
         if self._seen.seal is not None:
             return self._sealed(self._seen.seal)
-        if held is not None and hold is not None and held.round <= tip.round - hold:
+        if held is not None and held.round <= tip.round - tip.spec.clock.finality:
             what = Lack.VOTES if held.missing else Lack.FINAL_BLOCK
             return Stage.NOT_FINAL, (Awaited(what, held.missing or self._closers(), None),)
         return Stage.SUBMIT, (self._unsealed(),)
@@ -279,14 +254,14 @@ class _Open:
 
     def _closing(self, what: Lack, until: int) -> Awaited:
         """What a leader does, by its own turn's end where that is not the first."""
-        if self._turn and self._bench.turn is not None:
-            until = self._tip.opening.anchor_by + self._turn * self._bench.turn
+        if self._turn:
+            until = self._tip.turn_begins(self._turn + 1)
         return Awaited(what, self._closers(), until)
 
     def _closers(self) -> tuple[bytes, ...]:
         """Who may close the round now: from the turn that has sealed it, else from the first, to the newest."""
         first = self._seen.seal.turn if self._seen.seal is not None else 0
-        turns = _turns(self._bench, first, max(first, self._turn))
+        turns = _turns(self._tip, first, max(first, self._turn))
         return _distinct(self._tip.leader(turn) for turn in turns)
 
 

@@ -53,11 +53,9 @@ class LedgerRound:
 
     @property
     def turn(self) -> int:
-        """In which turn the round was closed, or is to be closed now; who is alone on the list has one turn."""
+        """In which turn the round was closed, or is to be closed now."""
         if self.record is not None:
             return self.record.turn
-        if len(self.tip.leaders) == 1:
-            return 0
         return max(self.tip.turn_at(self.block), self.seal.turn if self.seal else 0)
 
     @property

@@ -19,7 +19,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, StorageError, UsageError
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import Tip
-from muster.protocol.ledger.waiting import Bench, Vote, unfinal
+from muster.protocol.ledger.waiting import Vote, in_touch, unfinal
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
@@ -113,7 +113,7 @@ class _Look:
             there=there,
             scored=scored,
             silent=silent,
-            unfinal=unfinal(Bench.of(self._tip, votes, head.number), votes, records, final),
+            unfinal=unfinal(in_touch(self._tip, votes, head.number), votes, records, final),
             problems=tuple(self._problems),
         )
 

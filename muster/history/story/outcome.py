@@ -8,7 +8,6 @@ from muster.history.story.facts import LedgerRound, Names
 from muster.history.waits import Named, sentences
 from muster.protocol.errors import LedgerError
 from muster.protocol.identity import hotkey_of
-from muster.protocol.ledger.waiting import Bench
 from muster.protocol.ledger.waiting import waiting as waiting_for
 from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
 from muster.protocol.rules.selection import standings
@@ -112,5 +111,5 @@ def waiting(seen: LedgerRound, names: Names, revealing: int = 0) -> list[str]:
     """
     if seen.anchored:
         return []
-    found = waiting_for(seen.tip, seen.open_round(revealing), Bench.of(seen.tip), seen.unfinal)
+    found = waiting_for(seen.tip, seen.open_round(revealing), seen.unfinal)
     return sentences(found, seen.tip, Named(names.peer, seen.silent))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from muster.protocol.ledger import Tip, genesis_tip
 from muster.protocol.ledger.round import Duty, Instruction, Phase, RoundState, wanted
-from muster.protocol.ledger.waiting import Bench, Lack, Seen, Stage, Unfinal, Vote, Waiting, unfinal, waiting
+from muster.protocol.ledger.waiting import Lack, Seen, Stage, Unfinal, Vote, Waiting, in_touch, unfinal, waiting
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
@@ -22,21 +22,17 @@ NAMES = ("leader", "second", "third")
 LEADERS = tuple(identity(name) for name in NAMES)
 KEYS = tuple(leader.public for leader in LEADERS)
 ALICE, BOB, CAROL = (identity(name).public for name in ("alice", "bob", "carol"))
-TURN, HOLD = 7, 2
+TURN, HOLD, TOUCH = 7, 2, 60
 
 
 def tip(leaders: int = 1, *, closed: bool = False, min_submissions: int = 1, expected: Sequence[bytes] = ()) -> Tip:
     """A ledger whose round 3 is open: sealed from 101, at the latest at 110, to be anchored by 120."""
     spec = run_spec(
         genesis={"leaders": tuple(leader.hotkey for leader in LEADERS[:leaders])},
-        clock={"min_submissions": min_submissions},
+        clock={"min_submissions": min_submissions, "turn": TURN, "touch": TOUCH, "finality": HOLD},
     )
     start = genesis_tip(SpecHistory.of(spec), beacon("assign"), beacon("possess"))
     return replace(start, opening=opening(expected=tuple(sorted(expected))), closed=closed)
-
-
-def bench(leaders: int = 1, turn: int | None = TURN, hold: int | None = HOLD) -> Bench:
-    return Bench(KEYS[:leaders], KEYS[:leaders], turn, hold)
 
 
 def sealed(at: int, *peers: bytes, turn: int = 0) -> Seal:
@@ -48,13 +44,12 @@ MINERS = st.sets(st.sampled_from([ALICE, BOB, CAROL]))
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[Tip, Seen, Bench, Unfinal | None]:
+def situations(draw: st.DrawFn) -> tuple[Tip, Seen, Unfinal | None]:
     """An open round with anything in it, at any block, whoever may close it."""
     leaders = draw(st.integers(1, 3))
     ledger = tip(leaders, min_submissions=draw(st.integers(1, 3)), expected=tuple(draw(MINERS)))
-    rules = bench(leaders, draw(st.none() | st.integers(1, 9)), draw(st.none() | st.just(HOLD)))
     block = draw(st.integers(100, 200))
-    turn = rules.turn_at(ledger.opening, block)
+    turn = ledger.turn_at(block)
     seal = draw(
         st.none()
         | st.builds(
@@ -73,11 +68,11 @@ def situations(draw: st.DrawFn) -> tuple[Tip, Seen, Bench, Unfinal | None]:
         recorded=draw(st.booleans()),
     )
     held = draw(st.none() | st.builds(Unfinal, st.integers(0, ROUND - 1), st.just(KEYS[:1]) | st.just(())))
-    return ledger, seen, rules, held
+    return ledger, seen, held
 
 
 @given(situations())
-def test_while_a_run_is_open_somebody_can_move_it(situation: tuple[Tip, Seen, Bench, Unfinal | None]) -> None:
+def test_while_a_run_is_open_somebody_can_move_it(situation: tuple[Tip, Seen, Unfinal | None]) -> None:
     found = waiting(*situation)
     assert found.phase is not Stage.CLOSED
     assert found.awaited
@@ -87,7 +82,7 @@ def test_while_a_run_is_open_somebody_can_move_it(situation: tuple[Tip, Seen, Be
 
 @given(situations())
 def test_no_block_lies_in_the_past_without_whose_fault_it_is(
-    situation: tuple[Tip, Seen, Bench, Unfinal | None],
+    situation: tuple[Tip, Seen, Unfinal | None],
 ) -> None:
     found = waiting(*situation)
     for one in found.awaited:
@@ -99,10 +94,10 @@ def test_no_block_lies_in_the_past_without_whose_fault_it_is(
 
 @given(situations())
 def test_who_has_done_what_was_awaited_is_not_waited_for_again(
-    situation: tuple[Tip, Seen, Bench, Unfinal | None],
+    situation: tuple[Tip, Seen, Unfinal | None],
 ) -> None:
     """Whatever of it comes, the answer is another one; so following it leads on."""
-    ledger, seen, rules, held = situation
+    ledger, seen, held = situation
     found = waiting(*situation)
     for one in found.awaited:
         after, settled = seen, held
@@ -121,7 +116,7 @@ def test_who_has_done_what_was_awaited_is_not_waited_for_again(
                 settled = None
             case Lack.ANCHOR:
                 continue  # the round is over: the tip is another one
-        assert one not in waiting(ledger, after, rules, settled).awaited
+        assert one not in waiting(ledger, after, settled).awaited
 
 
 @given(st.data())
@@ -145,7 +140,7 @@ def test_the_leader_is_waited_for_exactly_when_the_machine_has_it_act(data: st.D
             settled=there & peers, scored=bool(scored),
         )  # fmt: skip
     seen = Seen(block, seal, there=there if seal is not None else there & expected, scored=scored)
-    asked = [one.what for one in waiting(ledger, seen, bench(turn=None)).awaited]
+    asked = [one.what for one in waiting(ledger, seen).awaited]
     acts = {Instruction.PUBLISH_SEAL: Lack.SEAL, Instruction.PUBLISH_RECORD: Lack.RECORD}
     assert [acts[one] for one in wanted(state)] == [what for what in asked if what in acts.values()]
 
@@ -169,7 +164,7 @@ class TestTurns:
         self, block: int, turn: int, next_turn: int, whom: tuple[int, ...], late: tuple[int, ...]
     ) -> None:
         ledger = tip(3, expected=(ALICE,))
-        found = waiting(ledger, Seen(block, there=frozenset((ALICE,))), bench(3))
+        found = waiting(ledger, Seen(block, there=frozenset((ALICE,))))
         assert (found.turn, found.next_turn, found.leader) == (turn, next_turn, KEYS[turn % 3])
         (one,) = found.awaited
         assert (one.what, one.whom) == (Lack.SEAL, tuple(KEYS[i] for i in whom))
@@ -177,15 +172,15 @@ class TestTurns:
         assert set(found.late) == {KEYS[i] for i in late}
 
     def test_only_the_turns_from_the_seal_on_decide(self) -> None:
-        found = waiting(tip(3), Seen(130, sealed(122, turn=1), scored=frozenset(KEYS)), bench(3))
+        found = waiting(tip(3), Seen(130, sealed(122, turn=1), scored=frozenset(KEYS)))
         (one,) = found.awaited
         assert (found.phase, one.what, one.whom, one.until) == (Stage.RECORD, Lack.RECORD, KEYS[1:], 134)
         assert found.late == KEYS[1:2]
 
     def test_a_list_of_one_never_passes_on(self) -> None:
-        """What this release does, whatever the list: one leader, whose time has passed since block 120."""
+        """Its time has passed since block 120, and nobody else's has come."""
         ledger = tip(1)
-        found = waiting(ledger, Seen(10_000, sealed(105), scored=frozenset(KEYS)), Bench.of(ledger))
+        found = waiting(ledger, Seen(10_000, sealed(105), scored=frozenset(KEYS)))
         assert (found.turn, found.next_turn, found.late) == (0, None, KEYS[:1])
         assert [(one.what, one.whom, one.until) for one in found.awaited] == [(Lack.RECORD, KEYS[:1], 120)]
 
@@ -201,23 +196,31 @@ class TestFinality:
     def test_a_list_of_one_is_final_when_its_anchor_is(self) -> None:
         votes = [vote(0, round_, 10 * round_) for round_ in range(ROUND)]
         for final, oldest in ((-1, 0), (0, 1), (9, 1), (10, 2), (19, 2)):
-            assert unfinal(bench(1), votes, RECORDS, final) == Unfinal(oldest, ())
-        assert unfinal(bench(1), votes, RECORDS, 20) is None
-        assert unfinal(bench(1), votes[:2], RECORDS, 20) == Unfinal(2, KEYS[:1])
+            assert unfinal(KEYS[:1], votes, RECORDS, final) == Unfinal(oldest, ())
+        assert unfinal(KEYS[:1], votes, RECORDS, 20) is None
+        assert unfinal(KEYS[:1], votes[:2], RECORDS, 20) == Unfinal(2, KEYS[:1])
 
     def test_of_three_two_are_enough_and_the_third_is_named_only_while_it_is_needed(self) -> None:
         votes = [vote(0, 2, 5), vote(1, 1, 5), vote(2, 0, 5)]
-        assert unfinal(bench(3), votes, RECORDS, 9) == Unfinal(2, tuple(sorted(KEYS[1:])))
-        assert unfinal(bench(3), [*votes, vote(2, 2, 7)], RECORDS, 9) is None
-        assert unfinal(bench(3), [*votes, vote(2, 2, 7)], RECORDS, 6) == Unfinal(2, (KEYS[1],))
+        assert unfinal(KEYS[:3], votes, RECORDS, 9) == Unfinal(2, tuple(sorted(KEYS[1:])))
+        assert unfinal(KEYS[:3], [*votes, vote(2, 2, 7)], RECORDS, 9) is None
+        assert unfinal(KEYS[:3], [*votes, vote(2, 2, 7)], RECORDS, 6) == Unfinal(2, (KEYS[1],))
 
     def test_of_two_both(self) -> None:
-        assert unfinal(bench(2), [vote(0, 2, 5)], RECORDS, 9) == Unfinal(0, (KEYS[1],))
+        assert unfinal(KEYS[:2], [vote(0, 2, 5)], RECORDS, 9) == Unfinal(0, (KEYS[1],))
+
+    def test_who_has_been_silent_for_long_is_none_of_the_voters(self) -> None:
+        """By fork choice's own rule; and where all have been, all are waited for."""
+        ledger, votes = tip(3), [vote(0, 2, 80), vote(1, 1, 30)]
+        assert in_touch(ledger, votes, TOUCH) == KEYS
+        assert in_touch(ledger, votes, 30 + TOUCH) == KEYS[:2]
+        assert in_touch(ledger, votes, 31 + TOUCH) == KEYS[:1]
+        assert in_touch(ledger, votes, 500) == KEYS
 
     @pytest.mark.parametrize("digest", [hash32("another"), bytes(32)])
     def test_a_vote_for_another_ledger_or_of_a_stranger_is_none(self, digest: bytes) -> None:
         votes = [vote(0, 2, 5, digest), Vote(ALICE, 2, RECORDS[2], 5), Vote(KEYS[0], 99, digest, 5)]
-        assert unfinal(bench(1), votes, RECORDS, 9) == Unfinal(0, KEYS[:1])
+        assert unfinal(KEYS[:1], votes, RECORDS, 9) == Unfinal(0, KEYS[:1])
 
     @pytest.mark.parametrize(
         ("held", "phase", "whom"),
@@ -230,15 +233,15 @@ class TestFinality:
     def test_a_leader_runs_no_further_ahead_than_it_may(
         self, held: Unfinal, phase: Stage, whom: tuple[bytes, ...]
     ) -> None:
-        found = waiting(tip(3, expected=(ALICE,)), Seen(105), bench(3), held)
+        found = waiting(tip(3, expected=(ALICE,)), Seen(105), held)
         assert (found.phase, found.movers, found.unfinal) == (phase, whom, held)
 
     def test_the_end(self) -> None:
         closed = tip(closed=True)
-        assert waiting(closed, Seen(200), bench(), None).phase is Stage.CLOSED
-        held = waiting(closed, Seen(200), bench(), Unfinal(3, KEYS[:1]))
+        assert waiting(closed, Seen(200), None).phase is Stage.CLOSED
+        held = waiting(closed, Seen(200), Unfinal(3, KEYS[:1]))
         assert (held.phase, held.movers, held.awaited[0].what) == (Stage.NOT_FINAL, KEYS[:1], Lack.VOTES)
-        chain = waiting(closed, Seen(200), bench(), Unfinal(3, ()))
+        chain = waiting(closed, Seen(200), Unfinal(3, ()))
         assert (chain.phase, chain.movers, chain.awaited[0].what) == (Stage.NOT_FINAL, (), Lack.FINAL_BLOCK)
         for found in (held, chain):
             assert (found.next_turn, found.late) == (None, ())
@@ -265,11 +268,11 @@ class TestPhases:
         self, block: int, there: tuple[bytes, ...], expected: tuple[bytes, ...], awaited: tuple[Lack, int]
     ) -> None:
         ledger = tip(expected=expected)
-        assert phases(waiting(ledger, Seen(block, there=frozenset(there)), bench())) == (Stage.SUBMIT, [awaited])
+        assert phases(waiting(ledger, Seen(block, there=frozenset(there)))) == (Stage.SUBMIT, [awaited])
 
     def test_more_submissions_than_the_expected_can_bring(self) -> None:
         ledger = tip(expected=(ALICE,), min_submissions=2)
-        found = waiting(ledger, Seen(105, there=frozenset((ALICE,))), bench())
+        found = waiting(ledger, Seen(105, there=frozenset((ALICE,))))
         assert phases(found) == (Stage.SUBMIT, [(Lack.MORE_SUBMISSIONS, 110)])
 
     @pytest.mark.parametrize(
@@ -286,13 +289,13 @@ class TestPhases:
         self, block: int, scored: tuple[bytes, ...], phase: Stage, awaited: list[tuple[Lack, int]]
     ) -> None:
         ledger, seal = tip(expected=(ALICE,)), sealed(104, ALICE, CAROL)
-        assert phases(waiting(ledger, Seen(block, seal, scored=frozenset(scored)), bench())) == (phase, awaited)
+        assert phases(waiting(ledger, Seen(block, seal, scored=frozenset(scored)))) == (phase, awaited)
 
     def test_the_time_for_keys_counts_from_when_the_seal_was_public(self) -> None:
         ledger, seal = tip(expected=(ALICE,)), sealed(104, ALICE)
-        found = waiting(ledger, Seen(107, seal, revealing=106, scored=frozenset(KEYS)), bench())
+        found = waiting(ledger, Seen(107, seal, revealing=106, scored=frozenset(KEYS)))
         assert phases(found) == (Stage.REVEAL, [(Lack.KEYS, 109)])
 
     def test_a_record_that_nothing_proves(self) -> None:
-        found = waiting(tip(), Seen(119, recorded=True), bench())
+        found = waiting(tip(), Seen(119, recorded=True))
         assert (*phases(found), found.late) == (Stage.RECORD, [(Lack.ANCHOR, 120)], ())

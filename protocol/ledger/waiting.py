@@ -3,9 +3,9 @@
     submit ──seal──▶ reveal ──keys──▶ record ──anchor──▶ the next round's submit … ──closing record──▶ closed
                                                                                         └─▶ not final ─┘
 
-A pure value of where the ledger stands, and of what chain and buckets show at a block. What no outsider can know is left
-out: a leader that was away gives the round its full length again from its first look on, and counts the time for keys
-from when its seal was public.
+A pure value of where the ledger stands, and of what chain and buckets show at a block. What no outsider can know is
+left out: a leader that was away gives the round its full length again from its first look on, and counts the time for
+keys from when its seal was public.
 """
 
 from __future__ import annotations

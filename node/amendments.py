@@ -63,7 +63,7 @@ async def find_waiting(tip: Tip, where: Sequence[Store]) -> Waiting:
     problems: list[str] = []
     while len(objects) < wire.MAX_AMENDMENTS:
         key = paths.amendment(tip.run_id, len(history.adopted) + 1)
-        read = await asyncio.gather(*(_read(place, key) for place in where))
+        read = await asyncio.gather(*(read_amendment(place, key) for place in where))
         for data in sorted({each for each in read if each is not None}, key=lambda each: (-len(each), each)):
             try:
                 history = history.adopt(data, tip.round, lambda who: are_enough(len(who & heard), len(heard)))
@@ -77,7 +77,8 @@ async def find_waiting(tip: Tip, where: Sequence[Store]) -> Waiting:
     return Waiting(tuple(objects), history, tuple(problems))
 
 
-async def _read(place: Store, key: str) -> bytes | None:
+async def read_amendment(place: Store, key: str) -> bytes | None:
+    """What lies at a place under the name of an amendment; None where nothing does, or it cannot be had now."""
     try:
         return await place.get(key, max_bytes=wire.MAX_AMENDMENT_BYTES, deadline=DEADLINE)
     except ObjectMissing:
@@ -113,7 +114,7 @@ async def _keep(context: Context, run_id: bytes, data: bytes) -> None:
     """Have an amendment in the own bucket, in place of what stands there under its number."""
     key = paths.amendment(run_id, wire.decode_amendment(data, run_id).number)
     try:
-        if await _read(context.bucket, key) != data:
+        if await read_amendment(context.bucket, key) != data:
             await context.bucket.put(key, data, deadline=DEADLINE)
             log.info("%s waits for a record now", key)
     except StorageError as error:

@@ -23,7 +23,7 @@ from muster.protocol import paths, wire
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import hotkey_of
-from muster.protocol.ledger import Applied, Tip
+from muster.protocol.ledger import Applied, Tip, kept_under
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Buckets, Store
@@ -215,7 +215,8 @@ class Evidence:
         store = await self._directory.store_of(hotkey_of(sealed_by))
         if store is None:
             raise ObjectMissing("who signed the seal has committed no bucket that can be opened")
-        data = await store.get(paths.heads(self.run_id, record.round, record.parent), max_bytes=wire.MAX_BODY_BYTES)
+        name = paths.heads(self.run_id, record.round, kept_under(record.parent, record.turn))
+        data = await store.get(name, max_bytes=wire.MAX_BODY_BYTES)
         seal, heads = wire.decode_sealed(data)
         if wire.decode_seal(seal, self.run_id)[1] != record.seal:
             raise LedgerError("it does not hold the seal of the record")

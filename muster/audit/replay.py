@@ -168,7 +168,7 @@ class Replay:
 
     async def _check_heads(self, record: Record, sealed_by: bytes) -> None:
         """What lies beside the seal; of one of several aggregators it may be gone with its bucket: no fault."""
-        name = paths.heads(self._run_id, record.round, record.parent)
+        name = paths.heads(self._run_id, record.round, ledger.kept_under(record.parent, record.turn))
         with self._faults.noting(name, record.round):
             try:
                 await self._evidence.check_heads(record, sealed_by)

@@ -7,12 +7,13 @@ anchors of the round itself, and what was anchored after the block that decided 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from muster.node.ledger.mirrors import Mirrors
+from muster.node.ledger.rescuers import Rescue
 from muster.protocol.errors import LedgerError, StorageError
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.ledger.forkchoice import Vote
 from muster.protocol.types import Anchor
 
@@ -26,10 +27,11 @@ Seen = tuple[bytes, int, Anchor]
 class Ballot:
     """The votes of one look at a round; `problem` is the first thing that was in the way of leading an anchor back."""
 
-    def __init__(self, reader: Reader, tip: Tip, places: Mirrors) -> None:
+    def __init__(self, reader: Reader, tip: Tip, places: Mirrors, rescuers: Mapping[bytes, Rescue]) -> None:
         self._reader = reader
         self._tip = tip
         self._places = places
+        self._rescuers = rescuers
         self._alone = False
         self.problem: StorageError | LedgerError | None = None
 
@@ -37,7 +39,7 @@ class Ballot:
         """The votes, in chain order, as far as they bear on which record is decided."""
         round_, roll = self._tip.round, self._tip.roll
         named = {anchor.digest for _, _, anchor in seen if anchor.round == round_}
-        self._alone = len(roll.voters) == 1 and len(named) <= 1
+        self._alone = len(roll.voters) == 1 and len(named) <= 1 and not self._rescuers
         horizon, votes = max(block for _, block, _ in seen), dict[int, Vote]()
         early = [place for place, (_, _, anchor) in enumerate(seen) if anchor.round <= round_]
         for place in early:
@@ -53,6 +55,22 @@ class Ballot:
             for place in later:
                 voter, block, anchor = seen[place]
                 votes[place] = Vote(voter, block, await self._stands(anchor))
+
+    def rescues(self, seen: Sequence[Seen]) -> frozenset[bytes]:
+        """The records of the open round that a rescuer's anchors lead back to, through the record that it rescues by.
+
+        Valid or not: nobody has judged them yet.
+        """
+        lineage, found = self._reader.lineage, set[bytes]()
+        for public, _, anchor in seen:
+            one = self._rescuers.get(public)
+            if one is None or anchor.round < one.round:
+                continue
+            by = lineage.trace(anchor, one.round)
+            if by.round == one.round and lineage.turns(by.round).get(by.digest) == RESCUE:
+                at = lineage.trace(by, self._tip.round)
+                found |= {at.digest} if at.round == self._tip.round else set()
+        return frozenset(found)
 
     async def _stands(self, anchor: Anchor) -> bytes | None:
         """The record of the open round that an anchor leads back to.

@@ -93,8 +93,12 @@ class Participant:
         """What it does in the open round."""
         raise NotImplementedError
 
-    def turn(self, head: Block) -> int | None:  # noqa: ARG002
-        """In which later turn it may close the open round, which is late, at block `head`; None for in none."""
+    async def turn(self, head: Block) -> int | None:  # noqa: ARG002
+        """In which later turn it may close the open round, which is late, at block `head`; None for in none.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
         return None
 
     @property

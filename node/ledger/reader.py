@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
@@ -26,6 +26,7 @@ from muster.node.ledger.objects import (
     read_record,
     read_seal,
 )
+from muster.node.ledger.rescuers import Rescue, Rescuers
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError, WireError
@@ -120,6 +121,7 @@ class Reader:
         self._directory = directory
         self._saw = saw
         self.lineage = Lineage()
+        self.rescuers = Rescuers(chain, directory)
         self.ahead = ReadAhead()
         self.refused: set[Anchor] = set()
         """Records that were judged and are not valid, each in the round that it was anchored for: no votes."""
@@ -161,30 +163,45 @@ class Reader:
 
     async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
         """What `anchored` gives, and the anchors of this round or later ones, in chain order."""
-        members = {hotkey_of(public): public for public in tip.leaders}
+        found, shown, problem = await self._counted(tip, {})
+        if not any(pointer.claim.final for pointer in found) and (rescuers := await self.rescuers.of(tip)):
+            found, shown, problem = await self._counted(tip, rescuers)
+        if not found and problem is not None:
+            raise problem
+        return found, shown
+
+    async def _counted(
+        self, tip: Tip, rescuers: Mapping[bytes, Rescue]
+    ) -> tuple[list[Pointer], list[Anchor], StorageError | LedgerError | None]:
+        """What `_proven` gives, and what was in the way of it."""
+        members = {hotkey_of(public): public for public in (*tip.leaders, *rescuers)}
         oldest = max(0, tip.round - MEMORY)
         first = oldest if len(members) > 1 else tip.round  # with a list of one nobody is out of touch
         seen = [one for one in await self._chain.anchors(first) if one.hotkey in members]
         shown = [one.anchor for one in seen if one.anchor.round >= tip.round]
         if not shown:
-            return [], []
+            return [], [], None
         self.lineage.forget(oldest)
         self.refused = {at for at in self.refused if at.round >= oldest}
-        stores = await self.stores(tip)
+        stores = await self._directory.stores_of((*tip.leaders, *rescuers))
         if not stores:
-            return [], []
+            return [], [], None
         final = await self._chain.final()
-        ballot = Ballot(self, tip, Mirrors(tuple(stores.values())))
-        votes = await ballot.votes([(members[one.hotkey], one.block, one.anchor) for one in seen])
+        ballot = Ballot(self, tip, Mirrors(tuple(stores.values())), rescuers)
+        cast = [(members[one.hotkey], one.block, one.anchor) for one in seen]
+        votes = await ballot.votes(cast)
+        roll = replace(tip.roll, rescues=ballot.rescues(cast))
         settle = tip.spec.clock.turn if len(members) > 1 and not self._chain.remembers else 0
-        found = claims(votes, tip.roll, final, self.lineage.turns(tip.round), settle)
-        if not found and ballot.problem is not None:
-            raise ballot.problem
+        found = claims(votes, roll, final, self.lineage.turns(tip.round), settle)
         standing = {
             claim.digest: [stores[one.voter] for one in votes if one.stands == claim.digest and one.voter in stores]
             for claim in found
         }
-        return [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found], shown
+        return (
+            [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found],
+            shown,
+            ballot.problem,
+        )
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
         """The buckets of a tip's list, by public key, of those who have one that can be opened.

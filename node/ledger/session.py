@@ -44,6 +44,7 @@ from muster.protocol.ledger.round import (
     Tick,
     TurnCame,
     Unsure,
+    comes,
 )
 from muster.protocol.types import Block
 
@@ -344,10 +345,10 @@ class _Round:
         if state.phase not in (Phase.SUBMIT, Phase.REVEAL):
             return []
         news: list[Event] = [] if unsure == state.unsure else [Unsure(unsure)]
-        turn = self._me.turn(head) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW else None
-        if turn is not None:
-            return [*news, TurnCame(turn)]
         try:
+            turn = await self._me.turn(head) if state.phase is Phase.SUBMIT else None
+            if turn is not None and comes(state, turn):
+                return [*news, TurnCame(turn)]
             return [*news, *await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self.tip.round} cannot be looked at: {error}")

@@ -15,12 +15,14 @@ from muster.protocol.ledger.judge import (
     prepare,
     verify,
 )
+from muster.protocol.ledger.rescue import kept_under, rescuer
 from muster.protocol.ledger.resume import resume, tip_info
 from muster.protocol.ledger.sealing import continues, unanswerable
-from muster.protocol.ledger.tip import SCORES_AGE, Possession, Tip, genesis_tip, next_opening, spec_digest
+from muster.protocol.ledger.tip import RESCUE, SCORES_AGE, Possession, Tip, genesis_tip, next_opening, spec_digest
 
 __all__ = [
     "NO_CHECKPOINT",
+    "RESCUE",
     "SCORES_AGE",
     "Admit",
     "Applied",
@@ -36,9 +38,11 @@ __all__ = [
     "check_seal",
     "continues",
     "genesis_tip",
+    "kept_under",
     "next_opening",
     "open_bundle",
     "prepare",
+    "rescuer",
     "resume",
     "spec_digest",
     "tip_info",

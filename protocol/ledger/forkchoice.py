@@ -7,7 +7,8 @@ then. An aggregator's newest anchor is its vote: for the record that it names, a
 A record is decided by the first block at which more than half of the list's members in touch stand on it. Once that
 block is final, so is the record. What happens after that block changes nothing, so a record that is decided goes before
 all others while the block is not final yet, too. A list of one is the same rule: the record that its leader anchored
-first is the one.
+first is the one. Where no record is decided, and one is there that the run's owner rescues it by (`ledger.rescue`),
+that is decided by the first block at which its signer stands on it.
 """
 
 from __future__ import annotations
@@ -38,10 +39,14 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """The votes as they stand at a block: who is in touch, and on what each of them stands (None: on none)."""
+    """The votes as they stand at a block: who is in touch, and on what each of them stands (None: on none).
+
+    `rescue` is the record that counts where these decide none; None where there is no such record.
+    """
 
     block: int
     stands: Mapping[bytes, bytes | None]
+    rescue: bytes | None = None
 
     @property
     def tally(self) -> Counter[bytes]:
@@ -50,8 +55,9 @@ class Poll:
 
     @property
     def winner(self) -> bytes | None:
-        """What more than half of them stand on."""
-        return next((digest for digest, count in self.tally.items() if 2 * count > len(self.stands)), None)
+        """What more than half of them stand on; else the rescue."""
+        more = (digest for digest, count in self.tally.items() if 2 * count > len(self.stands))
+        return next(more, self.rescue)
 
     def missing(self, digest: bytes) -> tuple[bytes, ...]:
         """Who is in touch and does not stand on a record: it is not decided for want of them."""
@@ -65,12 +71,16 @@ class Roll:
     A member is in touch for `touch` blocks after an anchor, and time in which nobody voted for the round although it
     was over (from `due` on) does not count: after a break of the whole run all are waited for. Who has never anchored
     counts as if it had at block `since`.
+
+    `rescues` are the records by which the owner rescues the run, or that such a one continues, as far as one of the
+    votes stands on them.
     """
 
     voters: tuple[bytes, ...]
     touch: int
     due: int
     since: int
+    rescues: frozenset[bytes] = frozenset()
 
     def patience(self, votes: Sequence[Vote]) -> int:
         """Blocks after its last anchor for which a member counts."""
@@ -82,7 +92,9 @@ class Roll:
         newest = {vote.voter: vote for vote in votes if vote.block <= block}
         since = {voter: newest[voter].block if voter in newest else self.since for voter in self.voters}
         heard = [voter for voter in self.voters if since[voter] + patience >= block]
-        return Poll(block, {voter: newest[voter].stands if voter in newest else None for voter in heard})
+        standing = {voter: newest[voter].stands if voter in newest else None for voter in heard}
+        rescued = (one.stands for one in sorted(newest.values(), key=lambda one: one.block) if one.stands is not None)
+        return Poll(block, standing, next((digest for digest in rescued if digest in self.rescues), None))
 
     def decided(self, votes: Sequence[Vote], until: int, patience: int, settle: int = 0) -> Poll | None:
         """The first poll with a winner that is still the winner `settle` blocks later, and all the time between, by the

@@ -15,7 +15,8 @@ from muster.kernels import SparseUpdate
 from muster.protocol import wire
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.ledger.bundle import Opened, check_bundle, read_bundle
-from muster.protocol.ledger.tip import Tip, next_opening
+from muster.protocol.ledger.rescue import check_rescue, check_rescue_seal
+from muster.protocol.ledger.tip import RESCUE, Tip, next_opening
 from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.disputes import silenced_by
@@ -45,7 +46,7 @@ def adopt_amendments(tip: Tip, record: Record) -> SpecHistory:
     """
     history, carried = tip.history, carried_by(tip.validators - tip.silenced, record.scores)
     for data in record.amendments:
-        history = history.adopt(data, record.round, carried)
+        history = history.adopt(data, record.round, carried, rescue=record.turn == RESCUE)
     return history
 
 
@@ -151,7 +152,7 @@ def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
         (not tip.closed, "the run is closed"),
         (record.round == tip.round, f"round {record.round} follows {tip.round - 1}"),
         (record.parent == tip.parent, "its parent is another record"),
-        (record.leader == tip.leader(record.turn), "it is not its signer's turn"),
+        (record.turn == RESCUE or record.leader == tip.leader(record.turn), "it is not its signer's turn"),
         (record.spec_digest == tip.opening.spec_digest, "it was made under another spec"),
         (record.outer_step == tip.outer_step, f"outer step {record.outer_step} instead of {tip.outer_step}"),
         (root is None or record.root == root, "its state root is not the root of this θ"),
@@ -159,6 +160,8 @@ def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
     for holds, problem in checks:
         if not holds:
             raise LedgerError(problem)
+    if record.turn == RESCUE:
+        check_rescue(tip, record)
 
 
 def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
@@ -169,10 +172,13 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
     Raises:
         LedgerError: it is not.
     """
+    rescue = record.turn == RESCUE
+    if rescue:
+        check_rescue_seal(record, seal)
     checks = (
         (record.seal == digest, "the seal is not the one the record names"),
         (seal.round == record.round and seal.parent == tip.parent, "the seal is of another round"),
-        (seal.leader == tip.leader(seal.turn), "the seal is by an aggregator whose turn it was not"),
+        (rescue or seal.leader == tip.leader(seal.turn), "the seal is by an aggregator whose turn it was not"),
         (seal.turn <= record.turn, "the seal is of a later turn than the record"),
         (record.kind is not Kind.CLOSE or seal.turn == record.turn, "a closing record goes on with no other's seal"),
         (seal.block.number >= tip.opening.open.number, "the round was sealed before it opened"),

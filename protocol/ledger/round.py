@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from muster.protocol.ledger.tip import RESCUE
 from muster.protocol.spec import ClockSpec
 from muster.protocol.wire import Opening
 
@@ -231,6 +232,17 @@ def step(state: RoundState, event: Event) -> Step:
     return replace(state, running=state.running | frozenset(given)), given
 
 
+def comes(state: RoundState, turn: int) -> bool:
+    """Whether a turn that has begun makes a leader of this participant now: who leads goes on, unless it rescues."""
+    waits = state.duty is Duty.FOLLOW or (state.duty is Duty.LEAD and state.turn != turn == RESCUE)
+    return state.phase is Phase.SUBMIT and waits
+
+
+def _sure(state: RoundState) -> bool:
+    """Whether enough of the rounds before are final; who rescues a run cannot wait for the votes that never come."""
+    return state.unsure < state.clock.finality or state.turn == RESCUE
+
+
 _WHOEVER = {
     Phase.APPLY: Instruction.APPLY,
     Phase.UNDO: Instruction.UNDO,
@@ -246,7 +258,7 @@ def wanted(state: RoundState) -> frozenset[Instruction]:
     match state.phase, state.duty:
         case Phase.SUBMIT, Duty.MINE if state.opened:
             return frozenset((Instruction.TRAIN,))
-        case Phase.SUBMIT, Duty.LEAD if state.unsure < state.clock.finality and ready_to_seal(state):
+        case Phase.SUBMIT, Duty.LEAD if _sure(state) and ready_to_seal(state):
             return frozenset((Instruction.PUBLISH_SEAL,))
         case Phase.REVEAL, Duty.MINE if state.sealed is not None and state.me in state.sealed:
             return frozenset((Instruction.PUBLISH_KEY,))
@@ -265,7 +277,7 @@ def _take(state: RoundState, event: Event) -> RoundState:
         case Tick(block):
             failed = _NONE if block > state.block else state.failed
             state = replace(state, block=max(state.block, block), failed=failed)
-        case TurnCame(turn) if state.phase is Phase.SUBMIT and state.duty is Duty.FOLLOW:
+        case TurnCame(turn) if comes(state, turn):
             state = replace(state, duty=Duty.LEAD, turn=turn, since=None, looked=None)  # it has not looked as a leader
         case Unsure(rounds):
             state = replace(state, unsure=rounds)
@@ -328,10 +340,12 @@ def ready_to_seal(state: RoundState) -> bool:
     deadline comes with a look at its block or later: what came in time is seen before the round is closed, and a
     leader that was away, or cannot look, closes nothing. A closing round waits for nobody. Who takes over comes after
     the deadline, and waits only where next to nobody is in: then the whole run was down, and the round has its full
-    length again.
+    length again. A rescue takes nothing in.
     """
     if state.looked is None:
         return state.closing and not state.turn
+    if state.turn == RESCUE:
+        return True
     if state.turn and len(state.submitted) >= state.clock.min_submissions:
         return True
     expected = frozenset(state.opening.expected)

@@ -6,7 +6,7 @@ seals twice, or late with an early block in its seal, gets no keys for it.
 
 from __future__ import annotations
 
-from muster.protocol.ledger.tip import Tip
+from muster.protocol.ledger.tip import RESCUE, Tip
 from muster.protocol.types import Block
 from muster.protocol.wire import Seal
 
@@ -14,7 +14,7 @@ from muster.protocol.wire import Seal
 def continues(tip: Tip, seal: Seal) -> bool:
     """Whether a seal is of the open round of this ledger, by an aggregator whose turn it was at the seal's block."""
     in_turn = seal.leader == tip.leader(seal.turn) and seal.block.number >= tip.turn_begins(seal.turn)
-    return in_turn and seal.round == tip.round and seal.parent == tip.parent
+    return in_turn and seal.turn != RESCUE and seal.round == tip.round and seal.parent == tip.parent
 
 
 def unanswerable(tip: Tip, seal: Seal, public: bytes, head: bytes, newest: Block) -> str:

@@ -22,6 +22,9 @@ from muster.protocol.wire import Opening, ScoresUsed
 SCORES_AGE = 16
 """Rounds by which a score file may be older than the one of round r − L."""
 
+RESCUE = 2**32 - 1
+"""The turn of who comes from outside of the turns, because the owner names it (`ledger.rescue`)."""
+
 Possession = Callable[[bytes], bytes]
 
 
@@ -112,6 +115,8 @@ class Tip:
 
     def turn_begins(self, turn: int) -> int:
         """The block from which the open round may be closed in a turn."""
+        if turn == RESCUE:
+            return self.opening.anchor_by + self.spec.clock.silent
         return self.opening.anchor_by + (turn - 1) * self.spec.clock.turn if turn else 0
 
     def turn_at(self, block: int) -> int:

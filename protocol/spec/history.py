@@ -32,6 +32,9 @@ AMENDABLE = frozenset(
 )  # fmt: skip
 """What may change while a run lives: nothing that would change the meaning of θ or of past records."""
 
+LEADERS = "genesis.leaders"
+"""What a rescue changes."""
+
 NOT_YET = frozenset({"genesis.chain"})
 """Of these, what this release cannot follow: the chain's successor. It refuses it, and a record that holds it, rather
 than go on with the chain that everybody else has left."""
@@ -77,8 +80,11 @@ class SpecHistory:
         """The spec in force in a round."""
         return self.specs[max(bisect_right(self.starts, round_) - 1, 0)]
 
-    def adopt(self, data: bytes, recorded_in: int, carried: Carried = owner_alone) -> SpecHistory:
-        """The history with one more amendment, a signed object that stands in the record of round `recorded_in`.
+    def adopt(
+        self, data: bytes, recorded_in: int, carried: Carried = owner_alone, *, rescue: bool = False
+    ) -> SpecHistory:
+        """The history with one more amendment, a signed object that stands in the record of round `recorded_in`; with
+        `rescue` in one that its new list closes.
 
         Raises:
             LedgerError: not readable, neither the owner's nor carried by its signers, not the next number, a field that
@@ -88,7 +94,8 @@ class SpecHistory:
             amendment = decode_amendment(data, self.run_id)
         except WireError as error:
             raise LedgerError(f"an amendment is not readable: {error}") from error
-        self._check(amendment, recorded_in, carried)
+        self._check(amendment, carried)
+        (_check_rescue if rescue else self._check_delay)(amendment, recorded_in)
         table = dict(zip(self.starts, self.specs, strict=True))
         table.setdefault(amendment.round, self.at(amendment.round))
         # What was recorded before may take effect after this one. This one counts on top of it, being recorded later.
@@ -101,7 +108,7 @@ class SpecHistory:
         """Whether it needs nobody else's signature."""
         return public_of(self.genesis.genesis.owner) in amendment.signers
 
-    def _check(self, amendment: Amendment, recorded_in: int, carried: Carried) -> None:
+    def _check(self, amendment: Amendment, carried: Carried) -> None:
         due = len(self.adopted) + 1
         if not self.signed_by_owner(amendment) and not carried(amendment.signers):
             raise LedgerError(
@@ -114,12 +121,20 @@ class SpecHistory:
             raise LedgerError(f"{amendment.path} cannot be amended")
         if amendment.path in NOT_YET:
             raise LedgerError(f"an amendment of {amendment.path} needs a newer release of Muster than this one")
+
+    def _check_delay(self, amendment: Amendment, recorded_in: int) -> None:
         soonest = recorded_in + self.at(recorded_in).clock.amend_delay
         if amendment.round < soonest:
             raise LedgerError(
                 f"an amendment recorded in round {recorded_in} takes effect too soon ({amendment.round}): "
                 f"at the soonest in round {soonest}"
             )
+
+
+def _check_rescue(amendment: Amendment, recorded_in: int) -> None:
+    if amendment.path != LEADERS or amendment.round != recorded_in + 1:
+        due = f"is an amendment of {LEADERS} that counts from round {recorded_in + 1} on"
+        raise LedgerError(f"what rescues round {recorded_in} {due}")
 
 
 def _amended(spec: RunSpec, amendment: Amendment) -> RunSpec:

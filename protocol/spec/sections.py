@@ -108,7 +108,8 @@ class ClockSpec(Section):
 
     The turn to close rounds passes on every `term` rounds; and within a round, `turn` blocks after another, from when
     its record is late. An aggregator without an anchor for `touch` blocks is not waited for. No round is sealed before
-    the record `finality` rounds before it is final.
+    the record `finality` rounds before it is final. Where a round has been late for `silent` blocks, who the owner
+    names may close it (`ledger.rescue`).
     """
 
     min_blocks: Natural
@@ -122,6 +123,7 @@ class ClockSpec(Section):
     turn: Positive
     touch: Positive
     finality: Positive
+    silent: Positive
     min_submissions: Positive
     checkpoint_every: Positive
     amend_delay: Positive
@@ -141,6 +143,8 @@ class ClockSpec(Section):
             raise ValueError("evaluate must exceed seal_age, or windows would be known before they may be")
         if self.touch < self.deadline + self.reveal + self.anchor:
             raise ValueError("touch must be no less than deadline + reveal + anchor: a long round's time")
+        if self.silent < self.touch:
+            raise ValueError("silent must be no less than touch: who is in touch may still close the round")
         return self
 
 

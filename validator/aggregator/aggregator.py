@@ -15,7 +15,7 @@ from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.errors import ChainError, MusterError, StorageError
-from muster.protocol.ledger import Applied, Tip
+from muster.protocol.ledger import RESCUE, Applied, Tip
 from muster.protocol.ledger.round import (
     Duty,
     Event,
@@ -80,9 +80,18 @@ class Aggregator(Follower):
         """It leads when it is its turn."""
         return Duty.LEAD if self._tip.leader_in_turn == self.public else Duty.FOLLOW
 
-    def turn(self, head: Block) -> int | None:
-        """The newest of its turns that has begun."""
+    async def turn(self, head: Block) -> int | None:
+        """The newest of its turns that has begun; where the owner names it, because the run hangs, that goes before.
+
+        Raises:
+            ChainError: the chain does not say.
+        """
         tip, newest = self._tip, self._tip.turn_at(head.number)
+        if head.number >= tip.turn_begins(RESCUE):
+            rescue = (await self._reader.rescuers.of(tip)).get(self.public)
+            if rescue is not None and rescue.round == tip.round:
+                self._open.leading.rescue = rescue.amendment
+                return RESCUE
         lately = range(newest, max(newest - len(tip.leaders), 0), -1)
         return next((turn for turn in lately if tip.leader(turn) == self.public), None)
 
@@ -135,6 +144,8 @@ class Aggregator(Follower):
         open_ = self._open
         leading = open_.leading
         leading.turn = state.turn
+        if leading.rescuing:
+            return [] if state.scored else [ScoresIn()]
         if state.phase is Phase.SUBMIT:
             return [] if leading.closing else await self._look(snapshot, head)
         seal = (await open_.sealing.standing()).seal

@@ -17,7 +17,8 @@ from muster.protocol.wire import Entry, Kind, Record, ScoresUsed, Seal
 class Decision:
     """Everything a leader's record depends on besides the submissions; beacons come from the chain's newest block.
 
-    `turn` is the one in which the round is closed; the seal may be of an earlier one.
+    `turn` is the one in which the round is closed; the seal may be of an earlier one. `rescuer` is who makes the record
+    where that follows from no turn (`ledger.rescue`).
     """
 
     seal: Seal
@@ -31,6 +32,7 @@ class Decision:
     proofs: tuple[bytes, ...] = ()
     closing: bool = False
     turn: int = 0
+    rescuer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
     reasons = work.choice.reasons
     record = Record(
         run_id=tip.run_id,
-        leader=tip.leader(decision.turn),
+        leader=decision.rescuer or tip.leader(decision.turn),
         round=tip.round,
         kind=Kind.CLOSE if decision.closing else work.choice.kind,
         parent=tip.parent,

@@ -10,7 +10,7 @@ from muster.node.replica import Replica
 from muster.node.submission import Submissions
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.identity import public_of
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip, kept_under
 from muster.protocol.types import Block
 from muster.protocol.wire import MAX_PROOFS, ScoresUsed
 from muster.validator.aggregator.disputes import Disputes
@@ -22,7 +22,7 @@ from muster.validator.aggregator.twice import Twice
 
 class Leading:
     """One round, as the one process that leads it sees it; `closing` says that the run ends with it, `turn` in which
-    turn it is led.
+    turn it is led, `rescue` is the owner's amendment by which it is where that is the turn `RESCUE`.
 
     Large payloads wait in the folder `spool` (None: where the system keeps temporary files).
     """
@@ -43,6 +43,7 @@ class Leading:
         self.context = context
         self.tip = tip
         self.turn = 0
+        self.rescue: bytes | None = None
         self.replica = replica
         self.signed = signed
         self.closing = closing
@@ -54,6 +55,16 @@ class Leading:
         self._steering = steering
         self._disputes = disputes
         self._twice = twice
+
+    @property
+    def rescuing(self) -> bool:
+        """Whether it closes the round because the owner says so: then nothing is taken in."""
+        return self.turn == RESCUE
+
+    @property
+    def under(self) -> bytes:
+        """The digest under which this leader keeps what it signs once."""
+        return kept_under(self.tip.parent, self.turn)
 
     async def look(self, snapshot: Snapshot, head: Block) -> list[bytes]:
         """Before the seal: the peers whose head is known since the last look.
@@ -84,11 +95,11 @@ class Leading:
 
     def scores(self, snapshot: Snapshot) -> tuple[ScoresUsed, ...]:
         """The scores that steer the round, as far as they are in."""
-        return () if self.closing else self._steering.used(self.tip, snapshot)
+        return () if self.closing or self.rescuing else self._steering.used(self.tip, snapshot)
 
     def proofs(self, scores: tuple[ScoresUsed, ...]) -> tuple[bytes, ...]:
         """The proofs that a record with these scores carries, as far as they are in."""
-        if self.closing:
+        if self.closing or self.rescuing:
             return ()
         twice = self._twice.carried(self.tip)
         return (*twice, *self._disputes.carried(self.tip, scores, MAX_PROOFS - len(twice)))

@@ -61,7 +61,7 @@ class Recording:
         around, tip = self._leading.context, self._leading.tip
         own = [seen for seen in await around.chain.anchors(tip.round) if seen.hotkey == around.identity.hotkey]
         final = await around.chain.final()
-        if any(seen.block <= final for seen in own):
+        if any(seen.block <= final for seen in own) and not self._leading.rescuing:
             return  # the round is decided, and this life has not seen it yet
         if self._standing is None:
             self._standing = digest = await self._put(head)
@@ -87,9 +87,9 @@ class Recording:
         if made.bundle.size:
             around.faults.trip("bundle.before_put")
             await made.bundle.put(around.bucket, paths.bundle(tip.run_id, tip.round, digest))
-        await self._leading.signed.keep(RECORD, tip.round, tip.parent, made.data)
+        await self._leading.signed.keep(RECORD, tip.round, self._leading.under, made.data)
         around.faults.trip("record.before_put")
-        if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), made.data):
+        if await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, self._leading.under), made.data):
             return await self._show(made.data, digest)
         found = await self._found()
         if found is None:
@@ -113,7 +113,7 @@ class Recording:
         """
         tip = self._leading.tip
         try:
-            key = paths.made(tip.run_id, tip.round, tip.parent)
+            key = paths.made(tip.run_id, tip.round, self._leading.under)
             data = await self._leading.context.bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
             return data, wire.decode_record(data, tip.run_id, len(tip.layout.shapes))[1]
         except ObjectMissing:
@@ -131,7 +131,7 @@ class Recording:
             StorageError: not now; or a submission that it accepts is not at hand any more.
         """
         around, tip = self._leading.context, self._leading.tip
-        data = await self._leading.signed.kept(RECORD, tip.round, tip.parent)
+        data = await self._leading.signed.kept(RECORD, tip.round, self._leading.under)
         if data is None:
             return None
         try:
@@ -141,7 +141,7 @@ class Recording:
         await self._restore(record, paths.bundle(tip.run_id, tip.round, digest))
         if record.checkpoint != ledger.NO_CHECKPOINT:
             await save_checkpoint(around, tip, self._leading.replica, self._leading.spool)
-        await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), data)
+        await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, self._leading.under), data)
         return data, digest
 
     async def _restore(self, record: Record, key: str) -> None:
@@ -188,8 +188,9 @@ class Recording:
             checkpoint=await self._checkpoint(),
             amendments=await self._amendments(scores),
             proofs=leading.proofs(scores),
-            closing=leading.closing,
+            closing=leading.closing and not leading.rescuing,
             turn=leading.turn,
+            rescuer=leading.context.identity.public if leading.rescuing else None,
         )
         record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
         data = wire.encode_record(record, leading.context.identity)
@@ -211,8 +212,10 @@ class Recording:
     async def _amendments(self, scores: Sequence[ScoresUsed]) -> tuple[bytes, ...]:
         """Amendments waiting in the bucket that are valid in a record with these scores, in the order of their numbers.
 
-        As many as a record takes.
+        As many as a record takes; in a rescue the one that it is by.
         """
+        if self._leading.rescue is not None and self._leading.rescuing:
+            return (self._leading.rescue,)
         tip, bucket = self._leading.tip, self._leading.context.bucket
         waiting: list[tuple[int, str, bytes]] = []
         known = {paths.amendment(tip.run_id, each.amendment.number) for each in tip.history.adopted}

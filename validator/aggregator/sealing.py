@@ -40,8 +40,8 @@ class Sealing:
                 self._draft = await self._earlier() or await self._make(head)
             context.faults.trip("seal.before_put")
             saved = wire.encode_sealed(self._draft.data, self._leading.intake.heads())
-            await self._leading.signed.keep(SEAL, tip.round, tip.parent, saved)
-            if await context.bucket.put_if_absent(paths.heads(tip.run_id, tip.round, tip.parent), saved):
+            await self._leading.signed.keep(SEAL, tip.round, self._leading.under, saved)
+            if await context.bucket.put_if_absent(paths.heads(tip.run_id, tip.round, self._leading.under), saved):
                 self._stands(self._draft)
         found = await self.standing()
         await context.bucket.put(paths.seal(tip.run_id, tip.round, found.digest), found.data)
@@ -50,7 +50,7 @@ class Sealing:
     async def _earlier(self) -> FoundSeal | None:
         """What an earlier life has signed, by this leader's disk; its bucket may have been lost."""
         tip = self._leading.tip
-        saved = await self._leading.signed.kept(SEAL, tip.round, tip.parent)
+        saved = await self._leading.signed.kept(SEAL, tip.round, self._leading.under)
         if saved is None:
             return None
         found, heads = _sealed(saved, tip)
@@ -61,7 +61,8 @@ class Sealing:
         """What is in now, as a seal; from here on nothing is taken in any more."""
         context, tip, intake = self._leading.context, self._leading.tip, self._leading.intake
         await context.bucket.put(paths.writable(tip.run_id), b"")
-        listed = tuple((public, wire.head_digest(taken.head.data)) for public, taken in sorted(intake.peers.items()))
+        taken = () if self._leading.rescuing else sorted(intake.peers.items())
+        listed = tuple((public, wire.head_digest(one.head.data)) for public, one in taken)
         seal = Seal(tip.run_id, context.identity.public, tip.round, tip.parent, self._leading.turn, head, listed)
         data = wire.encode_seal(seal, context.identity)
         made = FoundSeal(seal, wire.digest_of(data), data)
@@ -98,7 +99,7 @@ class Sealing:
         found, tip, bucket = self._standing, self._leading.tip, self._leading.context.bucket
         if found is not None and found.seal.leader != self._leading.context.identity.public:
             saved = wire.encode_sealed(found.data, self._leading.intake.heads())
-            await bucket.put_if_absent(paths.heads(tip.run_id, tip.round, tip.parent), saved)
+            await bucket.put_if_absent(paths.heads(tip.run_id, tip.round, self._leading.under), saved)
             await bucket.put(paths.seal(tip.run_id, tip.round, found.digest), found.data)
 
     async def standing(self) -> FoundSeal:
@@ -109,7 +110,9 @@ class Sealing:
         """
         if self._standing is None:
             tip, bucket = self._leading.tip, self._leading.context.bucket
-            saved = await bucket.get(paths.heads(tip.run_id, tip.round, tip.parent), max_bytes=wire.MAX_BODY_BYTES)
+            saved = await bucket.get(
+                paths.heads(tip.run_id, tip.round, self._leading.under), max_bytes=wire.MAX_BODY_BYTES
+            )
             found, heads = _sealed(saved, tip)
             if self._draft is not None and found.digest == self._draft.digest:  # put, and only the answer was lost
                 self._stands(self._draft)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from muster.node.context import Context
 from muster.node.directory import Directory
 from muster.protocol import paths, wire
-from muster.protocol.errors import ChainError, LedgerError, ObjectMissing, StorageError
-from muster.protocol.ledger import Tip
+from muster.protocol.errors import ChainError, LedgerError, ObjectMissing, StorageError, WireError
+from muster.protocol.ledger import RESCUE, Tip, rescuer
 from muster.protocol.rules.majority import are_enough
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Store
@@ -37,6 +37,14 @@ class Waiting:
     objects: tuple[bytes, ...]
     history: SpecHistory
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """The round that a key may close as the owner wishes, and the owner's amendment."""
+
+    round: int
+    amendment: bytes
 
 
 async def places(directory: Directory, tip: Tip, published: Store | None) -> tuple[Store, ...]:
@@ -77,6 +85,22 @@ async def find_waiting(tip: Tip, where: Sequence[Store]) -> Waiting:
     return Waiting(tuple(objects), history, tuple(problems))
 
 
+def rescues(tip: Tip, amendments: Iterable[bytes]) -> Mapping[bytes, Rescue]:
+    """By which of these amendments a round from the open one on may be rescued, by whom they name.
+
+    The rounds before the one that hangs may be open, too, to who comes late: as many as may be not final.
+    """
+    found: dict[bytes, Rescue] = {}
+    for data in sorted(amendments):
+        try:
+            closes = wire.decode_amendment(data, tip.run_id).round - 1
+            if tip.round <= closes <= tip.round + tip.spec.clock.finality:
+                found[rescuer(tip, data, closes)] = Rescue(closes, data)
+        except (WireError, LedgerError):
+            continue  # it is no rescue, and who amends a run that goes on says what is wrong with it
+    return found
+
+
 async def read_amendment(place: Store, key: str) -> bytes | None:
     """What lies at a place under the name of an amendment; None where nothing does, or it cannot be had now."""
     try:
@@ -98,7 +122,8 @@ async def watch_amendments(context: Context, tip: Callable[[], Tip], published: 
     while True:
         try:
             height = (await context.chain.next_block(height)).number + PERIOD - 1
-            waiting = await find_waiting(tip(), await places(context.directory, tip(), published))
+            where = await places(context.directory, tip(), published)
+            waiting = await find_waiting(tip(), where)
         except ChainError as error:
             log.warning("amendments cannot be looked for now: %s", error)
             await asyncio.sleep(DEADLINE)
@@ -108,6 +133,17 @@ async def watch_amendments(context: Context, tip: Callable[[], Tip], published: 
         told = frozenset(waiting.problems)
         for data in waiting.objects:
             await _keep(context, tip().run_id, data)
+        if height >= tip().turn_begins(RESCUE):
+            await _keep_rescue(context, tip(), where)
+
+
+async def _keep_rescue(context: Context, tip: Tip, where: Sequence[Store]) -> None:
+    """Have in the own bucket the amendment by which this hotkey may rescue the run, for everybody to see there."""
+    key = paths.amendment(tip.run_id, len(tip.history.adopted) + 1)
+    read = await asyncio.gather(*(read_amendment(place, key) for place in where))
+    found = rescues(tip, {data for data in read if data is not None}).get(context.identity.public)
+    if found is not None:
+        await _keep(context, tip.run_id, found.amendment)
 
 
 async def _keep(context: Context, run_id: bytes, data: bytes) -> None:

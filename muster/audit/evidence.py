@@ -118,6 +118,15 @@ class Evidence:
             raise AuditError("no aggregator of the run has committed a bucket that can be opened")
         await self.proven_by.trace(round_, self.record)
 
+    async def decide(self, tip: Tip) -> None:
+        """See whether the open round is decided by less than half of the list, or rescued.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        await self.proven_by.decide(tip)
+        self._stores |= await self._reader.stores(tip)
+
     def record_key(self, round_: int) -> str:
         """The name of a round's record, as far as it is known before it is read."""
         known = self.digest_of(round_)

@@ -81,13 +81,13 @@ class Proven:
 
     async def decide(self, tip: Tip) -> None:
         """See whether the votes make a record of the open round final although less than half of the list anchored it:
-        who is out of touch is not waited for.
+        who is out of touch is not waited for, and who rescues the run needs nobody.
 
         Raises:
             ChainError: the chain cannot be read.
         """
         try:
-            pointers = await self._reader.anchored(tip) if len(self._voters) > 1 else []
+            pointers = await self._reader.anchored(tip)
         except (StorageError, LedgerError) as error:
             self.problem = error
             return

@@ -67,7 +67,7 @@ class Replay:
             if tip is not None and await self._evidence.follow(tip):
                 await self._weights.look()
             if tip is not None and round_ > self._evidence.last:
-                await self._evidence.proven_by.decide(tip)
+                await self._evidence.decide(tip)
             if round_ > self._evidence.last:
                 # First the bucket, then the chain: of a run that goes on, what was stored may be anchored by now.
                 beyond = await self._evidence.beyond(round_)

@@ -92,6 +92,9 @@ def amend(
     ] = None,
     sign: Annotated[Path | None, typer.Option(help="Sign the amendment in this file, too.")] = None,
     submit: Annotated[Path | None, typer.Option(help="Put the amendment in this file where leaders look.")] = None,
+    rescue: Annotated[
+        bool, typer.Option("--rescue", help="Let whom genesis.leaders names first close the open round, which hangs.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, to be signed or submitted later.")] = None,
     key_file: Annotated[
         Path | None,
@@ -109,6 +112,6 @@ def amend(
 ) -> None:
     """Change a field of a running run from some round on: by its owner, or by more than half of its validators."""
     check_variables(os.environ, NODE_VARIABLES)
-    request = AmendRequest(run, change, round_, sign, submit, out, key_file, location, chain, allow)
+    request = AmendRequest(run, change, round_, sign, submit, out, key_file, location, chain, allow, rescue)
     amended = asyncio.run(amend_run(request, os.environ))
     typer.echo(json.dumps(amended.to_json_object()) if as_json else amended.summary())

@@ -69,6 +69,7 @@ class Standing:
             "leader": hotkey_of(found.leader),
             "turn": found.turn,
             "next_turn_block": found.next_turn,
+            "rescue_block": found.rescue,
             "waits_for": [
                 self._awaited(one, sentence) for one, sentence in zip(found.awaited, self.sentences, strict=True)
             ],
@@ -162,6 +163,8 @@ def _lines(standing: Standing) -> Iterator[tuple[str, str]]:
     if found.next_turn is not None:
         following = standing.name(standing.tip.leader(found.turn + 1))
         yield "next turn", f"from block {found.next_turn} on {following} may close the round, too"
+    if not standing.tip.closed and found.block >= standing.tip.opening.anchor_by:
+        yield "rescue", f"from block {found.rescue} on whom the owner names may close the round (spec amend --rescue)"
     if found.unfinal is not None and found.phase is not Stage.NOT_FINAL:
         missing = f": no anchor of {named.whose(found.unfinal.missing)}" if found.unfinal.missing else ""
         yield "not final", f"the records from round {found.unfinal.round} on{missing}"

@@ -19,7 +19,7 @@ from muster.node.directory import Directory
 from muster.protocol import paths, wire
 from muster.protocol.errors import ConfigError, IdentityError, LedgerError, StorageError, UsageError, WireError
 from muster.protocol.identity import Identity, hotkey_of, public_of
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip, rescuer
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Credentials, Store, parse_location
@@ -39,7 +39,8 @@ OWNER = "owner"
 class AmendRequest:
     """What `muster spec amend` was asked for; None is not given.
 
-    One of `change` (PATH=VALUE), `sign` and `submit` is given. `location`, `chain` and `allow` are the settings.
+    One of `change` (PATH=VALUE), `sign` and `submit` is given; with `rescue` it is to close the open round, which
+    hangs. `location`, `chain` and `allow` are the settings.
     """
 
     run: str
@@ -52,6 +53,7 @@ class AmendRequest:
     location: str | None = None
     chain: str | None = None
     allow: str = ""
+    rescue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Desk:
     scores: tuple[ScoresUsed, ...]
     waiting: Waiting
     committed: frozenset[str]
+    rescue: bool
 
     @property
     def owner(self) -> str:
@@ -123,6 +126,8 @@ class Desk:
             number = wire.decode_amendment(data, self.tip.run_id).number
         except WireError as error:
             raise LedgerError(f"these bytes are no amendment of run {self.tip.run_id.hex()}: {error}") from error
+        if self.rescue:
+            return self._judge_rescue(data)
         history = self.before(number).adopt(data, self.tip.round, lambda _signers: True)
         amendment = history.adopted[-1].amendment
         if history.signed_by_owner(amendment):
@@ -134,6 +139,12 @@ class Desk:
         said = f"signed by {len(there)} of {len(self.validators)} validators, with {share:.1%} of the newest stakes"
         need = "it takes more than half of both, and two validators at least"
         return amendment, f"{said}: {'enough' if enough else need}", enough
+
+    def _judge_rescue(self, data: bytes) -> tuple[Amendment, str, bool]:
+        tip = self.tip
+        named, block = rescuer(tip, data), tip.turn_begins(RESCUE)
+        said = f"signed by the owner: {hotkey_of(named)} may close round {tip.round}, with nothing in it, from block"
+        return wire.decode_amendment(data, tip.run_id), f"{said} {block} on, and leads from then on", True
 
 
 async def amend_run(request: AmendRequest, environment: Mapping[str, str]) -> Amended:
@@ -147,6 +158,8 @@ async def amend_run(request: AmendRequest, environment: Mapping[str, str]) -> Am
     """
     if [request.change, request.sign, request.submit].count(None) != 2:
         raise UsageError("one of PATH=VALUE, --sign FILE and --submit FILE says what to do")
+    if request.rescue and request.round is not None:
+        raise UsageError("--round does not go with --rescue: the list counts from the round after the open one on")
     if request.round is not None and request.change is None:
         raise UsageError("--round goes with PATH=VALUE: a signed amendment has its round")
     run = await open_run(request.run, allow=request.allow)
@@ -162,7 +175,8 @@ async def amend_run(request: AmendRequest, environment: Mapping[str, str]) -> Am
         raise LedgerError(f"it is {signed}; write it with --out FILE and hand it on")
     async with _target(request, desk, environment) as (store, shown):
         await store.put(paths.amendment(desk.tip.run_id, amendment.number), data, deadline=DEADLINE)
-    where = f"put in {shown}, where every leader looks; once it is recorded, `muster spec show` lists it"
+    looks = "whom it names looks" if request.rescue else "every leader looks"
+    where = f"put in {shown}, where {looks}; once it is recorded, `muster spec show` lists it"
     return Amended(amendment, signed, enough, where)
 
 
@@ -183,7 +197,7 @@ async def _sit_down(run: RunDirectory, request: AmendRequest) -> Desk:
     named = (tip.spec.genesis.owner, *tip.spec.genesis.leaders)
     found = (peers[one].location for one in named if one in peers)
     committed = frozenset(location for location in found if location is not None)
-    return Desk(run, tip, () if record is None else record.scores, waiting, committed)
+    return Desk(run, tip, () if record is None else record.scores, waiting, committed, request.rescue)
 
 
 def _object(request: AmendRequest, desk: Desk) -> bytes:
@@ -221,6 +235,11 @@ def _make(request: AmendRequest, desk: Desk, identity: Identity) -> bytes:
     if not (path + value).isascii():
         raise UsageError("what changes is written in ASCII")
     tip, history, round_ = desk.tip, desk.waiting.history, request.round
+    if desk.rescue:
+        if identity.hotkey != desk.owner:
+            raise UsageError(f"only the run's owner, {desk.owner}, can rescue it")
+        number = len(tip.history.adopted) + 1
+        return wire.encode_amendment(identity, tip.run_id, number, tip.round + 1, path, value)
     if round_ is None and identity.hotkey != desk.owner:
         raise UsageError("it takes time to collect signatures: say with --round from which round on it is to count")
     if round_ is None:

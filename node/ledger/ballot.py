@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from muster.node.amendments import Rescue
 from muster.node.ledger.mirrors import Mirrors
-from muster.node.ledger.rescuers import Rescue
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.ledger.forkchoice import Vote

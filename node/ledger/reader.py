@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from muster.kernels import SparseUpdate
+from muster.node.amendments import Rescue
 from muster.node.directory import Directory
 from muster.node.ledger.ahead import ROUNDS_AHEAD, Open, ReadAhead
 from muster.node.ledger.ballot import Ballot
@@ -26,12 +27,12 @@ from muster.node.ledger.objects import (
     read_record,
     read_seal,
 )
-from muster.node.ledger.rescuers import Rescue, Rescuers
+from muster.node.ledger.rescuers import Rescuers
 from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError, WireError
 from muster.protocol.identity import hotkey_of
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.ledger.forkchoice import MEMORY, Claim, claims
 from muster.protocol.ledger.lineage import Lineage
 from muster.protocol.spec.history import SpecHistory
@@ -89,6 +90,17 @@ class FoundSeal:
     seal: Seal
     digest: bytes
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """One count of a round's votes: the records that the chain proves, the anchors of this round or later ones, the
+    final block that decides it, and what was in the way."""
+
+    found: list[Pointer] = field(default_factory=list)
+    shown: list[Anchor] = field(default_factory=list)
+    decided: int | None = None
+    problem: StorageError | LedgerError | None = None
 
 
 async def draw(chain: Chain, purpose: str, round_: int, block: int) -> Beacon:
@@ -163,53 +175,45 @@ class Reader:
 
     async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
         """What `anchored` gives, and the anchors of this round or later ones, in chain order."""
-        found, shown, problem = await self._counted(tip, {})
-        if not any(pointer.claim.final for pointer in found) and (rescuers := await self.rescuers.of(tip)):
-            found, shown, problem = await self._counted(tip, rescuers)
-        if not found and problem is not None:
-            raise problem
-        return found, shown
+        count = await self._counted(tip, {})
+        if count.decided is None or count.decided >= tip.turn_begins(RESCUE):
+            rescuers = await self.rescuers.of(tip)
+            count = await self._counted(tip, rescuers) if rescuers else count
+        if not count.found and count.problem is not None:
+            raise count.problem
+        return count.found, count.shown
 
-    async def _counted(
-        self, tip: Tip, rescuers: Mapping[bytes, Rescue]
-    ) -> tuple[list[Pointer], list[Anchor], StorageError | LedgerError | None]:
-        """What `_proven` gives, and what was in the way of it."""
+    async def _counted(self, tip: Tip, rescuers: Mapping[bytes, Rescue]) -> _Count:
         members = {hotkey_of(public): public for public in (*tip.leaders, *rescuers)}
         oldest = max(0, tip.round - MEMORY)
         first = oldest if len(members) > 1 else tip.round  # with a list of one nobody is out of touch
         seen = [one for one in await self._chain.anchors(first) if one.hotkey in members]
         shown = [one.anchor for one in seen if one.anchor.round >= tip.round]
         if not shown:
-            return [], [], None
+            return _Count()
         self.lineage.forget(oldest)
         self.refused = {at for at in self.refused if at.round >= oldest}
-        stores = await self._directory.stores_of((*tip.leaders, *rescuers))
+        stores = await self.stores(tip)
         if not stores:
-            return [], [], None
+            return _Count()
         final = await self._chain.final()
         ballot = Ballot(self, tip, Mirrors(tuple(stores.values())), rescuers)
         cast = [(members[one.hotkey], one.block, one.anchor) for one in seen]
         votes = await ballot.votes(cast)
         roll = replace(tip.roll, rescues=ballot.rescues(cast))
         settle = tip.spec.clock.turn if len(members) > 1 and not self._chain.remembers else 0
-        found = claims(votes, roll, final, self.lineage.turns(tip.round), settle)
-        standing = {
-            claim.digest: [stores[one.voter] for one in votes if one.stands == claim.digest and one.voter in stores]
-            for claim in found
-        }
-        return (
-            [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found],
-            shown,
-            ballot.problem,
-        )
+        on: dict[bytes | None, list[Store]] = {}
+        for one in votes:
+            on.setdefault(one.stands, []).extend([stores[one.voter]] if one.voter in stores else ())
+        ordered = claims(votes, roll, final, self.lineage.turns(tip.round), settle)
+        found = [Pointer(claim, likeliest(stores.values(), on[claim.digest])) for claim in ordered]
+        poll = roll.decided(votes, final, roll.patience(votes), settle)
+        return _Count(found, shown, None if poll is None else poll.block, ballot.problem)
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
-        """The buckets of a tip's list, by public key, of those who have one that can be opened.
-
-        Raises:
-            ChainError: the chain does not say.
-        """
-        return await self._directory.stores_of(tip.leaders)
+        """The buckets of a tip's list and its rescuers, by key, of those who have one that can be opened; ChainError
+        where the chain does not say."""
+        return await self._directory.stores_of((*tip.leaders, *self.rescuers.known(tip)))
 
     async def newest_anchors(self, tip: Tip) -> list[tuple[bytes, Anchor]]:
         """The newest final anchor of each member of a tip's list that is in touch, those of the lowest rounds first.

@@ -6,6 +6,7 @@ the record before it, and both must be what the rules make of the tip.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 
 from muster.protocol.errors import LedgerError, WireError
@@ -107,8 +108,18 @@ def _history(start: Tip, manifest: Manifest, silenced: frozenset[bytes]) -> Spec
         if not last <= info.round < manifest.round:
             raise LedgerError("the checkpoint's amendments are not in the order of the records before it")
         carried = _carried_by(history.at(info.round), silenced)
-        history, last = history.adopt(bytes.fromhex(info.object), info.round, carried), info.round
+        history, last = _adopted(history, bytes.fromhex(info.object), info.round, carried), info.round
     return history
+
+
+def _adopted(history: SpecHistory, data: bytes, round_: int, carried: Carried) -> SpecHistory:
+    """With one more amendment; the record that holds it may be a rescue, where it counts sooner (`ledger.rescue`)."""
+    try:
+        return history.adopt(data, round_, carried)
+    except LedgerError as error:
+        with suppress(LedgerError):
+            return history.adopt(data, round_, rescue=True)
+        raise error
 
 
 def _carried_by(spec: RunSpec, silenced: frozenset[bytes]) -> Carried:

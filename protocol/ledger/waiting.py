@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from muster.protocol.ledger import Tip, forkchoice
+from muster.protocol.ledger import RESCUE, Tip, forkchoice
 from muster.protocol.wire import Seal
 
 
@@ -97,7 +97,8 @@ class Waiting:
 
     `leader` goes on without what is awaited when its block has come. `turn` is the newest turn that may close the
     round now, `next_turn` the block from which on another leader may, None where none ever may. `late` are those whose
-    time to do what is awaited of them has passed: a block that is named lies in the past by their doing only.
+    time to do what is awaited of them has passed: a block that is named lies in the past by their doing only. `rescue`
+    is the block from which on whom the owner names may close the round.
     """
 
     round: int
@@ -109,6 +110,7 @@ class Waiting:
     awaited: tuple[Awaited, ...]
     late: tuple[bytes, ...]
     unfinal: Unfinal | None
+    rescue: int
 
     @property
     def movers(self) -> tuple[bytes, ...]:
@@ -165,6 +167,7 @@ def waiting(tip: Tip, seen: Seen, held: Unfinal | None = None) -> Waiting:
         awaited=awaited,
         late=_late(tip, seen.block, _turns(tip, 0, turn - 1), awaited),
         unfinal=held,
+        rescue=tip.turn_begins(RESCUE),
     )
 
 

@@ -17,7 +17,7 @@ from muster.node.ledger.siblings import siblings
 from muster.protocol import ledger, paths
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, StorageError, UsageError
-from muster.protocol.identity import public_of
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.ledger import Tip
 from muster.protocol.ledger.waiting import Vote, in_touch, unfinal
 from muster.protocol.spec.history import SpecHistory
@@ -92,13 +92,14 @@ class _Look:
     async def round(self) -> LedgerRound:
         """What there is of the round; what cannot be read is among the problems."""
         head, anchors, final = await self._chain.head(), await self._chain.anchors(0), await self._chain.final()
-        self._mirrors = await self._reader.stores(self._tip)
         proven = await self._proven()
+        self._mirrors = await self._reader.stores(self._tip)
         found = proven or await self._unproven()
         record, digest = found or (None, b"")
         seal = await self._seal(record)
         there, scored, silent = (frozenset[bytes](),) * 3 if proven else await self._there(seal)
         named, listed = Anchor(self._tip.round, digest), set(self._tip.spec.genesis.leaders)
+        listed |= set() if record is None else {hotkey_of(record.leader)}
         at = [seen.block for seen in anchors if seen.hotkey in listed and seen.anchor == named]
         votes = [Vote(public_of(seen.hotkey), seen.anchor.round, seen.anchor.digest, seen.block) for seen in anchors]
         records = [*self._records, digest] if proven else self._records

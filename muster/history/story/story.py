@@ -11,6 +11,7 @@ from muster.history.story.outcome import Missed, Submission, missed, submissions
 from muster.node.telemetry.events import Applied, Recorded, Sealed, Transition
 from muster.node.telemetry.words import some
 from muster.protocol.identity import hotkey_of
+from muster.protocol.ledger import RESCUE
 from muster.protocol.ledger.round import SealSeen
 from muster.protocol.wire import Kind
 
@@ -32,6 +33,8 @@ class Story:
         name, turn = self.names.peer(self.seen.leader, "aggregator"), self.seen.turn
         if not turn:
             return name
+        if turn == RESCUE:
+            return f"{name}, whom the owner named to rescue the run"
         first = self.names.peer(self.seen.tip.leader_in_turn, "aggregator")
         return f"{name}, in turn {turn}, instead of {first}" if first != name else f"{name}, in turn {turn}"
 

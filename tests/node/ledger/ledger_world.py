@@ -136,17 +136,24 @@ class World:
         return Reader(around.chain, Directory(around.chain, around.buckets))
 
     async def write(
-        self, names: Sequence[str] = MINERS, *, closing: bool = False, ahead: int = 0, turn: int = 0, **changes: Any
+        self,
+        names: Sequence[str] = MINERS,
+        *,
+        closing: bool = False,
+        ahead: int = 0,
+        turn: int = 0,
+        rescuer: str = "",
+        **changes: Any,
     ) -> Written:
-        """The record of the open round, by the leader in that turn, with work of these miners in it; `changes` to its
-        fields, then signed.
+        """The record of the open round, by the leader in that turn (or by who rescues it), with work of these miners in
+        it; `changes` to its fields, then signed.
 
         The chain goes on to the blocks that it names, those `ahead` of time excepted. Nothing of it is public yet.
         """
         tip, chain = self.tip, self.chain
         whole = closing or (names and set(tip.opening.expected) <= {identity(name).public for name in names})
         await self.reach(max(tip.opening.min_block if whole else tip.opening.deadline, tip.turn_begins(turn)))
-        leader = self.signer(tip.leader(turn))
+        leader = identity(rescuer) if rescuer else self.signer(tip.leader(turn))
         taken = {} if closing else dict(self._taken(name) for name in names)
         heads = {public: sent.head for public, (sent, _) in taken.items()}
         block = await chain.head()
@@ -170,6 +177,7 @@ class World:
             checkpoint=changes.pop("checkpoint", bytes(32)),
             closing=closing,
             turn=turn,
+            rescuer=leader.public,
             amendments=changes.pop("amendments", ()),
         )
         made = compose(tip, decision, heads, Work(choice, weighed, blake3(bundle).digest(), len(bundle)))
@@ -186,8 +194,8 @@ class World:
         return Written(record, digest, seal, objects)
 
     def signer(self, public: bytes) -> Identity:
-        """One of the list, by its public key; who is not of it signs as the first."""
-        return next((one for one in map(identity, self.leaders) if one.public == public), LEAD)
+        """One of the list or of the miners, by its public key; who is neither signs as the first."""
+        return next((one for one in map(identity, (*self.leaders, *MINERS)) if one.public == public), LEAD)
 
     def _taken(self, name: str) -> tuple[bytes, tuple[Sent, Any]]:
         miner, uid, tip = identity(name), peers()[identity(name).public], self.tip

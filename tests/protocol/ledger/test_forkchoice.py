@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -116,12 +117,38 @@ class TestTouch:
         assert claims(shown, roll(3), final=back + TOUCH // 2) == (Claim(A, True), Claim(B, False))
 
 
-@given(histories, st.integers(-1, 200), st.integers(0, 100))
-def test_what_is_final_is_final_whatever_comes(history: tuple[int, list[Vote]], final: int, later: int) -> None:
+class TestRescue:
+    """The owner's record counts where the list decides none."""
+
+    def test_it_is_decided_by_its_anchor_and_stays_so(self) -> None:
+        shown = [vote(0, 5, A), vote(1, 6, B), vote(4, 40, C)]
+        listed = replace(roll(3), rescues=frozenset((C,)))
+        assert claims(shown, listed, final=39)[0] == Claim(C, False)
+        assert claims(shown, listed, final=40)[0] == Claim(C, True)
+        shown += [vote(0, 41, B), vote(2, 42, B)]
+        assert claims(shown, listed, final=99)[0] == Claim(C, True)
+
+    def test_what_the_list_decided_before_stands(self) -> None:
+        shown = [vote(0, 5, A), vote(1, 6, A), vote(4, 90, C)]
+        assert claims(shown, replace(roll(3), rescues=frozenset((C,))), final=99)[0] == Claim(A, True)
+
+    def test_of_two_the_one_that_was_anchored_first(self) -> None:
+        shown = [vote(3, 80, B), vote(4, 90, C)]
+        assert claims(shown, replace(roll(3), rescues=frozenset((B, C))), final=99)[0] == Claim(B, True)
+
+    def test_without_one_its_anchor_is_nobodys_vote(self) -> None:
+        assert claims([vote(4, 90, C)], roll(3), final=99) == (Claim(C, False),)
+
+
+@given(histories, st.integers(-1, 200), st.integers(0, 100), st.frozensets(st.sampled_from((A, B, C))))
+def test_what_is_final_is_final_whatever_comes(
+    history: tuple[int, list[Vote]], final: int, later: int, rescues: frozenset[bytes]
+) -> None:
     """More votes in later blocks, more of them final: never another record."""
     members, shown = history
+    listed = replace(roll(members), rescues=rescues)
     seen = [one for one in shown if one.block <= final]
-    now, then = claims(seen, roll(members), final), claims(shown, roll(members), final + later)
+    now, then = claims(seen, listed, final), claims(shown, listed, final + later)
     assert {claim.digest for claim in now if claim.final} <= {claim.digest for claim in then if claim.final}
 
 

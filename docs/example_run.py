@@ -83,7 +83,7 @@ SPEC = """{"name": "vectors",
              "tokens": true, "power": 1.0, "idle": "nothing", "clone_ratio": 3.0, "copy_ratio": 4.0, "mixer_ratio": 3.2,
              "seats": 2, "newcomer_share": 0.1, "lag": 1, "score_wait": 2},
 "clock": {"min_blocks": 1, "deadline": 10, "reveal": 3, "grace": 2, "seal_age": 4, "evaluate": 5, "anchor": 5,
-          "term": 4, "turn": 5, "touch": 60, "finality": 2, "min_submissions": 1, "checkpoint_every": 4,
+          "term": 4, "turn": 5, "touch": 60, "finality": 2, "silent": 60, "min_submissions": 1, "checkpoint_every": 4,
           "amend_delay": 2},
 "data": {"tokenizer": "bytes", "window": 8, "slots": 4, "windows": 50, "heldout": 5}}"""
 """Matrices of this model have whole tiles, tiles clipped at each edge, and two bands."""

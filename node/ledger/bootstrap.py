@@ -41,11 +41,11 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity, directory = context.chain, context.identity, context.directory
-    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
-    await _patiently(chain, partial(chain.register, identity))
-    await _patiently(chain, partial(commit_location, context))
+    start = await patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
+    await patiently(chain, partial(chain.register, identity))
+    await patiently(chain, partial(commit_location, context))
     way, looking = CatchUp(start, device), Reader(chain, directory)
-    tip, replica = await _patiently(chain, partial(way.go, looking), lambda: way.reached)
+    tip, replica = await patiently(chain, partial(way.go, looking), lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id, device))
@@ -53,7 +53,7 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
     return tip, replica
 
 
-async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
+async def patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
     """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
 
     Raises:
@@ -91,5 +91,5 @@ async def commit_location(context: Context) -> None:
     peer = (await context.chain.snapshot()).by_hotkey().get(hotkey)
     if peer is None:
         raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
-    if peer.location != context.location:
-        await context.chain.commit(context.identity, context.location)
+    if peer.location != context.committed:
+        await context.chain.commit(context.identity, context.committed)

@@ -69,7 +69,7 @@ class Recording:
             around.journal.note(events.Recorded(tip.round, record=digest.hex(), accepted=accepted))
         anchor = Anchor(tip.round, self._standing)
         if all(seen.anchor != anchor for seen in own):
-            await around.chain.commit(around.identity, around.location, anchor)
+            await around.chain.commit(around.identity, around.committed, anchor)
 
     async def _put(self, head: Block) -> bytes:
         """Have one record of the round in the own bucket, made where there is none; its digest.

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from muster.protocol.errors import ChainError
+from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.types import MAX_LOCATION, Anchor
 
 MAX_RAW = 128
@@ -60,6 +60,41 @@ class CommitSpace:
 
     bytes: int
     blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one hotkey has left of an epoch.
+
+    `space.bytes` is 0 where the chain sets no limit, `used` the bytes committed by all processes of the hotkey, `again`
+    the block from which the next epoch is due (a chain may begin it some blocks later).
+    """
+
+    space: CommitSpace
+    used: int
+    again: int
+
+    def check(self, needed: int, *, before_anchor: bool) -> None:
+        """Refuse a commitment that costs `needed` bytes where they are not left; with `before_anchor` it carries no new
+        anchor and is refused too where it would not leave as much again: the next record goes first.
+
+        Raises:
+            ChainError: no epoch has so many.
+            RateLimited: this one has not.
+        """
+        limit = self.space.bytes
+        if limit and needed > limit:
+            raise ChainError(
+                f"a commitment of {needed} bytes is more than the {limit} of this chain; shorten the location"
+            )
+        kept = needed if before_anchor else 0
+        if limit and self.used + needed + kept > limit:
+            reserve = ", and as many are kept for the next anchor" if kept else ""
+            raise RateLimited(
+                f"{self.used} of the {limit} bytes that a hotkey may commit in {self.space.blocks} blocks are used and "
+                f"this needs {needed}{reserve}; it can be committed from about block {self.again} on, or use a shorter "
+                "location"
+            )
 
 
 def blocks_a_write(location: int, space: CommitSpace, *, seal: bool = False) -> int:

@@ -56,6 +56,8 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
 async def patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
     """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
 
+    What the chain has no room for in this epoch is waited for: the next one comes, and who gave up would wait outside.
+
     Raises:
         ChainError, StorageError, LedgerError: trying again is of no use, or has been for `BOOTSTRAP_TRIES` blocks.
     """
@@ -64,12 +66,9 @@ async def patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Cal
         before = reached()
         try:
             return await step()
-        except (
-            StorageError,
-            ChainUnreachable,
-            StaleChain,
-            RateLimited,
-        ) as error:  # any other chain error will not pass
+        except RateLimited as error:
+            log.warning("joining waits: %s", error)
+        except (StorageError, ChainUnreachable, StaleChain) as error:  # any other chain error will not pass
             left = (left if reached() is before else BOOTSTRAP_TRIES) - 1
             if not left:
                 raise

@@ -1,5 +1,7 @@
-"""A run of several aggregators on the real chain, in this process: every participant is the daemons' own, with a client
-of the chain of its own; only the buckets are memory's. An operator's two participants write through one queue on disk.
+"""A run of several aggregators on the real chain, in this process: every participant is the daemons' own.
+
+Only the buckets are memory's. An operator's two participants write through one queue on disk. All read through one
+client, which asks the chain once a block for all of them: the runtime takes a second of processor time to answer.
 """
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from local_chain import LocalChain
@@ -63,7 +66,7 @@ class LiveRun:
     buckets: Addresses = field(default_factory=Addresses)
     journals: dict[str, Journal] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    clients: list[QueuedWrites] = field(default_factory=list)
+    participants: dict[str, Follower] = field(default_factory=dict)
 
     @property
     def netuid(self) -> int:
@@ -71,15 +74,14 @@ class LiveRun:
         assert self.stage.run.file.netuid is not None
         return self.stage.run.file.netuid
 
+    @cached_property
     def client(self) -> BittensorChain:
         """A client of the run's subnet, which looks for blocks more often than they are said to come."""
         return BittensorChain([self.chain.url], self.netuid, sleep=_nap)
 
     def writes(self, member: Member, who: str) -> QueuedWrites:
         """The way of one of a member's processes to the chain."""
-        found = QueuedWrites(self.client(), Turns(self.folder / member.name, "bittensor", who))
-        self.clients.append(found)
-        return found
+        return QueuedWrites(self.client, Turns(self.folder / member.name, "bittensor", who))
 
     def start(self) -> None:
         """Everybody: two participants an operator, one a miner."""
@@ -100,10 +102,10 @@ class LiveRun:
             in_place,
             run_id=self.stage.run.history.run_id,
         )
-        self.tasks[label] = asyncio.create_task(self._live(context, make), name=label)
+        self.tasks[label] = asyncio.create_task(self._live(label, context, make), name=label)
 
-    async def _live(self, context: Context, make: Make) -> None:
-        participant = await make(context)
+    async def _live(self, label: str, context: Context, make: Make) -> None:
+        self.participants[label] = participant = await make(context)
         await Session(participant, context.chain, context.directory).run()
 
     async def _aggregator(self, context: Context) -> Aggregator:
@@ -130,24 +132,19 @@ class LiveRun:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Look at every block whether it has come true; whoever ends meanwhile ends the test."""
-        chain = self.client()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not true():
-                    for label, task in self.tasks.items():
-                        if task.done():
-                            raise AssertionError(f"{label} ended") from task.exception()
-                    await chain.next_block((await chain.head()).number)
-        finally:
-            await chain.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not true():
+                for label, task in self.tasks.items():
+                    if task.done():
+                        raise AssertionError(f"{label} ended") from task.exception()
+                await self.client.next_block((await self.client.head()).number)
 
     async def end(self) -> None:
         """Stop everybody."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        for client in self.clients:
-            await client.close()
+        await self.client.close()
 
     def told(self, label: str) -> Iterator[events.Event]:
         """What a participant has noted so far, in order."""

@@ -7,6 +7,7 @@ read from the chain's blocks afterwards, as anybody could.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from runs.run_builders import Stage, template, write_text
 
 from muster.node.data.dataset import TextReader
 from muster.node.telemetry import events
+from muster.protocol import paths, wire
 from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet
 from muster.protocol.chain.commitments import MIN_SPACE, CommitSpace
 from muster.protocol.errors import RateLimited
@@ -52,6 +54,7 @@ class Seen:
     writes: Sequence[Write] = ()
     moments: dict[str, int] = field(default_factory=dict)
     refused: str = ""
+    amended: int = 0
     spaces: list[CommitSpace | None] = field(default_factory=list)
 
     def of(self, member: Member) -> list[Write]:
@@ -86,10 +89,21 @@ async def lay_out(subnet: Subnet, folder: Path) -> Stage:
     return Stage(run, ROSTER, TextReader.open(run.data, run.history.genesis.data.manifest))
 
 
+async def amend(run: LiveRun) -> int:
+    """Two of three equal stakes take the dead one off the list; the first round in which that counts."""
+    tip = run.participants[WATCH].tip
+    round_ = tip.round + tip.spec.clock.amend_delay + 2
+    listed = json.dumps([SECOND.hotkey, THIRD.hotkey], separators=(",", ":"))
+    data = wire.encode_amendment(SECOND.identity, tip.run_id, 1, round_, "genesis.leaders", listed)
+    data = wire.cosign_amendment(THIRD.identity, tip.run_id, data)
+    await run.buckets.bucket(f"mem:{SECOND.name}").put(paths.amendment(tip.run_id, 1), data)
+    return round_
+
+
 async def play(subnet: Subnet, folder: Path) -> Seen:
     """The whole story, one thing after another."""
     chain, run = subnet.chain, LiveRun(subnet.chain, await lay_out(subnet, folder), folder / "queues")
-    seen, client = Seen(run), run.client()
+    seen, client = Seen(run), run.client
     first = run.stage.spec.genesis.block
 
     async def at(what: str) -> None:
@@ -126,9 +140,11 @@ async def play(subnet: Subnet, folder: Path) -> Seen:
             reached = max(run.roots(WATCH))
             await run.until(lambda: final() >= reached + 2)
             await at("end")
+
+            seen.amended = await amend(run)
+            await run.until(lambda: final() >= seen.amended + 1)
         finally:
             await run.end()
-            await client.close()
     seen.writes = await writes_since(chain, run.netuid, first)
     return seen
 
@@ -234,6 +250,15 @@ def test_another_tempo_is_followed_at_once(seen: Seen) -> None:
     for operator in (SECOND, THIRD):
         weighed = [event for event in seen.run.told(f"validator-{operator.name}") if isinstance(event, events.Weights)]
         assert weighed
+
+
+def test_a_majority_of_the_stake_amends_the_list_and_the_two_go_on(seen: Seen) -> None:
+    for label in seen.run.tasks:
+        history = seen.run.participants[label].tip.history
+        lists = [history.at(round_).genesis.leaders for round_ in (0, seen.amended - 1, seen.amended)]
+        everybody = tuple(operator.hotkey for operator in ROSTER.operators)
+        assert lists == [everybody, everybody, (SECOND.hotkey, THIRD.hotkey)], label
+    assert set(seen.votes(seen.amended + 1)) == {SECOND.hotkey, THIRD.hotkey}
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from muster.node.telemetry import events
 from muster.node.telemetry.journal import Journal
 from muster.node.turns import Turns
 from muster.node.writes import QueuedWrites
-from muster.protocol.chain.base import AnchorSeen
 from muster.protocol.chain.bittensor import BittensorChain
 from muster.protocol.chain.bittensor.reading import commit_order, read_commitments
 from muster.protocol.chain.bittensor.runtime import Runtime
 from muster.protocol.ledger.round import Instruction
 from muster.protocol.storage import Store
 from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.types import Anchor
 from muster.testnet.roster import Member
 from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.score_store import ScoreStore
@@ -174,7 +174,7 @@ class Write:
     """One commitment as it came into a block."""
 
     location: str | None
-    seen: AnchorSeen | None
+    anchor: Anchor | None
     block: int
     hotkey: str
 
@@ -192,9 +192,7 @@ async def writes_since(chain: LocalChain, netuid: int, first: int) -> list[Write
             made = [hotkey for hotkey, block in blocks.items() if block == number]
             order = commit_order((await runtime.get_block(block_number=number) or {})["extrinsics"], netuid)
             for hotkey in sorted(made, key=lambda one: order.get(one, 0)):
-                one = committed[hotkey]
-                seen = AnchorSeen(hotkey, one.anchor, number, order.get(hotkey, 0)) if one.anchor else None
-                found.append(Write(one.location, seen, number, hotkey))
+                found.append(Write(committed[hotkey].location, committed[hotkey].anchor, number, hotkey))
     finally:
         await runtime.close()
     return found

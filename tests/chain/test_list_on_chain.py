@@ -64,9 +64,9 @@ class Seen:
     def votes(self, round_: int) -> Mapping[str, tuple[bytes, int]]:
         """Who has anchored a record of a round: its digest, and the block of the last one."""
         return {
-            write.hotkey: (write.seen.anchor.digest, write.block)
+            write.hotkey: (write.anchor.digest, write.block)
             for write in self.writes
-            if write.seen is not None and write.seen.anchor.round == round_
+            if write.anchor is not None and write.anchor.round == round_
         }
 
 
@@ -213,9 +213,8 @@ def test_one_queue_of_two_processes_keeps_location_and_anchor(seen: Seen) -> Non
     assert set(locations[:turned]) == {f"mem:{THIRD.name}"}
     assert set(locations[turned:]) == {f"mem:{THIRD.name}{MOVED}"}
     assert writes[turned].block <= moved
-    assert writes[turned].seen is not None and writes[turned - 1].seen is not None
-    assert writes[turned].seen.anchor == writes[turned - 1].seen.anchor, "a location leaves the anchor alone"
-    rounds = [write.seen.anchor.round for write in writes[turned:] if write.seen is not None]
+    assert writes[turned].anchor == writes[turned - 1].anchor is not None, "a location leaves the anchor alone"
+    rounds = [write.anchor.round for write in writes if write.anchor is not None]
     assert rounds == sorted(rounds)
     assert rounds[-1] > rounds[0]
 

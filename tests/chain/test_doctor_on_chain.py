@@ -75,7 +75,7 @@ async def test_the_quota_is_counted_before_a_run_is_made_and_before_one_is_joine
             if limit == 3100:
                 check_pace(made.clock, standing.space)
                 continue
-            with pytest.raises(ConfigError, match="every 5 blocks .300 bytes in 10 blocks.*min_blocks to at least 4"):
+            with pytest.raises(ConfigError, match=r"every 5 blocks .300 bytes in 10 blocks.*min_blocks to at least 4"):
                 check_pace(made.clock, standing.space)
     finally:
         await subnet.chain.sudo("Commitments", "set_max_space", new_limit=3100)

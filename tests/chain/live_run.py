@@ -36,7 +36,7 @@ from muster.validator.aggregator.aggregator import Aggregator
 from muster.validator.gauntlet.score_store import ScoreStore
 from muster.validator.gauntlet.validator import Validator
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 """Between two looks for a new block: the chain says that its blocks last 12 s, and here they come faster."""
 PATIENCE_SECONDS = 1500.0
 MOVED = ".moved"

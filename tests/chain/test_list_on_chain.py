@@ -34,7 +34,7 @@ ROSTER = Roster.of(SEED, MINERS, AGGREGATORS, {})
 LEADER, SECOND, THIRD = ROSTER.operators
 WATCH = "miner-0"
 CLOCK = {
-    "min_blocks": 0, "deadline": 24, "reveal": 10, "grace": 8, "seal_age": 15, "evaluate": 16, "anchor": 8,
+    "min_blocks": 0, "deadline": 16, "reveal": 8, "grace": 6, "seal_age": 15, "evaluate": 16, "anchor": 6,
     "term": 1000, "turn": 4, "touch": 120, "checkpoint_every": 100,
 }  # fmt: skip
 BLOCK_MS = 2_000

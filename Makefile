@@ -71,7 +71,7 @@ test-night: test  ## And those that take a night
 	$(PYTEST) -m "(slow or night) and not chain"
 
 test-chain: $(VENV)/.tests  ## Against Bittensor's own runtime: MUSTER_TEST_CHAIN_SPEC or MUSTER_TEST_CHAIN_ENDPOINT
-	$(PYTEST) -m chain tests/chain
+	$(PYTEST) -m chain -rs tests/chain
 
 # What reads the files of deploy/ where it matters, apart from Muster's own requirements.
 $(VENV)-deploy/.tools: Makefile

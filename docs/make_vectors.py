@@ -46,6 +46,7 @@ from muster.protocol.rules.sampling import sample
 from muster.protocol.rules.selection import order, seat
 from muster.protocol.spec import GauntletSpec
 from muster.protocol.spec.layout import parameter_shapes
+from muster.protocol.storage.pointer import committed_text
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Hello, ScoreFile, ScoresUsed, Seal, UsedScore
 from muster.protocol.wire.manifest import manifest_digest
@@ -133,8 +134,12 @@ def _sampling(population: int, count: int) -> dict[str, Any]:
 def _commitment() -> dict[str, Any]:
     location, anchor = "https://alice.example/muster", Anchor(258, BEACON)
     plain, sealed = (encode_commitment(Commitment(location, each)) for each in (anchor, replace(anchor, seal=KEY)))
+    long, bootstrap = f"s3://READ:{'S' * 64}@alice.example/muster?region=eu-west-1", "s3://alice.example/muster"
     return {
         "location": location,
+        "long_location": long,
+        "bootstrap": bootstrap,
+        "pointer": committed_text(long, bootstrap),
         "round": anchor.round,
         "digest": BEACON.hex(),
         "seal": KEY.hex(),

@@ -48,7 +48,10 @@ PLACES: Mapping[str, Place] = {
     ),
     "local_chain": Place("chain", "local", "Blocks and beacons of a local chain", ("seed",)),
     "commitment": Place(
-        "chain", "commitment", "What a leader commits on Bittensor", ("location", "round", "digest", "seal")
+        "chain",
+        "commitment",
+        "What a leader commits on Bittensor",
+        ("location", "long_location", "bootstrap", "round", "digest", "seal"),
     ),
     "majority": Place(
         "majority", "six-validators", "Who amends without the owner", ("stakes", "silenced", "signers")

@@ -15,6 +15,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Buckets, Meter, Store
+from muster.protocol.storage.pointer import committed_text
 from muster.protocol.storage.thread import in_thread
 
 T = TypeVar("T")
@@ -49,7 +50,10 @@ async def in_place(work: Callable[[], T]) -> T:
 
 @dataclass(slots=True)
 class Context:
-    """What a participant lives on. `location` is where its own bucket is, as committed on chain."""
+    """What a participant lives on, in a run.
+
+    `location` is where its own bucket is; on chain stands that, or where there is a `bootstrap` the pointer to it.
+    """
 
     identity: Identity
     chain: Chain
@@ -59,11 +63,18 @@ class Context:
     offload: Offload = in_thread
     faults: Faults = field(default_factory=Faults)
     meter: Meter = field(default_factory=Meter)
+    bootstrap: str = ""
+    run_id: bytes = b""
     directory: Directory = field(init=False)
 
     def __post_init__(self) -> None:
-        """The directory is of this chain and these buckets."""
-        self.directory = Directory(self.chain, self.buckets)
+        """The directory is of this chain, these buckets and this run."""
+        self.directory = Directory(self.chain, self.buckets, self.run_id)
+
+    @property
+    def committed(self) -> str:
+        """What this participant commits of its location."""
+        return committed_text(self.location, self.bootstrap)
 
     @property
     def ailments(self) -> Ailments:

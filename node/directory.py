@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from muster.node.pointed import open_committed
 from muster.protocol.chain.base import Chain, Peer, Snapshot
 from muster.protocol.errors import StorageError
 from muster.protocol.identity import hotkey_of, public_of
@@ -18,13 +19,19 @@ class Directory:
 
     Who is not registered, has committed no location, or one that cannot be opened has no store: to every caller that
     is one and the same, a peer whose objects are not to be had now. It may commit another location at any block, so
-    nothing is remembered but what has been complained about last, one location a hotkey.
+    nothing is remembered but, one location a hotkey, what was opened and what was complained about last.
     """
 
-    def __init__(self, chain: Chain, buckets: Buckets) -> None:
+    def __init__(self, chain: Chain, buckets: Buckets, run_id: bytes = b"") -> None:
+        """Of the peers of `chain`; who has not committed its location whole says it in its hello for the run `run_id`.
+
+        b"" is no run's, and then nobody does.
+        """
         self._chain = chain
         self._buckets = buckets
+        self._run_id = run_id
         self._complained: dict[str, str] = {}
+        self._opened_last: dict[str, tuple[str, Store]] = {}
 
     async def snapshot(self) -> Snapshot:
         """Everybody registered now.
@@ -48,12 +55,20 @@ class Directory:
         if peer.location is None:
             return None
         try:
-            return self._buckets.bucket(peer.location)
+            return self._opened(peer.hotkey, peer.location)
         except StorageError as error:
             if self._complained.get(peer.hotkey) != peer.location:
                 self._complained[peer.hotkey] = peer.location
                 log.warning("peer %s committed a location that cannot be used: %s", peer.hotkey, error)
             return None
+
+    def _opened(self, hotkey: str, committed: str) -> Store:
+        """The bucket of who has committed this, the same one for as long as that stands."""
+        known = self._opened_last.get(hotkey)
+        if known is None or known[0] != committed:
+            known = committed, open_committed(self._buckets, committed, self._run_id, public_of(hotkey))
+            self._opened_last[hotkey] = known
+        return known[1]
 
     async def stores_of(self, publics: Sequence[bytes]) -> dict[bytes, Store]:
         """The buckets of these peers, in their order, of those who have one now.

@@ -85,6 +85,7 @@ class QueuedWrites(Chain):
         `drain` lets the process stop between two writes only, `ailments` is told when the line cannot be stood in.
         """
         self._chain = chain
+        self.remembers = chain.remembers
         self._turns = turns
         self._drain = drain or Drain()
         self._ailments = ailments or Ailments()

@@ -5,6 +5,8 @@ turn FOLDER            has the turn to write
 line FOLDER            waits in line
 half CHAIN FOLDER      has written an anchor of round 0, and not yet looked whether it stands
 anchors CHAIN FOLDER COUNT, locations CHAIN FOLDER COUNT    commits so many, once it is told to begin
+
+CHAIN is a file, or a subnet of Bittensor as ws://HOST:PORT#NETUID.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from muster.node.lock import Holder, held
 from muster.node.turns import Lane, Turns
 from muster.node.writes import QueuedWrites
+from muster.protocol.chain.base import Chain
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.identity import Identity
 from muster.protocol.types import Anchor
@@ -90,15 +93,25 @@ async def _half(chain: str, folder: str) -> None:
     await writes.commit(OPERATOR, "dir:a", Anchor(0, digest(0)))
 
 
+def _open(chain: str) -> Chain:
+    url, found, netuid = chain.partition("#")
+    if not found:
+        return SqliteChain(Path(chain))
+    from muster.protocol.chain.bittensor import BittensorChain
+
+    return BittensorChain([url], int(netuid))
+
+
 async def _write(what: str, chain: str, folder: str, count: str) -> None:
     """Commit `count` times, and look after each whether what was committed before is still there."""
-    writes = QueuedWrites(SqliteChain(Path(chain)), Turns(Path(folder), LEDGER, what))
+    writes = QueuedWrites(_open(chain), Turns(Path(folder), LEDGER, what))
     _say("ready")
     await asyncio.to_thread(sys.stdin.readline)
     for i in range(int(count)):
         if what == "anchors":
             await writes.commit(OPERATOR, "dir:as-it-was-at-my-start", Anchor(i, digest(i)))
-            assert len(await writes.anchors(0)) == i + 1
+            mine = [seen.anchor for seen in await writes.anchors(0) if seen.hotkey == OPERATOR.hotkey]
+            assert mine == [Anchor(j, digest(j)) for j in (range(i + 1) if writes.remembers else (i,))]
         else:
             await writes.commit(OPERATOR, f"dir:{i}")
             assert (await writes.snapshot()).by_hotkey()[OPERATOR.hotkey].location == f"dir:{i}"

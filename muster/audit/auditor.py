@@ -60,7 +60,7 @@ class Auditor:
         if evidence.last < 0 and not self._report.faults:
             raise AuditError("the run has no records yet, so there is nothing to audit")
         if standing is not None:
-            scores = ScoreFiles(evidence, self._buckets, self._report, self._faults)
+            scores = ScoreFiles(evidence, self._report, self._faults)
             losses = None
             if sampling is not None and text is None:
                 self._faults.remark(

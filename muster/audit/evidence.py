@@ -69,7 +69,7 @@ class Evidence:
         self.slots = start.history.genesis.data.slots
         self._start = start
         self._tip = start
-        self._directory = Directory(chain, buckets)
+        self._directory = Directory(chain, buckets, start.run_id)
         self._reader = Reader(chain, self._directory)
         self.proven_by = Proven(chain, self._reader)
         self._digests: dict[int, bytes] = {}
@@ -82,6 +82,18 @@ class Evidence:
     def last(self) -> int:
         """The newest proven round."""
         return self.proven_by.last
+
+    def bucket_of(self, hotkey: str) -> Store:
+        """The bucket of who is registered under an address.
+
+        Raises:
+            ObjectMissing: nobody is, or has committed one that can be opened.
+        """
+        peer = self.peers.get(hotkey)
+        store = None if peer is None else self._directory.store(peer)
+        if store is None:
+            raise ObjectMissing(f"{hotkey} has committed no bucket that can be opened")
+        return store
 
     @property
     def validators(self) -> tuple[str, ...]:

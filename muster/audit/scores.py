@@ -21,7 +21,6 @@ from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.spec import RunSpec
-from muster.protocol.storage import Buckets, Store
 from muster.protocol.wire import (
     MAX_DISPUTE_BYTES,
     Record,
@@ -38,11 +37,10 @@ from muster.validator.gauntlet.evaluation import own_beacon
 class ScoreFiles:
     """Checks the files of one run's validators, round after round."""
 
-    def __init__(self, evidence: Evidence, buckets: Buckets, report: AuditReport, faults: FaultLog) -> None:
+    def __init__(self, evidence: Evidence, report: AuditReport, faults: FaultLog) -> None:
         self._run_id = evidence.run_id
         self._max_bytes = max_scores_bytes(evidence.slots)
         self._evidence = evidence
-        self._buckets = buckets
         self._report = report
         self._faults = faults
         self._applied: tuple[int, frozenset[str]] | None = None
@@ -120,7 +118,7 @@ class ScoreFiles:
         """What a validator says of others' files of a round; what is none says nothing."""
         validators = self._evidence.validators
         with suppress(StorageError, WireError):
-            store = self._store(hotkey)
+            store = self._evidence.bucket_of(hotkey)
             for info in await store.list(paths.disputes(self._run_id, round_), limit=len(validators)):
                 dispute, _ = decode_dispute(await store.get(info.key, max_bytes=MAX_DISPUTE_BYTES), self._run_id)
                 accused, peer = hotkey_of(dispute.validator), hotkey_of(dispute.peer)
@@ -191,25 +189,21 @@ class ScoreFiles:
             StorageError: it is not there or cannot be read.
             WireError: it is no score file of that validator and round.
         """
-        data = await self._store(hotkey).get(paths.scores(self._run_id, round_, record), max_bytes=self._max_bytes)
+        data = await self._evidence.bucket_of(hotkey).get(
+            paths.scores(self._run_id, round_, record), max_bytes=self._max_bytes
+        )
         return decode_scores(data, self._run_id, hotkey, round_)
 
     async def all_of(self, hotkey: str, round_: int) -> list[ScoreFile]:
         """Whatever a validator's bucket says of a round's records, siblings among them; what is no file is left out."""
         found = []
         with suppress(StorageError):
-            store = self._store(hotkey)
+            store = self._evidence.bucket_of(hotkey)
             for info in await store.list(paths.score_files(self._run_id, round_), limit=MAX_SIBLINGS):
                 with suppress(StorageError, WireError):
                     data = await store.get(info.key, max_bytes=self._max_bytes)
                     found.append(decode_scores(data, self._run_id, hotkey, round_)[0])
         return found
-
-    def _store(self, hotkey: str) -> Store:
-        peer = self._evidence.peers.get(hotkey)
-        if peer is None or peer.location is None:
-            raise ObjectMissing("the validator has committed no bucket")
-        return self._buckets.bucket(peer.location)
 
 
 def states_of(file: ScoreFile | None) -> Mapping[str, PeerState]:

@@ -25,9 +25,16 @@ from muster.doctor.needs import Needs
 from muster.node.wished import Device
 from muster.plan.memory import Place, Plan
 from muster.plan.table import size
-from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write, longest_location
+from muster.protocol.chain.commitments import (
+    CHEAP_LOCATION,
+    SPARE_WRITES,
+    CommitSpace,
+    blocks_a_write,
+    longest_location,
+)
 from muster.protocol.errors import ChainError, ConfigError, NotRegistered, StorageError
 from muster.protocol.spec import ChainSpec, ClockSpec, RunSpec
+from muster.protocol.storage.pointer import Pointer, committed_text
 from muster.protocol.storage.s3_location import is_network_location, parse_location
 from muster.protocol.types import Role
 
@@ -230,9 +237,10 @@ def judge_registration(facts: MemberFacts, role: Role, leaders: tuple[str, ...],
     return Finding.ok(name, f"{text} and a validator permit")
 
 
-def judge_location(facts: MemberFacts, configured: str, readable: str) -> Finding:
+def judge_location(facts: MemberFacts, location: str, readable: str, bootstrap: str = "") -> Finding:
     """Whether others look where this participant writes; `readable` is why the committed place is not ("": it is)."""
     name, committed = "location", facts.location
+    configured = committed_text(location, bootstrap)
     if committed is None:
         return Finding.ok(name, f"nothing is committed yet; starting commits {shown_location(configured)}")
     if committed != configured:
@@ -248,20 +256,24 @@ def judge_location(facts: MemberFacts, configured: str, readable: str) -> Findin
     return Finding.ok(name, f"the chain sends others to {shown_location(committed)}, as it is set, and it can be read")
 
 
-def judge_anchors(location: str, space: CommitSpace, clock: ClockSpec) -> Finding:
-    """Whether the chain takes a leader's anchors as fast as its shortest rounds follow each other."""
-    name, size = "anchors", len(location.encode())
+def judge_anchors(committed: str, space: CommitSpace, clock: ClockSpec) -> Finding:
+    """Whether the chain takes an aggregator's anchors as fast as the shortest rounds follow each other.
+
+    `committed` is what it commits of its location: that, or the pointer to it.
+    """
+    name, size = "anchors", len(committed.encode())
+    shorter = "a shorter host, bucket or prefix, a public bucket, or a bootstrap (the setting) that is short"
     try:
         blocks = blocks_a_write(size, space)
     except ChainError as error:
-        return Finding.fail(name, str(error), "use a shorter location", error.exit_status)
+        return Finding.fail(name, str(error), f"use a shorter location: {shorter}", error.exit_status)
     text = (
         f"with a location of {size} bytes this chain takes an anchor every {_blocks(blocks)} ({space.bytes} bytes in "
-        f"{_blocks(space.blocks)}); the shortest round lasts {_blocks(clock.shortest)}"
+        f"{_blocks(space.blocks)}, {SPARE_WRITES} write to spare); the shortest round lasts {_blocks(clock.shortest)}"
     )
     if blocks > clock.shortest:
         longest = longest_location(space, clock.shortest)
-        fix = f"use a location of at most {longest} bytes: a shorter host, bucket or prefix, or a public bucket"
+        fix = f"use a location of at most {longest} bytes: {shorter}"
         if longest is None:
             least = blocks_a_write(CHEAP_LOCATION, space)
             fix = f"have the run's owner raise clock.min_blocks to at least {least - 1}: no location is short enough"
@@ -323,7 +335,9 @@ def _leader(facts: LeaderFacts, alone: bool) -> str:
 
 
 def shown_location(location: str) -> str:
-    """A location without the credential in it."""
+    """A location without the credential in it, or a pointer as it is."""
+    if Pointer.parse(location) is not None:
+        return location
     if not is_network_location(location):
         return location
     try:

@@ -203,9 +203,10 @@ class Examination:
         member, readable = await setup.member(), ""
         if self._tried is not None and not self._tried.write:
             readable = self._tried.read
-        elif member.location == setup.location and setup.public is not None:
-            readable = await network.try_reading(setup.public, paths.hello(setup.run_id))
-        return checks.judge_location(member, setup.location, readable)
+        if not readable and member.location == setup.committed and (setup.config.bootstrap or setup.public is not None):
+            store = setup.committed_store(member.location, member.hotkey)
+            readable = await network.try_reading(store, paths.hello(setup.run_id))
+        return checks.judge_location(member, setup.location, readable, setup.config.bootstrap)
 
     async def _anchors(self) -> Finding:
         setup = self._setup
@@ -214,7 +215,7 @@ class Examination:
         space = await setup.commit_space()
         if space is None:
             raise Skip("this chain takes any number of commitments")
-        return checks.judge_anchors(setup.location, space, setup.spec.clock)
+        return checks.judge_anchors(setup.committed, space, setup.spec.clock)
 
     async def _leader(self) -> Finding:
         leaders = self._setup.spec.genesis.leaders
@@ -227,7 +228,7 @@ class Examination:
         if peer is None or peer.location is None:
             return LeaderFacts(hotkey)
         try:
-            hello = await read_hello(setup.strangers.bucket(peer.location), setup.run_id, public_of(hotkey))
+            hello = await read_hello(setup.committed_store(peer.location, hotkey), setup.run_id, public_of(hotkey))
         except ObjectMissing:
             return LeaderFacts(hotkey)
         except StorageError as error:

@@ -17,11 +17,14 @@ from muster.doctor.network import Clock, find_member, watch_chain
 from muster.node.compute import Compute
 from muster.node.data.build import MANIFEST
 from muster.node.lock import find_holder, hotkey_folder, role_lock
+from muster.node.pointed import open_committed
 from muster.protocol.chain.base import Chain, Snapshot
 from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ConfigError, MusterError
+from muster.protocol.identity import public_of
 from muster.protocol.spec import RunSpec
 from muster.protocol.storage import Buckets, Store, is_network_location
+from muster.protocol.storage.pointer import check_bootstrap, committed_text
 from muster.protocol.types import Role
 from muster.run.credentials import load_credentials
 from muster.run.daemon import choose_for, label
@@ -112,6 +115,16 @@ class Setup:
             raise ConfigError("the setting location is missing: where this participant's bucket is")
         return self.config.location or f"dir:{self.config.name}"
 
+    @property
+    def committed(self) -> str:
+        """What is committed of it: that, or where the setting `bootstrap` is given the pointer to it.
+
+        Raises:
+            ConfigError, StorageError: a setting is missing or not valid.
+        """
+        check_bootstrap(self.location, self.config.bootstrap)
+        return committed_text(self.location, self.config.bootstrap)
+
     @cached_property
     def gpu(self) -> GpuFacts:
         """What there is to compute with; asking torch takes a while, and once is enough."""
@@ -154,6 +167,14 @@ class Setup:
     def strangers(self) -> Buckets:
         """Everybody's buckets, without any credentials of our own."""
         return self._closed_at_end(self.run.buckets(allow=self.config.allow))
+
+    def committed_store(self, committed: str, hotkey: str) -> Store:
+        """The bucket of who has committed this, as anybody comes to it.
+
+        Raises:
+            StorageError: it is not a location that can be opened.
+        """
+        return open_committed(self.strangers, committed, self.run_id, public_of(hotkey))
 
     async def chain_facts(self) -> ChainFacts:
         """What watching the chain showed.

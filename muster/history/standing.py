@@ -100,7 +100,7 @@ async def read_standing(run: str, chain: str | None = None, allow: str = "") -> 
     directory = await open_run(run, allow=allow)
     client, buckets = directory.chain(chain, read_only=True), directory.buckets(allow=allow)
     try:
-        return await look(directory.history, client, Directory(client, buckets))
+        return await look(directory.history, client, Directory(client, buckets, directory.history.run_id))
     finally:
         await client.close()
         await buckets.close()

@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from muster.lab.faults import Fault, Request, Script
 from muster.protocol.chain.base import AnchorSeen, Chain, Snapshot
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainUnreachable, MusterError, ObjectMissing, StorageError
 from muster.protocol.identity import Identity
 from muster.protocol.storage import DEFAULT_DEADLINE, Buckets, ForwardingBuckets, ForwardingStore, ObjectInfo, Store
@@ -217,6 +218,11 @@ class FaultyChain(Chain):
         """Look, by script."""
         await self._call("weights", hotkey)
         return await self._chain.weights(hotkey)
+
+    async def commit_space(self) -> CommitSpace | None:
+        """Look, by script."""
+        await self._call("commit_space")
+        return await self._chain.commit_space()
 
     async def register(self, identity: Identity) -> int:
         """Write, by script."""

@@ -180,7 +180,8 @@ class Simulator:
         self._journals[name] = Journal(None, clock=clock)
         chain = FaultyChain(self._chain, self._script, lambda: self._chain.height, name)
         buckets = FaultyBuckets(self._buckets, self._script, lambda: self._chain.height, name)
-        context = Context(member.identity, chain, buckets, f"mem:{member.name}", self._journals[name], in_place)
+        location, run_id = f"mem:{member.name}", self._history.run_id
+        context = Context(member.identity, chain, buckets, location, self._journals[name], in_place, run_id=run_id)
         with self._chain.participant():
             await self._arrive(self._arrivals.get(name, 0))
             participant = await make(context)

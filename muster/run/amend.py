@@ -23,6 +23,7 @@ from muster.protocol.ledger import RESCUE, Tip, rescuer
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.storage import Credentials, Store, parse_location
+from muster.protocol.storage.pointer import stands_for
 from muster.protocol.wire import Amendment, ScoresUsed
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.run.fetch import open_run
@@ -184,7 +185,7 @@ async def _sit_down(run: RunDirectory, request: AmendRequest) -> Desk:
     """Read the ledger, what waits, and who has committed which bucket."""
     client, buckets = run.chain(request.chain, read_only=True), run.buckets(allow=request.allow)
     try:
-        directory = Directory(client, buckets)
+        directory = Directory(client, buckets, run.history.run_id)
         tip, record = await newest(run.history, client, directory)
         if tip.closed:
             raise LedgerError(f"the run is closed since round {tip.round}; nothing can be amended any more")
@@ -271,7 +272,7 @@ async def _target(
         async with run.published(request.allow, credentials) as store:
             yield store, str(run.path) if run.source is None else parse_location(run.source.location).shown
         return
-    if location not in desk.committed:
+    if not any(stands_for(committed, location) for committed in desk.committed):
         raise UsageError(
             "no leader looks in the bucket that --location names: it is not one that the run's owner or one of its "
             "validators has committed on chain"

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.drain import Drain, DrainedBuckets
-from muster.node.hello import publish_hello, watch_hellos
-from muster.node.ledger.bootstrap import bootstrap
+from muster.node.greeting import publish_hello, put_hello, watch_hellos
+from muster.node.ledger.bootstrap import bootstrap, patiently
 from muster.node.ledger.participant import Follower
 from muster.node.ledger.session import Session
 from muster.node.lock import Holder, held, hotkey_folder, role_lock
@@ -43,6 +44,7 @@ from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
 from muster.protocol.storage import Credentials, MeteredBuckets
+from muster.protocol.storage.pointer import check_bootstrap
 from muster.protocol.types import Role
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
 from muster.run.fetch import COPY, fetch_text, open_run
@@ -126,11 +128,21 @@ async def _take_part(
     compute, why = await asyncio.to_thread(choose_for, role, config)
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
+    check_bootstrap(location, config.bootstrap)
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
     buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
-    faults = Faults.from_environment(os.environ)
-    context = Context(identity, chain, buckets, location, journal, faults=faults, meter=buckets.meter)
+    context = Context(
+        identity,
+        chain,
+        buckets,
+        location,
+        journal,
+        faults=Faults.from_environment(os.environ),
+        meter=buckets.meter,
+        bootstrap=config.bootstrap,
+        run_id=run.history.run_id,
+    )
     service = Service(About(name, run.history.run_id.hex(), await asyncio.to_thread(_versions)), facts)
     journal.note(events.Started(role=role.value, pid=os.getpid()))
     if why:
@@ -239,6 +251,8 @@ async def _participant(
     state = config.state or run.state(label(role, config.name))
     await asyncio.to_thread(state.mkdir, parents=True, exist_ok=True)
     data = run.data if role is Role.AGGREGATOR else await fetch_text(run, config.allow)
+    if context.bootstrap:  # others come to the bucket by the hello, so it is there before the chain says so
+        await patiently(context.chain, partial(put_hello, context, context.run_id, 0, _ROLES_OF[role]))
     tip, replica = await bootstrap(run.history, context, compute.device)
     await publish_hello(context, tip.run_id, tip.round, _ROLES_OF[role])
     if role is Role.AGGREGATOR:

@@ -60,6 +60,8 @@ class NodeConfig(BaseSettings):
     """The hotkey: its seed in 64 hexadecimal digits, or a Bittensor hotkey file."""
     location: Annotated[str | None, Unset("dir:NAME")] = None
     """The bucket to write, as committed on chain; required where buckets are on the network."""
+    bootstrap: Annotated[str, Unset("none")] = ""
+    """A short address where anybody can read the bucket's hello: committed for a location that is too long to be."""
     state: Annotated[Path | None, Unset("RUN/state/LABEL")] = None
     """Folder for what must survive a restart; a run that is a URL is copied to its subfolder `run`."""
     threads: int = Field(default=1, ge=1)

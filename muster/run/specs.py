@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from muster.node.directory import Directory
 from muster.node.wished import Wished
 from muster.plan.memory import plan_of
 from muster.plan.table import plan_object, table
-from muster.protocol.chain.commitments import CHEAP_LOCATION, CommitSpace, blocks_a_write
+from muster.protocol.chain.commitments import (
+    CHEAP_LOCATION,
+    SPARE_WRITES,
+    CommitSpace,
+    blocks_a_write,
+    longest_location,
+)
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.errors import ChainError, ConfigError, LedgerError, StorageError
 from muster.protocol.identity import hotkey_of, public_of
@@ -40,11 +46,13 @@ DENSE_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The chain a new run is for: which it is, its newest block, and what it takes of a leader's anchors."""
+    """The chain a new run is for: which it is, its newest block, what it takes of a hotkey's commitments, and where the
+    buckets of those are who have committed one, by hotkey."""
 
     origin: Origin
     block: int
     space: CommitSpace | None
+    locations: Mapping[str, str] = field(default_factory=dict)
 
 
 async def find_standing(file: RunFile) -> Standing:
@@ -55,25 +63,40 @@ async def find_standing(file: RunFile) -> Standing:
     """
     chain = open_chain(file, Path.cwd(), read_only=True)
     try:
-        return Standing(await chain.origin(), (await chain.head()).number, await chain.commit_space())
+        space, shown = await chain.commit_space(), await chain.snapshot()
+        locations = {peer.hotkey: peer.location for peer in shown.peers if peer.location is not None}
+        return Standing(await chain.origin(), shown.block.number, space, locations)
     finally:
         await chain.close()
 
 
-def check_pace(clock: ClockSpec, space: CommitSpace | None) -> None:
-    """Refuse rounds that may follow each other faster than any leader could anchor their records.
+def check_pace(
+    clock: ClockSpec, space: CommitSpace | None, leaders: Sequence[str] = (), locations: Mapping[str, str] | None = None
+) -> None:
+    """Refuse rounds that may follow each other faster than the aggregators could anchor their records.
+
+    Each of `leaders` (hotkeys) anchors once a round, its record or its vote; of whoever has committed a location in
+    `locations`, with that; of anybody else it is what the shortest one allows.
 
     Raises:
         ConfigError: they may.
     """
     if space is None:
         return
-    least = blocks_a_write(CHEAP_LOCATION, space)
-    if clock.shortest < least:
+    sizes = {leader: len(locations[leader].encode()) for leader in leaders if locations and leader in locations}
+    limit = f"{space.bytes} bytes in {space.blocks} blocks, of which {SPARE_WRITES} write is kept to spare"
+    for who, size in ((None, CHEAP_LOCATION), *sorted(sizes.items())):
+        least = blocks_a_write(size, space)
+        if clock.shortest >= least:
+            continue
+        whose, cure = f"each aggregator's anchor every {least} blocks", ""
+        if who is not None:
+            whose = f"an anchor of {who} every {least} blocks only"
+            longest = longest_location(space, clock.shortest)
+            cure = f"have it commit a location of at most {longest} bytes (docs/protocol.md, 9.1), or "
         raise ConfigError(
-            f"a round may last {clock.shortest} blocks, but this chain takes a leader's anchor every {least} blocks "
-            f"({space.bytes} bytes in {space.blocks} blocks, locations of up to {CHEAP_LOCATION} bytes); set "
-            f"clock.min_blocks to at least {least - 1} in a template of your own"
+            f"a round may last {clock.shortest} blocks, but this chain takes {whose} ({limit}, with a location of "
+            f"{size} bytes); {cure}set clock.min_blocks to at least {least - 1} in a template of your own"
         )
 
 
@@ -100,7 +123,7 @@ def new_spec(
         public_of(hotkey)
     template = load_template(preset)
     standing = standing or Standing(ChainGenesis(seed=seed).origin, 0, None)
-    check_pace(template.clock, standing.space)
+    check_pace(template.clock, standing.space, leaders, standing.locations)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
@@ -181,7 +204,7 @@ async def find_in_force(run: RunDirectory, chain: str | None, allow: str) -> InF
     try:
         client, buckets = run.chain(chain, read_only=True), run.buckets(allow=allow)
         try:
-            tip, _ = await newest(run.history, client, Directory(client, buckets))
+            tip, _ = await newest(run.history, client, Directory(client, buckets, run.history.run_id))
         finally:
             await client.close()
             await buckets.close()

@@ -41,11 +41,11 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
         ChainError, StorageError, LedgerError: joining is not possible.
     """
     chain, identity, directory = context.chain, context.identity, context.directory
-    start = await _patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
-    await _patiently(chain, partial(chain.register, identity))
-    await _patiently(chain, partial(commit_location, context))
+    start = await patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
+    await patiently(chain, partial(chain.register, identity))
+    await patiently(chain, partial(commit_location, context))
     way, looking = CatchUp(start, device), Reader(chain, directory)
-    tip, replica = await _patiently(chain, partial(way.go, looking), lambda: way.reached)
+    tip, replica = await patiently(chain, partial(way.go, looking), lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id, device))
@@ -53,8 +53,10 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
     return tip, replica
 
 
-async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
+async def patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:
     """Do a step of joining, again at the next blocks while it fails; it may take long if `reached` tells of progress.
+
+    What the chain has no room for in this epoch is waited for: the next one comes, and who gave up would wait outside.
 
     Raises:
         ChainError, StorageError, LedgerError: trying again is of no use, or has been for `BOOTSTRAP_TRIES` blocks.
@@ -64,12 +66,9 @@ async def _patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Ca
         before = reached()
         try:
             return await step()
-        except (
-            StorageError,
-            ChainUnreachable,
-            StaleChain,
-            RateLimited,
-        ) as error:  # any other chain error will not pass
+        except RateLimited as error:
+            log.warning("joining waits: %s", error)
+        except (StorageError, ChainUnreachable, StaleChain) as error:  # any other chain error will not pass
             left = (left if reached() is before else BOOTSTRAP_TRIES) - 1
             if not left:
                 raise
@@ -91,5 +90,5 @@ async def commit_location(context: Context) -> None:
     peer = (await context.chain.snapshot()).by_hotkey().get(hotkey)
     if peer is None:
         raise NotRegistered(f"the chain does not show {hotkey} as registered; register it, or wait until it does")
-    if peer.location != context.location:
-        await context.chain.commit(context.identity, context.location)
+    if peer.location != context.committed:
+        await context.chain.commit(context.identity, context.committed)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from muster.protocol.errors import ChainError
+from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.types import MAX_LOCATION, Anchor
 
 MAX_RAW = 128
@@ -35,6 +35,10 @@ MIN_SPACE = 100
 
 CHEAP_LOCATION = MIN_SPACE - ANCHOR_BYTES
 """The longest location, 59 bytes, that with an anchor costs no more than the least a commitment can cost."""
+
+SPARE_WRITES = 1
+"""Writes of an epoch that no round is counted for: of a new location of either of an operator's two processes, of a
+vote that goes over to another record of its round, or for an epoch that the chain ends some blocks late."""
 
 _RAW = re.compile(r"Raw\d{1,3}|BigRaw")
 
@@ -58,8 +62,45 @@ class CommitSpace:
     blocks: int
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one hotkey has left of an epoch.
+
+    `space.bytes` is 0 where the chain sets no limit, `used` the bytes committed by all processes of the hotkey, `again`
+    the block from which the next epoch is due (a chain may begin it some blocks later).
+    """
+
+    space: CommitSpace
+    used: int
+    again: int
+
+    def check(self, needed: int, *, before_anchor: bool) -> None:
+        """Refuse a commitment that costs `needed` bytes where they are not left; with `before_anchor` it carries no new
+        anchor and is refused too where it would not leave as much again: the next record goes first.
+
+        Raises:
+            ChainError: no epoch has so many.
+            RateLimited: this one has not.
+        """
+        limit = self.space.bytes
+        if limit and needed > limit:
+            raise ChainError(
+                f"a commitment of {needed} bytes is more than the {limit} of this chain; shorten the location"
+            )
+        kept = needed if before_anchor else 0
+        if limit and self.used + needed + kept > limit:
+            reserve = ", and as many are kept for the next anchor" if kept else ""
+            raise RateLimited(
+                f"{self.used} of the {limit} bytes that a hotkey may commit in {self.space.blocks} blocks are used and "
+                f"this needs {needed}{reserve}; it can be committed from about block {self.again} on, or use a shorter "
+                "location"
+            )
+
+
 def blocks_a_write(location: int, space: CommitSpace, *, seal: bool = False) -> int:
-    """The fewest blocks between two anchors of a leader who goes on for ever.
+    """The fewest blocks between two anchors of a hotkey that makes one a round, as its leader's or as a vote, for ever.
+
+    How many others are on the list is nothing to it: each hotkey has its own room, and its two processes share that.
 
     Args:
         location: bytes of the location that is written with each anchor.
@@ -67,12 +108,15 @@ def blocks_a_write(location: int, space: CommitSpace, *, seal: bool = False) -> 
         seal: whether the anchor names a seal too.
 
     Raises:
-        ChainError: not even one such commitment fits.
+        ChainError: not even one such commitment and the spare ones fit.
     """
     size = max(MIN_SPACE, location + ANCHOR_BYTES + (DIGEST_BYTES if seal else 0))
-    writes = space.bytes // size
-    if not writes:
-        raise ChainError(f"a commitment of {size} bytes is more than the {space.bytes} this chain takes")
+    writes = space.bytes // size - SPARE_WRITES
+    if writes < 1:
+        raise ChainError(
+            f"a commitment of {size} bytes does not go {1 + SPARE_WRITES} times into the {space.bytes} that this chain "
+            f"takes in {space.blocks} blocks, once a round and {SPARE_WRITES} to spare"
+        )
     return -(-space.blocks // writes)
 
 
@@ -81,7 +125,7 @@ def longest_location(space: CommitSpace, every: int, *, seal: bool = False) -> i
 
     The inverse of `blocks_a_write`, whose arguments the others are.
     """
-    size = space.bytes // -(-space.blocks // every)
+    size = space.bytes // (-(-space.blocks // every) + SPARE_WRITES)
     length = size - ANCHOR_BYTES - (DIGEST_BYTES if seal else 0)
     return min(length, MAX_LOCATION) if size >= MIN_SPACE and length > 0 else None
 

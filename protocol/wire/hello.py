@@ -12,9 +12,10 @@ from typing import TypeVar
 
 from muster.protocol.errors import WireError
 from muster.protocol.identity import Identity
+from muster.protocol.types import MAX_LOCATION
 from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.seal import DIGEST_BYTES, chunks, strictly_ascending
-from muster.protocol.wire.tlv import Cursor, ascii_text, counted, u8, whole
+from muster.protocol.wire.tlv import OPTIONAL, Cursor, ascii_text, counted, u8, whole
 
 _SOFTWARE = 4
 _FORMATS = 5
@@ -23,6 +24,7 @@ _RUNS = 7
 _PREFIXES = 8
 _ROLES = 9
 _URL = 10
+_LOCATION = OPTIONAL | 11
 
 MAX_HELLO_BYTES = 16 * 2**10
 """Cap of a hello; one that uses every field to its limit is smaller."""
@@ -48,7 +50,8 @@ class Hello:
     `round` is where it stood when it wrote this. `formats` are the envelope formats and `codecs` the codecs it reads,
     ascending. `runs` are the ids of the runs this bucket serves, ascending. `prefixes` are (what, key prefix below
     the run id) by name. `roles` are what runs with this hotkey, by name. `url` is where the bucket can also be read
-    by plain HTTP, "" for nowhere.
+    by plain HTTP, "" for nowhere. `location` is where the bucket is, where what is committed is only a pointer to it
+    (`muster.protocol.storage.pointer`), "" elsewhere.
     """
 
     run_id: bytes
@@ -61,6 +64,7 @@ class Hello:
     prefixes: tuple[tuple[str, str], ...]
     roles: tuple[str, ...]
     url: str = ""
+    location: str = ""
 
 
 def encode_hello(hello: Hello, identity: Identity) -> bytes:
@@ -75,6 +79,8 @@ def encode_hello(hello: Hello, identity: Identity) -> bytes:
     }
     if hello.url:
         fields[_URL] = hello.url.encode("ascii")
+    if hello.location:
+        fields[_LOCATION] = hello.location.encode("ascii")
     return write_object(Type.HELLO, identity, hello.run_id, hello.round, fields)
 
 
@@ -99,6 +105,7 @@ def decode_hello(data: bytes, run_id: bytes) -> tuple[Hello, bytes]:
         prefixes=_items(fields.raw(_PREFIXES), MAX_PREFIXES, _read_prefix),
         roles=_items(fields.raw(_ROLES), MAX_ROLES, lambda cursor: ascii_text(cursor.rest(), MAX_NAME)),
         url="" if fields.get(_URL) is None else fields.text(_URL, MAX_URL),
+        location="" if fields.get(_LOCATION) is None else fields.text(_LOCATION, MAX_LOCATION),
     )
     fields.end()
     if len(hello.runs) > MAX_RUNS:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hotkey_process import OPERATOR
 from local_chain import TEMPO, ChainAbsent, LocalChain, Subnet, local_chain
 
 from muster.protocol.chain.bittensor import BittensorChain, set_up_subnet
@@ -31,7 +32,7 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
 
 
 async def _set_up(chain: LocalChain) -> Subnet:
-    members = tuple(Identity.derive(9, name) for name in ("operator", "rival", "miner-0", "miner-1"))
+    members = (*(Identity.derive(9, name) for name in ("operator", "rival", "miner-0")), OPERATOR)
     hotkeys = [member.hotkey for member in members]
     netuid = await set_up_subnet(chain.url, hotkeys, {hotkeys[0]: 500 * TAO, hotkeys[1]: 400 * TAO}, tempo=TEMPO)
     # Miners are paid in stake here; none may become a validator by that.

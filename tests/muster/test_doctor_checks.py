@@ -37,11 +37,13 @@ from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.errors import ChainError, ConfigError, NotRegistered, StorageError
 from muster.protocol.spec import ChainSpec, load_template, preset_names
 from muster.protocol.spec.layout import layout_of
+from muster.protocol.storage.pointer import committed_text
 from muster.protocol.types import Origin, Role
 
 GIB = 1 << 30
 ORIGIN = Origin("bittensor", bytes(32), 3, 500)
 LOCATION = "s3://reader:secret-of-reader@example.org/bucket"
+SHORTER = "a shorter host, bucket or prefix, a public bucket, or a bootstrap (the setting) that is short"
 SPEC = run_spec(clock={"min_blocks": 100, "deadline": 150})
 """At 12 s a block a round of 1,800 s, 600 s of them for transfers."""
 
@@ -278,10 +280,11 @@ class TestChain:
         [
             (59, 12, ""),
             (59, 11, "have the run's owner raise clock.min_blocks to at least 11: no location is short enough"),
-            (60, 12, ""),
+            (60, 12, f"use a location of at most 59 bytes: {SHORTER}"),
+            (60, 13, ""),
             (60, 11, "have the run's owner raise clock.min_blocks to at least 11: no location is short enough"),
-            (140, 21, "use a location of at most 131 bytes: a shorter host, bucket or prefix, or a public bucket"),
-            (140, 22, ""),
+            (140, 22, f"use a location of at most 131 bytes: {SHORTER}"),
+            (140, 23, ""),
         ],
     )
     def test_a_leaders_anchors_fit_the_chain(self, length: int, shortest: int, fix: str) -> None:
@@ -293,6 +296,24 @@ class TestChain:
     def test_a_location_that_no_epoch_has_room_for(self) -> None:
         finding = checks.judge_anchors("x" * 300, CommitSpace(200, 360), SPEC.clock)
         assert (finding.status, finding.exit_status) == (Status.FAIL, ChainError.exit_status)
+
+    def test_a_pointer_is_as_long_as_it_is(self) -> None:
+        """Two hundred bytes of location in the hello cost what their 31 bytes on chain cost."""
+        clock = SPEC.clock.model_copy(update={"min_blocks": 11})
+        whole, bootstrap = f"s3://reader:{'s' * 128}@example.org/bucket", "s3://example.org/bucket"
+        assert checks.judge_anchors(whole, CommitSpace(3100, 360), clock).status is Status.FAIL
+        assert checks.judge_anchors(committed_text(whole, bootstrap), CommitSpace(3100, 360), clock).status is Status.OK
+
+    def test_a_pointer_stands_for_its_location(self) -> None:
+        bootstrap = "s3://example.org/bucket"
+        member = replace(MEMBER, location=committed_text(LOCATION, bootstrap))
+        assert checks.judge_location(member, LOCATION, "", bootstrap).status is Status.OK
+        assert checks.judge_location(member, f"{LOCATION}/moved", "", bootstrap).exit_status == ConfigError.exit_status
+        whole = checks.judge_location(member, LOCATION, "")
+        assert whole.exit_status == ConfigError.exit_status, "a bootstrap that is not set any more"
+        assert "secret-of-reader" not in whole.text
+        lost = checks.judge_location(member, LOCATION, "there is no hello", bootstrap)
+        assert lost.exit_status == StorageError.exit_status
 
     def test_an_unregistered_hotkey(self) -> None:
         finding = checks.judge_registration(replace(MEMBER, uid=None), Role.MINER, (), 3)

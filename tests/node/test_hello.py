@@ -10,7 +10,8 @@ import pytest
 from builders import identity, run_spec
 
 from muster.node.context import Context
-from muster.node.hello import incompatibility, make_hello, publish_hello, read_hello, watch_hellos
+from muster.node.greeting import publish_hello, watch_hellos
+from muster.node.hello import incompatibility, make_hello, read_hello
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
@@ -98,6 +99,6 @@ async def test_who_cannot_follow_is_named_once(context: Context, caplog: pytest.
             await chain.next_block((await chain.head()).number)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    said = [record.getMessage() for record in caplog.records if record.name == "muster.node.hello"]
+    said = [record.getMessage() for record in caplog.records if record.name == "muster.node.greeting"]
     assert [line.split()[0] for line in said] == [identity(name).hotkey for name in ("old", "other", "new")]
     assert "hello_signer" in said[1]

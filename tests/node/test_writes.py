@@ -14,7 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writes_world import Client, Ground, maker, until
 
+from muster.lab.faults import Script
+from muster.lab.faulty import FaultyChain
 from muster.node.writes import QueuedWrites, Standing, Wish
+from muster.protocol.chain.base import Chain
+from muster.protocol.chain.commitments import CommitSpace
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ChainError, RateLimited
@@ -213,6 +217,52 @@ class TestOneCommitment:
             await daemon(Stalled(ground, behind=1), show_seconds=SHORT).commit(OPERATOR, "dir:a")
         await daemon(Client(ground, behind=1)).commit(OPERATOR, "dir:a")
         assert len(ground.calls) == 2
+
+
+class Other(Client):
+    """A chain that differs from what `Chain` says where a back end says nothing."""
+
+    remembers = False
+
+    async def news(self, after: int) -> Block:
+        return Block(after + 7, bytes(32))
+
+    async def announce(self) -> None:
+        self.ground.calls.append("announced")
+
+    async def weights(self, hotkey: str) -> dict[int, int]:
+        return {0: len(hotkey)}
+
+    async def commit_space(self) -> CommitSpace:
+        return CommitSpace(3100, 360)
+
+    async def close(self) -> None:
+        self.ground.calls.append("closed")
+
+
+class TestWhatIsBehind:
+    """Who stands in front of a chain answers as it does, also where another chain would have an answer ready."""
+
+    def test_none_of_it_is_left_to_the_interface(self) -> None:
+        """Or a chain that shows newest anchors only would be taken for one with a history, and nobody would wait."""
+        optional = {
+            name for name, what in vars(Chain).items()
+            if not name.startswith("_") and not getattr(what, "__isabstractmethod__", False)
+        }  # fmt: skip
+        assert optional == {name for name in vars(Other) if not name.startswith("_")}
+
+    @pytest.mark.parametrize("front", ["queue", "faults"])
+    async def test_all_of_it_is_the_other_chains(self, daemon: Callable[..., QueuedWrites], front: str) -> None:
+        ground = Ground()
+        behind = Other(ground)
+        chain: Chain = daemon(behind) if front == "queue" else FaultyChain(behind, Script(), lambda: 0, "me")
+        assert chain.remembers is False
+        assert (await chain.news(3)).number == 10
+        await chain.announce()
+        assert await chain.weights("abc") == {0: 3}
+        assert await chain.commit_space() == CommitSpace(3100, 360)
+        await chain.close()
+        assert ground.calls == ["announced", "closed"]
 
 
 class TestTurns:

@@ -24,6 +24,7 @@ from muster.protocol.rules.majority import carried_by
 from muster.protocol.rules.sampling import sample
 from muster.protocol.spec import DataSpec, ModelSpec, RunSpec
 from muster.protocol.spec.layout import codec_of, layout_of, max_payload_bytes
+from muster.protocol.storage.pointer import committed_text
 from muster.protocol.types import Anchor
 from muster.protocol.wire import ScoresUsed
 
@@ -137,7 +138,9 @@ def _committed(given: dict[str, Any]) -> dict[str, Any]:
     digest, seal = bytes.fromhex(given["digest"]), bytes.fromhex(given["seal"])
     both = [Anchor(given["round"], digest), Anchor(given["round"], digest, seal)]
     fields = [commitments.encode(commitments.Commitment(given["location"], anchor)) for anchor in both]
-    return dict(zip(("fields", "fields_with_the_seal"), ([f.hex() for f in each] for each in fields), strict=True))
+    pointer = committed_text(given["long_location"], given["bootstrap"])
+    named = zip(("fields", "fields_with_the_seal"), ([f.hex() for f in each] for each in fields), strict=True)
+    return {"pointer": pointer, **dict(named)}
 
 
 def _carried(given: dict[str, Any]) -> dict[str, Any]:

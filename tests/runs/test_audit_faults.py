@@ -309,7 +309,7 @@ class TestScores:
             tip = await genesis(case.stage.run.history, chain)
             evidence, faults = Evidence(tip, chain, case.run.buckets), FaultLog(report, lambda _line: None)
             await evidence.look(first)
-            await ScoreFiles(evidence, case.run.buckets, report, faults).check_used(record, bytes(32), tip.remembered)
+            await ScoreFiles(evidence, report, faults).check_used(record, bytes(32), tip.remembered)
 
         asyncio.run(check())
         return report.faults

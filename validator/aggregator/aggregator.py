@@ -216,7 +216,7 @@ class Aggregator(Follower):
         own = [one.anchor for one in seen if one.hotkey == me]
         behind = any(one.anchor.round > anchor.round for one in seen if one.hotkey != me)
         if not behind and own[-1:] != [anchor]:
-            await chain.commit(self.context.identity, self.context.location, anchor)
+            await chain.commit(self.context.identity, self.context.committed, anchor)
 
     async def finalise(self, round_: int) -> None:
         """Let go of undo logs; what the round's submissions took goes back to the system."""

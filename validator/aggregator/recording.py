@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from muster.node.ledger.reader import ASSIGN, POSSESS, draw
 from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
-from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
+from muster.protocol.errors import (
+    LedgerError,
+    ObjectDamaged,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+    WireError,
+)
 from muster.protocol.ledger import Applied
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.types import Anchor, Block
@@ -61,15 +68,34 @@ class Recording:
         around, tip = self._leading.context, self._leading.tip
         own = [seen for seen in await around.chain.anchors(tip.round) if seen.hotkey == around.identity.hotkey]
         final = await around.chain.final()
-        if any(seen.block <= final for seen in own) and not self._leading.rescuing:
-            return  # the round is decided, and this life has not seen it yet
+        for seen in () if self._leading.rescuing else own:
+            if seen.block <= final and not await self._left(seen.anchor):
+                return  # the round is decided, and this life has not seen it yet
         if self._standing is None:
             self._standing = digest = await self._put(head)
             accepted = None if self.made is None else len(self.made.applied.record.accepted)
             around.journal.note(events.Recorded(tip.round, record=digest.hex(), accepted=accepted))
         anchor = Anchor(tip.round, self._standing)
         if all(seen.anchor != anchor for seen in own):
-            await around.chain.commit(around.identity, around.location, anchor)
+            await around.chain.commit(around.identity, around.committed, anchor)
+
+    async def _left(self, anchor: Anchor) -> bool:
+        """Whether an anchor of this leader's stands on another record than its ledger does, where it stood before.
+
+        That vote is for a round which has this one's number and another past. What is not at hand is not taken for one:
+        the round would have two records of this leader.
+        """
+        bucket, tip = self._leading.context.bucket, self._leading.tip
+        if len(tip.leaders) == 1 or anchor.round != tip.round:
+            return False
+        try:
+            key = paths.record(tip.run_id, tip.round, anchor.digest)
+            data = await bucket.get(key, max_bytes=wire.MAX_BODY_BYTES)
+            record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
+        except (StorageError, WireError) as error:
+            log.warning("what this leader has anchored for round %d is not at hand: %s", tip.round, error)
+            return False
+        return digest == anchor.digest and record.parent != tip.parent
 
     async def _put(self, head: Block) -> bytes:
         """Have one record of the round in the own bucket, made where there is none; its digest.

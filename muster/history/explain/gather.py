@@ -46,7 +46,9 @@ async def read_case(
     directory = await open_run(run, allow=allow)
     client, buckets = directory.chain(chain, read_only=True), directory.buckets(allow=allow)
     try:
-        return await find_case(directory.history, client, Directory(client, buckets), peer, round_, validator)
+        return await find_case(
+            directory.history, client, Directory(client, buckets, directory.history.run_id), peer, round_, validator
+        )
     finally:
         await client.close()
         await buckets.close()

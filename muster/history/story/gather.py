@@ -41,7 +41,7 @@ async def read_story(run: str, round_: int | None, chain: str | None = None, all
     directory = await open_run(run, allow=allow)
     client, buckets = directory.chain(chain, read_only=True), directory.buckets(allow=allow)
     try:
-        seen = await read_round(directory.history, client, Directory(client, buckets), round_)
+        seen = await read_round(directory.history, client, Directory(client, buckets, directory.history.run_id), round_)
     finally:
         await client.close()
         await buckets.close()

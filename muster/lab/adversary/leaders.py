@@ -65,7 +65,7 @@ class Liar(Aggregator):
         tip, bucket, digest = self._tip, self.context.bucket, wire.digest_of(data)
         await made.bundle.put(bucket, paths.bundle(tip.run_id, tip.round, digest))
         await bucket.put(paths.record(tip.run_id, tip.round, digest), data)
-        await self.context.chain.commit(self.context.identity, self.context.location, Anchor(tip.round, digest))
+        await self.context.chain.commit(self.context.identity, self.context.committed, Anchor(tip.round, digest))
 
 
 class Equivocator(Liar):

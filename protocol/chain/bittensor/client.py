@@ -23,7 +23,7 @@ from muster.protocol.chain.bittensor.reading import Metagraph
 from muster.protocol.chain.bittensor.runtime import Runtime
 from muster.protocol.chain.bittensor.signing import HotkeySigner, submit
 from muster.protocol.chain.bittensor.weights import WeightFacts, due
-from muster.protocol.chain.commitments import Commitment, CommitSpace
+from muster.protocol.chain.commitments import Commitment, CommitSpace, Room
 from muster.protocol.errors import ChainError, NotPermitted, NotRegistered, RateLimited
 from muster.protocol.identity import Identity
 from muster.protocol.types import WEIGHT_MAX, Anchor, Block, Origin
@@ -77,7 +77,6 @@ class BittensorChain(Chain):
         self._view: _View | None = None
         self._reading = asyncio.Lock()
         self._hashes: OrderedDict[int, bytes] = OrderedDict()
-        self._spent: list[tuple[int, int]] = []
 
     async def origin(self) -> Origin:
         """The chain by the hash of its block 0, the subnet by its number and the block it was registered in."""
@@ -146,7 +145,8 @@ class BittensorChain(Chain):
         """Write location and newest anchor together; the anchor that stands is kept where none is given.
 
         Raises:
-            RateLimited: a hotkey may commit so many bytes an epoch, and these would be more.
+            RateLimited: a hotkey may commit so many bytes an epoch, and these would be more; or a location would leave
+                none for the next anchor.
         """
         wanted = Commitment(location, anchor)
         commitments.encode(wanted)
@@ -155,38 +155,30 @@ class BittensorChain(Chain):
             at = await runtime.block_hash(None)
             number = await runtime.height(at)
             found = await runtime.query("Commitments", "CommitmentOf", [self.netuid, identity.hotkey], block_hash=at)
-            stands = reading.read_commitments([(identity.hotkey, found)])[0].get(identity.hotkey, Commitment())
+            committed, blocks = reading.read_commitments([(identity.hotkey, found)])
+            stands = committed.get(identity.hotkey, Commitment())
             complete = Commitment(location, anchor or stands.anchor)
             if complete == stands:
                 return
             fields = commitments.encode(complete)
-            await self._check_space(runtime, at, number, commitments.space(fields))
+            room = await self._room(runtime, at, number, identity.hotkey, blocks.get(identity.hotkey, 0))
+            room.check(commitments.space(fields), before_anchor=anchor is None and stands.anchor is not None)
             call = await runtime.compose(
                 bt.calls.Commitments.set_commitment(netuid=self.netuid, info=commitments.to_info(fields))
             )
             what = f"the commitment of {identity.hotkey}"
             await submit(runtime, call, HotkeySigner(identity), what, sleep=self._sleep)
-            self._spent.append((number, commitments.space(fields)))
 
         await self._endpoints.ask(write, SUBMIT_SECONDS)
 
-    async def _check_space(self, runtime: Runtime, at: str, number: int, needed: int) -> None:
-        """Refuse what would be more than the chain takes in an epoch, wherever its epochs begin.
-
-        Counted is what this process committed; the chain refuses by itself what others with this hotkey used up.
-        """
+    async def _room(self, runtime: Runtime, at: str, number: int, hotkey: str, last: int) -> Room:
+        """What a hotkey, whose last commitment is of block `last`, has left of the epoch that block `number` is in."""
         limit, tempo = await self._space(runtime, at)
-        self._spent = [(block, size) for block, size in self._spent if block > number - tempo]
-        spent = sum(size for _, size in self._spent)
-        if limit and needed > limit:
-            raise ChainError(
-                f"a commitment of {needed} bytes is more than the {limit} of this chain; shorten the location"
-            )
-        if limit and spent + needed > limit:
-            raise RateLimited(
-                f"{spent} of the {limit} bytes that may be committed in {tempo} blocks are used, and this needs "
-                f"{needed}; it can be committed in block {self._spent[0][0] + tempo}, or use a shorter location"
-            )
+        since = await runtime.query("SubtensorModule", "BlocksSinceLastStep", [self.netuid], block_hash=at)
+        used = await runtime.query("Commitments", "UsedSpaceOf", [self.netuid, hotkey], block_hash=at)
+        began = number - int(since or 0)
+        # The chain counts from 0 with the first commitment of an epoch, and shows the last one's count until then.
+        return Room(CommitSpace(limit, tempo), reading.used_space(used) if last >= began else 0, began + tempo)
 
     async def _space(self, runtime: Runtime, at: str) -> tuple[int, int]:
         """Bytes that a hotkey may commit in an epoch (0: any number), and the blocks of one."""

@@ -91,6 +91,11 @@ def read_commitments(entries: Sequence[tuple[Any, Any]]) -> tuple[dict[str, Comm
     return committed, blocks
 
 
+def used_space(usage: object) -> int:
+    """The bytes that the chain has counted of a hotkey in the epoch of its last commitment; 0 where it does not say."""
+    return int(usage["used_space"]) if isinstance(usage, Mapping) and "used_space" in usage else 0
+
+
 def commit_order(extrinsics: Sequence[Any], netuid: int) -> dict[str, int]:
     """Hotkey → index of its last commitment to the subnet among a block's extrinsics."""
     order: dict[str, int] = {}

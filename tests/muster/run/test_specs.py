@@ -30,7 +30,7 @@ def test_the_chain_is_asked_which_it_is(tmp_path: Path) -> None:
     path = tmp_path / "chain.sqlite"
     SqliteChain.create(path, ChainGenesis(seed=3), block_seconds=1.0, clock=lambda: 0.0)
     found = asyncio.run(find_standing(RunFile(run_id="0" * 64, chain=f"sqlite:{path}")))
-    assert (found.origin, found.space) == (ChainGenesis(seed=3).origin, None)
+    assert (found.origin, found.space, found.locations) == (ChainGenesis(seed=3).origin, None, {})
     with pytest.raises(ChainError, match="none"):
         asyncio.run(find_standing(RunFile(run_id="0" * 64, chain=f"sqlite:{tmp_path}/none")))
 
@@ -55,6 +55,18 @@ def test_rounds_that_no_leader_could_anchor_in_time_are_refused(min_blocks: int,
         return
     with pytest.raises(ConfigError, match=f"a round may last {min_blocks + 1} blocks.*clock.min_blocks to at least 11"):
         check_pace(clock, BITTENSOR)
+
+
+def test_a_leader_whose_location_is_too_long_for_the_rounds_is_named() -> None:
+    clock = load_template("tiny").clock.model_copy(update={"min_blocks": 11})
+    locations = {"5Short": "x" * 59, "5Long": "x" * 205, "5Miner": "x" * 512}
+    check_pace(clock, BITTENSOR, ["5Short", "5Unknown"], locations)
+    sentence = (
+        r"a round may last 12 blocks, .* an anchor of 5Long every 33 blocks only \(3100 bytes in 360 blocks, .* with a "
+        r"location of 205 bytes\); have it commit a location of at most 59 bytes .* clock.min_blocks to at least 32"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        check_pace(clock, BITTENSOR, ["5Short", "5Long"], locations)
 
 
 @pytest.mark.parametrize("name", ["512m", "8b", "72b"])

@@ -18,8 +18,23 @@ from muster.node.replica import Replica
 from muster.protocol import paths
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.errors import ConfigError, NotRegistered, StorageError
+from muster.protocol.errors import ConfigError, NotRegistered, RateLimited, StorageError
+from muster.protocol.identity import Identity
 from muster.protocol.ledger import Tip, tip_info
+from muster.protocol.types import Anchor
+
+FULL_BLOCKS = 3 * BOOTSTRAP_TRIES
+"""An epoch of Bittensor has seven times as many."""
+
+
+class Full(VirtualChain):
+    """A chain that takes no more commitments of the newcomer's before a block."""
+
+    async def commit(self, hotkey: Identity, location: str, anchor: Anchor | None = None) -> None:
+        """Refuse it until then."""
+        if hotkey.hotkey == identity(ME).hotkey and self.height < FULL_BLOCKS:
+            raise RateLimited(f"it can be committed from about block {FULL_BLOCKS} on")
+        await super().commit(hotkey, location, anchor)
 
 
 async def joined(world: World, name: str = ME, device: torch.device | None = None) -> tuple[Tip, Replica, list[str]]:
@@ -107,6 +122,15 @@ class TestJoin:
             world = await World.begin()
             await world.chain.commit(identity(ME), "mem:elsewhere")
             await joined(world)
+            assert (await world.chain.snapshot()).by_hotkey()[identity(ME).hotkey].location == f"mem:{ME}"
+
+        clock.run(come())
+
+    def test_a_location_waits_for_as_long_as_an_epoch_has_no_room_for_it(self) -> None:
+        async def come() -> None:
+            world = await World.begin(make=Full)
+            await joined(world)
+            assert world.chain.height >= FULL_BLOCKS
             assert (await world.chain.snapshot()).by_hotkey()[identity(ME).hotkey].location == f"mem:{ME}"
 
         clock.run(come())

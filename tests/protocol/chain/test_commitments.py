@@ -14,8 +14,10 @@ from muster.protocol.chain.commitments import (
     MAX_FIELDS,
     MAX_RAW,
     MIN_SPACE,
+    SPARE_WRITES,
     Commitment,
     CommitSpace,
+    Room,
     blocks_a_write,
     decode,
     encode,
@@ -24,7 +26,7 @@ from muster.protocol.chain.commitments import (
     space,
     to_info,
 )
-from muster.protocol.errors import ChainError
+from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.storage import parse_location
 from muster.protocol.types import MAX_LOCATION, Anchor
 
@@ -79,14 +81,14 @@ SUBNET = CommitSpace(3100, 360)
 
 
 @pytest.mark.parametrize(
-    ("location", "seal", "blocks"), [(1, False, 12), (59, False, 12), (60, False, 12), (128, False, 20), (59, True, 16)]
+    ("location", "seal", "blocks"), [(1, False, 12), (59, False, 12), (60, False, 13), (128, False, 22), (59, True, 17)]
 )
 def test_how_often_a_leader_may_anchor(location: int, seal: bool, blocks: int) -> None:
     assert blocks_a_write(location, SUBNET, seal=seal) == blocks
 
 
 def test_up_to_59_bytes_a_location_costs_nothing() -> None:
-    """One write a round then carries rounds of 2.3 minutes on: 31 writes of 100 bytes in 360 blocks of 12 seconds."""
+    """One write a round then carries rounds of 2.4 minutes on: 31 of 100 bytes in 360 blocks of 12 s, one to spare."""
     assert CHEAP_LOCATION == 59
     assert space(encode(Commitment("x" * 59, Anchor(1, bytes(32))))) == MIN_SPACE
     assert space(encode(Commitment("x" * 60, Anchor(1, bytes(32))))) == MIN_SPACE + 1
@@ -113,16 +115,40 @@ def test_writes_so_far_apart_never_take_more_than_the_chain_gives(
     location: int, limit: int, tempo: int, seal: bool
 ) -> None:
     size = space(encode(Commitment("x" * location, Anchor(1, bytes(32), bytes(32) if seal else None))))
-    if size > limit:
-        with pytest.raises(ChainError, match=f"a commitment of {size} bytes is more than the {limit}"):
+    if size * (1 + SPARE_WRITES) > limit:
+        with pytest.raises(ChainError, match=f"a commitment of {size} bytes does not go 2 times into the {limit}"):
             blocks_a_write(location, CommitSpace(limit, tempo), seal=seal)
         return
     apart = blocks_a_write(location, CommitSpace(limit, tempo), seal=seal)
     assert apart >= 1
     for first in range(apart):
-        assert len(range(first, tempo, apart)) * size <= limit, "in no epoch, wherever the writes begin"
+        needed = len(range(first, tempo, apart)) + SPARE_WRITES
+        assert needed * size <= limit, "in no epoch, wherever the writes begin"
     closer = apart - 1
-    assert closer == 0 or len(range(0, tempo, closer)) * size > limit, "and no closer would do"
+    assert closer == 0 or (len(range(0, tempo, closer)) + SPARE_WRITES) * size > limit, "and no closer would do"
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 1000), st.booleans())
+def test_a_location_leaves_room_for_the_next_anchor(limit: int, used: int, needed: int, before_anchor: bool) -> None:
+    """And where the chain sets no limit (0), anything fits."""
+    room = Room(CommitSpace(limit, 360), used, 4321)
+
+    def fits(*, before_anchor: bool) -> bool:
+        try:
+            room.check(needed, before_anchor=before_anchor)
+        except RateLimited as refusal:
+            assert f"{used} of the {limit} bytes" in str(refusal)
+            assert "from about block 4321" in str(refusal)
+            assert ("kept for the next anchor" in str(refusal)) == before_anchor
+            return False
+        except ChainError:
+            assert needed > limit
+            return False
+        return True
+
+    assert fits(before_anchor=False) == (not limit or used + needed <= limit)
+    if fits(before_anchor=True) and limit:
+        assert Room(room.space, used + needed, 4321).check(needed, before_anchor=False) is None
 
 
 @given(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from builders import LEADER, MINERS, OWNER, hash32, identity, score_file, score_row
@@ -122,6 +123,44 @@ class TestLives:
             await one_of_each(world)
 
         play(main())
+
+
+class TestLeft:
+    """A leader that has gone over to another record: its vote for a round of that past is no record of this one."""
+
+    @pytest.mark.parametrize(("past", "recorded"), [("another", True), ("the same", False), ("not at hand", False)])
+    def test_it_records_the_round_unless_it_has(self, past: str, recorded: bool) -> None:
+        async def main() -> None:
+            before, world = [await World.begin((LEADER, SECOND)) for _ in range(2)]
+            await led(before)
+            (data,) = next(iter(before.named(paths.records(before.run_id, 0)).values()))
+            record, _ = wire.decode_record(data, world.run_id, len(world.tip.layout.shapes))
+            parent = hash32("another past") if past == "another" else world.tip.parent
+            data = wire.encode_record(
+                replace(record, parent=parent, checkpoint=hash32("not this one's")), identity(LEADER)
+            )
+            left = Anchor(0, wire.digest_of(data))
+            if past != "not at hand":
+                await world.bucket().put(paths.record(world.run_id, 0, left.digest), data)
+            await world.chain.commit(identity(LEADER), f"mem:{LEADER}", left)
+            await led(world, patience=0 if recorded else 60)
+            anchored = {seen.anchor for seen in await world.chain.anchors(0) if seen.anchor.round == 0}
+            assert (len(anchored - {left}) == 1) == recorded
+
+        play(main())
+
+
+async def led(world: World, patience: int = 0) -> None:
+    """Let the leader lead until it has recorded a round, or where there is `patience` for so many blocks."""
+    leader, session = world.life()
+    async with asyncio.TaskGroup() as tasks:
+        beside = [tasks.create_task(each) for each in (world._tick(), world.mine(leader), session.run())]
+        begun = world.chain.height
+        while world.chain.height < begun + patience if patience else not world.events("recorded"):
+            await world.chain.next_block(world.chain.height)
+        await world.chain.next_block(world.chain.height)
+        for task in beside:
+            task.cancel()
 
 
 class TestSeal:

@@ -21,8 +21,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, N
 
 
 @asynccontextmanager
-async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server on a loopback port whose connections all end with it; its HOST:PORT.
+async def tcp_server(
+    serve: Serve, tls: ssl.SSLContext | None = None, at: socket.socket | None = None
+) -> AsyncIterator[str]:
+    """A server on a loopback port (or `at` a listening socket) whose connections all end with it; its HOST:PORT.
 
     Raises:
         Exception: what `serve` raised, but for a connection that broke.
@@ -34,7 +36,7 @@ async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
         writers.append(writer)
         tasks.append(asyncio.create_task(serve(reader, writer)))
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = at or socket.create_server(("127.0.0.1", 0))
     server = await asyncio.start_server(accept, sock=listener, ssl=tls)
     try:
         yield name(listener)
@@ -64,9 +66,9 @@ class CuttingProxy:
         self.bytes_up = 0
         self.bytes_down = 0
 
-    def running(self) -> AbstractAsyncContextManager[str]:
-        """Listen on a loopback port while inside; its HOST:PORT."""
-        return tcp_server(self._pass)
+    def running(self, at: socket.socket | None = None) -> AbstractAsyncContextManager[str]:
+        """Listen on a loopback port, or `at` a listening socket, while inside; its HOST:PORT."""
+        return tcp_server(self._pass, at=at)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)

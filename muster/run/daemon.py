@@ -20,6 +20,7 @@ import torch
 import uvloop
 
 from muster.node.amendments import watch_amendments
+from muster.node.breaker import BreakerBuckets
 from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
@@ -127,7 +128,8 @@ async def _take_part(
     location, credentials = await asyncio.to_thread(_own_bucket, run, config)
     opened = run.buckets(location, credentials, config.allow)
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
-    buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
+    watched = WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments)
+    buckets = MeteredBuckets(BreakerBuckets(watched, location))
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     faults = Faults.from_environment(os.environ)
     context = Context(identity, chain, buckets, location, journal, faults=faults, meter=buckets.meter)

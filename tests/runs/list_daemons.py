@@ -16,7 +16,7 @@ from pathlib import Path
 from run_builders import MAX_BYTES, Stage, lay_out, template, write_text
 from s3_server import RadosGateway
 
-from muster.node.telemetry.events import Applied, Event
+from muster.node.telemetry.events import Applied, Event, Joined
 from muster.node.telemetry.journal import read_journal
 from muster.protocol import wire
 from muster.protocol.chain.base import AnchorSeen
@@ -29,6 +29,7 @@ from muster.protocol.storage.directory import DirectoryStore
 from muster.protocol.storage.s3 import S3Store
 from muster.protocol.wire import Record
 from muster.run.credentials import ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY
+from muster.testnet.parentage import SUPERVISOR_VARIABLE
 from muster.testnet.provision import SQLITE, Provision, provision
 from muster.testnet.roster import Roster
 
@@ -104,7 +105,8 @@ class Daemons:
         """One of a member's; `told` are more variables."""
         run = self.stage.run
         argv = (sys.executable, "-P", "-m", "muster", role, "--run", str(run.path), "--name", name)
-        environment = {**os.environ, **self.environment.get(name, {}), **told}
+        tied = {SUPERVISOR_VARIABLE: str(os.getpid())}  # however the tests end
+        environment = {**os.environ, **self.environment.get(name, {}), **tied, **told}
         label = name if role == "miner" else f"{role}-{name}"
         with run.log(label).open("ab") as out:
             self.running[label] = subprocess.Popen(
@@ -112,11 +114,26 @@ class Daemons:
             )
 
     def start_all(self, faults: Mapping[str, str] | None = None) -> None:
-        """An aggregator for each operator, and the miners; `faults` by member are scripted ones."""
-        roster, scripted = self.stage.roster, faults or {}
-        for member in roster.members:
-            told = {"MUSTER_FAULTS": scripted[member.name]} if member.name in scripted else {}
-            self.start("miner" if member in roster.miners else "aggregator", member.name, **told)
+        """An aggregator for each operator, and the miners; `faults` by member are scripted ones.
+
+        The first operator leads from the first round on, however long it takes to start: it is started when the miners
+        have joined, and the others when it has closed a round.
+        """
+        first, *others = self.stage.roster.operators
+        miners, scripted = self.stage.roster.miners, faults or {}
+        for miner in miners:
+            self.start("miner", miner.name)
+        self.until(lambda: all(self.has_joined(miner.name) for miner in miners))
+        for operator in (first, *others):
+            told = {"MUSTER_FAULTS": scripted[operator.name]} if operator.name in scripted else {}
+            self.start("aggregator", operator.name, **told)
+            if operator is first:
+                self.until(lambda: bool(self.anchors()))
+        self.until(lambda: all(self.has_joined(f"aggregator-{operator.name}") for operator in others))
+
+    def has_joined(self, label: str) -> bool:
+        """Whether one takes part."""
+        return any(isinstance(event, Joined) for event in self.told(label))
 
     def told(self, label: str) -> list[Event]:
         """All that one has written."""
@@ -186,9 +203,10 @@ class Daemons:
         return self.stage.name_of(hotkey_of(public))
 
 
-def stage_of(folder: Path, operators: int, miners: int, provided: Provision | None = None) -> Stage:
-    """A run laid out for so many; `provided` is where its buckets are, where that is not in folders."""
-    made = template(clock=CLOCK, gauntlet={"score_wait": 0})
+def stage_of(folder: Path, operators: int, miners: int, provided: Provision | None = None, **clock: int) -> Stage:
+    """A run laid out for so many; `provided` is where its buckets are, where that is not in folders, `clock` changes
+    fields of that."""
+    made = template(clock=CLOCK | clock, gauntlet={"score_wait": 0})
     roster = Roster.of(SEED, miners, operators, {})
     parts = None if provided is None else provided.file
     stage = lay_out(folder / "run", write_text(folder / "text"), made, roster, parts)
@@ -237,7 +255,6 @@ def moved(provided: Provision, network: str, hosts: Mapping[str, tuple[str, int]
     """The same buckets, reached at other hosts and ports of a network that is allowed."""
     places = {name: parse_location(text) for name, text in provided.locations.items()}
     locations = {
-        name: str(replace(place, host=hosts[name][0], port=hosts[name][1], tls=False))
-        for name, place in places.items()
+        name: str(replace(place, host=hosts[name][0], port=hosts[name][1], tls=False)) for name, place in places.items()
     }
     return replace(provided, locations=locations, file=provided.file.model_copy(update={"allow": (network,)}))

@@ -18,7 +18,7 @@ from blake3 import blake3
 from s3_proxies import CuttingProxy, http_server, pass_on, tcp_server
 from s3_server import RadosGateway
 
-from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError, StoreUnreachable
 from muster.protocol.storage import Credentials, S3Location, Store, parse_location
 from muster.protocol.storage.network import NetworkBuckets
 from muster.protocol.storage.s3 import S3Store
@@ -179,7 +179,7 @@ class TestKeys:
                 await S3Store(place(address, "bkt")).get("a", max_bytes=1)
 
     async def test_nobody_listens(self) -> None:
-        with pytest.raises(StorageError, match="nothing listens"):
+        with pytest.raises(StoreUnreachable, match="nothing listens"):
             await S3Store(place("127.0.0.1:1", "bkt")).get("a", max_bytes=1)
 
 
@@ -364,7 +364,7 @@ class TestLiars:
                 store.list(deadline=0.5),
                 store.download("a", tmp_path / "target", max_bytes=1, deadline=0.5),
             ):
-                with pytest.raises(StorageError, match=r"deadline of 0\.5 s"):
+                with pytest.raises(StoreUnreachable, match=r"deadline of 0\.5 s"):
                     await call
                 async with asyncio.timeout(10):
                     # On a busy machine a deadline may pass before there is a connection at all.

@@ -78,10 +78,8 @@ def storage_error(action: str, where: str, error: BaseException) -> StorageError
     if code:
         return StorageError(f"cannot {action} in {where}: the service answered {code}")
     text = str(error)
-    for sign, meaning in _SIGNS:
-        if sign in text:
-            return StorageError(f"cannot {action} in {where}: {meaning}")
-    for sign, meaning in _SIGNS_OF_NO_ANSWER:
-        if sign in text:
-            return StoreUnreachable(f"cannot {action} in {where}: {meaning}")
+    for kind, signs in ((StorageError, _SIGNS), (StoreUnreachable, _SIGNS_OF_NO_ANSWER)):
+        for sign, meaning in signs:
+            if sign in text:
+                return kind(f"cannot {action} in {where}: {meaning}")
     return StorageError(f"cannot {action} in {where}: the service's answer makes no sense to the S3 client")

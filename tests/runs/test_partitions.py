@@ -85,16 +85,8 @@ def ledger(daemons: Daemons, name: str, last: int) -> list[Record]:
 
 def audit(daemons: Daemons, net: Network) -> list[str]:
     """The state roots that an audit, made from within the network, finds."""
-    argv = (
-        *net.before("miner-1"),
-        sys.executable,
-        "-P",
-        "-m",
-        "muster",
-        "audit",
-        str(daemons.stage.run.path),
-        "--json",
-    )
+    words = ("audit", str(daemons.stage.run.path), "--json")
+    argv = (*net.before("miner-1"), sys.executable, "-P", "-m", "muster", *words)
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     roots: list[str] = json.loads(done.stdout.splitlines()[-1])["state_roots"]

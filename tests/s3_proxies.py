@@ -55,13 +55,17 @@ async def tcp_server(
 
 
 class CuttingProxy:
-    """Passes bytes on to a TCP port; aborts `cuts` connections that carried more than `up` or `down` bytes."""
+    """Passes bytes on to a TCP port; aborts `cuts` connections that carried more than `up` or `down` bytes, and all of
+    them once they have carried `most` bytes up."""
 
-    def __init__(self, port: int, *, up: int | None = None, down: int | None = None, cuts: int = 1) -> None:
+    def __init__(
+        self, port: int, *, up: int | None = None, down: int | None = None, cuts: int = 1, most: int | None = None
+    ) -> None:
         self._port = port
         self._up = up
         self._down = down
         self._cuts_left = cuts
+        self._most = most
         self.cuts = 0
         self.bytes_up = 0
         self.bytes_down = 0
@@ -93,6 +97,9 @@ class CuttingProxy:
             passed += len(block)
             if limit is not None and passed > limit and self._cuts_left:
                 self._cuts_left -= 1
+                self.cuts += 1
+                return
+            if is_up and self._most is not None and self.bytes_up + len(block) > self._most:
                 self.cuts += 1
                 return
             self.bytes_up += len(block) if is_up else 0

@@ -12,7 +12,7 @@ from muster.protocol import ledger, paths
 from muster.protocol.errors import LedgerError, StorageError
 
 KEPT_CHECKPOINTS = 2
-"""The newest ones, and every bundle from the older one's round on (docs/protocol.md §9.1, "Kept")."""
+"""The newest ones, and every bundle from the older one's round on (docs/protocol.md §1, "Kept")."""
 
 MAX_LISTED = 10_000
 """Objects of checkpoints that are looked at in a bucket."""

@@ -24,7 +24,14 @@ PROBE_SECONDS = 10.0
 """An answer to a small request takes no longer; less than a block of Bittensor."""
 
 PAUSE_SECONDS = 2.0
-"""Between two of them."""
+"""Before it is asked whether it answers, and between two such requests."""
+
+LONGEST_PAUSE = 120.0
+"""Each time that it is silent again soon after it has answered, the pause is twice as long, up to this: who answers
+small requests only, on purpose too, holds others up for a fifth of the time at most."""
+
+SOON = 4
+"""Times the deadline and the pause: so long after it was silent last, it begins anew."""
 
 
 class BreakerStore(ForwardingStore):
@@ -33,27 +40,39 @@ class BreakerStore(ForwardingStore):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._silence = ""
+        self._since = -1e9
+        self._pause = PAUSE_SECONDS
         self._probe: asyncio.Task[None] | None = None
 
     async def _forward(self, operation: str, key: str, deadline: float, call: Callable[[float], Awaitable[T]]) -> T:
         if self._silence:
             if self._probe is None or self._probe.done():
-                self._probe = asyncio.create_task(self._ask(key))
+                self._probe = asyncio.create_task(self._ask(operation, key))
             raise StoreUnreachable(f"{self._silence} (it is let alone until it answers)")
         try:
             return await super()._forward(operation, key, deadline, call)
         except StoreUnreachable as error:
             # What has longer is large and may only have been slow, what has less had hardly any time.
-            if PROBE_SECONDS <= deadline <= DEFAULT_DEADLINE:
-                self._silence = str(error)
+            if PROBE_SECONDS <= deadline <= DEFAULT_DEADLINE and not self._silence:
+                self._trip(str(error))
             raise
 
-    async def _ask(self, key: str) -> None:
+    def _trip(self, why: str) -> None:
+        now = asyncio.get_running_loop().time()
+        again = now - self._since < SOON * (DEFAULT_DEADLINE + self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE) if again else PAUSE_SECONDS
+        self._silence, self._since = why, now
+
+    async def _ask(self, operation: str, key: str) -> None:
         """Look whether it answers; whoever asks for something next begins another look if it does not."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(PAUSE_SECONDS, self._since + self._pause - loop.time()))
         try:
-            await self._store.head(key, deadline=PROBE_SECONDS)
+            if operation == "list":
+                await self._store.list(key, limit=1, deadline=PROBE_SECONDS)
+            else:
+                await self._store.head(key, deadline=PROBE_SECONDS)
         except StoreUnreachable:
-            await asyncio.sleep(PAUSE_SECONDS)
             return
         except StorageError as error:
             log.debug("a bucket answers again, with a refusal: %s", error)

@@ -47,8 +47,8 @@ def test_the_first_call_waits_and_the_others_fail_at_once() -> None:
         assert loop.time() == pytest.approx(DEFAULT_DEADLINE)
         for _ in range(100):
             await silent(store)
-        await asyncio.sleep(0)
         assert loop.time() == pytest.approx(DEFAULT_DEADLINE)
+        await asyncio.sleep(PAUSE_SECONDS + 1.0)
         assert behind.asked == ["get", "head"], "one looks whether it answers, for all"
         await store.stop()
 
@@ -64,7 +64,7 @@ def test_it_is_asked_again_once_it_answers() -> None:
         await asyncio.sleep(PROBE_SECONDS + PAUSE_SECONDS + 1.0)
         behind.cut = False
         await silent(store)  # nobody has looked since
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE_SECONDS + 0.1)
         await store.put("a", b"1")
         assert await store.get("a", max_bytes=9) == b"1"
         assert behind.asked == ["get", "head", "head", "put", "get"]
@@ -85,9 +85,45 @@ def test_a_refusal_is_an_answer() -> None:
         await silent(store)
         behind.cut = False
         await silent(store)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE_SECONDS + 0.1)
         with pytest.raises(StorageError, match="refused"):
             await store.get("a", max_bytes=9)
+
+    clock.run(play())
+
+
+def test_what_was_listed_is_listed_to_see_whether_it_answers() -> None:
+    async def play() -> None:
+        behind = Swallowing(MemoryStore())
+        store = BreakerStore(behind)
+        for _ in range(2):
+            with pytest.raises(StoreUnreachable):
+                await store.list("no/key/")
+        await asyncio.sleep(PAUSE_SECONDS + PROBE_SECONDS + 0.1)
+        with pytest.raises(StoreUnreachable):
+            await store.list("no/key/")
+        assert behind.asked == ["list", "list"]
+        await store.stop()
+
+    clock.run(play())
+
+
+def test_who_answers_small_requests_only_is_let_alone_for_longer_each_time() -> None:
+    class Halfhearted(Swallowing):
+        async def _forward(self, operation: str, key: str, deadline: float, call: Callable[[float], Awaitable[T]]) -> T:
+            self.cut = operation != "head"
+            return await super()._forward(operation, key, deadline, call)
+
+    async def play() -> None:
+        store, loop = BreakerStore(Halfhearted(MemoryStore())), asyncio.get_running_loop()
+        waited, hour = 0.0, 3600.0
+        while loop.time() < hour:
+            before = loop.time()
+            await silent(store)
+            waited += loop.time() - before
+            await asyncio.sleep(1.0)
+        assert waited < hour / 4
+        await store.stop()
 
     clock.run(play())
 

@@ -87,8 +87,8 @@ class Retention:
         if total > limit and len(old) <= DELETED_AT_ONCE:
             self._context.ailments.fail(
                 WHAT,
-                f"the bundles and checkpoints from round {first} on take more than keep_gb = {limit / GB:g} and are kept "
-                "all the same until a later checkpoint is final; raise keep_gb, and see that there is room",
+                f"the bundles and checkpoints from round {first} on take more than keep_gb = {limit / GB:g} and are "
+                "kept all the same until a later checkpoint is final; raise keep_gb, and see that there is room",
             )
         else:
             self._context.ailments.recover(WHAT)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import identity
 from closed_rounds import good
+from s3_server import RadosGateway
 
 from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets
@@ -16,7 +19,9 @@ from muster.node.telemetry.journal import Journal
 from muster.protocol import ledger, paths
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.virtual import VirtualChain
-from muster.protocol.storage.locations import MemoryBuckets
+from muster.protocol.storage import Buckets, Credentials
+from muster.protocol.storage.locations import DirectoryBuckets, MemoryBuckets
+from muster.protocol.storage.network import NetworkBuckets
 from muster.validator.aggregator.retention import DELETED_AT_ONCE, WHAT, Retention
 
 RUN = bytes(32)
@@ -30,10 +35,10 @@ INTERVAL = EVERY * BUNDLE + SHARD + MANIFEST
 class World:
     """An aggregator's bucket, to which each closed round adds what it names."""
 
-    def __init__(self, limit: int | None, began: int = 0) -> None:
-        self.context = Context(
-            identity("leader"), VirtualChain(ChainGenesis(seed=0)), MemoryBuckets(), "mem:own", Journal(None), in_place
-        )
+    def __init__(self, limit: int | None, began: int = 0, place: str = "mem:own", at: Buckets | None = None) -> None:
+        buckets = at or MemoryBuckets()
+        chain = VirtualChain(ChainGenesis(seed=0))
+        self.context = Context(identity("leader"), chain, buckets, place, Journal(None), in_place)
         self.retention = Retention(self.context, RUN, began, limit)
 
     async def close(self, rounds: range, *, final: bool = True, tidy: bool = True) -> None:
@@ -71,8 +76,23 @@ class World:
         return [noted.event for noted in self.context.journal.noted]
 
 
-async def test_without_room_the_newest_two_checkpoints_and_what_follows_stay() -> None:
-    world = World(limit=1)
+def on_s3(server: RadosGateway) -> World:
+    name = f"kept-{uuid.uuid4().hex}"
+    server.client().create_bucket(Bucket=name)
+    place = f"s3://{server.address}/{name}"
+    return World(limit=1, place=place, at=NetworkBuckets(place, Credentials(*server.user("admin"))))
+
+
+@pytest.mark.parametrize("where", ["memory", "folder", "s3"])
+async def test_without_room_the_newest_two_checkpoints_and_what_follows_stay(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if where == "s3":
+        world = on_s3(request.getfixturevalue("s3_server"))
+    elif where == "folder":
+        world = World(limit=1, place="dir:own", at=DirectoryBuckets(tmp_path, fsync=False))
+    else:
+        world = World(limit=1)
     await world.close(range(19))
     assert await world.checkpoints() == [12, 16]
     assert await world.bundles() == list(range(12, 19))

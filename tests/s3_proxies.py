@@ -75,7 +75,13 @@ class CuttingProxy:
         return tcp_server(self._pass, at=at)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", self._port))
+        try:
+            there, back = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # what is cancelled while it connects leaves its socket open
+            _, back = await opening
+            back.transport.abort()
+            raise
         tasks = [
             asyncio.create_task(self._pump(reader, back, self._up, is_up=True)),
             asyncio.create_task(self._pump(there, writer, self._down, is_up=False)),

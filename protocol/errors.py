@@ -8,6 +8,7 @@
     ├── StorageError       4  the object store failed
     │   ├── ObjectMissing     no such object
     │   ├── ObjectTooLarge    an object exceeds the cap its reader set
+    │   ├── StoreUnreachable  the service does not answer
     │   ├── ObjectDamaged     bytes are not those that a digest names: to be read again, or elsewhere
     │   └── DiskFailed        this machine's own disk does not take something: nobody else's fault
     ├── ChainError         5  the chain refused or could not be reached
@@ -86,6 +87,12 @@ class ObjectTooLarge(StorageError):
     """An object is larger than the cap its reader set; nothing of it was kept."""
 
     code = "storage.too_large"
+
+
+class StoreUnreachable(StorageError):
+    """The service gave no answer: there is no connection to it, or nothing came within the deadline."""
+
+    code = "storage.unreachable"
 
 
 class ObjectDamaged(StorageError):

@@ -12,24 +12,29 @@ def hello(run_id: bytes) -> str:
     return f"{run_id.hex()}/hello"
 
 
+def submissions(run_id: bytes) -> str:
+    """Prefix of all that a miner shows; after it comes the round."""
+    return f"{run_id.hex()}/submissions/"
+
+
 def head(run_id: bytes, round_: int) -> str:
     """The head of a peer's submission, which the seal lists."""
-    return f"{run_id.hex()}/submissions/{round_:08d}.head"
+    return f"{submissions(run_id)}{round_:08d}.head"
 
 
 def payload(run_id: bytes, round_: int) -> str:
     """The ciphertext that a peer's head commits to."""
-    return f"{run_id.hex()}/submissions/{round_:08d}.sub"
+    return f"{submissions(run_id)}{round_:08d}.sub"
 
 
 def key(run_id: bytes, round_: int) -> str:
     """A peer's key, published after the seal."""
-    return f"{run_id.hex()}/submissions/{round_:08d}.key"
+    return f"{submissions(run_id)}{round_:08d}.key"
 
 
 def answered(run_id: bytes, round_: int) -> str:
     """The seal that a peer's key answers, as it read it."""
-    return f"{run_id.hex()}/submissions/{round_:08d}.seal"
+    return f"{submissions(run_id)}{round_:08d}.seal"
 
 
 def seals(run_id: bytes, round_: int) -> str:
@@ -62,9 +67,14 @@ def made(run_id: bytes, round_: int, parent: bytes) -> str:
     return f"{run_id.hex()}/records/{round_:08d}.{_short(parent)}.made"
 
 
+def bundles(run_id: bytes) -> str:
+    """Prefix of all bundles; after it comes the round."""
+    return f"{run_id.hex()}/bundles/"
+
+
 def bundle(run_id: bytes, round_: int, digest: bytes) -> str:
     """The accepted submissions with their keys, by the digest of their record."""
-    return f"{run_id.hex()}/bundles/{round_:08d}-{_short(digest)}.bin"
+    return f"{bundles(run_id)}{round_:08d}-{_short(digest)}.bin"
 
 
 def score_files(run_id: bytes, round_: int) -> str:
@@ -112,9 +122,14 @@ def amendment(run_id: bytes, number: int) -> str:
     return f"{amendments(run_id)}{number:08d}.amd"
 
 
+def checkpoints(run_id: bytes) -> str:
+    """Prefix of all checkpoints; after it comes the round."""
+    return f"{run_id.hex()}/checkpoints/"
+
+
 def checkpoint(run_id: bytes, round_: int, name: str) -> str:
     """A file of the checkpoint of θ before the record of `round_`; the manifest is written last."""
-    return f"{run_id.hex()}/checkpoints/{round_:08d}/{name}"
+    return f"{checkpoints(run_id)}{round_:08d}/{name}"
 
 
 MANIFEST = "manifest.json"

@@ -21,8 +21,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, N
 
 
 @asynccontextmanager
-async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A server on a loopback port whose connections all end with it; its HOST:PORT.
+async def tcp_server(
+    serve: Serve, tls: ssl.SSLContext | None = None, at: socket.socket | None = None
+) -> AsyncIterator[str]:
+    """A server on a loopback port (or `at` a listening socket) whose connections all end with it; its HOST:PORT.
 
     Raises:
         Exception: what `serve` raised, but for a connection that broke.
@@ -34,7 +36,7 @@ async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
         writers.append(writer)
         tasks.append(asyncio.create_task(serve(reader, writer)))
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = at or socket.create_server(("127.0.0.1", 0))
     server = await asyncio.start_server(accept, sock=listener, ssl=tls)
     try:
         yield name(listener)
@@ -53,23 +55,33 @@ async def tcp_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 
 class CuttingProxy:
-    """Passes bytes on to a TCP port; aborts `cuts` connections that carried more than `up` or `down` bytes."""
+    """Passes bytes on to a TCP port; aborts `cuts` connections that carried more than `up` or `down` bytes, and all of
+    them once they have carried `most` bytes up."""
 
-    def __init__(self, port: int, *, up: int | None = None, down: int | None = None, cuts: int = 1) -> None:
+    def __init__(
+        self, port: int, *, up: int | None = None, down: int | None = None, cuts: int = 1, most: int | None = None
+    ) -> None:
         self._port = port
         self._up = up
         self._down = down
         self._cuts_left = cuts
+        self._most = most
         self.cuts = 0
         self.bytes_up = 0
         self.bytes_down = 0
 
-    def running(self) -> AbstractAsyncContextManager[str]:
-        """Listen on a loopback port while inside; its HOST:PORT."""
-        return tcp_server(self._pass)
+    def running(self, at: socket.socket | None = None) -> AbstractAsyncContextManager[str]:
+        """Listen on a loopback port, or `at` a listening socket, while inside; its HOST:PORT."""
+        return tcp_server(self._pass, at=at)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", self._port))
+        try:
+            there, back = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # what is cancelled while it connects leaves its socket open
+            _, back = await opening
+            back.transport.abort()
+            raise
         tasks = [
             asyncio.create_task(self._pump(reader, back, self._up, is_up=True)),
             asyncio.create_task(self._pump(there, writer, self._down, is_up=False)),
@@ -91,6 +103,9 @@ class CuttingProxy:
             passed += len(block)
             if limit is not None and passed > limit and self._cuts_left:
                 self._cuts_left -= 1
+                self.cuts += 1
+                return
+            if is_up and self._most is not None and self.bytes_up + len(block) > self._most:
                 self.cuts += 1
                 return
             self.bytes_up += len(block) if is_up else 0

@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from muster.audit.beside import Beside
 from muster.audit.evidence import Evidence, Found
+from muster.audit.kept import Kept
 from muster.audit.losses import Losses
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
@@ -21,7 +22,7 @@ from muster.audit.weights import ShownWeights
 from muster.node.replica import Replica
 from muster.node.replica.checkpoint import Shard
 from muster.protocol import ledger, paths
-from muster.protocol.errors import LedgerError, StorageError
+from muster.protocol.errors import LedgerError, ObjectMissing, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.wire import Kind, Record
@@ -47,6 +48,7 @@ class Replay:
         self._standing = standing
         self._evidence = evidence
         self._beside = Beside(evidence, faults)
+        self._kept = Kept(evidence, faults)
         self._scores = scores
         self._weights = weights
         self._losses = losses
@@ -79,6 +81,7 @@ class Replay:
             round_ = round_ + 1 if there else self._evidence.proven_by.after(round_)
         if self._report.closed:
             self._tell_beyond(round_, await self._evidence.beyond(round_))
+        self._kept.tell()
 
     def _tell_unproven(self, round_: int) -> None:
         """Of a row of records that are judged by their rules alone, the first is named."""
@@ -119,7 +122,7 @@ class Replay:
         resumed = False
         if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
             assert tip is not None
-            standing.replica = await find_theta(self._evidence, self._faults, tip, record)
+            standing.replica = await self._theta(tip, record)
             resumed = standing.replica is not None
         applied = None if tip is None else await self._judged(found, tip, standing.replica)
         if applied is None or tip is None:
@@ -161,10 +164,29 @@ class Replay:
         with self._faults.noting(paths.record(self._run_id, round_, digest), round_):
             size = self._evidence.bundle_size(record, self._standing.tip)
         if size is not None:
-            with self._faults.noting(paths.bundle(self._run_id, round_, digest), round_):
-                bundle = await self._evidence.bundle(record, digest, size)
+            bundle = await self._bundle(record, digest, size)
         await self._check_heads(record, record.leader if seal is None else seal[0].leader)
         return Found(record, digest, seal, bundle, await self._evidence.updates(digest))
+
+    async def _bundle(self, record: Record, digest: bytes, size: int) -> bytes | None:
+        """A record's bundle; None where it is not to be had, and a fault where it has to be."""
+        with self._faults.noting(paths.bundle(self._run_id, record.round, digest), record.round):
+            try:
+                return await self._evidence.bundle(record, digest, size)
+            except ObjectMissing:
+                if not await self._kept.may_lack(record.round):
+                    raise
+        return None
+
+    async def _theta(self, tip: Tip, record: Record) -> Replica | None:
+        """θ from the checkpoint that a record pins; None where it is not to be had, and a fault where it has to be."""
+        with self._faults.noting(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), tip.round):
+            try:
+                return await self._evidence.checkpoint(tip, record)
+            except ObjectMissing:
+                if not await self._kept.may_lack(record.round):
+                    raise
+        return None
 
     async def _check_heads(self, record: Record, sealed_by: bytes) -> None:
         """What lies beside the seal; of one of several aggregators it may be gone with its bucket: no fault."""
@@ -207,10 +229,15 @@ class Replay:
 
         shards = [await asyncio.to_thread(remade, shard) for shard in replica.shards()]
         manifest = await asyncio.to_thread(replica.manifest, tip.round, ledger.tip_info(tip), shards)
-        key = paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST)
+        key, there = paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), True
         with self._faults.noting(key, tip.round):
-            await self._evidence.check_same(key, len(manifest), lambda data: data == manifest)
-        for shard in shards:
+            try:
+                await self._evidence.check_same(key, len(manifest), lambda data: data == manifest)
+            except ObjectMissing:
+                there = not await self._kept.may_lack(tip.round)
+                if there:
+                    raise
+        for shard in shards if there else ():
             await self._check_shard(tip, shard)
         with self._faults.noting(paths.record(tip.run_id, tip.round, digest), tip.round):
             if manifest_digest(manifest) != record.checkpoint:

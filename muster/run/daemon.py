@@ -21,6 +21,7 @@ import torch
 import uvloop
 
 from muster.node.amendments import watch_amendments
+from muster.node.breaker import BreakerBuckets
 from muster.node.compute import CPU, Compute, Machine, choose
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
@@ -130,7 +131,8 @@ async def _take_part(
     opened = run.buckets(location, credentials, config.allow)
     check_bootstrap(location, config.bootstrap)
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
-    buckets = MeteredBuckets(WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments))
+    watched = WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments)
+    buckets = MeteredBuckets(BreakerBuckets(watched, location))
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     context = Context(
         identity,
@@ -259,7 +261,7 @@ async def _participant(
         from muster.validator.aggregator.aggregator import Aggregator  # noqa: PLC0415 - the other roles do without
 
         spool, signed = await asyncio.to_thread(_spool, state, role), state / "signed" / tip.run_id.hex()
-        return Aggregator(context, tip, replica, rounds, spool, signed)
+        return Aggregator(context, tip, replica, rounds, spool, signed, config.keep_bytes)
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here

@@ -80,6 +80,8 @@ class NodeConfig(BaseSettings):
     """Make activations again in the backward pass instead of keeping them: less memory, a third more work."""
     save_every: int = Field(default=1, ge=1)
     """Rounds from one writing of a miner's error feedback and moments to the next; killed, it loses those since."""
+    keep_gb: float = Field(default=100.0, gt=0.0)
+    """GB of bundles and checkpoints that an aggregator keeps: above, the oldest go; those of two checkpoints stay."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`."""
     service: str = "127.0.0.1:0"
@@ -88,6 +90,11 @@ class NodeConfig(BaseSettings):
     """Your own way to the run's chain: endpoints with commas, or `sqlite:FILE`."""
     allow: Annotated[str, Unset("none")] = ""
     """Private addresses that may be connected to, with commas: `HOST`, `HOST:PORT`, networks such as `10.0.0.0/8`."""
+
+    @property
+    def keep_bytes(self) -> int:
+        """What an aggregator may keep."""
+        return int(self.keep_gb * 10**9)
 
     @property
     def wished(self) -> Wished:

@@ -144,8 +144,8 @@ class Supervisor:
     """Keeps children running; see the module's docstring for use.
 
     A child that ends with status 0 has finished. With a status of `PERSON_MUST_ACT`, or after more crashes
-    than `policy` allows, the block is left with RunFailed. SIGINT or SIGTERM leaves it with SystemExit 130
-    or 143; a second one, or one while children are being stopped, kills them at once.
+    than `policy` allows, the block is left with RunFailed. SIGINT, SIGTERM or SIGHUP leaves it with SystemExit 130,
+    143 or 129; a second one, or one while children are being stopped, kills them at once.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         grace: float = DEFAULT_GRACE,
         act_statuses: frozenset[int] = PERSON_MUST_ACT,
-        signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM),
+        signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
         clock: Callable[[], float] = time.monotonic,
         spawn: Spawn = execute,
     ) -> None:
@@ -165,6 +165,7 @@ class Supervisor:
         self._grace = grace
         self._act_statuses = act_statuses
         self._signals = signals
+        self._heard: tuple[signal.Signals, ...] = ()
         self._clock = clock
         self._begin = spawn
         self._children: dict[str, _Child] = {}
@@ -177,7 +178,10 @@ class Supervisor:
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         loop = asyncio.get_running_loop()
-        for number in self._signals:
+        # Under nohup SIGHUP is meant to do nothing.
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._heard = tuple(number for number in self._signals if number is not signal.SIGHUP or not ignored)
+        for number in self._heard:
             loop.add_signal_handler(number, self._on_signal, number)
         self._watch = self._group.create_task(self._watch_signals(), name="signals")
         return self
@@ -204,7 +208,7 @@ class Supervisor:
         except BaseExceptionGroup as group:
             failures = group.exceptions
         finally:
-            for number in self._signals:
+            for number in self._heard:
                 asyncio.get_running_loop().remove_signal_handler(number)
         if self._signal is not None:
             raise SystemExit(128 + self._signal) from None

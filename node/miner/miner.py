@@ -27,6 +27,7 @@ from muster.node.miner.engine import Engine, RoundLost
 from muster.node.miner.memory import Memory
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
 from muster.node.miner.state import Made, MinerState
+from muster.node.miner.tidying import forget_submissions
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
@@ -112,8 +113,9 @@ class Miner(Follower):
         return Duty.MINE
 
     def begin(self, errands: Errands) -> None:
-        """See beside the round what is made of the earlier ones' work."""
+        """See beside the round what is made of the earlier ones' work, and forget what nobody asks for any more."""
         errands.start(self._earnings.look(self._tip))
+        errands.start(forget_submissions(self.context, self._tip))
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:

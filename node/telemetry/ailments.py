@@ -59,5 +59,5 @@ class Ailments:
         with self._lock:
             ailed = self._problems.pop(what, None) is not None
         if ailed:
-            log.info("%s can be written again", what)
+            log.info("%s: well again", what)
             self._note(events.Recovered(what=what))

@@ -18,7 +18,7 @@ import obstore
 from obstore.store import HTTPStore
 from obstore.store import S3Store as S3Client
 
-from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError, StoreUnreachable
 from muster.protocol.storage.base import DEFAULT_DEADLINE, ObjectInfo, Store, check_key
 from muster.protocol.storage.files import IncomingFile
 from muster.protocol.storage.relay import Door
@@ -157,10 +157,12 @@ class RemoteStore(Store):
                 with self._door.expecting(size) if self._door else nullcontext():
                     return await work()
         except TimeoutError as error:
-            raise StorageError(f"could not {action} in {self._shown} within the deadline of {deadline:g} s") from error
+            raise StoreUnreachable(
+                f"could not {action} in {self._shown} within the deadline of {deadline:g} s"
+            ) from error
         except FAILURES as error:
             if self._door and self._door.refusal and not service_code(error):
-                raise StorageError(f"cannot {action} in {self._shown}: {self._door.refusal}") from error
+                raise StoreUnreachable(f"cannot {action} in {self._shown}: {self._door.refusal}") from error
             raise storage_error(action, self._shown, error) from error
 
 

@@ -6,7 +6,7 @@ import re
 
 from obstore.exceptions import BaseError
 
-from muster.protocol.errors import ObjectMissing, StorageError
+from muster.protocol.errors import ObjectMissing, StorageError, StoreUnreachable
 
 FAILURES = (BaseError, FileNotFoundError, ValueError)
 """Everything the S3 client raises by design; its texts may hold what a stranger's server said."""
@@ -42,17 +42,20 @@ _STATUS_MEANING = {
 _SIGNS = (
     ("invalid path", "an object there has a name that no store of ours gives; remove it"),
     ("edirect", "the service sends us elsewhere; correct the location's host or region"),
+    ("ertificate", "the service's TLS certificate is not trusted by this machine"),
+    ("InvalidContentType", "the service does not speak TLS there; add tls=off to the location if that is meant"),
+    ("ContentLengthMissing", "the service does not say how large the object is"),
+    ("MissingContentLength", "the service does not say how large the object is"),
+    ("body error", "the connection broke while the object was read"),
+)
+
+_SIGNS_OF_NO_ANSWER = (
     ("ConnectionRefused", "nothing listens at that address; check host and port, and that the service runs"),
     ("dns error", "the host is not known; check its spelling and this machine's name resolution"),
     ("failed to lookup", "the host is not known; check its spelling and this machine's name resolution"),
-    ("ertificate", "the service's TLS certificate is not trusted by this machine"),
-    ("InvalidContentType", "the service does not speak TLS there; add tls=off to the location if that is meant"),
     ("TimedOut", "the service did not answer in time"),
     ("operation timed out", "the service did not answer in time"),
-    ("ContentLengthMissing", "the service does not say how large the object is"),
-    ("MissingContentLength", "the service does not say how large the object is"),
     ("error sending request", "no connection to the service; check the network and the location"),
-    ("body error", "the connection broke while the object was read"),
 )
 
 
@@ -75,7 +78,8 @@ def storage_error(action: str, where: str, error: BaseException) -> StorageError
     if code:
         return StorageError(f"cannot {action} in {where}: the service answered {code}")
     text = str(error)
-    for sign, meaning in _SIGNS:
-        if sign in text:
-            return StorageError(f"cannot {action} in {where}: {meaning}")
+    for kind, signs in ((StorageError, _SIGNS), (StoreUnreachable, _SIGNS_OF_NO_ANSWER)):
+        for sign, meaning in signs:
+            if sign in text:
+                return kind(f"cannot {action} in {where}: {meaning}")
     return StorageError(f"cannot {action} in {where}: the service's answer makes no sense to the S3 client")

@@ -1,8 +1,7 @@
 """Buckets of any S3-compatible service, so that strangers can exchange gigabytes without servers of their own.
 
-Reading is `RemoteStore`; writing and listing are here. Large bodies go up in parts: a connection that is cut
-costs the part it carried. When an upload fails for good its parts are aborted; those of a process that dies stay
-until the bucket's lifecycle rule for incomplete uploads removes them.
+Reading is `RemoteStore`; writing and listing are here. Large bodies go up in parts (`admin.uploads`): a connection that
+is cut costs the part it carried, and an upload that failed is gone on with where it stopped, by a later life too.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,15 +29,16 @@ from muster.protocol.storage.s3_location import Credentials, S3Location
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
+    from muster.protocol.storage.admin.uploads import Uploads
+
 _log = logging.getLogger(__name__)
 
 PART = 8 << 20
 """Bytes of one part of a large upload."""
 _MAX_PARTS = 9_000
 """A service takes 10,000 parts of one object: larger objects get larger parts."""
-_PARTS_AT_ONCE = 4
 _UPLOADS_AT_ONCE = 1
-"""Large ones: 32 MiB of parts are on their way, and more connections would only share the same line."""
+"""Large ones: some parts are on their way, and more connections would only share the same line."""
 
 RETRIES: RetryConfig = {
     "max_retries": 4,
@@ -86,7 +86,9 @@ class S3Store(RemoteStore):
         self._reader = reader
         self._writer = _client(location, pair, {**options, "timeout": _PART_TIMEOUT})
         self._conditional = True
-        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._place, self._pair, self._roots = location, pair, roots
+        self._turn = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._parts: Uploads | None = None
 
     async def put(self, key: str, data: bytes, *, deadline: float = DEFAULT_DEADLINE) -> None:
         """Store `data`, in parts if it is large."""
@@ -178,20 +180,23 @@ class S3Store(RemoteStore):
         await self._run(f"delete {key}", deadline, 0, lambda: obstore.delete_async(self._writer, key))
 
     async def _send(self, action: str, key: str, body: bytes | Path, size: int, deadline: float) -> None:
-        large = size > PART
-
         async def send() -> None:
-            async with self._uploads if large else nullcontext():
-                await obstore.put_async(
-                    self._writer,
-                    key,
-                    body,
-                    use_multipart=large,
-                    chunk_size=max(PART, -(-size // _MAX_PARTS)),
-                    max_concurrency=_PARTS_AT_ONCE,
-                )
+            if size <= PART:
+                await obstore.put_async(self._writer, key, body, use_multipart=False)
+                return
+            async with self._turn:
+                if self._parts is None:
+                    self._parts = await asyncio.to_thread(_uploads, self._place, self._pair, self._roots)
+                await self._parts.send(key, body, size, max(PART, -(-size // _MAX_PARTS)))
 
         await self._run(action, deadline, 0, send)
+
+
+def _uploads(location: S3Location, pair: Credentials | None, roots: bytes | None) -> Uploads:
+    """Its client takes half a second to load, and small objects do without."""
+    from muster.protocol.storage.admin.uploads import Uploads  # noqa: PLC0415
+
+    return Uploads(location, pair, roots)
 
 
 def client_options(tls: bool, door: Door | None, roots: bytes | None) -> ClientConfig:

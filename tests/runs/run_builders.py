@@ -24,6 +24,7 @@ from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import layout_of
 from muster.protocol.storage import Store
 from muster.protocol.wire import Opening, Record, ScoreFile, Seal
+from muster.run.file import RunFile
 from muster.run.folder import RunDirectory, create
 from muster.testnet.roster import Member, Roster
 
@@ -113,9 +114,9 @@ class MakeStage(Protocol):
     ) -> Stage: ...
 
 
-def lay_out(path: Path, texts: list[Path], made: Template, roster: Roster) -> Stage:
-    """The folder of a run, as the testnet makes it."""
-    run = create(path, made, roster, texts, block_seconds=0.25)
+def lay_out(path: Path, texts: list[Path], made: Template, roster: Roster, parts: RunFile | None = None) -> Stage:
+    """The folder of a run, as the testnet makes it; `parts` says where what is not local is."""
+    run = create(path, made, roster, texts, 0.25, parts)
     return Stage(run, roster, TextReader.open(run.data, run.history.genesis.data.manifest))
 
 

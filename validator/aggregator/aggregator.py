@@ -31,6 +31,7 @@ from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.leading import Leading
 from muster.validator.aggregator.mirroring import mirror
 from muster.validator.aggregator.recording import Recording
+from muster.validator.aggregator.retention import Retention
 from muster.validator.aggregator.sealing import Sealing
 from muster.validator.aggregator.signed import Signed
 from muster.validator.aggregator.steering import Steering
@@ -54,7 +55,8 @@ class _Open:
 class Aggregator(Follower):
     """One aggregator. `rounds` is after how many outer steps' rounds it closes the run when it leads (None: never);
     large payloads wait in the folder `spool` (None: where the system keeps temporary files); in the folder `signed` it
-    writes down what it signs (None: nowhere but in its bucket)."""
+    writes down what it signs (None: nowhere but in its bucket); `keep` is how many bytes of bundles and checkpoints its
+    bucket may hold (None: any number)."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Aggregator(Follower):
         rounds: int | None,
         spool: Path | None = None,
         signed: Path | None = None,
+        keep: int | None = None,
     ) -> None:
         super().__init__(context, tip, replica)
         self._rounds = rounds
@@ -72,6 +75,7 @@ class Aggregator(Follower):
         self._steering = Steering(context)
         self._disputes = Disputes(context)
         self._twice = Twice(context, tip.run_id)
+        self._retention = Retention(context, tip.run_id, tip.round, keep)
         self._reader = Reader(context.chain, context.directory, self._twice.saw)
         self._round: _Open | None = None
         self._failing_since: int | None = None
@@ -107,6 +111,7 @@ class Aggregator(Follower):
     def begin(self, errands: Errands) -> None:
         """The round begins with nothing taken in."""
         self._twice.look(self._tip, errands)
+        errands.start(self._retention.tidy())
         self._round = _Open(
             Leading(
                 self.context,
@@ -219,7 +224,10 @@ class Aggregator(Follower):
             await chain.commit(self.context.identity, self.context.committed, anchor)
 
     async def finalise(self, round_: int) -> None:
-        """Let go of undo logs; what the round's submissions took goes back to the system."""
+        """Let go of undo logs, and of what there is no room for; what the submissions took goes back to the system."""
+        for step in self._steps:
+            if step.before.round <= round_:
+                self._retention.final(step.applied.record)
         await super().finalise(round_)
         await self.context.offload(give_back)
 

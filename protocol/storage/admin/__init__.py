@@ -1,8 +1,8 @@
 """Making, guarding and checking buckets: what an operator does with keys that no participant of a run holds.
 
-Everything here blocks (boto3): from a task, call it in a thread. Nothing else in Muster imports boto3, and the
-rest of `muster.protocol.storage` does not import this package. boto3 takes half a second to load: what this package
-exports is loaded when it is first asked for (PEP 562).
+Everything here blocks (boto3): from a task, call it in a thread. Nothing else in Muster imports boto3; of the rest of
+`muster.protocol.storage` only large uploads use this package (`uploads`, which waits in threads of its own). boto3
+takes half a second to load: what this package exports is loaded when it is first asked for (PEP 562).
 """
 
 from __future__ import annotations

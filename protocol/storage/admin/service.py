@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as NoConnection
 
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import StorageError, StoreUnreachable
 from muster.protocol.storage.s3_location import Credentials, S3Location, WebLocation, parse_location
 
 _CONNECT_S = 5
@@ -56,9 +56,12 @@ class Refused(StorageError):
 
 
 class Service:
-    """The S3 API at a location's host with `credentials`; without them requests are not signed."""
+    """The S3 API at a location's host with `credentials`; without them requests are not signed.
 
-    def __init__(self, location: S3Location, credentials: Credentials | None) -> None:
+    `roots` is a file of certificates (PEM) to trust in place of the system's.
+    """
+
+    def __init__(self, location: S3Location, credentials: Credentials | None, roots: str | None = None) -> None:
         config = Config(
             signature_version="s3v4" if credentials else UNSIGNED,
             # Checksum trailers are refused by many services that are not Amazon's.
@@ -79,6 +82,7 @@ class Service:
                 aws_access_key_id=credentials.access if credentials else None,
                 aws_secret_access_key=credentials.secret if credentials else None,
                 config=config,
+                verify=roots,
             )
 
     @contextmanager
@@ -105,7 +109,7 @@ def explained(action: str, where: str) -> Iterator[None]:
             f"cannot {action} at {where}: no trusted TLS there; check the certificate, or add tls=off if that is meant"
         ) from error
     except (NoConnection, HTTPClientError) as error:
-        raise StorageError(
+        raise StoreUnreachable(
             f"cannot {action} at {where}: no answer; check host and port, and that the service runs"
         ) from error
     except BotoCoreError as error:

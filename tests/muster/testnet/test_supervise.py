@@ -304,8 +304,8 @@ die_with_parent(supervisor_pid(os.environ))
 """
 
 
-async def supervisor_process(code: str, exchange: Exchange, log: Path) -> asyncio.subprocess.Process:
-    arguments = (sys.executable, "-c", SUPERVISE, code, str(exchange.path), str(log))
+async def supervisor_process(code: str, exchange: Exchange, log: Path, *under: str) -> asyncio.subprocess.Process:
+    arguments = (*under, sys.executable, "-c", SUPERVISE, code, str(exchange.path), str(log))
     return await asyncio.create_subprocess_exec(*arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
@@ -328,7 +328,7 @@ async def test_a_child_whose_supervisor_is_gone_does_not_start(tmp_path: Path) -
     assert b"RunFailed: the supervisor (pid 1) is gone" in stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 async def test_a_signal_stops_all_and_shows_in_the_status(
     number: signal.Signals, status: int, tmp_path: Path, exchange: Exchange
 ) -> None:
@@ -340,6 +340,17 @@ async def test_a_signal_stops_all_and_shows_in_the_status(
     await line.answer()
     assert await line.rest() == "bye"
     assert await asyncio.wait_for(process.wait(), DEADLINE) == status
+
+
+async def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path, exchange: Exchange) -> None:
+    process = await supervisor_process(PATIENT, exchange, tmp_path / "log", "nohup")
+    line = await exchange.next_call()
+    assert await line.read() == "ready"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert await line.read() == "asked"
+    await line.answer()
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == 143
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path, exchange: Exchange) -> None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from s3_proxies import http_server, pass_on, tcp_server
 from s3_server import RadosGateway
 
-from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError, StoreUnreachable
 from muster.protocol.storage import AllowList, Credentials, MeteredBuckets, Store
 from muster.protocol.storage.network import NetworkBuckets
 from muster.protocol.storage.relay import Relay
@@ -224,7 +224,7 @@ class TestStrangers:
         assert 0 < sent < 100 * MB
 
     async def test_a_host_that_is_not_known_or_not_there(self, strangers: NetworkBuckets, names: Names) -> None:
-        with pytest.raises(StorageError, match="does not answer"):
+        with pytest.raises(StoreUnreachable, match="does not answer"):
             await strangers.bucket("s3://peer.test:1/bkt").get("a", max_bytes=1)
         names.answer = []
         with pytest.raises(StorageError, match="not known"):

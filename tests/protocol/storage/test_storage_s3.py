@@ -9,6 +9,7 @@ import random
 import resource
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from blake3 import blake3
 from s3_proxies import CuttingProxy, http_server, pass_on, tcp_server
 from s3_server import RadosGateway
 
-from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError
+from muster.protocol.errors import ObjectMissing, ObjectTooLarge, StorageError, StoreUnreachable
 from muster.protocol.storage import Credentials, S3Location, Store, parse_location
+from muster.protocol.storage.admin import uploads
+from muster.protocol.storage.admin.uploads import PARTS_AT_ONCE
 from muster.protocol.storage.network import NetworkBuckets
-from muster.protocol.storage.s3 import S3Store
+from muster.protocol.storage.s3 import PART, S3Store
 
 CAP = 1 << 20
 MB = 1_000_000
@@ -179,8 +182,116 @@ class TestKeys:
                 await S3Store(place(address, "bkt")).get("a", max_bytes=1)
 
     async def test_nobody_listens(self) -> None:
-        with pytest.raises(StorageError, match="nothing listens"):
+        with pytest.raises(StoreUnreachable, match="nothing listens"):
             await S3Store(place("127.0.0.1:1", "bkt")).get("a", max_bytes=1)
+
+
+class TestUploads:
+    """What a large upload leaves behind when it fails, and what the next one makes of it."""
+
+    SIZE = 6 * PART + MB
+
+    @pytest.fixture
+    def data(self) -> bytes:
+        return random.Random(7).randbytes(self.SIZE)
+
+    def unfinished(self, s3: Any, bucket: str) -> list[str]:
+        return [one["Key"] for one in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+    async def fails(self, server: RadosGateway, bucket: str, data: bytes) -> int:
+        """Send the most of it in vain; the bytes that were sent."""
+        proxy = CuttingProxy(port(server), most=self.SIZE - PART)
+        async with proxy.running() as address:
+            with pytest.raises(StoreUnreachable, match="cannot store big"):
+                await store_at(address, bucket, server).put("big", data, deadline=60)
+        return proxy.bytes_up
+
+    @pytest.mark.parametrize("as_file", [False, True], ids=["bytes", "file"])
+    async def test_the_next_life_sends_what_is_missing(
+        self, s3_server: RadosGateway, s3: Any, bucket: str, data: bytes, tmp_path: Path, as_file: bool
+    ) -> None:
+        sent = await self.fails(s3_server, bucket, data)
+        assert self.unfinished(s3, bucket) == ["big"]
+        proxy, source = CuttingProxy(port(s3_server)), tmp_path / "source"
+        source.write_bytes(data)
+        async with proxy.running() as address:
+            store = store_at(address, bucket, s3_server)
+            await (store.upload("big", source, deadline=60) if as_file else store.put("big", data, deadline=60))
+        # All connections were cut at once: each has lost the part that it carried, at most.
+        assert sent + proxy.bytes_up < self.SIZE + PARTS_AT_ONCE * PART + MB // 10
+        assert proxy.bytes_up < self.SIZE - PART + MB // 10, "some of it was there"
+        assert await store_at(s3_server.address, bucket, s3_server).get("big", max_bytes=self.SIZE) == data
+        assert self.unfinished(s3, bucket) == []
+
+    async def test_one_connection_at_a_time_loses_one_part_at_most(
+        self, s3_server: RadosGateway, bucket: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "PARTS_AT_ONCE", 1)
+        sent = await self.fails(s3_server, bucket, data)
+        proxy = CuttingProxy(port(s3_server))
+        async with proxy.running() as address:
+            await store_at(address, bucket, s3_server).put("big", data, deadline=60)
+        assert sent + proxy.bytes_up < self.SIZE + PART + MB // 10
+
+    async def test_other_bytes_are_not_mixed_with_those_that_are_there(
+        self, s3_server: RadosGateway, s3: Any, bucket: str, data: bytes
+    ) -> None:
+        await self.fails(s3_server, bucket, data)
+        other = data[:PART] + data[PART:].swapcase()
+        store = store_at(s3_server.address, bucket, s3_server)
+        await store.put("big", other, deadline=60)
+        assert await store.get("big", max_bytes=self.SIZE) == other
+        assert self.unfinished(s3, bucket) == []
+
+    async def test_what_is_abandoned_is_aborted(
+        self, s3_server: RadosGateway, s3: Any, bucket: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.fails(s3_server, bucket, data)
+        store = store_at(s3_server.address, bucket, s3_server)
+        await store.put("later", data, deadline=60)
+        assert self.unfinished(s3, bucket) == ["big"], "it is not old"
+        monkeypatch.setattr(uploads, "ABANDONED", timedelta(hours=-1))
+        await store.put("later-still", data, deadline=60)
+        assert self.unfinished(s3, bucket) == []
+
+    async def test_where_nothing_is_listed_all_of_it_is_sent(
+        self, s3_server: RadosGateway, s3: Any, bucket: str, data: bytes
+    ) -> None:
+        uid = f"blind-{uuid.uuid4().hex[:8]}"
+        s3_server.user(uid)
+        rights = ("s3:PutObject", "s3:GetObject", "s3:AbortMultipartUpload")
+        s3.put_bucket_policy(Bucket=bucket, Policy=policy(uid, bucket, *rights))
+        store = S3Store(place(s3_server.address, bucket), keys_of(s3_server, uid))
+        await store.put("big", data, deadline=60)
+        assert await store.get("big", max_bytes=self.SIZE) == data
+
+    async def test_an_answer_that_is_lost_is_no_failure(
+        self, s3_server: RadosGateway, bucket: str, data: bytes
+    ) -> None:
+        lost = 0
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            nonlocal lost
+            answer = await pass_on(request, s3_server.endpoint)
+            if request.method == "POST" and "uploadId" in request.query and not lost:
+                lost += 1
+                assert request.transport is not None
+                request.transport.abort()
+            return answer
+
+        async with http_server(handler) as address:
+            await store_at(address, bucket, s3_server).put("big", data, deadline=60)
+        assert lost == 1
+        assert await store_at(s3_server.address, bucket, s3_server).get("big", max_bytes=self.SIZE) == data
+
+    async def test_a_network_that_swallows_it_ends_by_the_deadline(self, s3_server: RadosGateway, data: bytes) -> None:
+        async def swallow(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+
+        async with tcp_server(swallow) as address:
+            store = S3Store(place(address, "bkt"), keys_of(s3_server))
+            with pytest.raises(StoreUnreachable, match=r"deadline of 2 s"):
+                await store.put("big", data, deadline=2.0)
 
 
 class TestConditionalPut:
@@ -224,25 +335,13 @@ class TestBrokenConnections:
         async with proxy.running() as address:
             await store_at(address, bucket, s3_server).upload("big", source, deadline=60)
         assert proxy.cuts == 2
-        assert proxy.bytes_up < size + 100 * MB
+        assert proxy.bytes_up < size + 2 * PART + MB
         store = store_at(s3_server.address, bucket, s3_server)
         digest = await store.download("big", target, max_bytes=size, deadline=60)
         assert peak_memory() - before < 150 * MB
         with source.open("rb") as file:
             assert digest == blake3(file.read()).digest()
         assert target.stat().st_size == size
-
-    async def test_an_upload_that_fails_for_good_leaves_nothing(
-        self, s3_server: RadosGateway, s3: Any, bucket: str, tmp_path: Path
-    ) -> None:
-        (tmp_path / "source").write_bytes(bytes(30 * MB))
-        proxy = CuttingProxy(port(s3_server), up=MB, cuts=10**9)
-        async with proxy.running() as address:
-            with pytest.raises(StorageError, match="cannot store"):
-                await store_at(address, bucket, s3_server).upload("big", tmp_path / "source")
-        assert proxy.cuts > 1
-        assert await store_at(s3_server.address, bucket, s3_server).list() == []
-        assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
     async def test_a_download_that_is_cut_goes_on_where_it_stopped(
         self, s3_server: RadosGateway, bucket: str, tmp_path: Path
@@ -364,7 +463,7 @@ class TestLiars:
                 store.list(deadline=0.5),
                 store.download("a", tmp_path / "target", max_bytes=1, deadline=0.5),
             ):
-                with pytest.raises(StorageError, match=r"deadline of 0\.5 s"):
+                with pytest.raises(StoreUnreachable, match=r"deadline of 0\.5 s"):
                     await call
                 async with asyncio.timeout(10):
                     # On a busy machine a deadline may pass before there is a connection at all.

@@ -1,0 +1,84 @@
+"""What need not be there any more: aggregators let go of bundles and checkpoints that are older than two checkpoints.
+
+That is no fault of the run; that a round cannot be replayed is said all the same. What is missing from there on is one.
+"""
+
+from __future__ import annotations
+
+from muster.audit.evidence import Evidence
+from muster.audit.report import FaultLog
+from muster.node.ledger.catch_up import read_pinned
+from muster.protocol import ledger, paths
+from muster.protocol.errors import LedgerError, StorageError
+
+KEPT_CHECKPOINTS = 2
+"""The newest ones, and every bundle from the older one's round on (docs/protocol.md §1, "Kept")."""
+
+MAX_LISTED = 10_000
+"""Objects of checkpoints that are looked at in a bucket."""
+
+
+class Kept:
+    """Tells the one from the other, and at the end what was no longer kept."""
+
+    def __init__(self, evidence: Evidence, faults: FaultLog) -> None:
+        self._evidence = evidence
+        self._faults = faults
+        self._first: int | None = None
+        self._gone: set[int] = set()
+
+    async def may_lack(self, round_: int) -> bool:
+        """Whether nobody has to have the bundle and the checkpoint of this round, which are missing."""
+        if self._first is None:
+            self._first = await self._oldest()
+        if round_ >= self._first:
+            return False
+        self._gone.add(round_)
+        return True
+
+    async def _oldest(self) -> int:
+        """The round of the second newest checkpoint that a record pins and a bucket has; genesis is one, too."""
+        found: list[int] = []
+        for round_ in sorted(await self._shown(), reverse=True):
+            if await self._pinned(round_):
+                found.append(round_)
+                if len(found) == KEPT_CHECKPOINTS:
+                    return found[-1]
+        return 0
+
+    async def _shown(self) -> set[int]:
+        """The rounds of which a bucket has a checkpoint's manifest; a bucket that does not say shows none."""
+        prefix, rounds = paths.checkpoints(self._evidence.run_id), set[int]()
+        for store in self._evidence.stores:
+            try:
+                listed = await store.list(prefix, limit=MAX_LISTED)
+            except StorageError:
+                self._evidence.silent.add(store)
+                continue
+            names = [info.key.removeprefix(prefix).split("/") for info in listed]
+            rounds |= {int(number) for number, *name in names if name == [paths.MANIFEST] and number.isdecimal()}
+        return {round_ for round_ in rounds if round_ <= self._evidence.last}
+
+    async def _pinned(self, round_: int) -> bool:
+        """Whether the round's record pins that very checkpoint."""
+        try:
+            record, _ = await self._evidence.record(round_)
+            if record.checkpoint == ledger.NO_CHECKPOINT:
+                return False
+            await read_pinned(self._evidence.places, self._evidence.tip, record)
+        except (StorageError, LedgerError):
+            return False
+        return True
+
+    def tell(self) -> None:
+        """Say which rounds were passed by for that, once."""
+        if not self._gone:
+            return
+        rounds = sorted(self._gone)
+        which = f"round {rounds[0]}" if len(rounds) == 1 else f"{len(rounds)} rounds from {rounds[0]} to {rounds[-1]}"
+        said = (
+            f"of {which} the bundles or checkpoints are no longer kept, as may be: aggregators keep those from the "
+            f"second newest checkpoint on, that of round {self._first}. These rounds are not replayed, and θ is taken "
+            "from the next checkpoint that a record pins"
+        )
+        self._faults.remark(None, None, said)

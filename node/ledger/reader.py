@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
 from muster.node.ledger.ahead import ROUNDS_AHEAD, Open, ReadAhead
 from muster.node.ledger.ballot import Ballot
-from muster.node.ledger.mirrors import Mirrors, Places, likeliest
+from muster.node.ledger.mirrors import Conduct, Mirrors, Places, likeliest
 from muster.node.ledger.objects import (
     MAX_SEAL_BYTES,
     about,
@@ -113,12 +113,21 @@ async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
 
 class Reader:
     """Reads one run's ledger from its leaders' buckets, as the chain proves it; `saw` gets every seal and record that
-    it reads, as it is."""
+    it reads, as it is, `told` each aggregator (by hotkey) whose bucket is asked last from now on, and why."""
 
-    def __init__(self, chain: Chain, directory: Directory, saw: Callable[[bytes], None] = lambda _data: None) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        directory: Directory,
+        saw: Callable[[bytes], None] = lambda _data: None,
+        told: Callable[[str, str], None] = lambda _owner, _problem: None,
+    ) -> None:
         self._chain = chain
         self._directory = directory
         self._saw = saw
+        self._told = told
+        self._owners: dict[Store, str] = {}
+        self.conduct = Conduct(self._blamed)
         self.lineage = Lineage()
         self.ahead = ReadAhead()
         self.refused: set[Anchor] = set()
@@ -174,7 +183,7 @@ class Reader:
         if not stores:
             return [], []
         final = await self._chain.final()
-        ballot = Ballot(self, tip, Mirrors(tuple(stores.values())))
+        ballot = Ballot(self, tip, self.mirrors(stores.values()))
         votes = await ballot.votes([(members[one.hotkey], one.block, one.anchor) for one in seen])
         settle = tip.spec.clock.turn if len(members) > 1 and not self._chain.remembers else 0
         found = claims(votes, tip.roll, final, self.lineage.turns(tip.round), settle)
@@ -184,7 +193,7 @@ class Reader:
             claim.digest: [stores[one.voter] for one in votes if one.stands == claim.digest and one.voter in stores]
             for claim in found
         }
-        return [Pointer(claim, likeliest(stores.values(), standing[claim.digest])) for claim in found], shown
+        return [Pointer(claim, likeliest(stores.values(), standing[claim.digest], self.conduct)) for claim in found], shown
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
         """The buckets of a tip's list, by public key, of those who have one that can be opened.
@@ -192,7 +201,18 @@ class Reader:
         Raises:
             ChainError: the chain does not say.
         """
-        return await self._directory.stores_of(tip.leaders)
+        found = await self._directory.stores_of(tip.leaders)
+        self._owners = {store: hotkey_of(public) for public, store in found.items()}
+        return found
+
+    def mirrors(self, stores: Iterable[Store]) -> Mirrors:
+        """Buckets to read from, by what is known of them here."""
+        return Mirrors(tuple(stores), self.conduct)
+
+    def _blamed(self, store: Store, problem: str) -> None:
+        owner = self._owners.get(store, "")
+        log.warning("the bucket of %s is asked last for a while: %s", owner or "an aggregator", problem)
+        self._told(owner, problem)
 
     async def newest_anchors(self, tip: Tip) -> list[tuple[bytes, Anchor]]:
         """The newest final anchor of each member of a tip's list that is in touch, those of the lowest rounds first.

@@ -75,7 +75,7 @@ class Session:
     def __init__(self, participant: Participant, chain: Chain, directory: Directory) -> None:
         self._participant = participant
         self._chain = chain
-        self._reader = Reader(chain, directory, participant.saw)
+        self._reader = Reader(chain, directory, participant.saw, self._blamed)
         self._complaint = ""
         self.tentative = Tentative(self._reader, self.complain)
 
@@ -180,6 +180,9 @@ class Session:
         except (StorageError, ChainError) as error:
             self.complain(f"the seal of round {self._participant.tip.round} cannot be looked for: {error}")
             return None
+
+    def _blamed(self, owner: str, problem: str) -> None:
+        self._participant.note(events.BadMirror(owner=owner, problem=problem))
 
     def complain(self, problem: str) -> None:
         """Say what does not work, once for as long as it is the same."""

@@ -6,6 +6,21 @@ signs once in a round and after a parent, by round and parent.
 
 from __future__ import annotations
 
+import re
+
+_ROUND = re.compile(r"[0-9a-f]+/[a-z]+/(\d{8,})[^0-9]")
+
+
+def folder(run_id: bytes, what: str) -> str:
+    """Prefix of everything of a kind, such as `bundles`; names below it begin with a round, in ascending order."""
+    return f"{run_id.hex()}/{what}/"
+
+
+def round_of(key: str) -> int:
+    """The round that the name of an object is of; −1 for one that names none."""
+    found = _ROUND.match(key)
+    return int(found[1]) if found else -1
+
 
 def hello(run_id: bytes) -> str:
     """What a participant says of itself."""

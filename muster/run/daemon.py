@@ -245,7 +245,7 @@ async def _participant(
         from muster.validator.aggregator.aggregator import Aggregator  # noqa: PLC0415 - the other roles do without
 
         spool, signed = await asyncio.to_thread(_spool, state, role), state / "signed" / tip.run_id.hex()
-        return Aggregator(context, tip, replica, rounds, spool, signed)
+        return Aggregator(context, tip, replica, rounds, spool, signed, config.keep)
     text = await asyncio.to_thread(TextReader.open, data, tip.spec.data.manifest)
     if role is Role.VALIDATOR:
         from muster.validator.gauntlet.score_store import ScoreStore  # noqa: PLC0415 - so do they here

@@ -78,6 +78,8 @@ class NodeConfig(BaseSettings):
     """Make activations again in the backward pass instead of keeping them: less memory, a third more work."""
     save_every: int = Field(default=1, ge=1)
     """Rounds from one writing of a miner's error feedback and moments to the next; killed, it loses those since."""
+    keep: int = Field(default=2, ge=0)
+    """Checkpoints from which on an aggregator keeps bundles, checkpoints and scores; 0: all of the run, for ever."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`."""
     service: str = "127.0.0.1:0"

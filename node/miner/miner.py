@@ -21,6 +21,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.retention import forget_submissions
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
@@ -112,8 +113,9 @@ class Miner(Follower):
         return Duty.MINE
 
     def begin(self, errands: Errands) -> None:
-        """See beside the round what is made of the earlier ones' work."""
+        """See beside the round what is made of the earlier ones' work, and let go of what has been decided."""
         errands.start(self._earnings.look(self._tip))
+        errands.start(forget_submissions(self.context.bucket, self._tip))
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from muster.node.context import Context
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.reader import Fetched, FoundSeal, Reader
+from muster.node.ledger.retention import forget_rounds
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round
@@ -54,7 +55,8 @@ class _Open:
 class Aggregator(Follower):
     """One aggregator. `rounds` is after how many outer steps' rounds it closes the run when it leads (None: never);
     large payloads wait in the folder `spool` (None: where the system keeps temporary files); in the folder `signed` it
-    writes down what it signs (None: nowhere but in its bucket)."""
+    writes down what it signs (None: nowhere but in its bucket); it keeps bundles, checkpoints and scores back to the
+    last `keep` checkpoints (0: for ever)."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Aggregator(Follower):
         rounds: int | None,
         spool: Path | None = None,
         signed: Path | None = None,
+        keep: int = 0,
     ) -> None:
         super().__init__(context, tip, replica)
         self._rounds = rounds
@@ -75,6 +78,8 @@ class Aggregator(Follower):
         self._reader = Reader(context.chain, context.directory, self._twice.saw)
         self._round: _Open | None = None
         self._failing_since: int | None = None
+        self._keep = keep
+        self._final = -1
 
     def duty(self) -> Duty:
         """It leads when it is its turn."""
@@ -98,6 +103,8 @@ class Aggregator(Follower):
     def begin(self, errands: Errands) -> None:
         """The round begins with nothing taken in."""
         self._twice.look(self._tip, errands)
+        if self._keep:
+            errands.start(forget_rounds(self.context.bucket, self._tip, self._final, self._keep))
         self._round = _Open(
             Leading(
                 self.context,
@@ -210,6 +217,7 @@ class Aggregator(Follower):
     async def finalise(self, round_: int) -> None:
         """Let go of undo logs; what the round's submissions took goes back to the system."""
         await super().finalise(round_)
+        self._final = max(self._final, round_)
         await self.context.offload(give_back)
 
     async def _patient(self, tip: Tip, error: MusterError) -> bool:

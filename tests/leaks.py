@@ -10,11 +10,9 @@ import asyncio
 import gc
 import os
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 Census = Mapping[str, int]
 
@@ -52,16 +50,30 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def slopes(taken: Sequence[tuple[int, Census]]) -> dict[str, float]:
-    """By how much everything grows a round, by least squares over censuses, each with its round."""
-    rounds = np.array([at for at, _ in taken], float)
-    rounds -= rounds.mean()
-    names = sorted(set[str]().union(*(found for _, found in taken)))
-    counts = np.array([[found.get(name, 0) for name in names] for _, found in taken], float)
-    fitted = rounds @ (counts - counts.mean(axis=0)) / (rounds @ rounds)
-    return dict(zip(names, fitted.tolist(), strict=True))
+class Trend:
+    """By how much everything grows a round, by least squares; it has the size of one census however many it is of."""
 
+    def __init__(self) -> None:
+        self._count = 0
+        self._at = self._square = 0.0
+        self._sum = Counter[str]()
+        self._product = Counter[str]()
 
-def growing(taken: Sequence[tuple[int, Census]], bound: float) -> dict[str, float]:
-    """What grows by more than `bound` a round."""
-    return {name: round(slope, 3) for name, slope in slopes(taken).items() if slope > bound}
+    def add(self, at: int, found: Census) -> None:
+        """The census of a round."""
+        self._count += 1
+        self._at += at
+        self._square += at * at
+        self._sum.update(found)
+        self._product.update({name: at * number for name, number in found.items()})
+
+    def slopes(self) -> dict[str, float]:
+        """All slopes, of two censuses or more."""
+        spread = self._count * self._square - self._at**2
+        return {
+            name: (self._count * self._product[name] - self._at * total) / spread for name, total in self._sum.items()
+        }
+
+    def growing(self, bound: float) -> dict[str, float]:
+        """What grows by more than `bound` a round."""
+        return {name: round(slope, 3) for name, slope in self.slopes().items() if slope > bound}

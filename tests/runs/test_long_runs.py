@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaks import Census, growing, resident, slopes
+from leaks import Census, Trend, resident
 from leaks import census as taken_now
 from nano_stage import BLOCK, NanoStage, Setting
 
@@ -53,8 +53,7 @@ class Observed(Simulator):
 
     def __init__(self, *what: object, **how: object) -> None:
         super().__init__(*what, **how)  # type: ignore[arg-type]
-        self.taken: list[tuple[int, Census]] = []
-        self.memory: list[tuple[int, Census]] = []
+        self.trend = Trend()
 
     async def _drive(self, participants: int) -> None:
         counting = asyncio.create_task(self._count())
@@ -78,12 +77,12 @@ class Observed(Simulator):
             del self.chain._anchors[: -self.shown]
             submission._good_head.cache_clear()
             if seen >= self.first and seen % self.every == 0:
-                self.taken.append((seen, self._now()))
-                self.memory.append((seen, {"bytes": resident()}))
+                self.trend.add(seen, self._now())
 
     def _now(self) -> Census:
         found = taken_now(ignored=BENCH)
         found.update(Counter(self._objects()))
+        found["bytes"] = resident()
         return found
 
     def _objects(self) -> Iterator[str]:
@@ -115,12 +114,14 @@ def played(folder: Path, operators: int, rounds: int, first: int, shown: int = O
 
 def kept(run: Observed, operators: int) -> float:
     """Objects of the ledger that all buckets together get in a round, which is the least and the most."""
-    found = slopes(run.taken)
+    found = run.trend.slopes()
     return sum(found[f"{kind} of mem:operator-{i}"] for kind in LEDGER for i in range(operators))
 
 
-def not_the_ledger(found: Mapping[str, float]) -> dict[str, float]:
-    return {name: slope for name, slope in found.items() if name.partition(" of ")[0] not in LEDGER}
+def grows(run: Observed, bound: float) -> dict[str, float]:
+    """What grows, the ledger and the memory that it takes aside."""
+    found = run.trend.growing(bound)
+    return {name: slope for name, slope in found.items() if name.partition(" of ")[0] not in (*LEDGER, "bytes")}
 
 
 WINDOWS = {
@@ -139,7 +140,7 @@ def test_nothing_grows_by_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for module, name in WINDOWS.items():
         monkeypatch.setattr(module, name, 4)
     run = played(tmp_path, 2, 20, 10, shown=18)
-    assert not_the_ledger(growing(run.taken, 0.4)) == {}
+    assert grows(run, 0.4) == {}
     assert kept(run, 2) == pytest.approx(6.0, abs=0.5), "a seal and a record each, and what their leader keeps beside"
 
 
@@ -159,13 +160,13 @@ def test_a_leak_of_one_number_a_round_is_seen(tmp_path: Path, monkeypatch: pytes
     for module, name in WINDOWS.items():
         monkeypatch.setattr(module, name, 4)
     run = played(tmp_path, 2, 20, 10, shown=18, leader=Leaky)
-    assert list(not_the_ledger(growing(run.taken, 0.4))) == ["muster.leaky.Leaky.hoard"]
+    assert list(grows(run, 0.4)) == ["muster.leaky.Leaky.hoard"]
 
 
 @pytest.mark.night
 def test_a_thousand_rounds_end_as_large_as_they_were_after_the_first_hundred(tmp_path: Path) -> None:
     run = played(tmp_path, 3, 1000, 100, every=7)
-    print(f"{slopes(run.memory)['bytes']:.0f} bytes a round; {dict(growing(run.taken, 0.001))}")
-    assert not_the_ledger(growing(run.taken, 0.01)) == {}
+    print(run.trend.growing(0.001))
+    assert grows(run, 0.01) == {}
     assert kept(run, 3) == pytest.approx(8.0, abs=0.05)
-    assert slopes(run.memory)["bytes"] < BYTES_A_ROUND
+    assert run.trend.slopes()["bytes"] < BYTES_A_ROUND

@@ -79,3 +79,16 @@ async def test_a_thousand_changes_leave_nothing_behind() -> None:
     print(trend.growing(0.001))
     assert grows(trend, 0.01) == {}
     assert trend.slopes()["bytes"] < BYTES_A_CHANGE
+
+
+async def test_a_strangers_door_is_closed_behind_it() -> None:
+    """There are as many ways out as buckets in use, however many there have been."""
+    buckets, host = NetworkBuckets(), "https://93.184.216.34"
+    kept = buckets.bucket(f"{host}/stays")
+    for number in range(4):
+        buckets.bucket(f"{host}/{number}")
+        buckets.forget(f"{host}/{number}")
+    assert buckets.bucket(f"{host}/stays") is kept
+    assert buckets._relay is not None
+    assert len(buckets._relay._doors) == 1
+    await buckets.close()

@@ -23,7 +23,7 @@ SIZED = (dict, list, set, deque)
 def census(ignored: Collection[type] = ()) -> Counter[str]:
     """What there is now; of the `ignored` classes nothing is counted."""
     gc.collect()
-    found = Counter({"tasks": len(asyncio.all_tasks()), "descriptors": len(os.listdir("/proc/self/fd"))})
+    found = Counter({"tasks": len(asyncio.all_tasks()), "descriptors": len([*Path("/proc/self/fd").iterdir()])})
     for one in gc.get_objects():
         kind = type(one)
         if kind in ignored or not kind.__module__.startswith(OURS):

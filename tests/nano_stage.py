@@ -76,7 +76,7 @@ class NanoStage:
         makers: Makers = lambda _: counting_miner,
         stuck: int = STUCK,
     ) -> SimulatedRun:
-        """The run to its closing record, on a clock that jumps; `arrivals`, `absent`, `makers` as `Simulator` takes them.
+        """The run to its closing record, on a clock that jumps; the next three as `Simulator` takes them.
 
         Raises:
             Stuck: it does not end within `stuck` blocks.

@@ -1,4 +1,4 @@
-"""Networks that fall apart: who cannot reach whose bucket, and for whom the chain is late or away, as faults of a script.
+"""Networks that fall apart: who reaches whose bucket, and for whom the chain is late or away, as faults of a script.
 
     Partition((frozenset({"operator-0", "miner-0"}), frozenset({"operator-1", "operator-2"})), 12, 60)
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from muster.lab.faults import Fault
@@ -42,18 +43,17 @@ class Partition:
 
     def faults(self) -> Iterator[Fault]:
         """What befalls whose requests."""
-        span = {"from_block": self.from_block, "until_block": self.until_block}
+        fault = partial(Fault, from_block=self.from_block, until_block=self.until_block)
         for place in sorted(frozenset[str]().union(*self.groups, self.chainless, self.late)):
-            away = [owner for group in self.groups if place not in group for owner in sorted(group)]
-            if not any(place in group for group in self.groups):
-                away = []
+            grouped = any(place in group for group in self.groups)
+            away = [owner for group in self.groups if grouped and place not in group for owner in sorted(group)]
             for who in processes_of(place):
                 for owner in away:
-                    yield Fault(self.cut, "store.*", who=who, owner=owner, **span)
+                    yield fault(self.cut, "store.*", who=who, owner=owner)
                 if place in self.chainless:
-                    yield Fault("error", "chain.*", who=who, **span)
+                    yield fault("error", "chain.*", who=who)
                 elif place in self.late:
-                    yield Fault("slow", "chain.*", who=who, seconds=self.late[place], **span)
+                    yield fault("slow", "chain.*", who=who, seconds=self.late[place])
 
     def majority(self, operators: Sequence[str]) -> frozenset[str]:
         """The group with more than half of the operators who also have the chain; empty where there is none."""

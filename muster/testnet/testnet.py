@@ -166,7 +166,10 @@ class Testnet:
         env = {**STARTING, "MUSTER_DEVICE": self._options.device}
         children = []
         for operator in self._roster.operators:
-            for role, extra in (("aggregator", ("--rounds", str(self._options.rounds), "--keep", "0")), ("validator", ())):
+            for role, extra in (
+                ("aggregator", ("--rounds", str(self._options.rounds), "--keep", "0")),
+                ("validator", ()),
+            ):
                 argv = (*python, "muster", role, "--run", str(run.path), "--name", operator.name, *extra)
                 children.append((f"{role}-{operator.name}", operator.name, argv))
         for miner in self._roster.miners:

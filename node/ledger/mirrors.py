@@ -24,7 +24,7 @@ BULK_HEDGE_SECONDS = 60.0
 """So long of a bundle or a checkpoint's shard, which a good bucket takes a while for."""
 
 BLAMED_SECONDS = 600.0
-"""For so long a bucket that has failed is asked last: it may have been the line, and is not held against it for good."""
+"""For so long a bucket that has failed is asked last; it may have been the line, so it is not for good."""
 
 LACKING_SECONDS = 60.0
 """For so long one that did not have an object is asked after those that had theirs; it may only be behind."""

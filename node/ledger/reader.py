@@ -193,7 +193,9 @@ class Reader:
             claim.digest: [stores[one.voter] for one in votes if one.stands == claim.digest and one.voter in stores]
             for claim in found
         }
-        return [Pointer(claim, likeliest(stores.values(), standing[claim.digest], self.conduct)) for claim in found], shown
+        return [
+            Pointer(claim, likeliest(stores.values(), standing[claim.digest], self.conduct)) for claim in found
+        ], shown
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
         """The buckets of a tip's list, by public key, of those who have one that can be opened.

@@ -1,4 +1,4 @@
-"""What a bucket lets go of, so that a run of any length fits on its disk: what nobody needs any more to go on or to join.
+"""What a bucket lets go of, so that a run of any length fits on its disk: what nobody needs to go on or to join.
 
 A miner's submission is of no use once its round is decided for good: whoever comes late reads the bundle. A bundle or a
 checkpoint is of no use behind the checkpoints that a newcomer may begin at. Records and seals are the ledger, and are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -19,6 +19,9 @@ from muster.protocol.storage import AllowList, MeteredBuckets
 from muster.protocol.storage.network import NetworkBuckets
 
 MOVER, STAYER = identity("alice"), identity("bob")
+Record = Callable[[str, object], None]
+"""Notes a figure in the report of the tests."""
+
 BYTES_A_CHANGE = 2048
 """Of memory, over a thousand changes; it was 300 KB."""
 
@@ -74,9 +77,9 @@ async def test_nothing_grows_by_the_change() -> None:
 
 
 @pytest.mark.slow
-async def test_a_thousand_changes_leave_nothing_behind() -> None:
+async def test_a_thousand_changes_leave_nothing_behind(record_property: Record) -> None:
     trend = await moved(1000, 100)
-    print(trend.growing(0.001))
+    record_property("growth", trend.growing(0.001))
     assert grows(trend, 0.01) == {}
     assert trend.slopes()["bytes"] < BYTES_A_CHANGE
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,9 @@ BENCH = (MemoryStore, _Object, VirtualChain, AnchorSeen, Script, Asked)
 """What the bench remembers all the same."""
 
 
-def played(folder: Path, operators: int, rounds: int, first: int, shown: int = Observed.shown, every: int = 1, **more: Any) -> Observed:
+def played(
+    folder: Path, operators: int, rounds: int, first: int, shown: int = Observed.shown, every: int = 1, **more: Any
+) -> Observed:
     """A run with churn, counted from a round on."""
     stage = NanoStage.lay(Setting("long", CLOCK, 4, operators=operators), folder)
 

@@ -30,7 +30,7 @@ from muster.protocol.wire import Record
 CLOCK = {"min_blocks": 3, "deadline": 8, "reveal": 6, "grace": 3, "seal_age": 2, "evaluate": 3, "term": 2, "anchor": 4}
 CLOCK |= {"turn": 6, "touch": 200}
 FROM, BLOCKS = 16, 90
-"""When a network falls apart, and for how long: two leaders' turns can pass in vain in it, and nobody is out of touch."""
+"""When a network falls apart, and for how long: two turns can pass in vain, and nobody is out of touch."""
 
 ROUNDS = 12
 TOGETHER = 2
@@ -64,7 +64,7 @@ class Watched(Simulator):
             height = self.chain.height
             self.stood[height] = {name: (one.tip.round, one.tip.parent) for name, one in self.participants.items()}
             if height == self._asked_at and not self.said:
-                self.said = {name: "" for name in self.participants}
+                self.said = dict.fromkeys(self.participants, "")
                 await asyncio.gather(*(self._ask(name) for name in self.said if name.startswith("aggregator")))
 
     async def _ask(self, who: str) -> None:

@@ -28,8 +28,8 @@ from muster.node.miner.state import Made
 from muster.protocol import paths, wire
 from muster.protocol.identity import Identity, hotkey_of
 from muster.protocol.storage.memory import MemoryStore
-from muster.protocol.wire import key, proof, record, scores, seal, submission
 from muster.protocol.wire import hello as hellos
+from muster.protocol.wire import key, proof, record, scores, seal, submission
 from muster.protocol.wire.envelope import Type, read_object, write_object
 from muster.protocol.wire.tlv import OPTIONAL
 
@@ -106,9 +106,7 @@ def signed_later(run: SimulatedRun, name: str) -> set[Type]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"), [(Type.HEAD, "unknown_field"), (Type.KEY, "key_unknown_field")]
-)
+@pytest.mark.parametrize(("kind", "reason"), [(Type.HEAD, "unknown_field"), (Type.KEY, "key_unknown_field")])
 def test_a_field_that_nobody_may_ignore_costs_its_peer_the_round_and_nobody_else(
     stage: MakeStage, kind: Type, reason: str
 ) -> None:

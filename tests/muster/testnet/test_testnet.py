@@ -93,7 +93,10 @@ def test_everybody_is_started_once_and_the_run_ends_when_all_have(bench: Bench) 
     assert (bench.folder / "report.html").stat().st_size > 1000
     where = ["--run", str(bench.folder), "--name"]
     for label, program in (
-        ("aggregator-operator-0", ["muster", "aggregator", *where, "operator-0", "--rounds", str(ROUNDS), "--keep", "0"]),
+        (
+            "aggregator-operator-0",
+            ["muster", "aggregator", *where, "operator-0", "--rounds", str(ROUNDS), "--keep", "0"],
+        ),
         ("validator-operator-0", ["muster", "validator", *where, "operator-0"]),
         ("miner-1", ["muster", "miner", *where, "miner-1"]),
         ("silent-0", [testnet.ADVERSARY_PROGRAM, "silent", *where, "silent-0"]),

@@ -191,7 +191,7 @@ async def damaged_world() -> World:
 
 
 def test_a_newcomer_comes_through_a_hundred_rounds_of_which_one_bucket_in_six_has_a_good_copy() -> None:
-    """It reads back to the checkpoint, loads it, and judges every record since; who hangs costs seconds, and is named."""
+    """It reads back to the checkpoint, loads it, and judges every record since; who hangs costs seconds."""
     told: list[str] = []
 
     async def go() -> None:

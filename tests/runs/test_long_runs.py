@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -166,9 +166,11 @@ def test_a_leak_of_one_number_a_round_is_seen(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.night
-def test_a_thousand_rounds_end_as_large_as_they_were_after_the_first_hundred(tmp_path: Path) -> None:
+def test_a_thousand_rounds_end_as_large_as_they_were_after_the_first_hundred(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     run = played(tmp_path, 3, 1000, 100, every=7)
-    print(run.trend.growing(0.001))
+    record_property("growth", run.trend.growing(0.001))
     assert grows(run, 0.01) == {}
     assert kept(run, 3) == pytest.approx(8.0, abs=0.05)
     assert run.trend.slopes()["bytes"] < BYTES_A_ROUND

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from muster.node.pointed import open_committed
+from muster.node.pointed import locations, open_committed
 from muster.protocol.chain.base import Chain, Peer, Snapshot
 from muster.protocol.errors import StorageError
 from muster.protocol.identity import hotkey_of, public_of
@@ -19,7 +19,8 @@ class Directory:
 
     Who is not registered, has committed no location, or one that cannot be opened has no store: to every caller that
     is one and the same, a peer whose objects are not to be had now. It may commit another location at any block, so
-    nothing is remembered but, one location a hotkey, what was opened and what was complained about last.
+    nothing is remembered but, one location a hotkey, what was opened and what was complained about last; buckets where
+    nobody is any more are let go of.
     """
 
     def __init__(self, chain: Chain, buckets: Buckets, run_id: bytes = b"") -> None:
@@ -39,7 +40,9 @@ class Directory:
         Raises:
             ChainError: the chain does not say.
         """
-        return await self._chain.snapshot()
+        snapshot = await self._chain.snapshot()
+        self._forget(snapshot)
+        return snapshot
 
     async def store_of(self, hotkey: str) -> Store | None:
         """The bucket of a hotkey, as it stands on chain now.
@@ -47,7 +50,7 @@ class Directory:
         Raises:
             ChainError: the chain does not say.
         """
-        peer = (await self._chain.snapshot()).by_hotkey().get(hotkey)
+        peer = (await self.snapshot()).by_hotkey().get(hotkey)
         return None if peer is None else self.store(peer)
 
     def store(self, peer: Peer) -> Store | None:
@@ -66,8 +69,10 @@ class Directory:
         """The bucket of who has committed this, the same one for as long as that stands."""
         known = self._opened_last.get(hotkey)
         if known is None or known[0] != committed:
-            known = committed, open_committed(self._buckets, committed, self._run_id, public_of(hotkey))
-            self._opened_last[hotkey] = known
+            found = open_committed(self._buckets, committed, self._run_id, public_of(hotkey))
+            self._opened_last[hotkey] = committed, found
+            self._let_go([] if known is None else [known])
+            return found
         return known[1]
 
     async def stores_of(self, publics: Sequence[bytes]) -> dict[bytes, Store]:
@@ -76,12 +81,28 @@ class Directory:
         Raises:
             ChainError: the chain does not say.
         """
-        peers = (await self._chain.snapshot()).by_hotkey()
+        peers = (await self.snapshot()).by_hotkey()
         known = {public: peers.get(hotkey_of(public)) for public in publics}
         found = {public: self.store(peer) for public, peer in known.items() if peer is not None}
         return {public: store for public, store in found.items() if store is not None}
 
     def stores(self, snapshot: Snapshot) -> dict[bytes, Store]:
         """The buckets of everybody in a snapshot who has one, by public key."""
+        self._forget(snapshot)
         found = ((public_of(peer.hotkey), self.store(peer)) for peer in snapshot.peers)
         return {public: store for public, store in found if store is not None}
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        """Let go of what was opened, or complained about, of who of a snapshot is not there any more."""
+        at = {peer.hotkey: peer.location for peer in snapshot.peers}
+        left = [hotkey for hotkey, (place, _) in self._opened_last.items() if at.get(hotkey) != place]
+        self._let_go([self._opened_last.pop(hotkey) for hotkey in left])
+        self._complained = {hotkey: place for hotkey, place in self._complained.items() if at.get(hotkey) == place}
+
+    def _let_go(self, left: Sequence[tuple[str, Store]]) -> None:
+        """Forget the buckets of what was opened, but for those that somebody else is at."""
+        if not left:
+            return
+        used = set[str]().union(*(locations(*known) for known in self._opened_last.values()))
+        for location in set[str]().union(*(locations(*known) for known in left)) - used:
+            self._buckets.forget(location)

@@ -31,6 +31,7 @@ class PointedStore(ForwardingStore):
         self._run_id = run_id
         self._public = public
         self._found = False
+        self._locations = [pointer.bootstrap]
         self._finding = asyncio.Lock()
 
     async def _forward(self, operation: str, key: str, deadline: float, call: Callable[[float], Awaitable[T]]) -> T:  # noqa: ARG002
@@ -61,7 +62,13 @@ class PointedStore(ForwardingStore):
             if not self._pointer.names(hello.location):
                 raise StorageError(f"the hello at {shown} does not name the location that stands on chain")
             self._store = self._buckets.bucket(hello.location)
+            self._locations.append(hello.location)
             self._found = True
+
+    @property
+    def locations(self) -> frozenset[str]:
+        """Where buckets were opened for it: that of the hello, and the one that it names once that is known."""
+        return frozenset(self._locations)
 
     async def close(self) -> None:
         """Both buckets are their opener's to close."""
@@ -76,3 +83,8 @@ def open_committed(buckets: Buckets, committed: str, run_id: bytes, public: byte
     """
     pointer = Pointer.parse(committed)
     return buckets.bucket(committed) if pointer is None else PointedStore(buckets, pointer, run_id, public)
+
+
+def locations(committed: str, store: Store) -> frozenset[str]:
+    """Where buckets were opened for who has committed this, with what `open_committed` gave for it."""
+    return store.locations if isinstance(store, PointedStore) else frozenset((committed,))

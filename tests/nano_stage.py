@@ -9,7 +9,7 @@ from pathlib import Path
 from muster.lab import clock
 from muster.lab.faults import Script
 from muster.lab.nano import counting_miner, nano_template
-from muster.lab.simulator import SimulatedRun, Simulator
+from muster.lab.simulator import Absence, Makers, SimulatedRun, Simulator
 from muster.node.data.build import build_corpus
 from muster.node.data.dataset import TextReader
 from muster.protocol.spec import RunSpec, Template
@@ -26,7 +26,7 @@ STUCK = 200
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is special about a run: clock, wait for scores, operators, whom nobody expects, seats, what aggregators are,
-    and how many blocks later a block is final."""
+    how many blocks later a block is final, and how many miners there are."""
 
     name: str
     clock: Mapping[str, int] = field(hash=False)
@@ -36,11 +36,12 @@ class Setting:
     seats: int = 20
     leader: type[Aggregator] = Aggregator
     final_after: int = 0
+    miners: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class NanoStage:
-    """A run of two miners, laid out and not begun."""
+    """A run of two miners, or of more, laid out and not begun."""
 
     setting: Setting
     roster: Roster
@@ -53,9 +54,10 @@ class NanoStage:
         document = nano_template().model_dump()
         document["clock"] |= setting.clock
         document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
-        template, roster = Template.model_validate(document), Roster.of(0, 2, setting.operators, {})
+        document["data"]["slots"] = max(document["data"]["slots"], 2 * setting.miners)
+        template, roster = Template.model_validate(document), Roster.of(0, setting.miners, setting.operators, {})
         folder.mkdir(exist_ok=True)
-        texts = [folder / f"{i}.txt" for i in range(8)]
+        texts = [folder / f"{i}.txt" for i in range(4 * setting.miners)]
         for i, path in enumerate(texts):
             path.write_text(f"the {i}th text is like every other one and says nothing; " * 40)
         manifest = build_corpus(texts, folder / "data", template.data.window)
@@ -65,21 +67,30 @@ class NanoStage:
         text = TextReader.open(folder / "data", manifest.digest)
         return cls(setting, roster, spec.model_copy(update={"genesis": genesis}), text)
 
-    def play(self, script: Script, rounds: int, arrivals: Mapping[str, int] | None = None) -> SimulatedRun:
-        """The run to its closing record, on a clock that jumps; `arrivals` as `Simulator` takes them.
+    def play(
+        self,
+        script: Script,
+        rounds: int,
+        arrivals: Mapping[str, int] | None = None,
+        absent: Absence | None = None,
+        makers: Makers = lambda _: counting_miner,
+        stuck: int = STUCK,
+    ) -> SimulatedRun:
+        """The run to its closing record, on a clock that jumps; the next three as `Simulator` takes them.
 
         Raises:
-            Stuck: it does not end.
+            Stuck: it does not end within `stuck` blocks.
         """
         simulator = Simulator(
             self.roster,
             self.spec,
             self.text,
             arrivals=arrivals,
-            makers=lambda _: counting_miner,
+            makers=makers,
+            absent=absent,
             script=script,
             block_seconds=BLOCK,
             leader=self.setting.leader,
             final_after=self.setting.final_after,
         )
-        return clock.run(simulator.run(rounds), STUCK * BLOCK)
+        return clock.run(simulator.run(rounds), stuck * BLOCK)

@@ -60,17 +60,20 @@ class Beside:
     async def _others(self, prefix: str, own: str, read: Callable[[str, Store], Awaitable[Signed]]) -> list[Signed]:
         """What there is under a prefix but the run's own; what cannot be read says nothing."""
         found: list[Signed] = []
-        silent = self._evidence.silent
-        listed, problems = await listing((one for one in self._evidence.stores if one not in silent), prefix)
-        silent.update(problems)
+        conduct = self._evidence.conduct
+        asked = [one for one in self._evidence.stores if not conduct.blames(one)]
+        listed, problems = await listing(asked, prefix, conduct)
+        for store, problem in problems.items():
+            conduct.blame(store, str(problem))
         for key, places in listed.items():
             if key != own:
                 try:
                     found.append(await places.read(partial(read, key)))
                 except (ObjectDamaged, ObjectMissing, ObjectTooLarge):
                     continue
-                except StorageError:
-                    silent.update(places.stores)
+                except StorageError as problem:
+                    for store in places.stores:
+                        conduct.blame(store, str(problem))
         return found
 
 

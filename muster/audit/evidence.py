@@ -14,7 +14,7 @@ from muster.kernels import SparseUpdate
 from muster.node.directory import Directory
 from muster.node.ledger import catch_up, objects, reader
 from muster.node.ledger.ahead import ROUNDS_AHEAD, ReadAhead
-from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Mirrors
+from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Conduct, Mirrors
 from muster.node.ledger.participant import judge, open_updates
 from muster.node.ledger.reader import Fetched, Reader
 from muster.node.ledger.siblings import listing, siblings
@@ -75,8 +75,6 @@ class Evidence:
         self._digests: dict[int, bytes] = {}
         self._stores: dict[bytes, Store] = {}
         self.peers: dict[str, Peer] = {}
-        self.silent: set[Store] = set()
-        """Buckets that did not answer: they are read last from there on."""
 
     @property
     def last(self) -> int:
@@ -164,7 +162,12 @@ class Evidence:
     @property
     def places(self) -> Mirrors:
         """The same, to read from whichever has an object."""
-        return Mirrors(tuple(sorted(self.stores, key=self.silent.__contains__)))
+        return self._reader.mirrors(self.stores)
+
+    @property
+    def conduct(self) -> Conduct:
+        """How they have behaved."""
+        return self._reader.conduct
 
     async def record(self, round_: int) -> tuple[Record, bytes]:
         """The anchored record of a round, and its digest.
@@ -181,7 +184,7 @@ class Evidence:
     async def _record(self, round_: int) -> tuple[Record, bytes]:
         proven = self.proven_by.of(round_)
         if not proven:
-            here, in_the_way = await siblings(self.stores, self._start, round_)
+            here, in_the_way = await siblings(self.stores, self._start, round_, self.conduct)
             if not here:
                 raise next(iter(in_the_way.values()), ObjectMissing("it is not there"))
             return here[0]

@@ -52,8 +52,8 @@ class Kept:
         for store in self._evidence.stores:
             try:
                 listed = await store.list(prefix, limit=MAX_LISTED)
-            except StorageError:
-                self._evidence.silent.add(store)
+            except StorageError as problem:
+                self._evidence.conduct.blame(store, str(problem))
                 continue
             names = [info.key.removeprefix(prefix).split("/") for info in listed]
             rounds |= {int(number) for number, *name in names if name == [paths.MANIFEST] and number.isdecimal()}

@@ -14,7 +14,7 @@ from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.sheets import Sheet, by_the_record, follows, pays
 from muster.audit.struck import tell_struck
 from muster.history.status import printable
-from muster.node.ledger.reader import MAX_SIBLINGS
+from muster.node.ledger.seals import MAX_SIBLINGS
 from muster.protocol import paths
 from muster.protocol.errors import LedgerError, ObjectMissing, StorageError, WireError
 from muster.protocol.identity import hotkey_of

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from muster.node.directory import Directory
 from muster.node.ledger.agreed import agreed
-from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.reader import Reader, genesis_tip
 from muster.node.ledger.siblings import siblings
 from muster.protocol import ledger
@@ -78,11 +77,11 @@ class _Way:
         if not stores:
             raise LedgerError("no aggregator of the run has committed a bucket that can be opened")
         if not self._traced:
-            found, problems = await siblings(stores.values(), tip, tip.round)
+            found, problems = await siblings(stores.values(), tip, tip.round, self._reader.conduct)
             here = [one for one in found if one[0].parent == tip.parent]
             if len(here) == 1 and not problems:
                 return here[0]
-            places = Mirrors(tuple(stores.values()))
+            places = self._reader.mirrors(stores.values())
             while (await self._reader.traced(self._newest, tip, places)).round > tip.round:
                 pass  # the next look goes on where that one stopped
             self._traced = True

@@ -114,6 +114,7 @@ class Simulator:
         folder: Path | None = None,
         leader: type[Aggregator] = Aggregator,
         final_after: int = 0,
+        keep: int | None = None,
     ) -> None:
         """Lay a run out.
 
@@ -121,7 +122,8 @@ class Simulator:
         befalls requests of `aggregator-0`, `validator-0`, `miner-0` … to the buckets of `operator-0`, `miner-0` … A
         block comes every `block_seconds` of the event loop; None: whenever everybody waits for one. `folder` keeps
         what validators and miners remember from one `run` to the next; None: each begins with nothing. `leader` is
-        what aggregators are; a block is final once `final_after` further ones are there.
+        what aggregators are, which keep `keep` bytes of bundles and checkpoints (None: everything); a block is final
+        once `final_after` further ones are there.
         """
         self._roster = roster
         self._spec = spec
@@ -135,6 +137,7 @@ class Simulator:
         self._history = SpecHistory.of(spec)
         self._chain = VirtualChain(roster.chain_genesis(spec.data.slots), final_after)
         self._leader = leader
+        self._keep = keep
         self._buckets = buckets or MemoryBuckets()
         self._journals: dict[str, Journal] = {}
         self._participants: dict[str, Follower] = {}
@@ -196,7 +199,7 @@ class Simulator:
 
     async def _aggregator(self, rounds: int, context: Context) -> Aggregator:
         tip, replica = await bootstrap(self._history, context)
-        return self._leader(context, tip, replica, rounds)
+        return self._leader(context, tip, replica, rounds, keep=self._keep)
 
     async def _validator(self, scores: Path, context: Context) -> Validator:
         tip, replica = await bootstrap(self._history, context)

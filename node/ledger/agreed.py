@@ -67,7 +67,9 @@ class _Search:
             return None
         own = [self._stores[member]] if member in self._stores else []
         try:
-            at = await self._reader.traced(anchor, self._tip, likeliest(self._stores.values(), own), round_)
+            at = await self._reader.traced(
+                anchor, self._tip, likeliest(self._stores.values(), own, self._reader.conduct), round_
+            )
         except (StorageError, LedgerError) as error:
             self.lost.add(member)
             self.problem = error

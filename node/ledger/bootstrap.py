@@ -44,13 +44,17 @@ async def bootstrap(history: SpecHistory, context: Context, device: torch.device
     start = await patiently(chain, partial(reader.genesis_tip, history, chain))  # before writing on a wrong chain
     await patiently(chain, partial(chain.register, identity))
     await patiently(chain, partial(commit_location, context))
-    way, looking = CatchUp(start, device), Reader(chain, directory)
+    way, looking = CatchUp(start, device), Reader(chain, directory, told=partial(_blamed, context))
     tip, replica = await patiently(chain, partial(way.go, looking), lambda: way.reached)
     if replica is None:
         spec = history.genesis
         replica = await context.offload(lambda: Replica.genesis(spec, history.run_id, device))
     context.journal.note(events.Joined(tip.round, hotkey=identity.hotkey))
     return tip, replica
+
+
+def _blamed(context: Context, owner: str, problem: str) -> None:
+    context.journal.note(events.BadMirror(owner=owner, problem=problem))
 
 
 async def patiently(chain: Chain, step: Callable[[], Awaitable[T]], reached: Callable[[], object] = lambda: None) -> T:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from muster.node.ledger.agreed import agreed
-from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Mirrors, Places, anywhere
+from muster.node.ledger.mirrors import BULK_HEDGE_SECONDS, Places, anywhere
 from muster.node.ledger.objects import BULK_DEADLINE, about
 from muster.node.ledger.reader import Reader
 from muster.node.replica import Replica
@@ -78,14 +78,14 @@ class CatchUp:
             self._settled = False  # there may be one by the next look
             return self.start, None
         tip, record = self._begin.tip, self._begin.record
-        places = Mirrors(tuple((await reader.stores(tip)).values()))
+        places = reader.mirrors((await reader.stores(tip)).values())
         return tip, await load_checkpoint(places, tip, record, self._begin.manifest, self.device)
 
     async def _by(self, reader: Reader) -> Begin | None:
         """The newest checkpoint that the list stands on, where it is a later one than that found before."""
         voters, begin = self._voters, self._begin
         stores = await reader.stores(voters)
-        places, oldest = Mirrors(tuple(stores.values())), begin.record.round if begin else 0
+        places, oldest = reader.mirrors(stores.values()), begin.record.round if begin else 0
         if self._newest is None:
             self._at = await agreed(reader, voters, stores, oldest) if stores else None
             if self._at is not None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from muster.kernels import SparseUpdate, Undo
 from muster.node.context import Context
-from muster.node.ledger.reader import Fetched, FoundSeal
+from muster.node.ledger.reader import Fetched
+from muster.node.ledger.seals import FoundSeal
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import ledger, wire

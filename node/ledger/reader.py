@@ -7,9 +7,8 @@ again; missing ones are unknown, never invalid. Only a record whose very bytes h
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from muster.kernels import SparseUpdate
@@ -17,9 +16,8 @@ from muster.node.amendments import Rescue
 from muster.node.directory import Directory
 from muster.node.ledger.ahead import ROUNDS_AHEAD, Open, ReadAhead
 from muster.node.ledger.ballot import Ballot
-from muster.node.ledger.mirrors import Mirrors, Places, likeliest
+from muster.node.ledger.mirrors import Conduct, Mirrors, Places, likeliest
 from muster.node.ledger.objects import (
-    MAX_SEAL_BYTES,
     about,
     bundle_size,
     check_round,
@@ -28,9 +26,10 @@ from muster.node.ledger.objects import (
     read_seal,
 )
 from muster.node.ledger.rescuers import Rescuers
-from muster.protocol import ledger, paths, wire
+from muster.node.ledger.seals import FoundSeal, Seals
+from muster.protocol import ledger, paths
 from muster.protocol.chain.base import AnchorSeen, Chain
-from muster.protocol.errors import LedgerError, ObjectDamaged, StorageError, WireError
+from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.ledger.forkchoice import MEMORY, Claim, claims
@@ -41,9 +40,6 @@ from muster.protocol.types import Anchor, Beacon
 from muster.protocol.wire import Record, Seal
 
 log = logging.getLogger(__name__)
-
-MAX_SIBLINGS = 4
-"""Seals, or records, of one round that are looked at in one bucket; an honest leader makes one."""
 
 STEPS_BACK = 64
 """Records read back from the newest anchor in one look; the next look goes on where this one stopped."""
@@ -84,15 +80,6 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundSeal:
-    """A seal with its digest and its object as it was read."""
-
-    seal: Seal
-    digest: bytes
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class _Count:
     """One count of a round's votes: the records that the chain proves, the anchors of this round or later ones, the
     final block that decides it, and what was in the way."""
@@ -126,20 +113,28 @@ async def genesis_tip(history: SpecHistory, chain: Chain) -> Tip:
 
 class Reader:
     """Reads one run's ledger from its leaders' buckets, as the chain proves it; `saw` gets every seal and record that
-    it reads, as it is."""
+    it reads, as it is, `told` each aggregator (by hotkey) whose bucket is asked last from now on, and why."""
 
-    def __init__(self, chain: Chain, directory: Directory, saw: Callable[[bytes], None] = lambda _data: None) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        directory: Directory,
+        saw: Callable[[bytes], None] = lambda _data: None,
+        told: Callable[[str, str], None] = lambda _owner, _problem: None,
+    ) -> None:
         self._chain = chain
         self._directory = directory
         self._saw = saw
+        self._told = told
+        self._owners: dict[Store, str] = {}
+        self.conduct = Conduct(self._blamed)
         self.lineage = Lineage()
         self.rescuers = Rescuers(chain, directory)
         self.ahead = ReadAhead()
         self.refused: set[Anchor] = set()
         """Records that were judged and are not valid, each in the round that it was anchored for: no votes."""
         self._records: dict[bytes, tuple[Record, bytes]] = {}
-        self._seals: dict[str, FoundSeal] = {}
-        self._seals_of = -1
+        self._seals = Seals(chain, directory, saw)
 
     async def anchored(self, tip: Tip) -> list[Pointer]:
         """The records of the open round that the chain proves, the one to stand on first; empty before the first.
@@ -197,7 +192,7 @@ class Reader:
         if not stores:
             return _Count()
         final = await self._chain.final()
-        ballot = Ballot(self, tip, Mirrors(tuple(stores.values())), rescuers)
+        ballot = Ballot(self, tip, self.mirrors(stores.values()), rescuers)
         cast = [(members[one.hotkey], one.block, one.anchor) for one in seen]
         votes = await ballot.votes(cast)
         roll = replace(tip.roll, rescues=ballot.rescues(cast))
@@ -206,14 +201,25 @@ class Reader:
         for one in votes:
             on.setdefault(one.stands, []).extend([stores[one.voter]] if one.voter in stores else ())
         ordered = claims(votes, roll, final, self.lineage.turns(tip.round), settle)
-        found = [Pointer(claim, likeliest(stores.values(), on[claim.digest])) for claim in ordered]
+        found = [Pointer(claim, likeliest(stores.values(), on[claim.digest], self.conduct)) for claim in ordered]
         poll = roll.decided(votes, final, roll.patience(votes), settle)
         return _Count(found, shown, None if poll is None else poll.block, ballot.problem)
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
         """The buckets of a tip's list and its rescuers, by key, of those who have one that can be opened; ChainError
         where the chain does not say."""
-        return await self._directory.stores_of((*tip.leaders, *self.rescuers.known(tip)))
+        found = await self._directory.stores_of((*tip.leaders, *self.rescuers.known(tip)))
+        self._owners = {store: hotkey_of(public) for public, store in found.items()}
+        return found
+
+    def mirrors(self, stores: Iterable[Store]) -> Mirrors:
+        """Buckets to read from, by what is known of them here."""
+        return Mirrors(tuple(stores), self.conduct)
+
+    def _blamed(self, store: Store, problem: str) -> None:
+        owner = self._owners.get(store, "")
+        log.warning("the bucket of %s is asked last for a while: %s", owner or "an aggregator", problem)
+        self._told(owner, problem)
 
     async def newest_anchors(self, tip: Tip) -> list[tuple[bytes, Anchor]]:
         """The newest final anchor of each member of a tip's list that is in touch, those of the lowest rounds first.
@@ -346,53 +352,5 @@ class Reader:
                 raise LedgerError(f"the {purpose} beacon of round {round_} is not the chain's")
 
     async def seals(self, tip: Tip) -> list[FoundSeal]:
-        """The open round's seals in the buckets of those whose turn has come: of this ledger, by blocks that the chain
-        has, those of earlier turns first.
-
-        Raises:
-            ChainError, StorageError: the bucket or the chain cannot be looked at now, or what was read is damaged.
-        """
-        head = await self._chain.head()
-        turns = range(min(tip.turn_at(head.number) + 1, len(tip.leaders)))
-        stores = await self._directory.stores_of([tip.leader(turn) for turn in turns])
-        looks = await asyncio.gather(*(self._seals_in(store, tip) for store in stores.values()), return_exceptions=True)
-        found: dict[bytes, FoundSeal] = {}
-        for look in looks:
-            if isinstance(look, list):
-                found |= {one.digest: one for one in look if one.digest not in found}
-            elif not isinstance(look, StorageError):
-                raise look
-        problems = [look for look in looks if isinstance(look, StorageError)]
-        if problems and not found:
-            raise problems[0]
-        usable = [one for one in found.values() if await self._usable(tip, one)]
-        return sorted(usable, key=lambda one: one.seal.turn)
-
-    async def _seals_in(self, store: Store, tip: Tip) -> list[FoundSeal]:
-        """What one bucket has for seals of the open round, as it is."""
-        listed = await store.list(paths.seals(tip.run_id, tip.round), limit=MAX_SIBLINGS * len(tip.leaders))
-        keys = [info.key for info in listed if info.size <= MAX_SEAL_BYTES]
-        if self._seals_of != tip.round:
-            self._seals, self._seals_of = {}, tip.round
-        for key in keys:
-            if key not in self._seals:
-                self._seals[key] = await self._read_seal(store, tip, key)
-        return [self._seals[key] for key in keys]
-
-    async def _read_seal(self, store: Store, tip: Tip, key: str) -> FoundSeal:
-        data = await store.get(key, max_bytes=MAX_SEAL_BYTES)
-        try:
-            seal, digest = wire.decode_seal(data, tip.run_id)
-        except WireError as error:
-            raise ObjectDamaged(f"{key} is not readable: {error}") from error
-        if key != paths.seal(tip.run_id, seal.round, digest):
-            raise ObjectDamaged(f"{key} is another seal than its name says")
-        self._saw(data)
-        return FoundSeal(seal, digest, data)
-
-    async def _usable(self, tip: Tip, found: FoundSeal) -> bool:
-        """Whether a seal is of this ledger's open round, and names a block of the chain."""
-        if not ledger.continues(tip, found.seal):
-            log.warning("a seal of round %d is not of this ledger", tip.round)
-            return False
-        return await self._chain.block(found.seal.block.number) == found.seal.block
+        """The open round's seals; see `Seals.of`."""
+        return await self._seals.of(tip)

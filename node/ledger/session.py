@@ -17,7 +17,8 @@ from typing import Any
 
 from muster.node.directory import Directory
 from muster.node.ledger.participant import Errands, Participant
-from muster.node.ledger.reader import Fetched, FoundSeal, Pointer, Reader
+from muster.node.ledger.reader import Fetched, Pointer, Reader
+from muster.node.ledger.seals import FoundSeal
 from muster.node.ledger.tentative import Tentative
 from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
@@ -76,7 +77,7 @@ class Session:
     def __init__(self, participant: Participant, chain: Chain, directory: Directory) -> None:
         self._participant = participant
         self._chain = chain
-        self._reader = Reader(chain, directory, participant.saw)
+        self._reader = Reader(chain, directory, participant.saw, self._blamed)
         self._complaint = ""
         self.tentative = Tentative(self._reader, self.complain)
 
@@ -181,6 +182,9 @@ class Session:
         except (StorageError, ChainError) as error:
             self.complain(f"the seal of round {self._participant.tip.round} cannot be looked for: {error}")
             return None
+
+    def _blamed(self, owner: str, problem: str) -> None:
+        self._participant.note(events.BadMirror(owner=owner, problem=problem))
 
     def complain(self, problem: str) -> None:
         """Say what does not work, once for as long as it is the same."""

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from muster.node.ledger.mirrors import Mirrors
-from muster.node.ledger.reader import MAX_SIBLINGS
+from muster.node.ledger.mirrors import Conduct, Mirrors
+from muster.node.ledger.seals import MAX_SIBLINGS
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, StorageError, WireError
 from muster.protocol.ledger import Tip
@@ -22,9 +22,11 @@ Problems = dict[Store, StorageError]
 """What was in the way, by bucket: there may be more in it than was found."""
 
 
-async def siblings(stores: Iterable[Store], tip: Tip, round_: int) -> tuple[list[tuple[Record, bytes]], Problems]:
+async def siblings(
+    stores: Iterable[Store], tip: Tip, round_: int, conduct: Conduct | None = None
+) -> tuple[list[tuple[Record, bytes]], Problems]:
     """A round's records as buckets have them, each once, with its digest; any tip of the run says what model it has."""
-    listed, problems = await listing(stores, paths.records(tip.run_id, round_))
+    listed, problems = await listing(stores, paths.records(tip.run_id, round_), conduct)
     found: list[tuple[Record, bytes]] = []
     for key, places in listed.items():
         try:
@@ -34,8 +36,13 @@ async def siblings(stores: Iterable[Store], tip: Tip, round_: int) -> tuple[list
     return found, problems
 
 
-async def listing(stores: Iterable[Store], prefix: str) -> tuple[Mapping[str, Mirrors], Problems]:
-    """The names of objects, in order, `MAX_SIBLINGS` of a bucket at most, each with the buckets that list it."""
+async def listing(
+    stores: Iterable[Store], prefix: str, conduct: Conduct | None = None
+) -> tuple[Mapping[str, Mirrors], Problems]:
+    """The names of objects, in order, `MAX_SIBLINGS` of a bucket at most, each with the buckets that list it.
+
+    These are asked for it as `conduct` says (None: nothing is known of them).
+    """
     asked = tuple(stores)
     looks = await asyncio.gather(*(store.list(prefix, limit=MAX_SIBLINGS) for store in asked), return_exceptions=True)
     found: dict[str, list[Store]] = {}
@@ -48,7 +55,8 @@ async def listing(stores: Iterable[Store], prefix: str) -> tuple[Mapping[str, Mi
         else:
             for info in look:
                 found.setdefault(info.key, []).append(store)
-    return {key: Mirrors(tuple(found[key])) for key in sorted(found)}, problems
+    known = conduct or Conduct()
+    return {key: Mirrors(tuple(found[key]), known) for key in sorted(found)}, problems
 
 
 async def read_named(tip: Tip, key: str, store: Store) -> tuple[Record, bytes]:

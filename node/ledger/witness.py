@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
-from muster.node.ledger.reader import MAX_SIBLINGS
+from muster.node.ledger.seals import MAX_SIBLINGS
 from muster.protocol import paths
 from muster.protocol.errors import StorageError, WireError
 from muster.protocol.storage import Store

@@ -7,7 +7,7 @@ second life answers what the first one did, and whoever gets a key can read what
 from __future__ import annotations
 
 from muster.node.ledger.objects import MAX_SEAL_BYTES
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, ObjectMissing, WireError
 from muster.protocol.ledger import Tip

@@ -20,7 +20,7 @@ from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost

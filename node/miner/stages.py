@@ -22,7 +22,7 @@ from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.objects import BULK_DEADLINE
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner.answering import answer
 from muster.node.miner.engine import Delta, Engine, Job, RoundLost
 from muster.node.miner.passes import full

@@ -10,6 +10,7 @@ from __future__ import annotations
 from muster.node.telemetry.event import EVENTS, Event, RoundEvent, event
 from muster.node.telemetry.process_events import (
     Ailing,
+    BadMirror,
     Computes,
     Finished,
     LinesLost,
@@ -26,6 +27,7 @@ from muster.protocol.ledger.round import Instruction, Phase
 __all__ = [
     "EVENTS",
     "Ailing",
+    "BadMirror",
     "Computes",
     "Event",
     "Finished",

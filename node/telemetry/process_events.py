@@ -37,6 +37,19 @@ class Service(Event):
 
 
 @event
+class BadMirror(Event):
+    """Asks an aggregator's bucket last for some minutes: `owner`, its hotkey, and `problem`; it hung, or what it gave
+    is not what was asked for."""
+
+    owner: str
+    problem: str
+
+    def said(self) -> str:
+        """Whose, and why."""
+        return f"asks the bucket of {self.owner or 'an aggregator'} last for a while: {self.problem}"
+
+
+@event
 class Ailing(Event):
     """Cannot write something of its own: `what`, and `problem`, why not, once for as long as it is the same; it is
     tried again."""

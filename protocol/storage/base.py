@@ -123,7 +123,7 @@ class Store(ABC):
 
 
 class Buckets(ABC):
-    """The buckets of a run by location; the same location gives the same `Store` each time."""
+    """The buckets of a run by location; the same location gives the same `Store` each time, until it is forgotten."""
 
     def __init__(self) -> None:
         self._open: dict[str, Store] = {}
@@ -138,8 +138,12 @@ class Buckets(ABC):
             self._open[location] = self._make(location)
         return self._open[location]
 
+    def forget(self, location: str) -> None:
+        """Nobody's bucket is at `location` any more: what was opened there ends once nobody uses it."""
+        self._open.pop(location, None)
+
     async def close(self) -> None:
-        """Close every bucket that was opened."""
+        """Close every bucket that was opened and not forgotten."""
         for store in self._open.values():
             await store.close()
 

@@ -97,6 +97,11 @@ class ForwardingBuckets(Buckets):
     def _make(self, location: str) -> Store:
         return self._front(location, self._behind.bucket(location))
 
+    def forget(self, location: str) -> None:
+        """Forget it here and behind."""
+        super().forget(location)
+        self._behind.forget(location)
+
     async def close(self) -> None:
         """Close what is behind."""
         await self._behind.close()

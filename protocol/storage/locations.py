@@ -44,6 +44,9 @@ class DirectoryBuckets(Buckets):
 class MemoryBuckets(Buckets):
     """Buckets of this process, at `mem:NAME`; they live as long as this object."""
 
+    def forget(self, location: str) -> None:
+        """Keep it: these are the objects themselves, and no way to them."""
+
     def _make(self, location: str) -> Store:
         _name(location, MEMORY)
         return MemoryStore()

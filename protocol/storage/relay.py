@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from muster.protocol.errors import StorageError
 from muster.protocol.listening import stop_accepting
@@ -49,7 +50,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Door:
-    """One store's way through the relay, to one host and port only."""
+    """One store's way through the relay, to one host and port only; it is there for as long as somebody holds it."""
 
     def __init__(self, host: str, port: int, proxy_url: str) -> None:
         self.host = host
@@ -87,7 +88,8 @@ class Relay:
         """Start to listen; `resolve` finds a host's addresses (the system's resolver)."""
         self._allow = allow
         self._resolve = resolve
-        self._doors: dict[bytes, Door] = {}
+        # A door lasts as long as the store that goes through it: there are as many as buckets in use.
+        self._doors: WeakValueDictionary[bytes, Door] = WeakValueDictionary()
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()

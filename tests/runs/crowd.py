@@ -19,7 +19,7 @@ from muster import kernels
 from muster.kernels import Codec
 from muster.lab.nano import counted_delta, counting_miner
 from muster.node.ledger.participant import possession as possession_by
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import MakeMiner, stages
 from muster.node.miner.stages import OpenRound, Stages
 from muster.node.miner.state import Made

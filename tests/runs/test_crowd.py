@@ -17,7 +17,7 @@ from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import counting_miner, nano_template
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import MakeMiner
 from muster.protocol.identity import public_of
 from muster.protocol.reasons import NULL_ROUND

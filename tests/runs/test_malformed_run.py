@@ -15,7 +15,7 @@ from run_builders import Ledger, MakeStage, Stage, play
 from muster.kernels import SparseUpdate, compress
 from muster.lab.simulator import SimulatedRun
 from muster.node.ledger.participant import possession
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import MakeMiner, local_miner, stages
 from muster.node.miner.stages import OpenRound, Stages
 from muster.node.miner.state import Made

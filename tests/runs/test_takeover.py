@@ -13,7 +13,7 @@ from muster.lab import clock
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import counting_miner
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.telemetry.events import Applied, Recorded
 from muster.protocol.types import Block
 from muster.validator.aggregator.aggregator import Aggregator

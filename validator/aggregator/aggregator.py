@@ -9,7 +9,8 @@ from pathlib import Path
 from muster.node.context import Context
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import Fetched, FoundSeal, Reader
+from muster.node.ledger.reader import Fetched, Reader
+from muster.node.ledger.seals import FoundSeal
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.node.telemetry.health import longest_round

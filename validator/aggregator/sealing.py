@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.telemetry import events
 from muster.protocol import paths, wire
 from muster.protocol.errors import ObjectDamaged, WireError

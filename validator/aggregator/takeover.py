@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from muster.node.ledger.reader import FoundSeal, Reader
+from muster.node.ledger.reader import Reader
+from muster.node.ledger.seals import FoundSeal
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import ObjectMissing, StorageError, WireError
 from muster.protocol.rules.admission import MAX_HEAD_BYTES, MAX_KEY_BYTES

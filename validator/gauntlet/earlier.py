@@ -6,7 +6,6 @@ import logging
 
 from muster.kernels import SparseUpdate
 from muster.node.context import Context
-from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.reader import Reader
 from muster.protocol import ledger, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
@@ -29,7 +28,8 @@ async def updates_before(context: Context, tip: Tip) -> dict[str, SparseUpdate]:
     stores = await context.directory.stores_of(tip.leaders) if tip.round else {}
     if not stores:
         return {}
-    reader, places = Reader(context.chain, context.directory), Mirrors(tuple(stores.values()))
+    reader = Reader(context.chain, context.directory)
+    places = reader.mirrors(stores.values())
     try:
         record, _ = await reader.record(places, tip, tip.round - 1, tip.parent)
         if record.kind is not Kind.ROUND:

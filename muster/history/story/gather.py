@@ -10,7 +10,6 @@ from muster.history.story.journals import read_journals
 from muster.history.story.story import Story, tell
 from muster.history.walk import walk
 from muster.node.directory import Directory
-from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.objects import read_seal
 from muster.node.ledger.reader import Pointer, Reader, genesis_tip
 from muster.node.ledger.siblings import siblings
@@ -140,7 +139,7 @@ class _Look:
         if not self._mirrors:
             self._problems.append("no aggregator has committed a bucket that can be opened")
             return None
-        found, problems = await siblings(self._mirrors.values(), self._tip, self._tip.round)
+        found, problems = await siblings(self._mirrors.values(), self._tip, self._tip.round, self._reader.conduct)
         for problem in problems.values():
             self._problems.append(f"a record in an aggregator's bucket cannot be used: {problem}")
         for record, digest in sorted(found, key=lambda one: (one[0].turn, one[1])):
@@ -155,7 +154,7 @@ class _Look:
     async def _seal(self, record: Record | None) -> Seal | None:
         try:
             if record is not None and self._mirrors:
-                return (await read_seal(Mirrors(tuple(self._mirrors.values())), record))[0]
+                return (await read_seal(self._reader.mirrors(self._mirrors.values()), record))[0]
             return next((found.seal for found in await self._reader.seals(self._tip)), None)
         except (StorageError, LedgerError) as error:
             self._problems.append(f"the seal cannot be read: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muster.node.context import Context
 from muster.node.ledger.participant import Errands
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
 from muster.protocol.chain.base import Snapshot

@@ -9,7 +9,7 @@ import torch
 from blake3 import blake3
 
 from muster.kernels import SparseUpdate
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import stages
 from muster.node.miner.engine import Delta
 from muster.node.miner.stages import OpenRound, Stages, Task

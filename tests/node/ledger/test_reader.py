@@ -14,7 +14,8 @@ from ledger_world import LEAD, ME, NewestOnly, World, Written
 from muster.lab.faults import Fault
 from muster.node.ledger.mirrors import Mirrors
 from muster.node.ledger.objects import MAX_SEAL_BYTES
-from muster.node.ledger.reader import MAX_SIBLINGS, STEPS_BACK, Pointer, genesis_tip
+from muster.node.ledger.reader import STEPS_BACK, Pointer, genesis_tip
+from muster.node.ledger.seals import MAX_SIBLINGS
 from muster.protocol import paths, wire
 from muster.protocol.errors import ChainError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import Identity

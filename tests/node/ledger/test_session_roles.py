@@ -12,7 +12,7 @@ from ledger_world import LEAD, ME, Life, Watcher, World, Written, nothing
 
 from muster.lab import clock
 from muster.lab.faults import Fault, Kind
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.ledger.session import Session
 from muster.node.telemetry import events
 from muster.node.telemetry.events import Transition

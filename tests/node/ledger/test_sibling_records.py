@@ -7,7 +7,7 @@ from builders import hash32
 from ledger_world import World
 
 from muster.lab.faults import Fault
-from muster.node.ledger.reader import MAX_SIBLINGS
+from muster.node.ledger.seals import MAX_SIBLINGS
 from muster.node.ledger.siblings import siblings
 from muster.protocol import paths
 from muster.protocol.storage import Store

@@ -15,7 +15,7 @@ from noted import rounds
 from muster.node.context import Context, Offload, in_place
 from muster.node.data.build import Manifest, Shard
 from muster.node.data.dataset import TextReader
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import Memory, Miner
 from muster.node.miner.engine import Engine
 from muster.node.miner.inner import LocalEngine

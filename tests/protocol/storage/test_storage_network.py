@@ -294,7 +294,8 @@ class TestRelay:
 
     async def test_it_opens_its_doors_only(self, names: Names) -> None:
         relay = Relay(LOOPBACK, resolve=names.resolve)
-        url = relay.door("peer.test", 443).proxy_url
+        door = relay.door("peer.test", 443)
+        url = door.proxy_url
         pair = base64.b64encode(url.removeprefix("http://").partition("@")[0].encode()).decode()
         wrong = base64.b64encode(b"door:guess").decode()
         good = f"proxy-authorization: Basic {pair}\r\n\r\n"
@@ -312,7 +313,8 @@ class TestRelay:
     async def test_closing_cuts_what_is_open(self, names: Names) -> None:
         async with http_server(hello) as address:
             relay = Relay(LOOPBACK, resolve=names.resolve)
-            url = relay.door("peer.test", port(address)).proxy_url
+            door = relay.door("peer.test", port(address))
+            url = door.proxy_url
             pair = base64.b64encode(url.removeprefix("http://").partition("@")[0].encode()).decode()
             reader, writer = await asyncio.open_connection("127.0.0.1", port(url))
             writer.write(

@@ -26,7 +26,7 @@ def census(ignored: Collection[type] = ()) -> Counter[str]:
     found = Counter({"tasks": len(asyncio.all_tasks()), "descriptors": len([*Path("/proc/self/fd").iterdir()])})
     for one in gc.get_objects():
         kind = type(one)
-        if kind in ignored or not kind.__module__.startswith(OURS):
+        if kind in ignored or not str(kind.__module__).startswith(OURS):
             continue
         found[f"{kind.__module__}.{kind.__qualname__}"] += 1
         for name, value in attributes(one):

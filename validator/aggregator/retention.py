@@ -8,6 +8,7 @@ it takes more than the operator gives. Records, seals, heads and score files are
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 
 from muster.node.context import Context
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 KEPT_CHECKPOINTS = 2
 """The newest ones, with all bundles from the older one's round on, whatever they take."""
+
+REMEMBERED = 2 * KEPT_CHECKPOINTS
+"""Final checkpoints that are remembered, the newest: some of them may have failed to come into the bucket."""
 
 MAX_LISTED = 100_000
 """Objects of a kind that are looked at in one go, the oldest; there are more only where most of them are to go."""
@@ -50,7 +54,7 @@ class Retention:
         self._context = context
         self._run_id = run_id
         self._limit = limit
-        self._pinned = [began]
+        self._pinned = deque([began], maxlen=REMEMBERED)
         self._total: int | None = None
 
     def final(self, record: Record) -> None:

@@ -1,8 +1,9 @@
 """Where an object may lie: every aggregator keeps what it voted for, so whoever is gone or serves half is done without.
 
 What is read is checked by the digest that names it, so it does not matter whose copy it is. One bucket that hangs costs
-a few seconds, not its deadline: the next is asked beside it. And it costs them once: whoever has hung, or has given
-other bytes than were asked for, is asked last for some minutes.
+a few seconds, not its deadline: the next is asked beside it. And it costs them once: who was overtaken by one that was
+asked later, or has given other bytes than were asked for, is asked last for some minutes. (Where all are as slow, as
+with a large bundle, nobody is overtaken.)
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Conduct:
         return self._blamed.get(store, 0.0) > asyncio.get_running_loop().time()
 
     def blame(self, store: Store, problem: str) -> None:
-        """A bucket has failed: it hung, it could not be read, or what it gave is not what was asked for."""
+        """A bucket has failed: it hangs, it could not be read, or what it gave is not what was asked for."""
         known, self._blamed[store] = self.blames(store), asyncio.get_running_loop().time() + BLAMED_SECONDS
         if not known:
             self._told(store, problem)
@@ -97,15 +98,17 @@ class Mirrors:
                 done, _ = await asyncio.wait(
                     running, timeout=hedge if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
-                for slow in () if done else running.values():
-                    self.conduct.blame(slow, f"it did not answer within {hedge:g} s")
-                for task in done:
-                    store = running.pop(task)
+                for task in [one for one in running if one in done]:
                     try:
-                        return task.result()
+                        found = task.result()
                     except StorageError as error:
-                        self.conduct.learn(store, error)
+                        self.conduct.learn(running.pop(task), error)
                         problem = problem or error
+                        continue
+                    asked = list(running)
+                    for slow in asked[: asked.index(task)]:
+                        self.conduct.blame(running[slow], f"it gave nothing for {hedge:g} s, and the next one did")
+                    return found
         finally:
             for task in running:
                 task.cancel()

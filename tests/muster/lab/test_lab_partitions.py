@@ -1,4 +1,4 @@
-"""Partitions as scripts: across the cut nothing is reached, within a group everything is, and before and after it all."""
+"""Partitions as scripts: across the cut nothing is reached, within a group everything is, before and after it all."""
 
 from __future__ import annotations
 

@@ -61,10 +61,7 @@ class Beside:
         """What there is under a prefix but the run's own; what cannot be read says nothing."""
         found: list[Signed] = []
         conduct = self._evidence.conduct
-        asked = [one for one in self._evidence.stores if not conduct.blames(one)]
-        listed, problems = await listing(asked, prefix, conduct)
-        for store, problem in problems.items():
-            conduct.blame(store, str(problem))
+        listed, _ = await listing(self._evidence.stores, prefix, conduct)
         for key, places in listed.items():
             if key != own:
                 try:
@@ -73,7 +70,7 @@ class Beside:
                     continue
                 except StorageError as problem:
                     for store in places.stores:
-                        conduct.blame(store, str(problem))
+                        conduct.miss(store, str(problem))
         return found
 
 

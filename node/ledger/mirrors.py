@@ -1,8 +1,9 @@
 """Where an object may lie: every aggregator keeps what it voted for, so whoever is gone or serves half is done without.
 
 What is read is checked by the digest that names it, so it does not matter whose copy it is. One bucket that hangs costs
-a few seconds, not its deadline: the next is asked beside it. And it costs them once: whoever has hung, or has given
-other bytes than were asked for, is asked last for some minutes.
+a few seconds, not its deadline: the next is asked beside it. And it costs them once: who was overtaken by one that was
+asked later, or has given other bytes than were asked for, is asked last for some minutes. (Where all are as slow, as
+with a large bundle, nobody is overtaken.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from muster.protocol.errors import ObjectMissing, StorageError
+from muster.protocol.errors import ObjectDamaged, ObjectMissing, ObjectTooLarge, StorageError
 from muster.protocol.storage import Store
 
 T = TypeVar("T")
@@ -39,24 +40,32 @@ class Conduct:
     def __init__(self, told: Told = lambda _store, _problem: None) -> None:
         self._told = told
         self._blamed: dict[Store, float] = {}
+        self._silent: dict[Store, float] = {}
         self._lacking: dict[Store, float] = {}
 
     def order(self, stores: Iterable[Store]) -> list[Store]:
         """The buckets, those first that had what was looked for, those last that failed; else as they were."""
         now = asyncio.get_running_loop().time()
-        self._blamed = {store: until for store, until in self._blamed.items() if until > now}
-        self._lacking = {store: until for store, until in self._lacking.items() if until > now}
+        for known in (self._blamed, self._silent, self._lacking):
+            for store in [store for store, until in known.items() if until <= now]:
+                del known[store]
         return sorted(stores, key=lambda store: (store in self._blamed, store in self._lacking))
 
-    def blames(self, store: Store) -> bool:
-        """Whether a bucket has failed lately."""
-        return self._blamed.get(store, 0.0) > asyncio.get_running_loop().time()
+    def silent(self, store: Store) -> bool:
+        """Whether a bucket has not answered lately."""
+        return self._silent.get(store, 0.0) > asyncio.get_running_loop().time()
 
     def blame(self, store: Store, problem: str) -> None:
-        """A bucket has failed: it hung, it could not be read, or what it gave is not what was asked for."""
-        known, self._blamed[store] = self.blames(store), asyncio.get_running_loop().time() + BLAMED_SECONDS
+        """What a bucket gave is not what was asked for."""
+        now = asyncio.get_running_loop().time()
+        known, self._blamed[store] = self._blamed.get(store, 0.0) > now, now + BLAMED_SECONDS
         if not known:
             self._told(store, problem)
+
+    def miss(self, store: Store, problem: str) -> None:
+        """A bucket hangs, or could not be asked."""
+        self._silent[store] = asyncio.get_running_loop().time() + BLAMED_SECONDS
+        self.blame(store, problem)
 
     def lacks(self, store: Store) -> None:
         """A bucket does not have an object."""
@@ -66,8 +75,10 @@ class Conduct:
         """A read has failed."""
         if isinstance(error, ObjectMissing):
             self.lacks(store)
-        else:
+        elif isinstance(error, ObjectDamaged | ObjectTooLarge):
             self.blame(store, str(error))
+        else:
+            self.miss(store, str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +108,17 @@ class Mirrors:
                 done, _ = await asyncio.wait(
                     running, timeout=hedge if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
-                for slow in () if done else running.values():
-                    self.conduct.blame(slow, f"it did not answer within {hedge:g} s")
-                for task in done:
-                    store = running.pop(task)
+                for task in [one for one in running if one in done]:
                     try:
-                        return task.result()
+                        found = task.result()
                     except StorageError as error:
-                        self.conduct.learn(store, error)
+                        self.conduct.learn(running.pop(task), error)
                         problem = problem or error
+                        continue
+                    asked = list(running)
+                    for slow in asked[: asked.index(task)]:
+                        self.conduct.miss(running[slow], f"it gave nothing for {hedge:g} s, and the next one did")
+                    return found
         finally:
             for task in running:
                 task.cancel()

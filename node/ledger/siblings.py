@@ -41,21 +41,23 @@ async def listing(
 ) -> tuple[Mapping[str, Mirrors], Problems]:
     """The names of objects, in order, `MAX_SIBLINGS` of a bucket at most, each with the buckets that list it.
 
-    These are asked for it as `conduct` says (None: nothing is known of them).
+    These are asked for it as `conduct` says (None: nothing is known of them). Who did not answer lately is not waited
+    for again, unless nobody did.
     """
-    asked = tuple(stores)
+    known, everybody = conduct or Conduct(), tuple(stores)
+    asked = tuple(store for store in everybody if not known.silent(store)) or everybody
     looks = await asyncio.gather(*(store.list(prefix, limit=MAX_SIBLINGS) for store in asked), return_exceptions=True)
     found: dict[str, list[Store]] = {}
-    problems: Problems = {}
+    problems: Problems = {store: StorageError("it did not answer lately") for store in everybody if store not in asked}
     for store, look in zip(asked, looks, strict=True):
         if isinstance(look, StorageError):
+            known.miss(store, str(look))
             problems[store] = look
         elif isinstance(look, BaseException):
             raise look
         else:
             for info in look:
                 found.setdefault(info.key, []).append(store)
-    known = conduct or Conduct()
     return {key: Mirrors(tuple(found[key]), known) for key in sorted(found)}, problems
 
 

@@ -45,10 +45,10 @@ class Shelf:
     def named(self, stores: list[Store]) -> list[str]:
         return [self.manners[store] for store in stores]
 
-    async def read(self) -> str:
+    async def read(self, hedge: float = HEDGE_SECONDS) -> str:
         """One object, from whichever has it; `asked` is of this read."""
         self.asked.clear()
-        return await Mirrors(self.stores, self.conduct).read(self._get)
+        return await Mirrors(self.stores, self.conduct).read(self._get, hedge)
 
     async def _get(self, store: Store) -> str:
         self.asked.append(store)
@@ -90,6 +90,13 @@ def test_who_is_only_late_is_not_blamed() -> None:
     shelf = Shelf(SLOW, GOOD)
     assert timed(shelf, reads=2) == 2 * LATE
     assert shelf.told == []
+
+
+def test_where_all_are_as_slow_nobody_is_blamed() -> None:
+    """A large bundle takes longer than anybody's patience: two are asked, and the first has it first."""
+    shelf = Shelf(SLOW, SLOW, SLOW)
+    assert clock.run(shelf.read(LATE / 2)) == "whole"
+    assert (len(shelf.asked), shelf.told) == (2, [])
 
 
 @pytest.mark.parametrize(("manner", "seconds"), [(LIES, BLAMED_SECONDS), (LACKS, LACKING_SECONDS)])

@@ -1,4 +1,4 @@
-"""The outer step of a spec: what is made of the accepted submissions, those of earlier rounds that came late included."""
+"""The outer step of a spec: what is made of the accepted submissions, late ones of earlier rounds among them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from muster.node.telemetry import events
 from muster.protocol import ledger, paths, wire
 from muster.protocol.errors import LedgerError, ObjectDamaged, ObjectMissing, ObjectTooLarge, WireError
 from muster.protocol.ledger import Applied
+from muster.protocol.rules.late import place_of
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.types import Anchor, Block
-from muster.protocol.wire import Record, ScoresUsed
+from muster.protocol.wire import Entry, Record, ScoresUsed
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
@@ -146,13 +147,15 @@ class Recording:
 
     async def _restore(self, record: Record, key: str) -> None:
         """Have the bundle of a record of an earlier life in the own bucket."""
-        leading, bucket, peers = self._leading, self._leading.context.bucket, self._leading.intake.peers
+        leading, bucket = self._leading, self._leading.context.bucket
+        late, peers = leading.late, leading.intake.peers
         if not record.bundle_bytes:
             return
         with suppress(ObjectMissing):
             await bucket.get_range(key, 0, 1)
             return
-        payloads = [peers[entry.public].payload for entry in record.accepted if entry.public in peers]
+        payloads = [peers[entry.public].payload for entry in record.seated if entry.public in peers]
+        payloads += [late.payload(place_of(entry)) for entry in record.late]
         opened = [payload.opened for payload in payloads if payload is not None]
         bundle = await leading.context.offload(lambda: make_bundle(opened, leading.spool))
         if bundle.digest != record.bundle:
@@ -172,10 +175,12 @@ class Recording:
             await leading.reveal(snapshot, head)
         failures, scores = intake.failures(), leading.scores(snapshot)
         choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
-        payloads = [intake.payload(public) for public in choice.accepted]
+        late = leading.late_work(scores, choice)
+        payloads = [*(intake.payload(public) for public in choice.accepted), *(payload for _, payload in late)]
         updates = [payload.update for payload in payloads]
         windows = [payload.opened.signed.header.windows for payload in payloads]
-        weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec))
+        ages = [tip.round - one.round for one, _ in late]
+        weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec, ages))
         opened, ailments = [payload.opened for payload in payloads], leading.context.ailments
         bundle = await offload(lambda: make_bundle(opened, leading.spool, ailments))
         decision = Decision(
@@ -191,7 +196,9 @@ class Recording:
             closing=leading.closing,
             turn=leading.turn,
         )
-        record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
+        entries = tuple(Entry(one.public, one.round, payload.opened.signed.head, "") for one, payload in late)
+        work = Work(choice, weighed, bundle.digest, bundle.size, entries)
+        record = compose(tip, decision, intake.heads(), work)
         data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
         named = (sealed.seal, sealed.digest)

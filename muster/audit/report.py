@@ -83,8 +83,8 @@ class AuditReport:
 
     `not_replayed` are the rounds after a fault in which θ was not known: of these the objects were compared with the
     digests that name them, and the rules checked that need no θ. Replay goes on at the next checkpoint that a record
-    pins. Of those `accepted`, `late` came in a round after their own. `sheets` counts the score files that were computed
-    again, `measured` the rows that were measured again, which were drawn by `seed`.
+    pins. Of those `accepted`, `late` came in a round after their own. `sheets` counts the score files that were
+    computed again, `measured` the rows that were measured again, which were drawn by `seed`.
     """
 
     run_id: str

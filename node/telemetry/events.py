@@ -83,6 +83,13 @@ class Submitted(RoundEvent):
 
 
 @event
+class SentLate(RoundEvent):
+    """Sent the payload of this round after it was over: a later record may take the work in."""
+
+    by = MINER
+
+
+@event
 class Unregistered(RoundEvent):
     """Sits the round out, because its hotkey has no slot on the subnet."""
 

@@ -26,7 +26,8 @@ STUCK = 200
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is special about a run: clock, wait for scores, operators, whom nobody expects, seats, what aggregators are,
-    and how many blocks later a block is final."""
+    how many blocks later a block is final, what late work weighs by its age, how many rounds later scores steer, and
+    how many miners there are."""
 
     name: str
     clock: Mapping[str, int] = field(hash=False)
@@ -36,11 +37,14 @@ class Setting:
     seats: int = 20
     leader: type[Aggregator] = Aggregator
     final_after: int = 0
+    ages: tuple[float, ...] = ()
+    lag: int = 1
+    miners: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class NanoStage:
-    """A run of two miners, laid out and not begun."""
+    """A run of a few miners, laid out and not begun."""
 
     setting: Setting
     roster: Roster
@@ -49,11 +53,12 @@ class NanoStage:
 
     @classmethod
     def lay(cls, setting: Setting, folder: Path) -> NanoStage:
-        """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
+        """Write its text into a folder, and settle its spec."""
         document = nano_template().model_dump()
         document["clock"] |= setting.clock
-        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
-        template, roster = Template.model_validate(document), Roster.of(0, 2, setting.operators, {})
+        document["gauntlet"] |= {"lag": setting.lag, "score_wait": setting.score_wait, "seats": setting.seats}
+        document["outer"] |= {"age_weights": setting.ages}
+        template, roster = Template.model_validate(document), Roster.of(0, setting.miners, setting.operators, {})
         folder.mkdir(exist_ok=True)
         texts = [folder / f"{i}.txt" for i in range(8)]
         for i, path in enumerate(texts):
@@ -71,7 +76,12 @@ class NanoStage:
         Raises:
             Stuck: it does not end.
         """
-        simulator = Simulator(
+        simulator = self.simulator(script, arrivals)
+        return clock.run(simulator.run(rounds), STUCK * BLOCK)
+
+    def simulator(self, script: Script, arrivals: Mapping[str, int] | None = None) -> Simulator:
+        """What plays it."""
+        return Simulator(
             self.roster,
             self.spec,
             self.text,
@@ -82,4 +92,3 @@ class NanoStage:
             leader=self.setting.leader,
             final_after=self.setting.final_after,
         )
-        return clock.run(simulator.run(rounds), STUCK * BLOCK)

@@ -17,9 +17,8 @@ class ComesLate(Script):
         """The round that is open now."""
 
     def before(self, request: Request, height: int) -> Fault | None:
-        (fault,) = self.faults
-        if not fault.concerns(request):
-            return None
+        if not self.faults[0].concerns(request):
+            return super().before(request, height)
         round_ = int(request.key.rpartition("/")[2].removesuffix(".sub"))
         if round_ < self._since or round_ < self.open_round():
             return None

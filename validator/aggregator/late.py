@@ -52,18 +52,13 @@ class LateIntake:
     def look(self, stores: Mapping[bytes, Store], order: Sequence[Late], wanted: int, head: Block) -> None:
         """Go on fetching this, each round's in this order, until so many are in; returns at once."""
         left = wanted - len(self.opened(order))
-        for round_ in sorted({one.round for one in order}, reverse=True) if left > 0 else ():
-            those = [one for one in order if one.round == round_]
-            intake = self._intake(those[0])
-            for one in those:
-                if one.public in stores and one.public not in intake.peers and one not in self._reading:
-                    self._reading.add(one)
-                    self._errands.start(self._find(intake, one, stores[one.public]))
-            ranked = [one.public for one in those if one.public in intake.peers]
-            if ranked and round_ not in self._looking:
-                self._looking.add(round_)
-                seats = left + sum(taken.payload is not None for taken in intake.peers.values())
-                self._errands.start(self._reveal(round_, stores, ranked, seats, head))
+        those: dict[int, list[Late]] = {}
+        for one in order if left > 0 else ():
+            if one.public in stores and one.round not in self._looking:
+                those.setdefault(one.round, []).append(one)
+        for round_, its in those.items():
+            self._looking.add(round_)
+            self._errands.start(self._look_at(round_, its, stores, left, head))
 
     def pause(self) -> None:
         """Let go of what is under way; the next look begins it again."""
@@ -86,11 +81,34 @@ class LateIntake:
         taken = self._rounds[round_].peers.get(public) if round_ in self._rounds else None
         return None if taken is None else taken.payload
 
-    def _intake(self, one: Late) -> Intake:
-        if one.round not in self._rounds:
+    async def _look_at(
+        self, round_: int, order: Sequence[Late], stores: Mapping[bytes, Store], left: int, head: Block
+    ) -> None:
+        """One look at a round's late work: heads, then keys and payloads, until so many more are in.
+
+        Whatever is in its way is in that of nobody but late work.
+        """
+        try:
+            intake = self._intake(order)
+            todo = [one for one in order if one.public not in intake.peers and one not in self._reading]
+            self._reading |= set(todo)
+            started = {self._errands.start(self._find(intake, one, stores[one.public])) for one in todo}
+            await self._errands.wait(started, head)
+            ranked = [one.public for one in order if one.public in intake.peers]
+            in_ = sum(taken.payload is not None for taken in intake.peers.values())
+            await intake.reveal(stores, ranked, in_ + left, head)
+        except (ChainError, StorageError) as error:
+            log.info("late work cannot be looked for: %s", error)
+        finally:
+            self._looking.discard(round_)
+
+    def _intake(self, order: Sequence[Late]) -> Intake:
+        """That of the round of these, of which there is one at least."""
+        round_, seal = order[0].round, order[0].seal
+        if round_ not in self._rounds:
             facts, submissions = self._facts, self._submissions
-            self._rounds[one.round] = Intake(facts, submissions, self._errands, self._offload, seal=one.seal)
-        return self._rounds[one.round]
+            self._rounds[round_] = Intake(facts, submissions, self._errands, self._offload, seal=seal)
+        return self._rounds[round_]
 
     async def _find(self, intake: Intake, one: Late, store: Store) -> None:
         """Read a head that was judged in its own round: the very bytes, or none."""
@@ -104,14 +122,3 @@ class LateIntake:
             log.info("the head of late work cannot be read: %s", error)
         finally:
             self._reading.discard(one)
-
-    async def _reveal(
-        self, round_: int, stores: Mapping[bytes, Store], order: Sequence[bytes], seats: int, head: Block
-    ) -> None:
-        """One look for keys and payloads; whatever is in its way is in that of nobody but late work."""
-        try:
-            await self._rounds[round_].reveal(stores, order, seats, head)
-        except (ChainError, StorageError) as error:
-            log.info("late work cannot be looked for: %s", error)
-        finally:
-            self._looking.discard(round_)

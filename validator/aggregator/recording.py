@@ -80,7 +80,7 @@ class Recording:
         """
         around, tip = self._leading.context, self._leading.tip
         if self.made is None:
-            if (found := await self._found() or await self._earlier()) is not None:
+            if (found := await self._found() or await self._earlier(head)) is not None:
                 return await self._show(*found)
             self.made = await self.make(head)
         await self._sealing.keep()
@@ -122,14 +122,14 @@ class Recording:
         except WireError as error:
             raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
 
-    async def _earlier(self) -> tuple[bytes, bytes] | None:
+    async def _earlier(self, head: Block) -> tuple[bytes, bytes] | None:
         """The record that an earlier life has signed, by this leader's disk, and its digest; None where there is none.
 
         What it names may have been lost with the bucket, and is put again: of the same submissions the bundle is the
         same.
 
         Raises:
-            StorageError: not now; or a submission that it accepts is not at hand any more.
+            ChainError, StorageError: not now; or a submission that it accepts is not at hand any more.
         """
         around, tip = self._leading.context, self._leading.tip
         data = await self._leading.signed.kept(RECORD, tip.round, tip.parent)
@@ -139,14 +139,15 @@ class Recording:
             record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
         except WireError as error:
             raise ObjectDamaged(f"the record that was signed for round {tip.round} is not readable: {error}") from error
-        await self._restore(record, paths.bundle(tip.run_id, tip.round, digest))
+        await self._restore(record, paths.bundle(tip.run_id, tip.round, digest), head)
         if record.checkpoint != ledger.NO_CHECKPOINT:
             await save_checkpoint(around, tip, self._leading.replica, self._leading.spool)
         await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, tip.parent), data)
         return data, digest
 
-    async def _restore(self, record: Record, key: str) -> None:
-        """Have the bundle of a record of an earlier life in the own bucket."""
+    async def _restore(self, record: Record, key: str, head: Block) -> None:
+        """Have the bundle of a record of an earlier life in the own bucket; late work in it is fetched by the record,
+        whatever scores say now."""
         leading, bucket = self._leading, self._leading.context.bucket
         late, peers = leading.late, leading.intake.peers
         if not record.bundle_bytes:
@@ -154,8 +155,12 @@ class Recording:
         with suppress(ObjectMissing):
             await bucket.get_range(key, 0, 1)
             return
+        places = [place_of(entry) for entry in record.late]
+        if places:
+            stores = leading.context.directory.stores(await leading.context.chain.snapshot())
+            late.look(stores, [one for one in leading.tip.late if one.place in places], len(places), head)
         payloads = [peers[entry.public].payload for entry in record.seated if entry.public in peers]
-        payloads += [late.payload(place_of(entry)) for entry in record.late]
+        payloads += [late.payload(place) for place in places]
         opened = [payload.opened for payload in payloads if payload is not None]
         bundle = await leading.context.offload(lambda: make_bundle(opened, leading.spool))
         if bundle.digest != record.bundle:

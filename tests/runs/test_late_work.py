@@ -157,3 +157,25 @@ def test_a_run_that_takes_none_is_as_it_was(stage: MakeStage) -> None:
         "unavailable"
     }
     assert not case.run.events(LATECOMER, events.SentLate)
+
+
+@pytest.mark.slow
+def test_whoever_leads_next_takes_in_what_was_late_for_another(stage: MakeStage) -> None:
+    """Turns pass on every round: each leader knows from the tip alone what is open, and fetches it itself."""
+    clock = {"term": 1, "turn": 8, "touch": 200, "min_blocks": 3}  # its head is in the seal, though nobody expects it
+    made = stage(miners=4, validators=3, outer={"age_weights": AGES}, clock=clock)
+    script = ComesLate(LATECOMER, SINCE)
+    simulator = Simulator(made.roster, made.spec, made.text, script=script)
+    script.open_round = lambda: simulator.participants[LATECOMER].tip.round
+    case = Case(made, asyncio.run(simulator.run(ROUNDS)), script)
+    assert len(case.run.state_roots) == ROUNDS
+    told = [event.late for event in case.run.events("aggregator-1", events.Applied)]
+    hotkey = made.member(LATECOMER).hotkey
+    assert told == [()] * (SINCE + 1) + [(hotkey,)] * (ROUNDS - SINCE - 1) + [()]
+    leaders = {
+        event.round % 3: name for name in case.run.participants for event in case.run.events(name, events.Recorded)
+    }
+    assert len(set(leaders.values())) == 3
+    report = asyncio.run(Auditor(made.run, case.run.chain, case.run.buckets, lambda _line: None).audit(None))
+    report.raise_fault()
+    assert report.late == ROUNDS - SINCE - 1

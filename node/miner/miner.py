@@ -118,7 +118,7 @@ class Miner(Follower):
         """See beside the round what is made of the earlier ones' work; what of it is not up yet may come late."""
         errands.start(self._earnings.look(self._tip))
         made = self._state.made
-        if made is not None and made is not self._sent and overdue.is_open(self._tip, self.public, made):
+        if made is not None and made is not self._sent and overdue.is_open(self._tip, made):
             self._overdue = errands.start(self._send_late(made))
 
     @property

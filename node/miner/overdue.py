@@ -15,9 +15,11 @@ from muster.protocol.ledger import Tip
 log = logging.getLogger(__name__)
 
 
-def is_open(tip: Tip, public: bytes, made: Made) -> bool:
-    """Whether records of the open round or later may take in what this miner made in an earlier one."""
-    return any(one.place == (made.round, public) for one in tip.late)
+def is_open(tip: Tip, made: Made) -> bool:
+    """Whether records of the open round or later may take in what was made in an earlier one: its very head is open."""
+    rounds = {one.round for one in tip.late}
+    head = wire.submitted_head(made.submission, tip.run_id).digest if made.round in rounds else None
+    return any(one.head == head for one in tip.late)
 
 
 async def send(context: Context, tip: Tip, made: Made) -> bool:

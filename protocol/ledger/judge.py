@@ -111,7 +111,7 @@ def verify(
     admitted = _check_entries(tip, record, admit)
     _check_scores(tip, record)
     _check_choice(tip, record)
-    late = check_late(tip, record)
+    late = _check_late(tip, record)
     accepted = [*(admitted[entry.public] for entry in record.seated), *late]
     ages = [record.round - signed.header.round for signed in late]
     weighed = prepare(open_accepted(accepted), [signed.header.windows for signed in accepted], tip.spec, ages)
@@ -265,7 +265,7 @@ def _check_choice(tip: Tip, record: Record) -> None:
             raise LedgerError(f"a submission is recorded as {claim} where the rules make it {right or 'accepted'}")
 
 
-def check_late(tip: Tip, record: Record) -> list[Signed]:
+def _check_late(tip: Tip, record: Record) -> list[Signed]:
     """The late work that a record takes in is what it may take; returns its heads, in record order.
 
     Which of it was at hand is its leader's word.

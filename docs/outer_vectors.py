@@ -19,6 +19,9 @@ DECLARED = [6, 2, 3]
 SILENT_FOR = [[], [0, 1], [1]]
 """The tensors for which each of them has zeros: two bring the embedding, one the tensor after it."""
 
+LATE_AGES, LATE_WEIGHTS = [1, 2], (0.75, 0.25)
+"""How late the second and the third are, and what that weighs."""
+
 
 def f32(values: Tensor | np.ndarray[Any, Any]) -> str:
     """The little-endian bytes of fp32 values, hexadecimal."""
@@ -40,7 +43,7 @@ def outer_vectors(run: Run) -> dict[str, Any]:
         found[f"{rule}_caps"] = f32(np.array(capped[0].scale_limit))
         found[f"{rule}_weights_of_embedding"] = f32(weights[:, 0])
         found[f"{rule}_root_at_step_1"] = state_root(theta, run.layout, run.run_id, 1).hex()
-    return found | _uneven(run, updates)
+    return found | _uneven(run, updates) | _late(run, updates)
 
 
 def _uneven(run: Run, updates: list[SparseUpdate]) -> dict[str, Any]:
@@ -64,4 +67,20 @@ def _uneven(run: Run, updates: list[SparseUpdate]) -> dict[str, Any]:
         "uneven_weights_of_the_third": f32(weights[2]),
         "uneven_unmoved": list(unmoved),
         "uneven_root_at_step_1": state_root(theta, run.layout, run.run_id, 1).hex(),
+    }
+
+
+def _late(run: Run, updates: list[SparseUpdate]) -> dict[str, Any]:
+    """The same three, of which two came late: they are under the first one's caps and norms."""
+    fields = {"age_weights": LATE_WEIGHTS, "min_owners": 1}
+    spec = run.spec.model_copy(update={"outer": run.spec.outer.model_copy(update=fields)})
+    capped, weights, _ = prepare(updates, [1, 1, 1], spec, LATE_AGES)
+    theta = [tensor.clone() for tensor in run.theta]
+    aggregate_(theta, capped, weights, 0.65, spec.outer.rule)
+    return {
+        "late_ages": [0, *LATE_AGES],
+        "late_age_weights": list(LATE_WEIGHTS),
+        "late_caps": f32(np.array(capped[0].scale_limit)),
+        "late_weights_of_embedding": f32(weights[:, 0]),
+        "late_root_at_step_1": state_root(theta, run.layout, run.run_id, 1).hex(),
     }

@@ -43,8 +43,12 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
         inner = get_args(annotation)[0]
         lengths = [f"at least {each.min_length}" for each in metadata if isinstance(each, MinLen)]
         lengths += [f"at most {each.max_length}" for each in metadata if isinstance(each, MaxLen)]
-        pairs = get_origin(inner) is tuple
-        return f"list of {'pairs (integer ≥ 0, number ≥ 0)' if pairs else 'text'}", " and ".join(lengths)
+        if get_origin(inner) is tuple:
+            return "list of pairs (integer ≥ 0, number ≥ 0)", " and ".join(lengths)
+        kind, bounds = _kind(inner, [])
+        return f"list of {kind}s" if kind == "number" else f"list of {kind}", " and ".join(
+            filter(None, (bounds, *lengths))
+        )
     name = {bool: "boolean", int: "integer", float: "number", str: "text"}[annotation]
     return name, " and ".join(_bounds(metadata))
 

@@ -64,7 +64,7 @@ PLACES: Mapping[str, Place] = {
     "quantiser": Place("quantiser", "tile", "One tile of eight values", ("values",)),
     "codec": Place("codec", "one-frame", "A small model in one frame", ("shapes", "k", "payload_to_decode")),
     "outer": Place("outer", "three-updates", "Caps, clips and steps by the three rules",
-        ("scale_bytes_of_the_third", "uneven_windows", "uneven_silent_for")),
+        ("scale_bytes_of_the_third", "uneven_windows", "uneven_silent_for", "late_ages", "late_age_weights")),
     "selection": Place(
         "selection",
         "six-peers",

@@ -67,14 +67,14 @@ class Place:
 
 
 class Submissions:
-    """Fetches and opens the submissions of one round.
+    """Fetches and opens submissions of one codec, each from where its own round's lie.
 
     `spool` is the folder that large ones are kept in (None: the system's folder for temporary files); a file has no
     name any more once it is open, so nothing is left behind. `ailments` is told when that disk takes none.
     """
 
     def __init__(self, tip: Tip, offload: Offload, spool: Path | None = None, ailments: Ailments | None = None) -> None:
-        self._run_id, self._round = tip.run_id, tip.round
+        self._run_id = tip.run_id
         self._codec = tip.codec
         self._offload = offload
         self._spool = spool
@@ -91,9 +91,10 @@ class Submissions:
             StorageError: the bucket cannot be read.
             WireError: `key_round`, `key_hotkey`, `key_seal`, `key_mismatch`.
         """
-        data = await store.get(paths.key(self._run_id, self._round), max_bytes=MAX_KEY_BYTES)
+        round_ = signed.header.round
+        data = await store.get(paths.key(self._run_id, round_), max_bytes=MAX_KEY_BYTES)
         try:
-            key = wire.decode_key(data, self._run_id, self._round, signed.header.public)
+            key = wire.decode_key(data, self._run_id, round_, signed.header.public)
         except WireError as error:
             if error.reason in _OWN_DOING:
                 raise
@@ -154,12 +155,12 @@ class Submissions:
             place.held = False
 
     async def _read(self, store: Store, signed: Signed) -> bytes:
-        key = paths.payload(self._run_id, self._round)
+        key = paths.payload(self._run_id, signed.header.round)
         return await store.get(key, max_bytes=signed.ciphertext_bytes, deadline=BULK_DEADLINE)
 
     async def _download(self, store: Store, signed: Signed) -> memoryview:
         """The ciphertext as a map of a nameless file."""
-        key = paths.payload(self._run_id, self._round)
+        key = paths.payload(self._run_id, signed.header.round)
         folder = await self._offload(self._folder)
         try:
             target = Path(folder.name) / "object"

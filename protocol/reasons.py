@@ -35,6 +35,7 @@ class Reason:
 KEY_MISSING = "key_missing"
 KEY_SEAL = "key_seal"
 UNAVAILABLE = "unavailable"
+LATE = "late"
 NOT_SELECTED = "not_selected"
 NULL_ROUND = "null_round"
 NOT_ORIGINAL = "not_original"
@@ -77,6 +78,7 @@ _HEAD = {
 _PAYLOAD = {
     KEY_MISSING: "The payload's key did not come in time.",
     UNAVAILABLE: "The payload could not be read in time.",
+    LATE: "Key or payload did not come in time; a later record may yet take the work in.",
     KEY_SEAL: "The key answers another seal than the record names, or none.",
     "key_round": "The key object is of another round.",
     "key_hotkey": "The key object is by another peer.",
@@ -150,8 +152,11 @@ PAYLOAD_REASONS = _BY_CLASS[ReasonClass.PAYLOAD]
 """What was wrong with key or payload, or that they were not there in time: the peer keeps its place in the order of
 seats and gets none, counts as missing, and stands behind others of its kind for some rounds."""
 
-LEADERS_WORD = _BY_CLASS[ReasonClass.LEADER_WORD] | {KEY_MISSING, UNAVAILABLE}
-"""Nobody who was not watching can check these: two of them are of the payload's class, for they decide its seat."""
+NOT_IN_TIME = frozenset((KEY_MISSING, UNAVAILABLE, LATE))
+"""Key or payload was not there in time: the first two where a run takes no late work, the third where it does."""
+
+LEADERS_WORD = _BY_CLASS[ReasonClass.LEADER_WORD] | NOT_IN_TIME
+"""Nobody who was not watching can check these: three of them are of the payload's class, for they decide its seat."""
 
 DECISIONS = _BY_CLASS[ReasonClass.DECISION]
 """Nothing is wrong with the submission."""

@@ -32,7 +32,7 @@ from muster.protocol.ledger.bundle import Opened, write_bundle
 from muster.protocol.ledger.roots import state_root
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
-from muster.protocol.wire import Record, Seal
+from muster.protocol.wire import Entry, Record, Seal
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.intake import Head
 
@@ -103,17 +103,20 @@ def close(
     taken: Sequence[Taken],
     failures: dict[bytes, str] | None = None,
     answering: bytes | None = None,
+    late: Sequence[tuple[Taken, bytes]] = (),
     **decision: Any,
 ) -> Closed:
-    """Seal at block 5, or at the deadline where an expected peer is missing, and record two blocks later.
+    """Seal at block 5, or as soon after it as may be, or at the deadline where an expected peer is missing, and record
+    two blocks later.
 
-    The keys answer that seal, or the one with the digest `answering`.
+    The keys answer that seal, or the one with the digest `answering`. `late` is work of earlier rounds that is taken
+    in, each with the digest of the seal that its key answers.
     """
     heads = {one.head.public: one.head for one in taken}
     failed = failures or {}
     listed = tuple((public, wire.head_digest(heads[public].data)) for public in sorted(heads))
     in_time = heads.keys() >= set(tip.opening.expected) and len(heads) >= tip.spec.clock.min_submissions
-    sealed = 5 if in_time else tip.opening.deadline
+    sealed = max(5, tip.opening.min_block) if in_time else tip.opening.deadline
     seal = Seal(tip.run_id, LEAD.public, tip.round, tip.parent, 0, block(sealed), listed)
     _, seal_digest = wire.decode_seal(wire.encode_seal(seal, LEAD), tip.run_id)
     decided: dict[str, Any] = {
@@ -127,10 +130,15 @@ def close(
     made = Decision(**(decided | decision))
     choice = tip.choose({peer: head.reason or failed.get(peer, "") for peer, head in heads.items()}, made.scores)
     accepted = [one for peer in choice.accepted for one in taken if one.head.public == peer]
-    sealed_heads = [wire.decode_head(one.head.data, tip.run_id) for one in accepted]
-    weighed = prepare([one.work for one in accepted], [each.header.windows for each in sealed_heads], tip.spec)
-    bundle = write_bundle(one.opened(answering or seal_digest) for one in accepted)
-    work = Work(choice, weighed, blake3(bundle).digest(), len(bundle))
+    opened = [one.opened(answering or seal_digest) for one in accepted] + [one.opened(seal) for one, seal in late]
+    headers, works = [one.signed.header for one in opened], [*accepted, *(one for one, _ in late)]
+    ages = [tip.round - header.round for header in headers[len(accepted) :]]
+    weighed = prepare([one.work for one in works], [each.windows for each in headers], tip.spec, ages)
+    bundle = write_bundle(opened)
+    entries = tuple(
+        Entry(one.head.public, each.round, one.head.data, "") for one, each in zip(works, headers, strict=True)
+    )
+    work = Work(choice, weighed, blake3(bundle).digest(), len(bundle), entries[len(accepted) :])
     return Closed(tip, compose(tip, made, {peer: head.data for peer, head in heads.items()}, work), seal, bundle)
 
 

@@ -26,7 +26,8 @@ STUCK = 200
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What is special about a run: clock, wait for scores, operators, whom nobody expects, seats, what aggregators are,
-    how many blocks later a block is final, and how many miners there are."""
+    how many blocks later a block is final, what late work weighs by its age, how many rounds later scores steer, and
+    how many miners there are."""
 
     name: str
     clock: Mapping[str, int] = field(hash=False)
@@ -36,12 +37,14 @@ class Setting:
     seats: int = 20
     leader: type[Aggregator] = Aggregator
     final_after: int = 0
+    ages: tuple[float, ...] = ()
+    lag: int = 1
     miners: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class NanoStage:
-    """A run of two miners, or of more, laid out and not begun."""
+    """A run of a few miners, laid out and not begun."""
 
     setting: Setting
     roster: Roster
@@ -50,10 +53,11 @@ class NanoStage:
 
     @classmethod
     def lay(cls, setting: Setting, folder: Path) -> NanoStage:
-        """Write its text into a folder, and settle its spec; scores steer the round after the one they are of."""
+        """Write its text into a folder, and settle its spec."""
         document = nano_template().model_dump()
         document["clock"] |= setting.clock
-        document["gauntlet"] |= {"lag": 1, "score_wait": setting.score_wait, "seats": setting.seats}
+        document["gauntlet"] |= {"lag": setting.lag, "score_wait": setting.score_wait, "seats": setting.seats}
+        document["outer"] |= {"age_weights": setting.ages}
         document["data"]["slots"] = max(document["data"]["slots"], 2 * setting.miners)
         template, roster = Template.model_validate(document), Roster.of(0, setting.miners, setting.operators, {})
         folder.mkdir(exist_ok=True)
@@ -81,7 +85,18 @@ class NanoStage:
         Raises:
             Stuck: it does not end within `stuck` blocks.
         """
-        simulator = Simulator(
+        simulator = self.simulator(script, arrivals, absent, makers)
+        return clock.run(simulator.run(rounds), stuck * BLOCK)
+
+    def simulator(
+        self,
+        script: Script,
+        arrivals: Mapping[str, int] | None = None,
+        absent: Absence | None = None,
+        makers: Makers = lambda _: counting_miner,
+    ) -> Simulator:
+        """What plays it."""
+        return Simulator(
             self.roster,
             self.spec,
             self.text,
@@ -93,4 +108,3 @@ class NanoStage:
             leader=self.setting.leader,
             final_after=self.setting.final_after,
         )
-        return clock.run(simulator.run(rounds), stuck * BLOCK)

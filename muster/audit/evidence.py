@@ -244,7 +244,7 @@ class Evidence:
         seal, heads = wire.decode_sealed(data)
         if wire.decode_seal(seal, self.run_id)[1] != record.seal:
             raise LedgerError("it does not hold the seal of the record")
-        if heads != {entry.public: entry.head for entry in record.entries}:
+        if heads != {entry.public: entry.head for entry in record.sealed}:
             raise LedgerError("it does not hold the heads of the record")
 
     async def check_same(self, key: str, size: int, same: Callable[[bytes], bool]) -> None:

@@ -7,6 +7,7 @@ windows and submissions from the record, and the row's validator drew its window
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -14,7 +15,6 @@ from blake3 import blake3
 from muster.audit.evidence import Evidence
 from muster.audit.report import AuditReport, Fault, FaultClass, FaultLog
 from muster.audit.scores import ScoreFiles
-from muster.kernels import SparseUpdate
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
 from muster.protocol import paths, wire
@@ -26,8 +26,8 @@ from muster.protocol.rules.sampling import sample
 from muster.protocol.wire import ScoreFile, Seal
 from muster.validator.gauntlet.again import Again, disagreement, mismatch, published_factor
 from muster.validator.gauntlet.evaluation import own_beacon
-from muster.validator.gauntlet.judging import Work, sent
-from muster.validator.gauntlet.overlap import Overlap, overlaps, proven
+from muster.validator.gauntlet.judging import Work, accepted_updates, late_updates, sent
+from muster.validator.gauntlet.overlap import Earlier, Overlap, overlaps, proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Losses:
         self._report = report
         self._faults = faults
         self._drawn: dict[int, dict[str, set[str]]] = {}
-        self._before: tuple[int, dict[str, SparseUpdate]] | None = None
+        self._before: tuple[int, Sequence[Earlier]] | None = None
 
     async def draw(self, sampling: Sampling, first_round: int) -> None:
         """Choose the rows, by (round, validator), among those whose submission is in a bundle."""
@@ -80,7 +80,8 @@ class Losses:
 
     async def check(self, tip: Tip, applied: Applied, seal: Seal, replica: Replica) -> None:
         """Measure what was drawn of a round, whose θ the replica holds; called for every round that is replayed."""
-        entries = zip(applied.record.accepted, applied.updates, strict=True)
+        seated = applied.record.seated  # late work is not measured, and comes after it
+        entries = zip(seated, applied.updates[: len(seated)], strict=True)
         works = [Work(wire.decode_head(entry.head, tip.run_id), sent(update)) for entry, update in entries]
         beacon = await self._evidence.evaluation_beacon(tip.spec, seal)
         for hotkey, peers in sorted(self._drawn.pop(tip.round, {}).items()):
@@ -92,7 +93,7 @@ class Losses:
             for problem in problems:
                 name = paths.scores(tip.run_id, tip.round, applied.digest)
                 self._faults.add(Fault(FaultClass.SCORES, tip.round, name, problem, hotkey))
-        self._before = tip.round, {work.hotkey: work.update for work in works}
+        self._before = tip.round, accepted_updates(applied)
 
     def _problems(
         self,
@@ -127,19 +128,20 @@ class Losses:
         """What the accepted have in common with each other and with those before; nothing where others, whose work is
         in no bundle, were compared too, or where those before are not known."""
         beside = DECISIONS | (LEADERS_WORD - PAYLOAD_REASONS)  # of these a validator may have read the payload itself
-        compared = sum(not entry.reason or entry.reason in beside for entry in applied.record.entries)
+        compared = sum(not entry.reason or entry.reason in beside for entry in applied.record.sealed)
         updates = {work.hotkey: work.update for work in works}
-        before: dict[str, SparseUpdate] | None = {} if tip.round == 0 else None
+        before: Sequence[Earlier] | None = () if tip.round == 0 else None
         if self._before is not None and self._before[0] == tip.round - 1:
             before = self._before[1]
         if all(row.copy_of is None for row in file.rows):
-            before = {}  # a validator that has lost what the round before applied compares nobody with it
+            before = ()  # a validator that has lost what the round before applied compares nobody with it
         if before is None or compared != len(works):
             return {}
         states = self._scores.before.get(file.hotkey)
         if states is None:
             return {}
         spec, windows = tip.spec.gauntlet, {work.hotkey: work.signed.header.windows for work in works}
+        before = (*before, *late_updates(applied))
         return overlaps(beacon, updates, before, proven(windows, states, spec), states, spec)
 
     def tell(self) -> None:

@@ -147,8 +147,10 @@ class Replay:
             return
         report.rounds += 1
         report.accepted += len(record.accepted)
+        report.late += len(record.late)
         report.state_roots.append(replica.root().hex())
-        self._progress(f"round {record.round}: {len(record.accepted)} accepted, root {replica.root().hex()[:16]}")
+        late = f", {len(record.late)} of them late" if record.late else ""
+        self._progress(f"round {record.round}: {len(record.accepted)} accepted{late}, root {replica.root().hex()[:16]}")
 
     def _pass_by(self, round_: int, record: Record | None) -> None:
         """A round that was not."""

@@ -83,14 +83,15 @@ class AuditReport:
 
     `not_replayed` are the rounds after a fault in which θ was not known: of these the objects were compared with the
     digests that name them, and the rules checked that need no θ. Replay goes on at the next checkpoint that a record
-    pins. `sheets` counts the score files that were computed again, `measured` the rows that were measured again, which
-    were drawn by `seed`.
+    pins. Of those `accepted`, `late` came in a round after their own. `sheets` counts the score files that were
+    computed again, `measured` the rows that were measured again, which were drawn by `seed`.
     """
 
     run_id: str
     first_round: int
     rounds: int = 0
     accepted: int = 0
+    late: int = 0
     checkpoints: int = 0
     closed: bool = False
     state_roots: list[str] = field(default_factory=list)
@@ -129,6 +130,7 @@ class AuditReport:
             "first_round": self.first_round,
             "rounds": self.rounds,
             "accepted": self.accepted,
+            "late": self.late,
             "checkpoints": self.checkpoints,
             "closed": self.closed,
             "state_root": self.state_root,
@@ -146,10 +148,11 @@ class AuditReport:
         counts = ", ".join(f"{len(self.of(kind))} {kind.value}" for kind in FaultClass if self.of(kind))
         ending = "closed" if self.closed else "still open"
         skipped = f", {len(self.not_replayed)} not replayed" if self.not_replayed else ""
+        late = f" ({self.late} of them late)" if self.late else ""
         again = f", {self.measured} of their rows measured again" if self.seed is not None else ""
         return (
             f"{f'faults: {counts}' if counts else 'ok'}; {self.rounds} rounds from round {self.first_round}{skipped}, "
-            f"{self.accepted} submissions, {self.checkpoints} checkpoints remade; the run is {ending}\n"
+            f"{self.accepted} submissions{late}, {self.checkpoints} checkpoints remade; the run is {ending}\n"
             f"{self.sheets} score files computed again{again}\n"
             f"state root {self.state_root}"
         )

@@ -99,7 +99,7 @@ class ScoreFiles:
                 goes_on = round_ == 0 or (before is not None and before.round == round_ - 1)
                 self.before[hotkey] = states_of(before) if goes_on else None
                 drawn_by = own_beacon(beacon, file.public)
-                sheet = Sheet(file, record, drawn_by, spec, self._of_before(round_), slots, self.before[hotkey])
+                sheet = Sheet(file, record, drawn_by, spec, self._of_before(record), slots, self.before[hotkey])
                 self._tell(name, sheet, before)
         self._applied = round_, frozenset(hotkey_of(entry.public) for entry in record.accepted)
 
@@ -126,11 +126,12 @@ class ScoreFiles:
                     said = f"it disputes the file of {accused}, for {peer}: {printable(dispute.sentence)}"
                     self._faults.remark(round_, hotkey, said)
 
-    def _of_before(self, round_: int) -> frozenset[str] | None:
-        """Whose work the record before a round's applied, as far as that is known."""
-        if round_ == 0:
-            return frozenset()
-        return self._applied[1] if self._applied is not None and self._applied[0] == round_ - 1 else None
+    def _of_before(self, record: Record) -> frozenset[str] | None:
+        """Whose work the record before this one applied, or this one took in late, as far as that is known."""
+        late = frozenset(hotkey_of(entry.public) for entry in record.late)
+        if record.round == 0:
+            return late
+        return self._applied[1] | late if self._applied is not None and self._applied[0] == record.round - 1 else None
 
     async def _before(self, hotkey: str, round_: int) -> ScoreFile | None:
         """The newest file of a validator before a round's; the first one asked for is looked up."""

@@ -20,11 +20,10 @@ from muster.protocol.reasons import (
     CLONE,
     DECISIONS,
     JUDGEMENTS,
-    KEY_MISSING,
     LEADERS_WORD,
     NO_ASSIGNED_WINDOWS,
+    NOT_IN_TIME,
     PAYLOAD_REASONS,
-    UNAVAILABLE,
     UNORIGINAL,
 )
 from muster.protocol.spec import RunSpec
@@ -48,9 +47,10 @@ _OF_A_MEASUREMENT = (
 class Sheet:
     """A validator's file, and what it is held against.
 
-    `beacon` is what the validator drew by; `applied` are the peers whose work the record before applied, None where
-    that is not known; `slots` are the peers' slots as the file before and the chain now have them, by hotkey; `before`
-    are the standings that it goes on from, None where they are not known.
+    `beacon` is what the validator drew by; `applied` are the peers whose earlier work could be copied, which the record
+    before applied or either of them took in late, None where that is not known; `slots` are the peers' slots as the
+    file before and the chain now have them, by hotkey; `before` are the standings that it goes on from, None where they
+    are not known.
     """
 
     file: ScoreFile
@@ -64,7 +64,7 @@ class Sheet:
 
 def by_the_record(sheet: Sheet) -> list[str]:
     """What a file says otherwise than the record it judges, or than what it says itself that it measured."""
-    entries = {hotkey_of(entry.public): entry for entry in sheet.record.entries}
+    entries = {hotkey_of(entry.public): entry for entry in sheet.record.sealed}
     problems = []
     for row in sheet.file.rows:
         entry = entries.get(row.hotkey)
@@ -166,7 +166,7 @@ def _outcomes(entry: Entry | None, record: Record) -> set[tuple[str, str]]:
     if entry is None:
         return {nothing, (str(ABSENT), "")}
     failed = (str(FAILED), entry.reason)
-    if entry.reason in (KEY_MISSING, UNAVAILABLE):
+    if entry.reason in NOT_IN_TIME:
         return {nothing, failed}
     if not entry.reason or entry.reason in DECISIONS:
         return judged
@@ -197,7 +197,7 @@ def _of_its_measurement(row: ScoreRow) -> Iterator[str]:
 
 def _compared(row: ScoreRow, sheet: Sheet) -> Iterator[str]:
     """What a row says of others' work: whose it was beside, and that it failed by just these figures."""
-    sealed = {hotkey_of(entry.public) for entry in sheet.record.entries} - {row.hotkey}
+    sealed = {hotkey_of(entry.public) for entry in sheet.record.sealed} - {row.hotkey}
     for name, ratio, those in (("clone", row.clone, sealed), ("copy", row.copy, sheet.applied)):
         other = getattr(row, f"{name}_of")
         if (other is None) != (ratio is None):

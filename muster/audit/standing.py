@@ -15,6 +15,7 @@ from muster.protocol import ledger
 from muster.protocol.errors import LedgerError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.rules.attendance import MEMORY, attendance
+from muster.protocol.rules.late import still_open
 from muster.protocol.wire import Kind, Record
 
 
@@ -71,6 +72,8 @@ class Standing:
             tip = replace(tip, history=ledger.adopt_amendments(tip, record))
         with suppress(LedgerError):  # whose stake stood behind disputes is the record's own word
             tip = ledger.adopt_proofs(tip, record)
+        with suppress(LedgerError):  # of a head that is none nothing is left open
+            tip = replace(tip, late=still_open(tip.late, record, tip.history))
         known = ledger.spec_digest(tip.history.at(record.opening.round)) == record.opening.spec_digest
         self._doubtful = max(0, self._doubtful - 1) if known else MEMORY
         self._set(replace(tip, opening=record.opening))

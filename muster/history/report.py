@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from muster.history.status import PHASES, PeerRow, RunSummary, printable
-from muster.history.view import ROOT_DIGITS, clock, score_cells
+from muster.history.view import ROOT_DIGITS, accepted_cell, clock, score_cells
 from muster.protocol.errors import StorageError
 from muster.protocol.reasons import sentence_of
 
@@ -235,7 +235,7 @@ def _facts(summary: RunSummary) -> str:
 
 def _peer_cells(peer: PeerRow) -> str:
     texts = [str(peer.uid), printable(peer.label), printable(peer.behaviour)]
-    numbers = [f"{peer.accepted}/{peer.submitted}", *score_cells(peer.score).values()]
+    numbers = [accepted_cell(peer), *score_cells(peer.score).values()]
     cells = "".join(f"<td class=text>{escape(text)}</td>" for text in texts)
     cells += "".join(f"<td class=wrap>{escape(text)}</td>" for text in (_rejections(peer), printable(peer.why)))
     cells += "".join(f"<td>{escape(text)}</td>" for text in numbers)

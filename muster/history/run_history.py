@@ -32,6 +32,7 @@ class _Round:
     kind: str = ""
     accepted: frozenset[str] = frozenset()
     rejected: Mapping[str, str] = field(default_factory=dict)
+    late: tuple[str, ...] = ()
     roots: dict[str, str] = field(default_factory=dict)
     loss: float | None = None
     up: int = 0
@@ -147,7 +148,7 @@ class RunHistory:
         self._moved[label] = event.bytes_up, event.bytes_down
         row.kind = event.kind
         row.accepted = frozenset(event.accepted)
-        row.rejected = event.rejected
+        row.rejected, row.late = event.rejected, event.late
 
     def _scored(self, event: events.Scored) -> None:
         peers = ranked(event.peers)
@@ -205,6 +206,7 @@ class RunHistory:
             rejected={reason: reasons.count(reason) for reason in sorted(set(reasons))},
             score=self._scores.get(member.hotkey),
             why=self._why.get(member.hotkey, ""),
+            late=sum(row.late.count(member.hotkey) for row in closed),
         )
 
     def _row(self, number: int, row: _Round) -> RoundRow:
@@ -225,7 +227,8 @@ class RunHistory:
         kind: Literal["round", "null"] = "null" if row.kind == "null" else "round"
         sealed = len(row.accepted) + len(row.rejected)
         root = next((root for label, root in sorted(row.roots.items()) if label in self._honest), "")
-        return RoundRow(number, kind, len(row.accepted), sealed, row.loss, last - began, phases, row.up, root, row.down)
+        accepted, late = len(row.accepted), len(row.late)
+        return RoundRow(number, kind, accepted, sealed, row.loss, last - began, phases, row.up, root, row.down, late)
 
     def summary(self, now: float, processes: Iterable[ProcessRow]) -> RunSummary:
         """The run as it ended."""

@@ -37,7 +37,7 @@ class PeerRow:
     """One miner. `behaviour` is "honest" or an adversary's name; `rejected` counts submissions by reason.
 
     `score` is the newest judgement of it, None until there is one, and `why` that in one line: rank, share, and what
-    takes most from it.
+    takes most from it. `late` counts submissions that a later round's record took in.
     """
 
     uid: int
@@ -49,6 +49,7 @@ class PeerRow:
     rejected: Mapping[str, int]
     score: ScoreRow | None = None
     why: str = ""
+    late: int = 0
 
     @property
     def label(self) -> str:
@@ -64,6 +65,7 @@ class PeerRow:
             "behaviour": self.behaviour,
             "submitted": self.submitted,
             "accepted": self.accepted,
+            "late": self.late,
             "rejected": dict(sorted(self.rejected.items())),
             "mu": score and score.mu,
             "rating": {
@@ -84,7 +86,8 @@ class RoundRow:
     `accepted` of `sealed` submissions entered the outer step; `loss` is the held-out loss after it, in
     nat/byte, None where nobody measured; `seconds` and `phases` (keys of `PHASES`) are wall time; bytes
     count what all participants put (`bytes_up`) and fetched (`bytes_down`, None where nobody counted by
-    round); `root` is the state root after the round, 64 hexadecimal digits.
+    round); `root` is the state root after the round, 64 hexadecimal digits; `late` counts earlier rounds' submissions
+    that entered beside these.
     """
 
     round: int
@@ -97,6 +100,7 @@ class RoundRow:
     bytes_up: int
     root: str
     bytes_down: int | None = None
+    late: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def round_line(row: RoundRow) -> str:
         [
             f"round {row.round:>3}",
             "null record" if row.kind == "null" else f"loss {number(row.loss, 4)}",
-            f"accepted {row.accepted}/{row.sealed}",
+            f"accepted {row.accepted}/{row.sealed}" + (f" and {row.late} late" if row.late else ""),
             f"{row.seconds:.1f} s" + (f" ({phases})" if phases else ""),
             f"up {decimal(row.bytes_up)}",
             f"root {row.root[:ROOT_DIGITS]}",
@@ -117,6 +117,11 @@ def loss_line(status: RunStatus) -> Text:
     now = f"{losses[-1]:.4f}" if losses else MISSING
     text = Text.assemble("held-out loss ", (now, "bold"), " nat/byte  ", (sparkline(losses), "cyan"))
     return text.append(f"  unigram {status.unigram:.4f}", "dim")
+
+
+def accepted_cell(peer: PeerRow) -> str:
+    """How many of a peer's submissions were accepted, and taken in late, of how many."""
+    return f"{peer.accepted}{f'+{peer.late}' if peer.late else ''}/{peer.submitted}"
 
 
 def peer_table(peers: Sequence[PeerRow], *, wide: bool, limit: int | None = None) -> RenderableType:
@@ -138,7 +143,7 @@ def peer_table(peers: Sequence[PeerRow], *, wide: bool, limit: int | None = None
             Text(str(peer.uid)),
             Text(printable(peer.label)),
             Text(printable(peer.behaviour), style="" if honest else "yellow"),
-            Text(f"{peer.accepted}/{peer.submitted}"),
+            Text(accepted_cell(peer)),
             Text(reasons(peer.rejected.items()), style="red"),
             *(Text(cells[name]) for name in shown),
         )

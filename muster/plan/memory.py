@@ -221,6 +221,9 @@ class _Planner:
             self.add("submissions", where, 2 * self.peers * self.payload, when, why + ", and the bundle of them")
         decoded = f"{self.peers} × (3 bytes a kept value, 2 a tile)"
         self.add("updates", where, self.peers * values, when, decoded)
+        if self.spec.outer.max_age and self.role is Role.AGGREGATOR:
+            late = self.peers * (self.payload + values)
+            self.add("late submissions", where, late, when, "of free seats: as they came, and as updates")
         rounds = min(BYTES_AHEAD, ROUNDS_AHEAD * self.peers * (self.payload + values))
         ahead = rounds + int(OPENING * min(self.payload, BYTES_AHEAD))
         said = f"behind: {ROUNDS_AHEAD} rounds' bundles and updates, {BYTES_AHEAD // MIB} MiB at most, and an opening"
@@ -316,6 +319,9 @@ class _Planner:
         self.add(
             "own submission", Place.HOST, made, [Phase.COMPRESS, Phase.APPLY], "its values, encoded, encrypted, signed"
         )
+        if self.spec.outer.max_age:
+            when = [Phase.FORWARD, Phase.BACKWARD, Phase.COMPRESS]
+            self.add("own late submission", Place.HOST, 2 * self.payload, when, "the last round's, not up yet")
         if self.gpus:
             copy = FLOAT * max(self.layout.grid.numel)
             self.add("a tensor on its way to disk", Place.HOST, copy, [Phase.COMPRESS], "saved one after another")

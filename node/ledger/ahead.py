@@ -197,6 +197,8 @@ class _Round:
             bundle, record = await self.bundle, await self._named()
             if record is None or not isinstance(bundle, bytes) or not bundle:
                 return None
+            if record.late:
+                return None  # which seals its keys must answer is known at the tip of its round, and not before
             return await self._how(self._tip, record, bundle)
 
 

@@ -42,6 +42,12 @@ class Errands:
         self._tasks = tasks
         self._chain = chain
         self._running: set[asyncio.Task[Any]] = set()
+        self._apart: list[Errands] = []
+
+    def apart(self) -> Errands:
+        """Errands of the same round that can be cancelled without the others, and are with all."""
+        self._apart.append(Errands(self._tasks, self._chain))
+        return self._apart[-1]
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something in the background; what it raises ends the session."""
@@ -74,6 +80,8 @@ class Errands:
         """The round is over: whatever still runs is pointless."""
         for task in tuple(self._running):
             task.cancel()
+        for errands in self._apart:
+            errands.cancel()
 
 
 class Participant:
@@ -234,10 +242,11 @@ class Follower(Participant):
             kind=applied.record.kind.name.lower(),
             root=root.hex(),
             outer_step=self.replica.outer_step,
-            accepted=tuple(hotkey_of(entry.public) for entry in applied.record.accepted),
-            rejected={hotkey_of(e.public): e.reason for e in applied.record.entries if e.reason},
+            accepted=tuple(hotkey_of(entry.public) for entry in applied.record.seated),
+            rejected={hotkey_of(e.public): e.reason for e in applied.record.sealed if e.reason},
             bytes_up=self.context.meter.up,
             bytes_down=self.context.meter.down,
+            late=tuple(hotkey_of(entry.public) for entry in applied.record.late),
         )
         self.note(done)
         for public in sorted(applied.tip.struck - tip.struck):

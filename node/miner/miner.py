@@ -7,6 +7,7 @@ sent counts as sent for error feedback, whatever becomes of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -21,6 +22,7 @@ from muster.node.data.dataset import TextReader
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
 from muster.node.ledger.seals import FoundSeal
+from muster.node.miner import overdue
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
@@ -107,15 +109,20 @@ class Miner(Follower):
         self._sending = False
         self._refused: set[bytes] = set()
         self._earnings = Earnings(context)
+        self._overdue: asyncio.Task[None] | None = None
 
     def duty(self) -> Duty:
         """A miner mines."""
         return Duty.MINE
 
     def begin(self, errands: Errands) -> None:
-        """See beside the round what is made of the earlier ones' work, and forget what nobody asks for any more."""
+        """See beside the round what is made of the earlier ones' work; what of it is not up yet may come late, and what
+        nobody asks for any more goes."""
         errands.start(self._earnings.look(self._tip))
         errands.start(forget_submissions(self.context, self._tip))
+        made = self._state.made
+        if made is not None and made is not self._sent and overdue.is_open(self._tip, made):
+            self._overdue = errands.start(self._send_late(made))
 
     @property
     def error_feedback(self) -> tuple[Tensor, ...]:
@@ -234,6 +241,8 @@ class Miner(Follower):
         """Put a submission, again at every block, until the bucket has it or the round is over."""
         chain = self.context.chain
         self._sending = True
+        if self._overdue is not None:
+            self._overdue.cancel()  # what may still be in time goes first
         try:
             while not await self._put(now, made):
                 head = await chain.head()
@@ -242,6 +251,11 @@ class Miner(Follower):
                     return
         finally:
             self._sending = False
+
+    async def _send_late(self, made: Made) -> None:
+        """Go on with the payload of an earlier round while the open one's is not ready."""
+        if await overdue.send(self.context, self._tip, made) and self._state.made is made:
+            self._sent = made
 
     async def _put(self, now: OpenRound, made: Made) -> bool:
         """Put the submission; False where the store failed and it is worth trying again."""

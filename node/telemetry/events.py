@@ -85,6 +85,13 @@ class Submitted(RoundEvent):
 
 
 @event
+class SentLate(RoundEvent):
+    """Sent the payload of this round after it was over: a later record may take the work in."""
+
+    by = MINER
+
+
+@event
 class Unregistered(RoundEvent):
     """Sits the round out, because its hotkey has no slot on the subnet."""
 
@@ -199,7 +206,7 @@ class Recorded(RoundEvent):
 @event
 class Applied(RoundEvent):
     """Applied a record: its `kind`, `root` and `outer_step` after it, `accepted` hotkeys, `rejected` hotkey → reason,
-    `bytes_up` and `bytes_down` so far."""
+    `bytes_up` and `bytes_down` so far, `late` the hotkeys whose work of earlier rounds it took in."""
 
     kind: str
     root: str
@@ -208,6 +215,7 @@ class Applied(RoundEvent):
     rejected: dict[str, str]
     bytes_up: int
     bytes_down: int
+    late: tuple[str, ...] = ()
 
     def said(self) -> str:
         """What it did, and the state after it."""

@@ -91,7 +91,10 @@ class RoundLine:
             return ["sat out: this hotkey has no slot on the subnet"]
         if applied.kind == CLOSE:
             return [*done, "closed, nothing is applied any more"]
-        return [*done, self._outcome(applied, sent=events.Submitted in found)]
+        done.append(self._outcome(applied, sent=events.Submitted in found))
+        if count := applied.late.count(self._hotkey):
+            done.append(f"work of {some(count, 'earlier round')} taken in late")
+        return done
 
     def _outcome(self, applied: events.Applied, *, sent: bool) -> str:
         if self._hotkey in applied.accepted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,10 +18,11 @@ from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.ledger.bundle import Opened, check_bundle, read_bundle
 from muster.protocol.ledger.rescue import check_rescue, check_rescue_seal
 from muster.protocol.ledger.tip import RESCUE, Tip, next_opening
-from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, REASONS
+from muster.protocol.reasons import HEAD_REASONS, KEY_SEAL, LATE, REASONS
 from muster.protocol.rules.attendance import remember
 from muster.protocol.rules.disputes import silenced_by
 from muster.protocol.rules.equivocation import parted, struck_by
+from muster.protocol.rules.late import place_of, still_open
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.rules.weighing import Weighed, Weights, weigh
 from muster.protocol.spec import RunSpec
@@ -107,11 +109,13 @@ def verify(
     """
     check_link(tip, record, root)
     check_seal(tip, record, *seal)
-    admitted = _check_entries(record, admit)
+    admitted = _check_entries(tip, record, admit)
     _check_scores(tip, record)
     _check_choice(tip, record)
-    accepted = [admitted[entry.public] for entry in record.accepted]
-    weighed = prepare(open_accepted(accepted), [signed.header.windows for signed in accepted], tip.spec)
+    late = _check_late(tip, record)
+    accepted = [*(admitted[entry.public] for entry in record.seated), *late]
+    ages = [record.round - signed.header.round for signed in late]
+    weighed = prepare(open_accepted(accepted), [signed.header.windows for signed in accepted], tip.spec, ages)
     if not np.array_equal(weighed.weights.view(np.uint32), record.weights.view(np.uint32)):
         raise LedgerError("the weights are not what the accepted submissions give")
     if weighed.unmoved != record.unmoved:
@@ -132,14 +136,14 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     past = remember(tip.past, record)
     opening = record.opening
     if opening is None:
-        return replace(tip, history=history, parent=digest, past=past, author=record.leader, closed=True)
+        return replace(tip, history=history, parent=digest, past=past, author=record.leader, closed=True, late=())
     if opening != next_opening(history, record.round + 1, past, opening.assign, opening.possess):
         raise LedgerError("the opening of the next round is not what the rules give")
     if opening.assign.block != tip.opening.open:
         raise LedgerError("the next round's assignment is not drawn at this round's opening")
     step = tip.outer_step + (record.kind is Kind.ROUND)
     after = replace(tip, history=history, parent=digest, past=past, author=record.leader)
-    return replace(after, opening=opening, outer_step=step)
+    return replace(after, opening=opening, outer_step=step, late=still_open(tip.late, record, history))
 
 
 def check_link(tip: Tip, record: Record, root: bytes | None) -> None:
@@ -192,7 +196,7 @@ def check_seal(tip: Tip, record: Record, seal: Seal, digest: bytes) -> None:
             "the next round opens before this one was sealed",
         ),
         (
-            tuple((e.public, wire.head_digest(e.head)) for e in record.entries) == seal.headers,
+            tuple((e.public, wire.head_digest(e.head)) for e in record.sealed) == seal.headers,
             "the record does not list exactly the sealed submissions",
         ),
         (record.kind is Kind.CLOSE or _in_time(tip, seal), "the round was sealed before it was time"),
@@ -211,14 +215,14 @@ def _in_time(tip: Tip, seal: Seal) -> bool:
     return early or seal.block.number >= opening.deadline
 
 
-def _check_entries(record: Record, admit: Admit) -> dict[bytes, Signed]:
-    """Every reason that can be recomputed from a head is; returns the admitted headers by peer."""
+def _check_entries(tip: Tip, record: Record, admit: Admit) -> dict[bytes, Signed]:
+    """Every reason that can be recomputed from a head is; returns the admitted headers of the round's work by peer."""
     admitted: dict[bytes, Signed] = {}
-    for entry in record.entries:
-        if entry.round != record.round:
-            raise LedgerError(f"an entry names work of round {entry.round}, and this release takes no late work")
+    for entry in record.sealed:
         if entry.reason and entry.reason not in REASONS:
             raise LedgerError(f"{entry.reason} is not a reason of this protocol")
+        if entry.reason == LATE and not tip.spec.outer.max_age:
+            raise LedgerError("a submission is recorded as late, and this run takes no late work")
         try:
             admitted[entry.public] = admit(entry.public, entry.head)
         except WireError as error:
@@ -228,7 +232,7 @@ def _check_entries(record: Record, admit: Admit) -> dict[bytes, Signed]:
             continue
         if entry.reason in HEAD_REASONS:
             raise LedgerError(f"a submission is recorded as {entry.reason} without being so")
-    uids = [admitted[entry.public].header.uid for entry in record.accepted]
+    uids = [admitted[entry.public].header.uid for entry in record.seated]
     if len(set(uids)) != len(uids):
         raise LedgerError("two accepted submissions claim the same slot")
     return admitted
@@ -257,21 +261,54 @@ def _check_choice(tip: Tip, record: Record) -> None:
         if record.entries:
             raise LedgerError("a closing record has no submissions")
         return
-    choice = tip.choose({entry.public: entry.reason for entry in record.entries}, record.scores)
+    choice = tip.choose({entry.public: entry.reason for entry in record.sealed}, record.scores)
     if record.kind is not choice.kind:
         raise LedgerError(f"its submissions make it a {choice.kind.name.lower()} record")
-    for entry in record.entries:
+    for entry in record.sealed:
         right = choice.reasons[entry.public]
         if entry.reason != right:
             claim = entry.reason or "accepted"
             raise LedgerError(f"a submission is recorded as {claim} where the rules make it {right or 'accepted'}")
 
 
+def _check_late(tip: Tip, record: Record) -> list[Signed]:
+    """The late work that a record takes in is what it may take; returns its heads, in record order.
+
+    Which of it was at hand is its leader's word.
+
+    Raises:
+        LedgerError: it is not.
+    """
+    if not record.late:
+        return []
+    if record.kind is not Kind.ROUND:
+        raise LedgerError("a record that applies nothing takes late work in")
+    if record.entries[: len(record.sealed)] != record.sealed:
+        raise LedgerError("late work stands before the round's own")
+    places = [place_of(entry) for entry in record.late]
+    if any(one >= other for one, other in pairwise(places)):
+        raise LedgerError("late work is not each once, by round and hotkey")
+    if len(record.accepted) > tip.spec.gauntlet.seats:
+        raise LedgerError("late work takes more seats than the round's own leaves free")
+    open_, slots, found = {one.place: one for one in tip.admissible(record.scores)}, set[tuple[int, int]](), []
+    for entry in record.late:
+        if entry.reason:
+            raise LedgerError(f"late work of round {entry.round} is recorded as {entry.reason}: it is taken in or left")
+        one = open_.get(place_of(entry))
+        if one is None or wire.head_digest(entry.head) != one.head:
+            raise LedgerError(f"an entry names work of round {entry.round} that may not be taken in any more, or never")
+        if one.slot in slots:
+            raise LedgerError(f"two entries are of one slot's work of round {entry.round}")
+        slots.add(one.slot)
+        found.append(wire.decode_head(entry.head, tip.run_id))
+    return found
+
+
 def open_bundle(tip: Tip, record: Record, bundle: bytes) -> OpenAccepted:
     """How everybody but the record's leader gets at the accepted updates: by decrypting the record's bundle.
 
     What is returned raises LedgerError where the bundle is not the one the record names, a key in it answers another
-    seal than the record's, or a submission in it is not good.
+    seal than the record's (of late work: than that of its own round), or a submission in it is not good.
     """
 
     def opened(accepted: Sequence[Signed]) -> list[SparseUpdate]:
@@ -285,15 +322,19 @@ def _open(tip: Tip, record: Record, submission: Opened) -> SparseUpdate:
     header = submission.signed.header
     try:
         key = wire.decode_key(submission.key, tip.run_id, header.round, header.public)
-        if key.seal != record.seal:
-            raise WireError(KEY_SEAL, "its key answers another seal than the record names")
+        if key.seal != tip.answered(header, record.seal):
+            named = "the record names" if header.round == record.round else "that of its round"
+            raise WireError(KEY_SEAL, f"its key answers another seal than {named}")
         return wire.open_payload(header, submission.ciphertext, key.payload_key, tip.codec)
     except WireError as error:
         raise LedgerError(f"an accepted submission of {header.hotkey} is {error}") from error
 
 
-def prepare(updates: Sequence[SparseUpdate], windows: Sequence[int], spec: RunSpec) -> Weighed:
-    """What a record with these accepted updates, of so many declared windows each, applies; see `weighing.weigh`."""
+def prepare(
+    updates: Sequence[SparseUpdate], windows: Sequence[int], spec: RunSpec, ages: Sequence[int] = ()
+) -> Weighed:
+    """What a record with these accepted updates, of so many declared windows each, applies; the last of them are late
+    by `ages` rounds. See `weighing.weigh`."""
     if not updates:
         return Weighed([], np.zeros((0, len(layout_of(spec.model).shapes)), dtype=np.float32), ())
-    return weigh(updates, windows, spec.outer)
+    return weigh(updates, windows, spec.outer, ages)

@@ -14,11 +14,12 @@ from muster.protocol.identity import public_of
 from muster.protocol.ledger.tip import Tip, next_opening
 from muster.protocol.rules.attendance import MEMORY, Attendance, attendance
 from muster.protocol.rules.equivocation import Strike
+from muster.protocol.rules.late import Late, still_open
 from muster.protocol.rules.majority import are_enough
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import Carried, SpecHistory
 from muster.protocol.wire import Dispute, Kind, Record, decode_dispute
-from muster.protocol.wire.manifest import AmendmentInfo, Manifest, StrikeInfo, TipInfo
+from muster.protocol.wire.manifest import AmendmentInfo, LateInfo, Manifest, StrikeInfo, TipInfo
 
 ROUND, NULL = "r", "n"
 GOOD, FAILED, OTHER, ABSENT = "g", "f", "a", "-"
@@ -32,6 +33,10 @@ def tip_info(tip: Tip) -> TipInfo:
         leaders=tip.spec.genesis.leaders,
         proofs=tuple(data.hex() for data in tip.proofs),
         struck=tuple(StrikeInfo(leader=s.leader.hex(), round=s.round, proof=s.proof.hex()) for s in tip.strikes),
+        late=tuple(
+            LateInfo(round=one.round, peer=one.public.hex(), slot=one.uid, head=one.head.hex(), seal=one.seal.hex())
+            for one in tip.late
+        ),
         past="".join(NULL if seen.null else ROUND for seen in tip.past),
         peers={peer.hex(): "".join(_mark(peer, seen) for seen in tip.past) for peer in peers},
     )
@@ -66,7 +71,8 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     if strikes and not struck < listed:
         raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
     proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
-    tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes)
+    late = _late(manifest, record, history)
+    tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes, late)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
         raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
     return tip
@@ -98,6 +104,19 @@ def _strikes(manifest: Manifest) -> tuple[Strike, ...]:
     if not ascending or len({strike.leader for strike in strikes}) < len(strikes):
         raise LedgerError("the checkpoint's tip has struck leaders that nothing before it gives")
     return strikes
+
+
+def _late(manifest: Manifest, record: Record, history: SpecHistory) -> tuple[Late, ...]:
+    """The late work that may still be taken in. What the record before the checkpoint leaves open it says itself; of
+    earlier rounds' it is the pinned manifest's word, and can only be of rounds that are young enough, each once."""
+    late = tuple(
+        Late(one.round, bytes.fromhex(one.peer), one.slot, bytes.fromhex(one.head), bytes.fromhex(one.seal))
+        for one in manifest.tip.late
+    )
+    earlier = [one for one in late if one.round < record.round]
+    if still_open(earlier, record, history) != late or len({one.place for one in late}) < len(late):
+        raise LedgerError("the checkpoint's tip has late work that the record before it does not leave open")
+    return late
 
 
 def _history(start: Tip, manifest: Manifest, silenced: frozenset[bytes]) -> SpecHistory:

@@ -12,12 +12,13 @@ from muster.protocol.ledger.forkchoice import Roll
 from muster.protocol.rules.admission import RoundFacts
 from muster.protocol.rules.attendance import Attendance, before_genesis, expected, seen_in
 from muster.protocol.rules.equivocation import Strike
+from muster.protocol.rules.late import Late, admissible
 from muster.protocol.rules.selection import Choice, choose, order
 from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.spec.layout import Layout, codec_of, layout_of
 from muster.protocol.types import Beacon
-from muster.protocol.wire import Opening, ScoresUsed
+from muster.protocol.wire import Header, Opening, ScoresUsed
 
 SCORES_AGE = 16
 """Rounds by which a score file may be older than the one of round r − L."""
@@ -41,8 +42,8 @@ class Tip:
     `parent` is the digest of the newest record (the run id before the first one), `outer_step` counts the records
     that changed θ, `past` is what the last records say about who was there, oldest first; `author` made the newest.
     `silenced` are the validators whose scores do not count any more, `proofs` the disputes that made it so and
-    `strikes` who signed two things where there may be one, in the order they were recorded. A closed ledger has no open
-    round.
+    `strikes` who signed two things where there may be one, in the order they were recorded. `late` is earlier rounds'
+    work that may still be taken in, by round and hotkey. A closed ledger has no open round.
     """
 
     history: SpecHistory
@@ -56,6 +57,7 @@ class Tip:
     proofs: tuple[bytes, ...] = ()
     silenced: frozenset[bytes] = frozenset()
     strikes: tuple[Strike, ...] = ()
+    late: tuple[Late, ...] = ()
 
     @property
     def run_id(self) -> bytes:
@@ -154,6 +156,17 @@ class Tip:
     def choose(self, known: Mapping[bytes, str], scores: Sequence[ScoresUsed]) -> Choice:
         """Decide the open round by what is known to be wrong with each sealed submission; see `selection.choose`."""
         return choose(known, scores, self.past, self.opening.possess.value, self.spec)
+
+    def admissible(self, scores: Sequence[ScoresUsed]) -> tuple[Late, ...]:
+        """The late work that a record of the open round may take in; see `late.admissible`."""
+        return admissible(self.late, self.round, scores, self.past, self.history)
+
+    def answered(self, header: Header, seal: bytes) -> bytes | None:
+        """The digest of the seal that the key of an accepted head must answer, by the digest of the open round's own:
+        of late work that of its round; None for what is none that may be taken in."""
+        if header.round == self.round:
+            return seal
+        return next((one.seal for one in self.late if one.place == (header.round, header.public)), None)
 
     def facts(self, possession: Possession, peers: dict[bytes, int] | None = None) -> RoundFacts:
         """What submissions of the open round are judged against."""

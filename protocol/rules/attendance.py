@@ -38,11 +38,11 @@ class Attendance:
 
 
 def attendance(record: Record) -> Attendance:
-    """What one record says about who was there."""
+    """What one record says about who was there. That it takes late work in changes nothing: that was not there."""
     return Attendance(
-        accepted=frozenset(e.public for e in record.entries if e.reason in ("", NULL_ROUND)),
-        present=frozenset(e.public for e in record.entries),
-        failed=frozenset(e.public for e in record.entries if e.reason in PAYLOAD_REASONS),
+        accepted=frozenset(e.public for e in record.sealed if e.reason in ("", NULL_ROUND)),
+        present=frozenset(e.public for e in record.sealed),
+        failed=frozenset(e.public for e in record.sealed if e.reason in PAYLOAD_REASONS),
         null=record.kind is Kind.NULL,
     )
 

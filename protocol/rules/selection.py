@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from muster.protocol.errors import LedgerError
-from muster.protocol.reasons import DECISIONS, NOT_ORIGINAL, NOT_SELECTED, NULL_ROUND, PAYLOAD_REASONS
+from muster.protocol.reasons import (
+    DECISIONS,
+    LATE,
+    NOT_IN_TIME,
+    NOT_ORIGINAL,
+    NOT_SELECTED,
+    NULL_ROUND,
+    PAYLOAD_REASONS,
+)
 from muster.protocol.rules.attendance import Attendance
 from muster.protocol.spec import GauntletSpec, RunSpec
 from muster.protocol.wire import Kind, ScoresUsed, UsedScore
@@ -131,12 +139,14 @@ def choose(
     accepted or has such a reason; behind it all are `not_selected`, whatever is known of their payloads, so that a
     leader who has read more of them decides no otherwise. Who last sent others' work is `not_original` instead, unless
     there would be fewer than `min_submissions` without it: nobody's judgement stops a run. With fewer good ones nothing
-    is applied, and the good ones are `null_round`. The decisions of an earlier call change nothing: a record's own
-    reasons give the record again.
+    is applied, and the good ones are `null_round`. Where the spec takes late work, what was not there in time is
+    `late`. The decisions of an earlier call change nothing: a record's own reasons give the record again.
 
     Raises:
         LedgerError: a score that is negative or not finite.
     """
+    if spec.outer.max_age:
+        known = {public: LATE if reason in NOT_IN_TIME else reason for public, reason in known.items()}
     failed = {public for public, reason in known.items() if reason in PAYLOAD_REASONS}
     candidates = failed | {public for public, reason in known.items() if not reason or reason in DECISIONS}
     ranked = order(candidates, scores, past, beacon, spec.gauntlet)

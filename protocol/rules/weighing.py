@@ -88,18 +88,28 @@ def _clip(norms: Sequence[float], windows: int, limits: Limits, outer: OuterSpec
     return clip
 
 
-def weigh(updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec) -> Weighed:
+def weigh(
+    updates: Sequence[SparseUpdate], windows: Sequence[int], outer: OuterSpec, ages: Sequence[int] = ()
+) -> Weighed:
     """What R ≥ 1 accepted updates come to, by `limits_of` and `as_applied`.
 
     Weights are the clips; for `mean` each is divided by R in float64 and rounded once. What the other rules divide by
     differs between coordinates, so the outer step does it.
 
+    The last of the updates are late, by `ages` rounds. They have no part in the limits, and are under them: whatever
+    comes late, work in time is capped and clipped as without it. Their clips count times the weight of their age,
+    rounded once; they are of the R all the same.
+
     Raises:
-        ValueError: as `limits_of`.
+        ValueError: as `limits_of`, of those in time.
     """
-    limits, norms = _measured(updates, windows, outer)
-    clips = [_clip(row, its, limits, outer) for row, its in zip(norms, windows, strict=True)]
-    weights = np.stack(clips)
+    timely = len(updates) - len(ages)
+    limits, norms = _measured(updates[:timely], windows[:timely], outer)
+    taken = [capped(update, limits.caps) for update in updates]
+    norms += [norms_of(update) for update in taken[timely:]]
+    weights = np.stack([_clip(row, its, limits, outer) for row, its in zip(norms, windows, strict=True)])
+    for row, age in enumerate(ages, timely):
+        weights[row] *= np.float32(outer.age_weight(age))
     if outer.rule == "mean":
         weights = (weights.astype(np.float64) / len(updates)).astype(np.float32)
-    return Weighed([capped(update, limits.caps) for update in updates], weights, limits.unmoved)
+    return Weighed(taken, weights, limits.unmoved)

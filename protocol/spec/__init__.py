@@ -2,6 +2,7 @@
 
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.protocol.spec.inner import InnerSpec, MuonSpec
+from muster.protocol.spec.outer import MOST_AGE, OuterSpec
 from muster.protocol.spec.section import Natural, Positive, Rate, Share
 from muster.protocol.spec.sections import (
     HEX32,
@@ -11,7 +12,6 @@ from muster.protocol.spec.sections import (
     DataSpec,
     GenesisSpec,
     ModelSpec,
-    OuterSpec,
     RunSpec,
     SparseSpec,
     Template,
@@ -22,6 +22,7 @@ from muster.protocol.spec.sections import (
 
 __all__ = [
     "HEX32",
+    "MOST_AGE",
     "PROTOCOL",
     "ChainSpec",
     "ClockSpec",

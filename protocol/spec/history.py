@@ -24,7 +24,7 @@ AMENDABLE = frozenset(
     {
         "inner.steps", "inner.lr", "inner.final_lr", "inner.total", "inner.decay_from", "inner.decay_steps",
         "sparse.k",
-        "outer.alpha", "outer.scale_cap",
+        "outer.alpha", "outer.scale_cap", "outer.age_weights",
         "gauntlet.seats", "gauntlet.eval_windows", "gauntlet.score_wait",
         "clock.min_blocks", "clock.deadline", "clock.reveal", "clock.min_submissions", "clock.checkpoint_every",
         "genesis.leaders", "genesis.chain",

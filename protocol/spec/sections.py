@@ -21,6 +21,7 @@ from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.spec.families import FAMILIES, known_family
 from muster.protocol.spec.gauntlet import GauntletSpec
 from muster.protocol.spec.inner import InnerSpec
+from muster.protocol.spec.outer import OuterSpec
 from muster.protocol.spec.section import Natural, Positive, Rate, Section, Share
 from muster.protocol.types import Origin
 
@@ -62,39 +63,6 @@ class SparseSpec(Section):
     codec: Literal[1] = 1
     k: Annotated[int, Field(ge=1, le=4096)]
     error_decay: Share
-
-
-class OuterSpec(Section):
-    """The outer step. `alpha` is a table of (first outer step, α); `scale_cap` is c of the scale cap, 0 for none.
-
-    Rule and α are by default what serves any number of peers best (docs/results.md, 2). A tensor that fewer than
-    `min_owners` of the accepted bring anything for is left alone: 2 is the fewest whose cap and clip are not one peer's
-    own, as of two the lower median is the smaller; with more, peers that hold their part back could stop a tensor.
-    """
-
-    rule: Literal["mean", "sender_mean", "damped_mean"] = "damped_mean"
-    alpha: tuple[tuple[Natural, Rate], ...] = ((0, 1.41),)
-    scale_cap: Rate
-    norm_clip: bool
-    min_owners: Positive = 2
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tuples(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("alpha"), list):
-            data = {**data, "alpha": tuple(tuple(row) for row in data["alpha"])}
-        return data
-
-    @model_validator(mode="after")
-    def _table_is_ordered(self) -> Self:
-        steps = [step for step, _ in self.alpha]
-        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
-            raise ValueError("alpha must be a table that starts at outer step 0 and is strictly increasing")
-        return self
-
-    def alpha_at(self, outer_step: int) -> float:
-        """α of an outer step: the last row of the table that has begun."""
-        return [alpha for step, alpha in self.alpha if step <= outer_step][-1]
 
 
 class ClockSpec(Section):

@@ -25,7 +25,8 @@ from muster.protocol.wire.amendment import MAX_AMENDMENT_BYTES
 from muster.protocol.wire.dispute import MAX_DISPUTE_BYTES
 
 MAX_MANIFEST_BYTES = 16 * 2**20
-"""Cap of a manifest: about 90 bytes for everybody who had an entry in the records that a tip remembers."""
+"""Cap of a manifest: about 90 bytes for everybody who had an entry in the records that a tip remembers, and 270 for
+each late work that may still be taken in."""
 
 Hex32 = Annotated[str, Field(pattern=f"^{HEX32}$")]
 _Amendment = Annotated[str, Field(pattern="^([0-9a-f]{2})+$", max_length=2 * MAX_AMENDMENT_BYTES)]
@@ -61,12 +62,24 @@ class StrikeInfo(_Part):
     proof: Hex32
 
 
+class LateInfo(_Part):
+    """Late work that may still be taken in: the round it was sealed in, its peer's public key, the slot it was made
+    for, the digest of its head and that of its round's seal."""
+
+    round: Natural
+    peer: Hex32
+    slot: Natural
+    head: Hex32
+    seal: Hex32
+
+
 class TipInfo(_Part):
     """What of a tip no single record says; the rest is in the record before the checkpoint.
 
     `amendments` are all that were recorded, in order; `leaders` the list in force; `proofs` all disputes that were
     recorded, in order, each as it stands there (hexadecimal); `struck` who was struck from the list, in the order of
-    the records, and left out where nobody was. `past` has a letter for each record remembered, oldest
+    the records, and left out where nobody was; `late` the late work that may still be taken in, by round and peer, left
+    out where there is none. `past` has a letter for each record remembered, oldest
     first: `r` or, for a null record, `n`. `peers` has a letter for each of these for everybody (public key,
     hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the payload's class, `a` another entry,
     `-` none.
@@ -76,13 +89,15 @@ class TipInfo(_Part):
     leaders: tuple[str, ...]
     proofs: tuple[_Proof, ...]
     struck: tuple[StrikeInfo, ...] = ()
+    late: tuple[LateInfo, ...] = ()
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]
 
     @model_serializer(mode="wrap")
     def _without_nobody(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = made(self)
-        return fields if self.struck else {name: value for name, value in fields.items() if name != "struck"}
+        nobody = {name for name in ("struck", "late") if not fields[name]}
+        return {name: value for name, value in fields.items() if name not in nobody}
 
 
 class Manifest(_Part):

@@ -53,8 +53,7 @@ class Opening:
 class Entry:
     """One sealed submission: its head as signed, and why it was rejected ("" = accepted).
 
-    `round` is the one it was sealed in. Naming an earlier one is how late work is to be accepted, which no release
-    does yet: the field is here so that late work changes no format.
+    `round` is the one it was sealed in: an earlier one than the record's where it is late work that is taken in.
     """
 
     public: bytes
@@ -118,8 +117,23 @@ class Record:
     opening: Opening | None
 
     @property
+    def sealed(self) -> tuple[Entry, ...]:
+        """The entries of the round's own work, in the order of its seal, which lists them."""
+        return tuple(entry for entry in self.entries if entry.round == self.round)
+
+    @property
+    def late(self) -> tuple[Entry, ...]:
+        """The entries of earlier rounds' work, which come after the round's own."""
+        return tuple(entry for entry in self.entries if entry.round != self.round)
+
+    @property
+    def seated(self) -> tuple[Entry, ...]:
+        """The round's own work that is applied, in record order."""
+        return tuple(entry for entry in self.sealed if not entry.reason)
+
+    @property
     def accepted(self) -> tuple[Entry, ...]:
-        """The entries that are applied, in record order."""
+        """All that is applied, in record order: what is seated, and late work after it."""
         return tuple(entry for entry in self.entries if not entry.reason)
 
 

@@ -182,4 +182,4 @@ class Ledger:
     def reasons(self, roster: Roster, round_: int) -> dict[str, str]:
         """Why each sealed submission of a round was rejected ("" = accepted), by member name."""
         names = {member.hotkey: member.name for member in roster.members}
-        return {names[hotkey_of(entry.public)]: entry.reason for entry in self.record(round_).entries}
+        return {names[hotkey_of(entry.public)]: entry.reason for entry in self.record(round_).sealed}

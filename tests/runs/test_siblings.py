@@ -6,8 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from nano_stage import NanoStage, Setting
+from late_runs import ComesLate
+from nano_stage import BLOCK, STUCK, NanoStage, Setting
 
+from muster.lab import clock
 from muster.lab.adversary.leaders import TWICE, EquivocatorAtOnce
 from muster.lab.faults import Fault, Script
 from muster.lab.simulator import SimulatedRun
@@ -40,3 +42,23 @@ def test_it_is_as_if_there_had_been_one(misled: str, tmp_path: Path) -> None:
     for name in run.participants:
         taken_back = [(event.round, event.record) for event in run.events(name, Undone)]
         assert taken_back == ([(TWICE, first.digest.hex())] if name == misled else [])
+
+
+def test_late_work_is_open_again_where_the_record_that_took_it_in_is_taken_back(tmp_path: Path) -> None:
+    """Both records take in what came late for the round before. In the one that stands somebody more is late: the next
+    takes that in, too, once."""
+    ages, lag = (0.5, 0.25), 8
+    leader, misled = EquivocatorAtOnce, "validator-0"
+    setting = Setting("late", CLOCK, 4, leader=leader, final_after=FINAL_AFTER, ages=ages, lag=lag, miners=3)
+    stage, script = NanoStage.lay(setting, tmp_path), ComesLate("miner-1", since=0)
+    script.faults += (Fault("missing", "store.get", f"*/bundles/{TWICE:08d}-*", who=misled, count=1),)
+    simulator = stage.simulator(script)
+    script.open_round = lambda: simulator.participants["miner-1"].tip.round
+    run = clock.run(simulator.run(ROUNDS), STUCK * BLOCK)
+    assert script.unfired() == []
+    assert len(run.state_roots) == ROUNDS
+    stood = [(2, 0), (1, 1), (2, 2), (2, 1), (0, 0)]
+    for name in run.participants:
+        accepted = [(len(event.accepted), len(event.late)) for event in run.events(name, Applied)]
+        assert accepted == ([stood[0], (2, 1), *stood[1:]] if name == misled else stood)
+        assert [event.round for event in run.events(name, Undone)] == ([TWICE] if name == misled else [])

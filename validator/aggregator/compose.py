@@ -37,17 +37,20 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the record applies: the choice (`Tip.choose`), what the accepted come to, and their bundle, both by key."""
+    """What the record applies: the choice (`Tip.choose`), what the accepted come to, and their bundle, both by key; and
+    the entries of late work, by round and key, which come after these in both."""
 
     choice: Choice
     weighed: Weighed
     bundle: bytes
     bundle_bytes: int
+    late: tuple[Entry, ...] = ()
 
 
 def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Work) -> Record:
     """The record of the open round; `heads` are the sealed heads' bytes by peer, `work.bundle` is a digest."""
     reasons = work.choice.reasons
+    sealed = tuple(Entry(peer, tip.round, heads[peer], reasons[peer]) for peer, _ in decision.seal.headers)
     record = Record(
         run_id=tip.run_id,
         leader=decision.rescuer or tip.leader(decision.turn),
@@ -59,7 +62,7 @@ def compose(tip: Tip, decision: Decision, heads: Mapping[bytes, bytes], work: Wo
         outer_step=tip.outer_step,
         root=decision.root,
         spec_digest=tip.opening.spec_digest,
-        entries=tuple(Entry(peer, tip.round, heads[peer], reasons[peer]) for peer, _ in decision.seal.headers),
+        entries=(*sealed, *work.late),
         scores=decision.scores,
         weights=work.weighed.weights,
         unmoved=work.weighed.unmoved,

@@ -114,16 +114,16 @@ class Taken:
 
 @dataclass(slots=True)
 class Intake:
-    """The submissions of one round, as one leader sees them."""
+    """The submissions of one round, as one leader sees them; `seal` is the digest of the one that stands."""
 
     facts: RoundFacts
     submissions: Submissions
     errands: Errands
     offload: Offload
     peers: dict[bytes, Taken] = field(default_factory=dict)
+    seal: bytes | None = None
     _reading: set[bytes] = field(default_factory=set)
     _told: set[bytes] = field(default_factory=set)
-    _seal: bytes | None = None
     _stores: Mapping[bytes, Store] = field(default_factory=dict)
     _order: Sequence[bytes] = ()
     _seats: int = 0
@@ -157,7 +157,7 @@ class Intake:
         try:
             data = _telling(await store.get_range(self._key, 0, MAX_HEAD_BYTES + 1))
             head = await self.offload(lambda: self.judge(public, data))
-            if self._seal is None:  # what the seal lists are the very heads that were in when it was made
+            if self.seal is None:  # what the seal lists are the very heads that were in when it was made
                 self.peers[public] = Taken(head)
         except ObjectMissing:
             pass  # not there yet
@@ -175,7 +175,7 @@ class Intake:
 
     def close(self, seal: Seal, digest: bytes) -> None:
         """The seal, which has this digest, stands: only what it lists is taken further, with keys that answer it."""
-        self._seal = digest
+        self.seal = digest
         listed = {public for public, _ in seal.headers}
         self.peers = {public: taken for public, taken in self.peers.items() if public in listed}
         for taken in self.peers.values():
@@ -213,6 +213,11 @@ class Intake:
         return self.settled()
 
     @property
+    def fetching(self) -> bool:
+        """Whether payloads are under way."""
+        return self._workers > 0
+
+    @property
     def order(self) -> Sequence[bytes]:
         """The order by which the last look fetched."""
         return self._order
@@ -223,13 +228,13 @@ class Intake:
 
     async def _find(self, taken: Taken, store: Store | None) -> None:
         """Look for one peer's key."""
-        assert taken.head.signed is not None and self._seal is not None
+        assert taken.head.signed is not None and self.seal is not None
         taken.lacks(UNAVAILABLE)  # if its bucket never answers
         if store is None:
             return
         taken.busy = True
         try:
-            taken.show(await self.submissions.key(store, taken.head.signed, self._seal))
+            taken.show(await self.submissions.key(store, taken.head.signed, self.seal))
         except ObjectMissing:
             taken.lacks(KEY_MISSING)
         except ObjectDamaged as damaged:

@@ -7,14 +7,17 @@ from pathlib import Path
 from muster.node.context import Context
 from muster.node.ledger.participant import Errands, possession
 from muster.node.replica import Replica
-from muster.node.submission import Submissions
+from muster.node.submission import Payload, Submissions
 from muster.protocol.chain.base import Snapshot
 from muster.protocol.identity import public_of
 from muster.protocol.ledger import RESCUE, Tip, kept_under
+from muster.protocol.rules.late import Late
+from muster.protocol.rules.selection import Choice
 from muster.protocol.types import Block
-from muster.protocol.wire import MAX_PROOFS, ScoresUsed
+from muster.protocol.wire import MAX_PROOFS, MAX_SEALED, Kind, ScoresUsed
 from muster.validator.aggregator.disputes import Disputes
 from muster.validator.aggregator.intake import Intake
+from muster.validator.aggregator.late import LateIntake, in_order
 from muster.validator.aggregator.signed import Signed
 from muster.validator.aggregator.steering import Steering
 from muster.validator.aggregator.twice import Twice
@@ -50,7 +53,9 @@ class Leading:
         self.spool = spool
         offload = context.offload
         facts = tip.facts(possession(tip, replica))
-        self.intake = Intake(facts, Submissions(tip, offload, spool, context.ailments), errands, offload)
+        submissions = Submissions(tip, offload, spool, context.ailments)
+        self.intake = Intake(facts, submissions, errands, offload)
+        self.late = LateIntake(tip, facts, submissions, errands, offload)
         self.errands = errands
         self._steering = steering
         self._disputes = disputes
@@ -73,7 +78,26 @@ class Leading:
             ChainError: the chain does not say when the look is over.
         """
         self.intake.facts = self.tip.facts(self.intake.facts.possession, slots(snapshot))
+        self._look_late(snapshot, head)
         return await self.intake.look(self.context.directory.stores(snapshot), head)
+
+    def _look_late(self, snapshot: Snapshot, head: Block) -> None:
+        """Go on fetching earlier rounds' work in the background, as much as there are seats that nobody is expected to
+        take; not while payloads of this round are under way."""
+        if self.intake.fetching:
+            self.late.pause()
+        elif self.tip.late and not self.closing:
+            free = self.tip.spec.gauntlet.seats - len(self.tip.opening.expected)
+            order = in_order(self.tip, self.scores(snapshot))
+            self.late.look(self.context.directory.stores(snapshot), order, free, head)
+
+    def late_work(self, scores: tuple[ScoresUsed, ...], choice: Choice) -> list[tuple[Late, Payload]]:
+        """The late work that a record with this choice takes in, in record order: what is in, where seats are free."""
+        if choice.kind is not Kind.ROUND:
+            return []
+        free = min(self.tip.spec.gauntlet.seats - len(choice.accepted), MAX_SEALED - len(choice.reasons))
+        taken = self.late.opened(in_order(self.tip, scores))[:free]
+        return sorted(taken, key=lambda found: found[0].place)
 
     @property
     def score_rounds(self) -> range:
@@ -115,8 +139,10 @@ class Leading:
         Raises:
             ChainError: the chain does not say when the look is over.
         """
-        stores = self.context.directory.stores(snapshot)
-        return await self.intake.reveal(stores, self.order(snapshot), self.tip.spec.gauntlet.seats, head)
+        stores, seats = self.context.directory.stores(snapshot), self.tip.spec.gauntlet.seats
+        settled = await self.intake.reveal(stores, self.order(snapshot), seats, head)
+        self._look_late(snapshot, head)
+        return settled
 
 
 def slots(snapshot: Snapshot) -> dict[bytes, int]:

@@ -19,9 +19,10 @@ from muster.protocol.errors import (
     WireError,
 )
 from muster.protocol.ledger import Applied
+from muster.protocol.rules.late import place_of
 from muster.protocol.rules.majority import carried_by
 from muster.protocol.types import Anchor, Block
-from muster.protocol.wire import Record, ScoresUsed
+from muster.protocol.wire import Entry, Record, ScoresUsed
 from muster.validator.aggregator.bundle import Bundle, make_bundle
 from muster.validator.aggregator.compose import Decision, Work, compose
 from muster.validator.aggregator.leading import Leading
@@ -105,7 +106,7 @@ class Recording:
         """
         around, tip = self._leading.context, self._leading.tip
         if self.made is None:
-            if (found := await self._found() or await self._earlier()) is not None:
+            if (found := await self._found() or await self._earlier(head)) is not None:
                 return await self._show(*found)
             self.made = await self.make(head)
         await self._sealing.keep()
@@ -147,14 +148,14 @@ class Recording:
         except WireError as error:
             raise ObjectDamaged(f"the own record of round {tip.round} is not readable: {error}") from error
 
-    async def _earlier(self) -> tuple[bytes, bytes] | None:
+    async def _earlier(self, head: Block) -> tuple[bytes, bytes] | None:
         """The record that an earlier life has signed, by this leader's disk, and its digest; None where there is none.
 
         What it names may have been lost with the bucket, and is put again: of the same submissions the bundle is the
         same.
 
         Raises:
-            StorageError: not now; or a submission that it accepts is not at hand any more.
+            ChainError, StorageError: not now; or a submission that it accepts is not at hand any more.
         """
         around, tip = self._leading.context, self._leading.tip
         data = await self._leading.signed.kept(RECORD, tip.round, self._leading.under)
@@ -164,21 +165,28 @@ class Recording:
             record, digest = wire.decode_record(data, tip.run_id, len(tip.layout.shapes))
         except WireError as error:
             raise ObjectDamaged(f"the record that was signed for round {tip.round} is not readable: {error}") from error
-        await self._restore(record, paths.bundle(tip.run_id, tip.round, digest))
+        await self._restore(record, paths.bundle(tip.run_id, tip.round, digest), head)
         if record.checkpoint != ledger.NO_CHECKPOINT:
             await save_checkpoint(around, tip, self._leading.replica, self._leading.spool)
         await around.bucket.put_if_absent(paths.made(tip.run_id, tip.round, self._leading.under), data)
         return data, digest
 
-    async def _restore(self, record: Record, key: str) -> None:
-        """Have the bundle of a record of an earlier life in the own bucket."""
-        leading, bucket, peers = self._leading, self._leading.context.bucket, self._leading.intake.peers
+    async def _restore(self, record: Record, key: str, head: Block) -> None:
+        """Have the bundle of a record of an earlier life in the own bucket; late work in it is fetched by the record,
+        whatever scores say now."""
+        leading, bucket = self._leading, self._leading.context.bucket
+        late, peers = leading.late, leading.intake.peers
         if not record.bundle_bytes:
             return
         with suppress(ObjectMissing):
             await bucket.get_range(key, 0, 1)
             return
-        payloads = [peers[entry.public].payload for entry in record.accepted if entry.public in peers]
+        places = [place_of(entry) for entry in record.late]
+        if places:
+            stores = leading.context.directory.stores(await leading.context.chain.snapshot())
+            late.look(stores, [one for one in leading.tip.late if one.place in places], len(places), head)
+        payloads = [peers[entry.public].payload for entry in record.seated if entry.public in peers]
+        payloads += [late.payload(place) for place in places]
         opened = [payload.opened for payload in payloads if payload is not None]
         bundle = await leading.context.offload(lambda: make_bundle(opened, leading.spool))
         if bundle.digest != record.bundle:
@@ -198,10 +206,12 @@ class Recording:
             await leading.reveal(snapshot, head)
         failures, scores = intake.failures(), leading.scores(snapshot)
         choice = tip.choose({public: failures.get(public, "") for public in intake.peers}, scores)
-        payloads = [intake.payload(public) for public in choice.accepted]
+        late = leading.late_work(scores, choice)
+        payloads = [*(intake.payload(public) for public in choice.accepted), *(payload for _, payload in late)]
         updates = [payload.update for payload in payloads]
         windows = [payload.opened.signed.header.windows for payload in payloads]
-        weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec))
+        ages = [tip.round - one.round for one, _ in late]
+        weighed = await offload(lambda: ledger.prepare(updates, windows, tip.spec, ages))
         opened, ailments = [payload.opened for payload in payloads], leading.context.ailments
         bundle = await offload(lambda: make_bundle(opened, leading.spool, ailments))
         decision = Decision(
@@ -218,7 +228,9 @@ class Recording:
             turn=leading.turn,
             rescuer=leading.context.identity.public if leading.rescuing else None,
         )
-        record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
+        entries = tuple(Entry(one.public, one.round, payload.opened.signed.head, "") for one, payload in late)
+        work = Work(choice, weighed, bundle.digest, bundle.size, entries)
+        record = compose(tip, decision, intake.heads(), work)
         data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
         named = (sealed.seal, sealed.digest)

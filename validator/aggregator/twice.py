@@ -16,7 +16,7 @@ from muster.protocol import paths
 from muster.protocol.errors import ChainError, StorageError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Tip
-from muster.protocol.reasons import KEY_MISSING, KEY_SEAL
+from muster.protocol.reasons import KEY_MISSING, KEY_SEAL, LATE
 from muster.protocol.rules.equivocation import strikeable
 from muster.protocol.storage import Store
 from muster.protocol.wire import MAX_EQUIVOCATION_BYTES, Record, decode_equivocation, encode_equivocation
@@ -53,8 +53,8 @@ class Twice:
 
         Whose work it does not count although it was there or expected may have answered another seal.
         """
-        refused = [entry.public for entry in record.entries if entry.reason in (KEY_SEAL, KEY_MISSING)]
-        absent = set(tip.opening.expected) - {entry.public for entry in record.entries}
+        refused = [entry.public for entry in record.sealed if entry.reason in (KEY_SEAL, KEY_MISSING, LATE)]
+        absent = set(tip.opening.expected) - {entry.public for entry in record.sealed}
         self._left_out = record.round, (*refused, *sorted(absent))[:ASKED]
 
     def look(self, tip: Tip, errands: Errands) -> None:

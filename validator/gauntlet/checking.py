@@ -219,7 +219,7 @@ class Checking:
         if key in self._measured:
             return
         self._measured.add(key)
-        seats = [entry.public for entry in scored.applied.record.accepted]
+        seats = [entry.public for entry in scored.applied.record.seated]
         beacon = own_beacon(scored.beacon, file.public)
         factors = {doubt.row.hotkey: published_factor(doubt.row)}
         again = await self._context.offload(lambda: Again(tip, scored.works, seats, beacon, self._text, factors))

@@ -15,7 +15,7 @@ from muster.protocol import paths
 from muster.protocol.errors import StorageError
 from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome
-from muster.protocol.reasons import KEY_MISSING, UNAVAILABLE
+from muster.protocol.reasons import KEY_MISSING, LATE, UNAVAILABLE
 from muster.protocol.storage import Store
 from muster.protocol.wire import Record
 
@@ -26,8 +26,8 @@ LOOK_SECONDS = 20.0
 
 AT_ONCE = 16
 
-_OBJECT = {KEY_MISSING: paths.key, UNAVAILABLE: paths.payload}
-"""What is missing where the leader says so."""
+_OBJECTS = {KEY_MISSING: (paths.key,), UNAVAILABLE: (paths.payload,), LATE: (paths.key, paths.payload)}
+"""What is missing where the leader says so: one of these."""
 
 
 async def confirmed(record: Record, known: Collection[str], stores: Mapping[bytes, Store]) -> dict[str, Outcome]:
@@ -37,15 +37,14 @@ async def confirmed(record: Record, known: Collection[str], stores: Mapping[byte
     has no bucket has nothing in it.
     """
     round_, run_id = record.round, record.run_id
-    entries = {hotkey_of(entry.public): entry for entry in record.entries}
-    looks: dict[str, tuple[str, Outcome]] = {}
+    entries = {hotkey_of(entry.public): entry for entry in record.sealed}
+    looks: list[tuple[str, str, Outcome]] = []
     for hotkey in known:
         if hotkey not in entries:
-            looks[hotkey] = paths.head(run_id, round_), Absent()
+            looks.append((hotkey, paths.head(run_id, round_), Absent()))
     for hotkey, entry in entries.items():
-        if entry.reason in _OBJECT:
-            looks[hotkey] = _OBJECT[entry.reason](run_id, round_), Failed(entry.reason)
-    found: dict[str, Outcome] = dict.fromkeys(looks, NotEvaluated())
+        looks += [(hotkey, key(run_id, round_), Failed(entry.reason)) for key in _OBJECTS.get(entry.reason, ())]
+    found: dict[str, Outcome] = {hotkey: NotEvaluated() for hotkey, _, _ in looks}
     places = asyncio.Semaphore(AT_ONCE)
 
     async def look(hotkey: str, key: str, outcome: Outcome) -> None:
@@ -59,7 +58,7 @@ async def confirmed(record: Record, known: Collection[str], stores: Mapping[byte
 
     try:
         async with asyncio.timeout(LOOK_SECONDS), asyncio.TaskGroup() as tasks:
-            for hotkey, (key, outcome) in looks.items():
+            for hotkey, key, outcome in looks:
                 tasks.create_task(look(hotkey, key, outcome))
     except TimeoutError:
         log.info("not every bucket could be looked into within %.0f s", LOOK_SECONDS)

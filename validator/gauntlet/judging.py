@@ -14,7 +14,7 @@ from torch import Tensor
 from muster.kernels import SparseUpdate
 from muster.node.data.dataset import TextReader
 from muster.node.replica import Replica
-from muster.protocol.identity import public_of
+from muster.protocol.identity import hotkey_of, public_of
 from muster.protocol.incentive.row import MOST_LOSS, PeerState, ScoreRow
 from muster.protocol.incentive.score import Finding, NotEvaluated, Outcome, Screened
 from muster.protocol.incentive.sheet import comes_first, judge_round, rows_of
@@ -25,7 +25,7 @@ from muster.protocol.rules.weighing import as_applied, limits_of
 from muster.protocol.wire import Signed
 from muster.validator.gauntlet.evaluation import Candidate, Measured, RoundEvaluation, assigned_sample
 from muster.validator.gauntlet.first_order import drawn_exact, first_order
-from muster.validator.gauntlet.overlap import Overlap, overlaps, proven
+from muster.validator.gauntlet.overlap import Earlier, Overlap, overlaps, proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Case:
         works: what can be measured, accepted ones in record order first.
         outcomes: what is known of the others without measuring: by hotkey.
         declared: how many windows each valid head of the record declares, by hotkey.
-        before: the accepted updates of the round before, by hotkey.
+        before: the updates of earlier rounds that could be copied, each with its hotkey: what the record before
+            accepted, and what either record took in late.
     """
 
     tip: Tip
@@ -63,12 +64,23 @@ class Case:
     works: Sequence[Work]
     outcomes: Mapping[str, Outcome]
     declared: Mapping[str, int]
-    before: Mapping[str, SparseUpdate]
+    before: Sequence[Earlier]
 
 
 def sent(update: SparseUpdate) -> SparseUpdate:
     """An applied update as its peer sent it: without the round's caps."""
     return replace(update, scale_limit=None)
+
+
+def accepted_updates(applied: Applied) -> tuple[Earlier, ...]:
+    """What a record applied, as it was sent, with whose each is."""
+    hotkeys = [hotkey_of(entry.public) for entry in applied.record.accepted]
+    return tuple((hotkey, sent(update)) for hotkey, update in zip(hotkeys, applied.updates, strict=True))
+
+
+def late_updates(applied: Applied) -> tuple[Earlier, ...]:
+    """What of it is late: it was made before the round's own work, which may be a copy of it."""
+    return accepted_updates(applied)[len(applied.record.seated) :]
 
 
 def candidates_of(
@@ -112,7 +124,7 @@ class Judging:
         self._candidates: list[Candidate] = []
         self._common: Tensor | None = None
         self._pieces: Iterator[None] | None = None
-        self._accepted = {entry.public for entry in case.applied.record.accepted}
+        self._accepted = {entry.public for entry in case.applied.record.seated}
         self._overlaps: Mapping[str, Overlap] = {}
         self._screened: Mapping[str, float] = {}
         self._drawn: frozenset[str] = frozenset()

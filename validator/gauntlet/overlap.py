@@ -7,7 +7,7 @@ not a fixed number. Signs of shared entries say nothing: honest peers agree on n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,13 +43,16 @@ most of what a crowd's small updates take."""
 
 Entries = npt.NDArray[np.int64]
 
+Earlier = tuple[str, SparseUpdate]
+"""An update that was made before, and its peer's hotkey; a peer may have several, of which one came late."""
+
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
     """What one peer's update has in common with others', in units of what two honest ones have.
 
-    `clone_of` is the peer of this round whose update it would be a clone of, `copy_of` the one of the last round whose
-    it is nearest to; None, with the ratio, where there was nothing to compare with.
+    `clone_of` is the peer of this round whose update it would be a clone of, `copy_of` the one of those before whose it
+    is nearest to; None, with the ratio, where there was nothing to compare with.
     """
 
     clone_of: str | None = None
@@ -65,12 +68,12 @@ class Overlap:
 def overlaps(
     beacon: bytes,
     now: Mapping[str, SparseUpdate],
-    before: Mapping[str, SparseUpdate],
+    before: Sequence[Earlier],
     honest: Collection[str],
     states: Mapping[str, PeerState],
     spec: GauntletSpec,
 ) -> dict[str, Overlap]:
-    """Compare the updates of a round with each other, and with those of the round before, all of one grid.
+    """Compare the updates of a round with each other, and with earlier ones, all of one grid.
 
     `beacon` draws the tiles and settles who of several clones was first.
     """
@@ -79,8 +82,9 @@ def overlaps(
     tiles = drawn_tiles(beacon, next(iter(now.values())).grid.tiles)
     entries = {hotkey: chosen_entries(update, tiles) for hotkey, update in now.items()}
     each = len(next(iter(entries.values())))
-    earlier = {hotkey: chosen_entries(update, tiles) for hotkey, update in before.items()}
-    same, past = _shared(entries, entries, len(tiles)), _shared(entries, earlier, len(tiles))
+    earlier = [(hotkey, chosen_entries(update, tiles)) for hotkey, update in before]
+    same = _shared(entries, tuple(entries.items()), len(tiles))
+    past = _shared(entries, earlier, len(tiles))
     return compared(beacon, same, past, honest, states, spec, each)
 
 
@@ -175,14 +179,14 @@ def chosen_entries(update: SparseUpdate, tiles: Entries) -> Entries:
     return np.repeat(np.arange(len(tiles), dtype=np.int64), counts) * TILE + indices
 
 
-def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int) -> Shares:
+def _shared(of: Mapping[str, Entries], others: Sequence[tuple[str, Entries]], tiles: int) -> Shares:
     """Which part of each one's entries each other one has too; all list as many."""
     there = np.zeros(tiles * TILE, dtype=np.bool_)
     listed = np.stack(tuple(of.values()))
     together = max(1, _AT_ONCE // max(1, listed.shape[1]))
     rows = {hotkey: row for row, hotkey in enumerate(of)}
     parts = np.empty((len(of), len(others)))
-    for column, (other, entries) in enumerate(others.items()):
+    for column, (other, entries) in enumerate(others):
         there[entries] = True
         for first in range(0, len(listed), together):
             each = slice(first, first + together)
@@ -190,7 +194,7 @@ def _shared(of: Mapping[str, Entries], others: Mapping[str, Entries], tiles: int
         there[entries] = False
         if other in rows:
             parts[rows[other], column] = np.nan
-    return Shares(tuple(of), tuple(others), parts / max(listed.shape[1], 1))
+    return Shares(tuple(of), tuple(other for other, _ in others), parts / max(listed.shape[1], 1))
 
 
 class Near(NamedTuple):

@@ -12,12 +12,11 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from muster.kernels import SparseUpdate
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.participant import Errands, Step
@@ -25,7 +24,6 @@ from muster.node.ledger.reader import EVALUATE
 from muster.node.telemetry import events
 from muster.protocol import paths
 from muster.protocol.errors import ChainError, ObjectMissing, StorageError, WireError
-from muster.protocol.identity import hotkey_of
 from muster.protocol.incentive.row import PeerState
 from muster.protocol.incentive.sheet import state_of
 from muster.protocol.ledger import Tip
@@ -33,7 +31,8 @@ from muster.protocol.wire import ScoreFile, decode_scores, encode_scores, max_sc
 from muster.validator.gauntlet.checking import Checking, Scored, Theta
 from muster.validator.gauntlet.earlier import updates_before
 from muster.validator.gauntlet.evaluation import own_beacon
-from muster.validator.gauntlet.judging import Case, Judging, sent
+from muster.validator.gauntlet.judging import Case, Judging, late_updates
+from muster.validator.gauntlet.overlap import Earlier
 from muster.validator.gauntlet.publishing import Publishing, recorded
 from muster.validator.gauntlet.score_store import Committed, ScoreStore, Stage
 from muster.validator.gauntlet.works import look_through
@@ -55,11 +54,11 @@ class GaveUp(Exception):
 @dataclass(slots=True, eq=False)
 class Job:
     """A round to be scored: the step of its record, the held-out loss before it in nat/token, and what the record
-    before applied, by hotkey; None where this life of the process has not applied that."""
+    before applied; None where this life of the process has not applied that."""
 
     step: Step
     heldout: float
-    before: Mapping[str, SparseUpdate] | None
+    before: Sequence[Earlier] | None
     task: asyncio.Task[None] | None = None
 
     @property
@@ -251,7 +250,8 @@ class Scoring:
             try:
                 before = await self._surely(lambda: updates_before(context, tip), tip, late)
             except GaveUp:
-                before = {}  # nobody is compared with it then
+                before = ()  # nobody is compared with it then
+        before = (*before, *late_updates(applied))
         case = Case(tip, applied, beacon, states, found.works, found.outcomes, found.declared, before)
         judging = Judging(case, self._text)
         await context.offload(judging.prepare)
@@ -287,10 +287,3 @@ class Scoring:
         rows = await context.offload(lambda: judging.judge(uids))
         file = ScoreFile(tip.run_id, context.identity.public, job.round, job.step.applied.digest, job.heldout, rows)
         return encode_scores(file, context.identity)
-
-
-def accepted_updates(step: Step) -> dict[str, SparseUpdate]:
-    """What a record applied, as it was sent, by hotkey."""
-    applied = step.applied
-    hotkeys = [hotkey_of(entry.public) for entry in applied.record.accepted]
-    return {hotkey: sent(update) for hotkey, update in zip(hotkeys, applied.updates, strict=True)}

@@ -19,8 +19,9 @@ from muster.node.telemetry import events
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
 from muster.protocol.rules.sampling import sample
+from muster.validator.gauntlet.judging import accepted_updates
 from muster.validator.gauntlet.score_store import ScoreStore
-from muster.validator.gauntlet.scoring import Job, Scoring, accepted_updates
+from muster.validator.gauntlet.scoring import Job, Scoring
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class Validator(Follower):
         if self._handed is not step:
             assert self._heldout is not None, "measured before the step"
             if not applied.tip.closed:
-                before = None if self._handed is None else accepted_updates(self._handed)
+                before = None if self._handed is None else accepted_updates(self._handed.applied)
                 self._scoring.add(Job(step, self._heldout, before))
             self._rewind.add(step)
             self._handed = step

@@ -61,9 +61,10 @@ async def look_through(
     outcomes |= await confirmed(record, states.keys(), context.directory.stores(snapshot))
     if beacon is None:
         return Works((), outcomes, declared)
-    accepted = {entry.public for entry in record.accepted}
+    accepted = {entry.public for entry in record.seated}
     seated = [signed for signed in heads if signed.header.public in accepted]
-    works = [Work(signed, sent(update)) for signed, update in zip(seated, applied.updates, strict=True)]
+    timely = applied.updates[: len(seated)]  # late work comes after it, and is not measured
+    works = [Work(signed, sent(update)) for signed, update in zip(seated, timely, strict=True)]
     others = by_need([signed for signed in heads if signed.header.public not in accepted], states, beacon)
     if others:
         fetching = Screening(
@@ -82,7 +83,7 @@ def _heads(tip: Tip, applied: Applied, snapshot: Snapshot) -> list[Signed]:
     that they claim another's slot where the chain does not."""
     slots = {peer.hotkey: peer.uid for peer in snapshot.peers}
     heads = []
-    for entry in applied.record.entries:
+    for entry in applied.record.sealed:
         doubtful = entry.reason in LEADERS_WORD - PAYLOAD_REASONS
         if entry.reason and entry.reason not in DECISIONS and not doubtful:
             continue
@@ -96,6 +97,6 @@ def _faults(applied: Applied, declared: Mapping[str, int]) -> dict[str, Outcome]
     """What everybody sees to be wrong, by hotkey."""
     return {
         hotkey: Failed(entry.reason)
-        for entry in applied.record.entries
+        for entry in applied.record.sealed
         if (hotkey := hotkey_of(entry.public)) not in declared
     }

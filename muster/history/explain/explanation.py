@@ -32,6 +32,8 @@ class RoundRow:
         entry = self.sent
         if entry.accepted:
             return "accepted"
+        if entry.taken is not None:
+            return taken_late(entry.taken)
         if entry.reason is not None:
             return sentence_of(entry.reason)
         return "it sent nothing" if entry.kind is Kind.ROUND else "it sent nothing, and the record is null"
@@ -44,6 +46,7 @@ class RoundRow:
             "reason": self.sent.reason,
             "became": self.became,
             "windows": self.sent.windows,
+            "taken": self.sent.taken,
             "row": self.row and asdict(self.row),
         }
 
@@ -111,7 +114,7 @@ def explain(case: Case, validator: str | None = None) -> Explanation:
 
 def _sent(case: Case) -> str:
     """What the peer sent, in a sentence."""
-    entry, spec = sent(case.shown, case.hotkey), case.spec
+    entry, spec = sent(case.shown, case.hotkey, case.passed), case.spec
     if entry.reason is None:
         return "Nothing of it is in the round's record."
     full = spec.inner.steps * spec.inner.batch
@@ -120,13 +123,20 @@ def _sent(case: Case) -> str:
         head = f"It sent work on {entry.windows} of {full} windows"
     if entry.accepted:
         return f"{head}, and it was accepted."
+    if entry.taken is not None:
+        return f"{head}. {taken_late(entry.taken)}"
     held = "not applied" if entry.reason in REASONS else entry.reason
     return f"{head}, {held}: {sentence_of(entry.reason)}"
 
 
+def taken_late(round_: int) -> str:
+    """What became of work that the record of a later round took in."""
+    return f"It came late; the record of round {round_} took it in. Late work is not measured, and not paid."
+
+
 def _section(case: Case, judged: Judged) -> Section:
     rounds = [passed for passed in case.passed if case.round - SHOWN < passed.round <= case.round]
-    table = tuple(RoundRow(sent(one, case.hotkey), judged.row(one.round, case.hotkey)) for one in rounds)
+    table = tuple(RoundRow(sent(one, case.hotkey, case.passed), judged.row(one.round, case.hotkey)) for one in rounds)
     file, row = judged.files.get(case.round), judged.row(case.round, case.hotkey)
     if file is None or row is None:
         why = (

@@ -18,12 +18,14 @@ from muster.protocol.wire import Kind, ScoreFile
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What a record says of one peer. `reason` is "" where its work was applied, None where the record has no entry of
-    it; `windows` are those its head declares, None where it has no head that can be read."""
+    it; `windows` are those its head declares, None where it has no head that can be read; `taken` is the round whose
+    record took it in late, None where none that is known did."""
 
     round: int
     kind: Kind
     reason: str | None
     windows: int | None
+    taken: int | None = None
 
     @property
     def accepted(self) -> bool:
@@ -31,17 +33,19 @@ class Sent:
         return self.reason == ""
 
 
-def sent(passed: Passed, hotkey: str) -> Sent:
-    """What a peer sent in a round."""
+def sent(passed: Passed, hotkey: str, later: Sequence[Passed] = ()) -> Sent:
+    """What a peer sent in a round; records after it, if they are among `later`, may say what became of it."""
     record, public = passed.record, public_of(hotkey)
-    entry = next((entry for entry in record.entries if entry.public == public), None)
+    entry = next((entry for entry in record.sealed if entry.public == public), None)
     if entry is None:
         return Sent(passed.round, record.kind, None, None)
     try:
         windows = wire.decode_head(entry.head, record.run_id).header.windows
     except WireError:
         windows = None
-    return Sent(passed.round, record.kind, entry.reason, windows)
+    place = entry.round, entry.public
+    taken = (one.round for one in later if any((e.round, e.public) == place for e in one.record.late))
+    return Sent(passed.round, record.kind, entry.reason, windows, next(taken, None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from muster.node.telemetry.events import Event, Transition
 from muster.node.telemetry.words import blocks
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger.round import Done, Failed, Instruction, RecordSeen, ScoresIn, SealSeen
-from muster.protocol.reasons import KEY_MISSING, UNAVAILABLE
+from muster.protocol.reasons import NOT_IN_TIME
 
 DOING = {
     Instruction.TRAIN: "do its work",
@@ -153,7 +153,7 @@ class Moments:
 
     def _why_decided(self, label: str, block: int) -> str:
         record, seal = self._seen.record, self._seen.seal
-        if record is not None and any(entry.reason in (KEY_MISSING, UNAVAILABLE) for entry in record.entries):
+        if record is not None and any(entry.reason in NOT_IN_TIME for entry in record.sealed):
             return "the time for keys and payloads is over"
         if record is None and seal is not None:
             since = max(seal.block.number, self._sealed_at.get(label, 0))

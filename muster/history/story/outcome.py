@@ -9,7 +9,7 @@ from muster.history.waits import Named, sentences
 from muster.protocol.errors import LedgerError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger.waiting import waiting as waiting_for
-from muster.protocol.reasons import DECISIONS, KEY_MISSING, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
+from muster.protocol.reasons import DECISIONS, KEY_MISSING, LATE, PAYLOAD_REASONS, UNAVAILABLE, sentence_of
 from muster.protocol.rules.selection import standings
 from muster.protocol.wire import Record
 
@@ -20,7 +20,7 @@ class Submission:
 
     `place` is its place in the order of seats, from 1, None where it was no candidate; `reason` is "" where it was
     accepted; `score` is what steered, None where no validator had a row; `weight` the smallest and the largest over
-    the tensors, None where it was not accepted.
+    the tensors, None where it was not accepted; `late` the earlier round that it is work of, None of the round's own.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Submission:
     reason: str
     score: float | None
     weight: tuple[float, float] | None
+    late: int | None = None
 
     @property
     def sentence(self) -> str:
@@ -46,6 +47,7 @@ class Submission:
             "sentence": self.sentence,
             "score": self.score,
             "weight": self.weight,
+            "late": self.late,
         }
 
 
@@ -68,14 +70,16 @@ def submissions(seen: LedgerRound, names: Names) -> list[Submission]:
     found = []
     for entry in record.entries:
         row = None if entry.reason else next(weights)
+        own = entry.round == record.round
         found.append(
             Submission(
                 name=names.peer(entry.public),
                 hotkey=hotkey_of(entry.public),
-                place=places.get(entry.public),
+                place=places.get(entry.public) if own else None,
                 reason=entry.reason,
                 score=scores.get(entry.public),
                 weight=None if row is None else (float(row.min()), float(row.max())),
+                late=None if own else entry.round,
             )
         )
     return sorted(found, key=lambda row: (row.place or len(found) + 1, row.name))
@@ -83,7 +87,7 @@ def submissions(seen: LedgerRound, names: Names) -> list[Submission]:
 
 def _standing(seen: LedgerRound, record: Record) -> tuple[dict[bytes, int], dict[bytes, float]]:
     """Places and scores by peer; none where the record's scores are not valid."""
-    candidates = [e.public for e in record.entries if not e.reason or e.reason in DECISIONS | PAYLOAD_REASONS]
+    candidates = [e.public for e in record.sealed if not e.reason or e.reason in DECISIONS | PAYLOAD_REASONS]
     try:
         ranked = seen.tip.order(candidates, record.scores)
         scores = {peer: standing.score for peer, standing in standings(record.scores).items()}
@@ -99,8 +103,8 @@ def missed(seen: LedgerRound, names: Names) -> list[Missed]:
         absent = frozenset(seen.tip.opening.expected) - seen.sealed
         found += (Missed(names.peer(peer), "submission", seen.seal.block.number) for peer in absent)
     if seen.record is not None and (at := seen.decided_at) is not None:  # a closing record has no submissions
-        what = {KEY_MISSING: "key", UNAVAILABLE: "payload"}
-        found += (Missed(names.peer(e.public), what[e.reason], at) for e in seen.record.entries if e.reason in what)
+        what = {KEY_MISSING: "key", UNAVAILABLE: "payload", LATE: "key or payload"}
+        found += (Missed(names.peer(e.public), what[e.reason], at) for e in seen.record.sealed if e.reason in what)
     return sorted(found, key=lambda one: (one.block, one.name))
 
 

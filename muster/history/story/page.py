@@ -82,12 +82,12 @@ class _Page:
             return []
         scored = any(row.score is not None for row in rows)
         names = max(4, *(len(printable(row.name)) for row in rows))
-        outcomes = max(8, *(len(printable(row.reason)) for row in rows))
+        outcomes = max(8, *(len(_outcome(row)) for row in rows))
         found = [
             _columns("seat", f"{'peer':<{names}}", f"{'outcome':<{outcomes}}", "score" if scored else "") + "weight"
         ]
         for row in rows:
-            name, outcome = f"{printable(row.name):<{names}}", f"{printable(row.reason) or 'accepted':<{outcomes}}"
+            name, outcome = f"{printable(row.name):<{names}}", f"{_outcome(row):<{outcomes}}"
             score = "–" if row.score is None else f"{row.score:.3f}"
             head = _columns(str(row.place or "–"), name, outcome, score if scored else "")
             found.append(self._wrapped(head, _weight(row.weight) or row.sentence))
@@ -108,6 +108,13 @@ class _Page:
 
 def _columns(place: str, name: str, outcome: str, score: str) -> str:
     return f"  {place:>4}  {name}  {outcome}  " + (f"{score:>6}  " if score else "")
+
+
+def _outcome(row: Submission) -> str:
+    """What became of a submission, in a word or, of work that came late, two."""
+    if row.late is not None:
+        return f"round {row.late}, late"
+    return printable(row.reason) or "accepted"
 
 
 def _weight(weight: tuple[float, float] | None) -> str:

@@ -46,7 +46,9 @@ class Story:
             return "open, and not sealed yet" if self.seen.seal is None else "open: sealed, and not decided yet"
         if record.kind is Kind.CLOSE:
             return "closed: the run ends with its record"
-        count = f"{len(record.accepted)} of {some(len(record.entries), 'submission')} accepted"
+        count = f"{len(record.seated)} of {some(len(record.sealed), 'submission')} accepted"
+        if record.late:
+            count += f", and {len(record.late)} of earlier rounds"
         if record.kind is Kind.NULL:
             return f"closed by a null record ({count}): too few were valid, θ stays at outer step {step}"
         return f"closed: {count}, θ goes from outer step {step} to {step + 1}"

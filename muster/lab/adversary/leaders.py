@@ -80,7 +80,7 @@ class Equivocator(Liar):
         recording, intake = self._open.recording, self._open.leading.intake
         if not self.lies or recording.made is None:
             return
-        intake.peers[recording.made.applied.record.accepted[-1].public].fail(KEY_MISSING)
+        intake.peers[recording.made.applied.record.seated[-1].public].fail(KEY_MISSING)
         other = await recording.make(head)
         if not self.at_once:
             await self.context.chain.next_block(head.number)

@@ -10,6 +10,7 @@ from builders import score_row
 
 from muster.history.report import render_report
 from muster.history.run_history import RunHistory, Setting
+from muster.history.view import accepted_cell
 from muster.node.telemetry import events
 from muster.node.telemetry.journal import Noted
 from muster.protocol.incentive.row import ScoreRow
@@ -107,6 +108,24 @@ def test_the_summary_counts_what_happened() -> None:
     assert by_name["miner-1"].score == score_row("alice", hotkey=ONE, rating_mu=27.0, rating_sigma=8.0)
     assert by_name["silent-0"].score is None
     assert summary.ratings_history[ZERO] == ((0, 25.0, 8.0), (1, 26.0, 8.0), (2, 27.0, 8.0))
+
+
+def test_what_later_rounds_took_in_is_counted_apart() -> None:
+    """A restarted participant tells a round again; told twice counts once."""
+    rounds = [
+        applied(0, accepted=(ZERO,), rejected={ONE: "late"}),
+        applied(1, late=(ONE,)),
+        applied(2, late=(ZERO, ONE)),
+    ]
+    made = history()
+    for _ in range(2):
+        made.feed("aggregator-operator-0", rounds)
+    status = made.status(160.0, ())
+    assert [(row.accepted, row.late, row.sealed) for row in status.rounds] == [(1, 0, 2), (2, 1, 2), (2, 2, 2)]
+    by_name = {row.name: row for row in status.peers}
+    assert (by_name["miner-0"].accepted, by_name["miner-0"].late) == (3, 1)
+    assert (by_name["miner-1"].accepted, by_name["miner-1"].late) == (2, 2)
+    assert [accepted_cell(by_name[f"miner-{i}"]) for i in range(2)] == ["3+1/0", "2+2/0"]
 
 
 def test_what_is_begun_in_the_closing_round_counts_nowhere() -> None:

@@ -108,6 +108,7 @@ def test_round_lines() -> None:
         "round   5  loss 2.5000  accepted 4/5  6.2 s (train 4.1, record 0.5)  up 310.0 kB  root 3fa9c1d23fa9c1d2"
     )
     assert "null record" in round_line(replace(round_row(6), kind="null"))
+    assert "accepted 4/5 and 2 late" in round_line(replace(round_row(5), late=2))
 
 
 @pytest.mark.parametrize("width", [80, 120])

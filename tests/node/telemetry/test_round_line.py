@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,14 @@ def test_a_round_is_one_line_with_everything() -> None:
         "round 3: trained 30 steps (loss 3.214), sent 2.1 MB, accepted with 1 other; "
         "25.3 s: train 19.2, submit 2.0, seal 3.1, record 1.0; next: round 4"
     )
+
+
+def test_what_came_late_is_told_beside_what_came_of_the_round() -> None:
+    record = replace(applied(rejected={ME: "late"}), late=(ME, OTHER, ME))
+    (line,) = told(*work(), (125.3, record))
+    assert "not accepted (late): " in line
+    assert "work of 2 earlier rounds taken in late" in line
+    assert "taken in late" not in told(*work(), (125.3, replace(record, late=(OTHER,))))[0]
 
 
 @pytest.mark.parametrize("reason", sorted(REASONS))

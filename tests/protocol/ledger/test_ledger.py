@@ -95,7 +95,7 @@ MUTATIONS: dict[str, tuple[Callable[[Closed], Closed], str]] = {
     ),
     "late work": (
         lambda c: with_entry(c, 0, round=7),
-        "names work of round 7, and this release takes no late work",
+        "does not list exactly the sealed submissions",
     ),
     "entry left out": (
         lambda c: changed(c, entries=c.record.entries[1:], weights=c.record.weights[1:]),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import rfc8785
 from builders import LEADER, MINERS, OWNER, block, hash32, identity
-from closed_rounds import close, open_tip, taken_in
+from closed_rounds import Taken, close, open_tip, taken_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +17,7 @@ from muster.protocol import wire
 from muster.protocol.errors import LedgerError, ObjectDamaged
 from muster.protocol.ledger import Tip, advance, resume, tip_info
 from muster.protocol.ledger.resume import past_of
+from muster.protocol.reasons import UNAVAILABLE
 from muster.protocol.rules.attendance import MEMORY, Attendance
 from muster.protocol.wire import Record, ScoresUsed, Seal, decode_equivocation
 from muster.protocol.wire.manifest import Manifest, TipInfo, decode_manifest, manifest_digest
@@ -261,3 +262,51 @@ def test_what_no_manifest_can_say_is_not_read(change: dict[str, Any]) -> None:
         decode_manifest(data, manifest_digest(data))
     with pytest.raises(ObjectDamaged):
         decode_manifest(data, manifest_digest(data + b" "))
+
+
+def late_ledger() -> tuple[Tip, list[Step]]:
+    """A run that takes late work: of three rounds Bob's payload comes too late, and the first of it is taken in."""
+    start = tip = open_tip(outer={"age_weights": (0.5, 0.25, 0.125)})
+    steps: list[Step] = []
+    sent: list[tuple[Taken, bytes]] = []
+    for round_ in range(4):
+        alice, bob = (taken_in(tip, name, uid) for uid, name in enumerate(MINERS))
+        record = close(tip, [alice, bob], {bob.head.public: UNAVAILABLE}, late=sent[:1] if round_ == 2 else ()).record
+        sent.append((bob, record.seal))
+        digest = hash32("late record", round_)
+        tip = advance(tip, record, digest)
+        steps.append((tip, record, digest))
+    return start, steps
+
+
+LATE_START, LATE_STEPS = late_ledger()
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_newcomer_knows_what_may_still_be_taken_in(at: int) -> None:
+    tip, record, digest = LATE_STEPS[at]
+    read = Manifest.model_validate_json(manifest(tip).encode())
+    assert [one.round for one in read.tip.late] == [[0], [0, 1], [1, 2], [1, 2, 3]][at]
+    assert resume(LATE_START, read, (record, digest)) == tip
+    assert "late" not in tip_info(LATE_START).model_dump(mode="json")
+
+
+def late_info(at: int = 0, **changes: Any) -> dict[str, Any]:
+    return tip_info(LATE_STEPS[3][0]).late[at].model_dump() | changes
+
+
+LATE_LIES = {
+    "what the record before leaves open is left out": (late_info(0), late_info(1)),
+    "what it leaves open is another": (late_info(0), late_info(1), late_info(2, slot=7)),
+    "too old": (late_info(0, round=0), late_info(0), late_info(1), late_info(2)),
+    "of a round to come": (late_info(0), late_info(1), late_info(2), late_info(2, round=4)),
+    "twice": (late_info(0), late_info(0), late_info(1), late_info(2)),
+    "another order": (late_info(1), late_info(0), late_info(2)),
+}
+
+
+@pytest.mark.parametrize("lie", LATE_LIES)
+def test_late_work_that_nothing_leaves_open_is_refused(lie: str) -> None:
+    tip, record, digest = LATE_STEPS[3]
+    with pytest.raises(LedgerError, match="late work that the record before it does not leave open"):
+        resume(LATE_START, manifest(tip, late=LATE_LIES[lie]), (record, digest))

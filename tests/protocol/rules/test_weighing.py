@@ -241,3 +241,31 @@ def test_who_got_no_seat_is_measured_by_the_accepted() -> None:
         assert norm(taken, i) * clip[i] == pytest.approx(allowed, rel=1e-6)
     alone = Limits(limits.caps, limits.medians, (EMBEDDING,))
     assert as_applied(loud, W, alone, spec)[1][EMBEDDING] == 0
+
+
+@given(
+    salts=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    late=st.lists(st.tuples(st.integers(7, 9), st.integers(1, 3), st.integers(-2, 6), st.integers(1, 9)), max_size=3),
+    rule=st.sampled_from(["mean", "sender_mean", "damped_mean"]),
+)
+def test_what_comes_late_changes_nothing_of_what_came_in_time(
+    salts: list[int], late: list[tuple[int, int, int, int]], rule: str
+) -> None:
+    """Caps, clips and tensors left alone are those of the work in time; what is late is under them, times its age."""
+    spec = outer(rule=rule, scale_cap=2.0, age_weights=(0.75, 0.5, 0.125))
+    timely, overdue = [update(salt) for salt in salts], [louder(update(salt), loud) for salt, _, loud, _ in late]
+    windows, ages = [W] * len(salts) + [declared for *_, declared in late], [age for _, age, _, _ in late]
+    alone, both = weigh(timely, windows[: len(salts)], spec), weigh([*timely, *overdue], windows, spec, ages)
+    assert both.unmoved == alone.unmoved
+    assert [one.scale_limit for one in both.updates] == [alone.updates[0].scale_limit] * len(windows)
+    limits = limits_of(timely, windows[: len(salts)], spec)
+    clips = [as_applied(one, w, limits, spec)[1] for one, w in zip([*timely, *overdue], windows, strict=True)]
+    weights = [
+        clip * np.float32(spec.age_weight(age)) for clip, age in zip(clips, [0] * len(salts) + ages, strict=True)
+    ]
+    expected = np.stack(weights)
+    if rule == "mean":
+        expected = (expected.astype(np.float64) / len(windows)).astype(np.float32)
+    else:
+        assert np.array_equal(both.weights[: len(salts)], alone.weights)
+    assert np.array_equal(both.weights, expected)

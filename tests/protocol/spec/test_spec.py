@@ -150,8 +150,9 @@ NAMED = [
     ("gauntlet", "rating", "openskill"),
     ("gauntlet", "rating", "ordinal"),
     ("gauntlet", "idle", "gauntlet"),
+    ("outer", "age_weights", [0.5]),
 ]
-"""Fields whose values are names, and other values than the small spec's."""
+"""Fields whose values are names, or that are left out where they are empty, and other values than the small spec's."""
 ENDLESS = {"schedule": "inverse_sqrt", "total": 0}
 TOGETHER = [ENDLESS, ENDLESS | {"decay_steps": 7}, ENDLESS | {"decay_steps": 7, "decay_from": 3}]
 """Of the section `inner`: fields that are valid together only."""
@@ -211,6 +212,11 @@ def test_every_field_changes_the_run_id() -> None:
         ("model", {"init_std": float("nan")}, "model.init_std"),
         ("sparse", {"k": 4097}, "sparse.k"),
         ("outer", {"alpha": []}, "outer: alpha must be a table"),
+        ("outer", {"age_weights": [0.5, 0.75]}, "outer: age_weights must not increase"),
+        ("outer", {"age_weights": [0.1]}, "outer: age_weights must be float32 numbers"),
+        ("outer", {"age_weights": [1.5]}, "outer.age_weights.0: Input should be less than or equal to 1"),
+        ("outer", {"age_weights": [-0.5]}, "outer.age_weights.0: Input should be greater than or equal to 0"),
+        ("outer", {"age_weights": [1.0, 0.5, 0.25, 0.125]}, "outer.age_weights: Tuple should have at most 3 items"),
         ("outer", {"alpha": [[1, 1.0]]}, "outer: alpha must be a table"),
         ("outer", {"alpha": [[0, 1.0], [5, 0.5], [5, 0.4]]}, "outer: alpha must be a table"),
         ("clock", {"min_blocks": 11, "deadline": 10}, "clock: min_blocks must not exceed deadline"),
@@ -253,6 +259,25 @@ def test_alpha_table() -> None:
         {"rule": "mean", "alpha": [[0, 1.0], [10, 0.5], [20, 0.25]], "scale_cap": 0.0, "norm_clip": False}
     )
     assert [outer.alpha_at(step) for step in (0, 9, 10, 19, 20, 10**6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_ages() -> None:
+    outer = OuterSpec.model_validate({"scale_cap": 0.0, "norm_clip": False, "age_weights": [0.5, 0.25]})
+    assert [outer.age_weight(age) for age in range(-1, 4)] == [0.0, 1.0, 0.5, 0.25, 0.0]
+    assert outer.max_age == 2
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_preset_takes_late_work_and_no_spec_without_it_says_so(name: str) -> None:
+    template = load_template(name)
+    assert template.outer.max_age == 0
+    assert "age_weights" not in template.outer.model_dump(mode="json")
+    without = run_spec().canonical()
+    assert b"age_weights" not in without
+    spelt = json.loads(without)
+    spelt["outer"]["age_weights"] = []
+    with pytest.raises(ConfigError, match="not in canonical form"):
+        RunSpec.from_bytes(rfc8785.dumps(spelt))
 
 
 def test_a_spec_cannot_be_changed() -> None:

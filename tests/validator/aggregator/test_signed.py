@@ -12,9 +12,10 @@ from leader_world import Counting, Died, Mortal, World, play
 
 from muster.lab.faults import Fault, Script
 from muster.node.context import in_place
+from muster.node.ledger.participant import possession
 from muster.node.ledger.session import Session
 from muster.node.replica import Replica
-from muster.protocol import paths
+from muster.protocol import paths, wire
 from muster.protocol.errors import StorageError
 from muster.protocol.ledger import Tip
 from muster.validator.aggregator.aggregator import Aggregator
@@ -137,5 +138,51 @@ def test_a_second_life_without_its_bucket_signs_the_very_same(
             assert len({data for stored in world.named(prefix).values() for data in stored}) == 1
         first, _last = await world.followed(1)
         assert len(first.accepted) == 2
+
+    play(main())
+
+
+@dataclass
+class LateDisk(Disk):
+    """One in which Bob's payload of round 0 comes in round 1, in which he does nothing else."""
+
+    sent: dict[tuple[int, str], Sent] = field(default_factory=dict)
+
+    async def mine(self, leader: Aggregator) -> None:
+        while leader.tip.round < 2:
+            round_ = leader.tip.round
+            facts = leader.tip.facts(possession(leader.tip, leader.replica))
+            for uid, name in enumerate(MINERS[: 2 - round_]):
+                if (round_, name) not in self.sent:
+                    self.sent[round_, name] = sent = submission(facts, identity(name), uid)
+                    await self.bucket(name).put(paths.head(self.run_id, round_), sent.head)
+                    if (round_, name) != (0, "bob"):
+                        await self.bucket(name).put(paths.payload(self.run_id, round_), sent.payload)
+            if round_ == 1:
+                await self.bucket("bob").put(paths.payload(self.run_id, 0), self.sent[0, "bob"].payload)
+            seal = self.seal_of(round_)
+            for (of, name), sent in self.sent.items():
+                key = paths.key(self.run_id, round_)
+                if of == round_ and seal is not None and not self.stored(key, name):
+                    await self.bucket(name).put(key, sent.key(seal))
+            await self.chain.next_block(self.chain.height)
+
+
+def test_a_second_life_has_the_late_work_again_that_its_signed_record_takes_in(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = await LateDisk.begin(outer={"age_weights": (0.5,)})
+        world.folder = tmp_path
+        with pytest.raises(Died):
+            await world.lead(Mortal(Fault("error", "store.put_if_absent", "*/00000001.*.made")), rounds=2)
+        bucket = world.bucket()
+        for info in await bucket.list(""):
+            if "/00000001" in info.key:
+                await bucket.delete(info.key)
+        world.chain.advance(2)
+        await world.lead(rounds=2)
+        records = await world.followed(2)
+        assert [[entry.round for entry in record.accepted] for record in records] == [[0], [1, 0], []]
+        kept = [data for name, data in on(tmp_path).items() if name.endswith(RECORD) and "00000001" in name]
+        assert [world.stored(paths.record(world.run_id, 1, wire.digest_of(data))) for data in kept] == [kept]
 
     play(main())

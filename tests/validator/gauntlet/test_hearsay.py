@@ -15,7 +15,7 @@ from muster.lab.faults import Fault, Script
 from muster.lab.faulty import FaultyBuckets
 from muster.protocol import paths
 from muster.protocol.incentive.score import Absent, Failed, NotEvaluated, Outcome
-from muster.protocol.reasons import KEY_MISSING, UNAVAILABLE
+from muster.protocol.reasons import KEY_MISSING, LATE, UNAVAILABLE
 from muster.protocol.storage import Store
 from muster.protocol.storage.locations import MemoryBuckets
 from muster.validator.gauntlet.hearsay import LOOK_SECONDS, confirmed
@@ -27,13 +27,13 @@ ALICE, BOB = identity("alice"), identity("bob")
 def record(**reasons: str) -> Any:
     """A record in which these have an entry with these reasons."""
     entries = [SimpleNamespace(public=identity(name).public, reason=reason) for name, reason in reasons.items()]
-    return SimpleNamespace(run_id=RUN, round=ROUND, entries=entries)
+    return SimpleNamespace(run_id=RUN, round=ROUND, sealed=entries)
 
 
 def look(
-    made: Any, *names: str, bucket: dict[str, str] | None = None, script: Script | None = None
+    made: Any, *names: str, bucket: dict[str, list[str]] | None = None, script: Script | None = None
 ) -> dict[str, Outcome]:
-    """What is said of these peers, who have standings; `bucket` says which object lies in whose."""
+    """What is said of these peers, who have standings; `bucket` says which objects lie in whose."""
 
     async def main() -> dict[str, Outcome]:
         behind = MemoryBuckets()
@@ -41,8 +41,8 @@ def look(
         stores: dict[bytes, Store] = {}
         for name in ("alice", "bob"):
             stores[identity(name).public] = seen.bucket(f"mem:{name}")
-            if bucket and name in bucket:
-                await behind.bucket(f"mem:{name}").put(bucket[name], b"something")
+            for key in (bucket or {}).get(name, ()):
+                await behind.bucket(f"mem:{name}").put(key, b"something")
         return await confirmed(made, [identity(name).hotkey for name in names], stores)
 
     return clock.run(main(), limit=60.0)
@@ -55,13 +55,23 @@ def test_who_has_nothing_in_its_bucket_is_absent() -> None:
 
 def test_whose_head_lies_there_is_not() -> None:
     """It may have come too late, or its leader dropped it: nobody can tell afterwards."""
-    assert look(record(), "alice", bucket={"alice": paths.head(RUN, ROUND)}) == {ALICE.hotkey: NotEvaluated()}
+    assert look(record(), "alice", bucket={"alice": [paths.head(RUN, ROUND)]}) == {ALICE.hotkey: NotEvaluated()}
 
 
 @pytest.mark.parametrize(("reason", "path"), [(KEY_MISSING, paths.key), (UNAVAILABLE, paths.payload)])
 def test_what_a_leader_says_is_missing(reason: str, path: Any) -> None:
     assert look(record(alice=reason), "alice") == {ALICE.hotkey: Failed(reason)}
-    assert look(record(alice=reason), bucket={"alice": path(RUN, ROUND)}) == {ALICE.hotkey: NotEvaluated()}
+    assert look(record(alice=reason), bucket={"alice": [path(RUN, ROUND)]}) == {ALICE.hotkey: NotEvaluated()}
+
+
+def test_late_is_what_lacks_one_of_two() -> None:
+    """Work that came late is held against nobody who finds it there; half of it is none."""
+    failed = {ALICE.hotkey: Failed(LATE)}
+    assert look(record(alice=LATE), "alice") == failed
+    assert look(record(alice=LATE), bucket={"alice": [paths.key(RUN, ROUND)]}) == failed
+    assert look(record(alice=LATE), bucket={"alice": [paths.payload(RUN, ROUND)]}) == failed
+    both = [paths.key(RUN, ROUND), paths.payload(RUN, ROUND)]
+    assert look(record(alice=LATE), bucket={"alice": both}) == {ALICE.hotkey: NotEvaluated()}
 
 
 def test_what_everybody_can_see_is_not_looked_for() -> None:

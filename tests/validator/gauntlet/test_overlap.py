@@ -65,7 +65,7 @@ class TestCopies:
     """What two have in common, in units of what two honest ones have."""
 
     def test_honest_updates_are_about_one(self) -> None:
-        found = overlaps(BEACON, six(), six(), NAMES, OLD, SPEC)
+        found = overlaps(BEACON, six(), tuple(six().items()), NAMES, OLD, SPEC)
         for name in NAMES:
             assert found[name].clone == pytest.approx(1, abs=0.5)
             assert found[name].copy == pytest.approx(1, abs=0.5)
@@ -73,7 +73,7 @@ class TestCopies:
     def test_a_clone_is_beside_the_one_that_comes_first(self) -> None:
         copied = six(**{NAMES[0]: made(4), NAMES[5]: made(4)})  # as NAMES[3]
         states = OLD | {NAMES[3]: PeerState(NAMES[3], mu=0.6, tested=9)}
-        found = overlaps(BEACON, copied, {}, NAMES, states, SPEC)
+        found = overlaps(BEACON, copied, (), NAMES, states, SPEC)
         for name in (NAMES[0], NAMES[5]):
             assert found[name].clone_of == NAMES[3]
             assert found[name].clone is not None
@@ -82,14 +82,23 @@ class TestCopies:
     def test_a_copy_of_the_last_round_and_never_of_the_own(self) -> None:
         before = {name: made(i + 11) for i, name in enumerate(NAMES)}
         now = six(**{NAMES[0]: made(12), NAMES[1]: made(12)})
-        found = overlaps(BEACON, now, before, NAMES, OLD, SPEC)
+        found = overlaps(BEACON, now, tuple(before.items()), NAMES, OLD, SPEC)
+        assert found[NAMES[0]].copy_of == NAMES[1]
+        assert found[NAMES[0]].copy is not None
+        assert found[NAMES[0]].copy > SPEC.copy_ratio
+        assert found[NAMES[1]].copy == pytest.approx(1, abs=0.5)
+
+    def test_a_peer_may_have_several_before_and_is_compared_with_none_of_its_own(self) -> None:
+        """One of them came late; who made it is no copier of it, and who copied it is."""
+        before = [*((name, made(i + 11)) for i, name in enumerate(NAMES)), (NAMES[1], made(40))]
+        found = overlaps(BEACON, six(**{NAMES[0]: made(40), NAMES[1]: made(40)}), before, NAMES, OLD, SPEC)
         assert found[NAMES[0]].copy_of == NAMES[1]
         assert found[NAMES[0]].copy is not None
         assert found[NAMES[0]].copy > SPEC.copy_ratio
         assert found[NAMES[1]].copy == pytest.approx(1, abs=0.5)
 
     def test_the_first_round_has_none_before(self) -> None:
-        found = overlaps(BEACON, six(), {}, NAMES, OLD, SPEC)
+        found = overlaps(BEACON, six(), (), NAMES, OLD, SPEC)
         assert {(one.copy_of, one.copy) for one in found.values()} == {(None, None)}
 
     def test_what_two_share_is_what_their_sets_share(self) -> None:
@@ -100,15 +109,15 @@ class TestCopies:
             {name: set(chosen_entries(update, tiles).tolist()) for name, update in round_.items()}
             for round_ in (now, before)
         ]
-        found = overlaps(BEACON, now, before, (), {}, SPEC.model_copy(update={"clone_ratio": 0.0}))
+        found = overlaps(BEACON, now, tuple(before.items()), (), {}, SPEC.model_copy(update={"clone_ratio": 0.0}))
         for name, entries in sets[0].items():
             for others, near in ((sets[0], found[name].clone_of), (sets[1], found[name].copy_of)):
                 common = {other: len(entries & listed) for other, listed in others.items() if other != name}
                 assert near == min(common, key=lambda other: (-common[other], other))
 
     def test_alone_there_is_nobody_to_compare_with(self) -> None:
-        assert overlaps(BEACON, {NAMES[0]: made(1)}, {}, [], {}, SPEC) == {NAMES[0]: Overlap()}
-        assert overlaps(BEACON, {}, {}, [], {}, SPEC) == {}
+        assert overlaps(BEACON, {NAMES[0]: made(1)}, (), [], {}, SPEC) == {NAMES[0]: Overlap()}
+        assert overlaps(BEACON, {}, (), [], {}, SPEC) == {}
 
 
 MANY = 65_536

@@ -10,10 +10,6 @@ from benchmarks.convergence.plan import (
     LARGER_ALPHAS,
     LARGER_RATES,
     LARGER_ROUNDS,
-    NESTEROV,
-    OPTIMIZER_WAYS,
-    SEEDS,
-    Way,
     fine_candidates,
     fine_settings,
     larger_rates,
@@ -22,6 +18,7 @@ from benchmarks.convergence.plan import (
 )
 from benchmarks.convergence.setting import PRESETS
 from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.ways import NESTEROV, OPTIMIZER_WAYS, SEEDS, Way
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 

@@ -14,15 +14,13 @@ from benchmarks.convergence.plan import (
     LENGTHS,
     RULE_ALPHAS,
     SAME_BATCH_PEERS,
-    SEEDS,
-    TUNING_SEED,
     VALUES,
-    WAYS,
     rule_candidates,
     same_batch_candidates,
 )
 from benchmarks.convergence.setting import STUDY
 from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.ways import SEEDS, TUNING_SEED, WAYS
 from muster.kernels import Rule
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of

@@ -196,15 +196,17 @@ class _Run:
         early = windows[: variant.delay * self._spec.inner.batch]
         rest = windows[len(early) :]
         start = Local(layout, peer.weights or self._theta)
+        between = "take" if variant.merge == "fresh" else variant.merge
         delta = self._train(peer.engine, early, start)
         reached = start.after(delta)
         if len(rest):
             # In its first round there is no step that could still come.
             start = Local(layout, merged(variant.merge, self._theta, reached, delta) if peer.weights else reached)
             more = self._train(peer.engine, rest, start, variant.delay)
-            peer.weights = start.after(more)
+            ended = start.after(more)
+            peer.weights = merged("take", self._theta, ended, more) if variant.merge == "fresh" else ended
             return [a + b for a, b in zip(delta, more, strict=True)]
-        peer.weights = merged(variant.merge, self._theta, reached, delta)
+        peer.weights = merged(between, self._theta, reached, delta)
         return delta
 
     def _train_together(self, round_: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 from benchmarks.convergence.variant import Merge, Variant
-from benchmarks.convergence.ways import SPARSE, TUNING_SEED, Rows, Table, best
+from benchmarks.convergence.ways import OUTER_RATES, SPARSE, TUNING_SEED, Rows, Table, best
 
 OVERDUE = (0.1, 0.3)
 """Shares of the submissions that come late."""
@@ -17,8 +17,8 @@ OLDER_WEIGHTS = (0.5, 1.0)
 """The same two rounds later, where most are late."""
 DELAYS = (5, Variant().steps)
 """Inner steps a peer has trained on when the outer step reaches it: a third of a round, a whole round."""
-DELAY_ALPHAS = (0.5, 0.7, 1.0)
-"""Candidates of α, each time: what acts on older weights may want smaller steps."""
+DELAY_ALPHAS = OUTER_RATES["sparse"]
+"""Candidates of α, each time the same as without a delay: what acts on older weights may want smaller steps."""
 MERGES: tuple[Merge, ...] = get_args(Merge)
 
 
@@ -44,8 +44,9 @@ def overdue_label(share: float, weight: float, age: int = 1) -> str:
 
 
 def delays() -> Iterator[tuple[Merge, int]]:
-    """Every rule with every delay."""
-    return ((merge, delay) for delay in DELAYS for merge in MERGES)
+    """Every rule with every delay; a whole round late "fresh" would be "take"."""
+    whole = Variant().steps
+    return ((merge, delay) for delay in DELAYS for merge in MERGES if (merge, delay) != ("fresh", whole))
 
 
 def delay_candidates_of(rows: Rows, merge: Merge, delay: int) -> list[Variant]:

@@ -44,6 +44,6 @@ def merged(merge: Merge, theta: Sequence[Tensor], weights: Sequence[Tensor], uns
     """
     if merge == "take":
         return [tensor.clone() for tensor in theta]
-    if merge == "add":
+    if merge in ("add", "fresh"):
         return [tensor - change for tensor, change in zip(theta, unsent, strict=True)]
     return [torch.lerp(tensor, mine, _MIXED) for tensor, mine in zip(theta, weights, strict=True)]

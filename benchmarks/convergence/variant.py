@@ -13,7 +13,7 @@ Model = Literal["study", "larger"]
 Values = Literal["2bit", "8bit", "exact"]
 Selection = Literal["topk", "randomk"]
 Commit = Literal["accepted", "always"]
-Merge = Literal["take", "add", "mix"]
+Merge = Literal["take", "add", "mix", "fresh"]
 
 BASELINE = "default"
 """The id of the variant that differs from the defaults in nothing."""
@@ -75,7 +75,8 @@ class Variant:
         delay: inner steps of the next round that a peer has trained when the outer step of the last one reaches it; 0,
             it waits for that step; H, it is a whole round behind.
         merge: how a peer's weights go on then: "take", they become the new θ; "add", they become the new θ with what
-            was trained since the last submission on top; "mix", the mean of the new θ and of what they were.
+            was trained since the last submission on top; "mix", the mean of the new θ and of what they were; "fresh",
+            as "add", but a round begins from the newest θ there is and not from where the last one ended.
         attackers: peers that send large values at entries nobody else lists.
         seed: of genesis, assignment and every chance in the run.
 

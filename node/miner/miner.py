@@ -20,7 +20,8 @@ from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
-from muster.node.ledger.reader import FoundSeal
+from muster.node.ledger.reader import ASSIGN, FoundSeal, draw
+from muster.node.miner.ahead import Ahead, foreseen
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
@@ -30,7 +31,7 @@ from muster.node.miner.state import Made, MinerState
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
 from muster.protocol.types import Block
@@ -63,7 +64,7 @@ class Miner(Follower):
     moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
     durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
     there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
-    the host's memory all the same.
+    the host's memory all the same. In a run with a delay it holds one more, what it has trained ahead, where Δ is.
     """
 
     def __init__(
@@ -102,6 +103,9 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
+        self._ahead: Ahead | None = None
+        self._ahead_of: Tip | None = None
+        self._errands: Errands | None = None
         self._sent: Made | None = None
         self._sending = False
         self._refused: set[bytes] = set()
@@ -113,6 +117,7 @@ class Miner(Follower):
 
     def begin(self, errands: Errands) -> None:
         """See beside the round what is made of the earlier ones' work."""
+        self._errands = errands
         errands.start(self._earnings.look(self._tip))
 
     @property
@@ -145,6 +150,9 @@ class Miner(Follower):
             return
         made = self.made or await self._make(now)
         if made is not None:
+            if self._errands is not None and now.tip.spec.clock.delay and self._ahead_of is not now.tip:
+                self._ahead_of = now.tip
+                self._errands.start(self._go_ahead(now))
             await self._send(now, made)
 
     async def stop_training(self) -> None:
@@ -218,7 +226,7 @@ class Miner(Follower):
             return None
         self._stop = stop = threading.Event()
         try:
-            task = Task(now.context, tip, now.replica, uid, self._text, self._engine, stop)
+            task = Task(now.context, tip, now.replica, uid, self._text, self._engine, stop, self._ahead)
             return await self.context.offload(lambda: self._work(task))
         except RoundLost as error:
             self._over = tip
@@ -227,6 +235,24 @@ class Miner(Follower):
             return None
         finally:
             stop.set()  # a thread does not end with the task that waits for it
+
+    async def _go_ahead(self, now: OpenRound) -> None:
+        """Train for the next round while this one closes, until its record is applied; what fails is done then."""
+        tip, chain = now.tip, self.context.chain
+        if self.sits_out(tip.round + 1):
+            return
+        self._stop = stop = threading.Event()
+        try:
+            uid = await self._stages.slot(now)
+            assign = await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number)
+            if uid is not None and self._tip is tip:
+                coming = foreseen(tip, assign)
+                task = Task(now.context, coming, now.replica, uid, self._text, self._engine, stop)
+                await self.context.offload(lambda: self._work_ahead(tip, task))
+        except (ChainError, RoundLost) as error:
+            log.warning("nothing is done ahead of round %d: %s", tip.round + 1, error)
+        finally:
+            stop.set()
 
     async def _send(self, now: OpenRound, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
@@ -273,6 +299,15 @@ class Miner(Follower):
                 give_back()
             return self.made
 
+    def _work_ahead(self, tip: Tip, task: Task) -> None:
+        """In a thread, when the open round's work is done: train for the next one while θ stays."""
+        with self._busy:
+            if task.stop.is_set() or self._over is tip:
+                return
+            self._ahead = None  # its memory, before more is taken
+            self._ahead = self._stages.ahead(task, self._stages.windows(task))
+            give_back()
+
     def _do(self, task: Task) -> MinerState | None:
         """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.
 
@@ -286,7 +321,7 @@ class Miner(Follower):
         if not windows:
             return None
         self.note(events.Training(round_))
-        delta = stages.train(task, windows)
+        delta, self._ahead = stages.train(task, windows), None
         give_back()
         if delta is None:
             return None

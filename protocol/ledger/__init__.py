@@ -15,7 +15,7 @@ from muster.protocol.ledger.judge import (
     prepare,
     verify,
 )
-from muster.protocol.ledger.resume import resume, tip_info
+from muster.protocol.ledger.resume import resume, tip_info, with_held
 from muster.protocol.ledger.sealing import continues, unanswerable
 from muster.protocol.ledger.tip import SCORES_AGE, Possession, Tip, genesis_tip, next_opening, spec_digest
 
@@ -44,4 +44,5 @@ __all__ = [
     "tip_info",
     "unanswerable",
     "verify",
+    "with_held",
 ]

@@ -109,6 +109,9 @@ class ClockSpec(Section):
     The turn to close rounds passes on every `term` rounds; and within a round, `turn` blocks after another, from when
     its record is late. An aggregator without an anchor for `touch` blocks is not waited for. No round is sealed before
     the record `finality` rounds before it is final.
+
+    `delay` is by how many rounds the θ that work begins from is older than the one that it is applied to: with 1,
+    miners train on while the last round closes.
     """
 
     min_blocks: Natural
@@ -125,6 +128,7 @@ class ClockSpec(Section):
     min_submissions: Positive
     checkpoint_every: Positive
     amend_delay: Positive
+    delay: Annotated[int, Field(ge=0, le=1)] = 0
 
     @property
     def shortest(self) -> int:

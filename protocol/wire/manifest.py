@@ -69,7 +69,8 @@ class TipInfo(_Part):
     the records, and left out where nobody was. `past` has a letter for each record remembered, oldest
     first: `r` or, for a null record, `n`. `peers` has a letter for each of these for everybody (public key,
     hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the payload's class, `a` another entry,
-    `-` none.
+    `-` none. `held` is the digest of the tiles of the θ before that proofs of possession are made of, and left out
+    where the round's base is that round itself.
     """
 
     amendments: tuple[AmendmentInfo, ...]
@@ -78,11 +79,12 @@ class TipInfo(_Part):
     struck: tuple[StrikeInfo, ...] = ()
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]
+    held: Hex32 | None = None
 
     @model_serializer(mode="wrap")
-    def _without_nobody(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_there_is_not(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = made(self)
-        return fields if self.struck else {name: value for name, value in fields.items() if name != "struck"}
+        return {name: value for name, value in fields.items() if value or name not in ("struck", "held")}
 
 
 class Manifest(_Part):

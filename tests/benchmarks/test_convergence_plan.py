@@ -28,7 +28,7 @@ CHOICES: dict[str, st.SearchStrategy[Any]] = {
     "commit": st.sampled_from(["accepted", "always"]),
     "attackers": st.just(0),
     "delay": st.just(0),
-    "merge": st.sampled_from(["take", "add", "mix"]),
+    "merge": st.sampled_from(["take", "add", "mix", "fresh"]),
     "method": st.just("sparse"),
 }
 BY_TYPE: dict[type, st.SearchStrategy[Any]] = {

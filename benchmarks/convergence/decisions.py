@@ -6,7 +6,6 @@ from benchmarks.convergence.findings import SURE, Answers, Stat
 from benchmarks.convergence.markdown import play, table
 from benchmarks.convergence.plan import (
     FINE_ALPHAS,
-    HOPELESS,
     LARGER_ALPHAS,
     LARGER_RATES,
     LARGER_ROUNDS,
@@ -18,7 +17,7 @@ from benchmarks.convergence.plan import (
 )
 from benchmarks.convergence.setting import PRESETS
 from benchmarks.convergence.variant import Variant
-from benchmarks.convergence.ways import NESTEROV, OPTIMIZER_WAYS, SEEDS, Way
+from benchmarks.convergence.ways import HOPELESS, NESTEROV, OPTIMIZER_WAYS, SEEDS, Way
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 

@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import get_args
 
 from benchmarks.convergence.variant import Merge, Variant
-from benchmarks.convergence.ways import OUTER_RATES, SPARSE, TUNING_SEED, Rows, Table, best
+from benchmarks.convergence.ways import HOPELESS, OUTER_RATES, SPARSE, TUNING_SEED, Rows, Table, best
 
 OVERDUE = (0.1, 0.3)
 """Shares of the submissions that come late."""
 AGE_WEIGHTS = (0.25, 0.5, 1.0)
 """What such a one counts for one round later; 0 is that it is lost."""
-OLDER_WEIGHTS = (0.5, 1.0)
-"""The same two rounds later, where most are late."""
 DELAYS = (5, Variant().steps)
 """Inner steps a peer has trained on when the outer step reaches it: a third of a round, a whole round."""
 DELAY_ALPHAS = OUTER_RATES["sparse"]
@@ -30,17 +28,12 @@ def overdue(rows: Rows) -> Table:
         table[overdue_label(share, 0)] = replace(sparse, loss=share, commit="always")
         late = replace(sparse, overdue=share)
         table |= {overdue_label(share, weight): replace(late, age_weight=weight) for weight in AGE_WEIGHTS}
-    oldest = replace(sparse, overdue=OVERDUE[-1], age=2)
-    return table | {
-        overdue_label(OVERDUE[-1], weight, 2): replace(oldest, age_weight=weight) for weight in OLDER_WEIGHTS
-    }
+    return table
 
 
-def overdue_label(share: float, weight: float, age: int = 1) -> str:
+def overdue_label(share: float, weight: float) -> str:
     """What a row of that table is called."""
-    return (
-        f"{share:.0%} late" + (f", {age} rounds" if age > 1 else "") + (f", weight {weight:g}" if weight else ", lost")
-    )
+    return f"{share:.0%} late, " + (f"weight {weight:g}" if weight else "lost")
 
 
 def delays() -> Iterator[tuple[Merge, int]]:
@@ -61,11 +54,17 @@ def delay_candidates(rows: Rows) -> list[Variant]:
 
 
 def delayed(rows: Rows) -> Table:
-    """4c: peers that train on while the outer step is on its way, by rule and delay, each at its own best α."""
-    return {"waiting": SPARSE.tuned(rows)} | {
-        delay_label(merge, delay): replace(best(rows, delay_candidates_of(rows, merge, delay)), seed=0)
-        for merge, delay in delays()
-    }
+    """4c: peers that train on while the outer step is on its way, by rule and delay, each at its own best α.
+
+    A rule that lost by more than `HOPELESS` to the best one on the tuning seed is not in the running.
+    """
+    table = {"waiting": SPARSE.tuned(rows)}
+    for delay in DELAYS:
+        tuned = {m: best(rows, delay_candidates_of(rows, m, delay)) for m, of in delays() if of == delay}
+        limit = (1 + HOPELESS) * rows[best(rows, tuned.values())].final
+        close = {merge: variant for merge, variant in tuned.items() if rows[variant].final <= limit}
+        table |= {delay_label(merge, delay): replace(variant, seed=0) for merge, variant in close.items()}
+    return table
 
 
 def delay_label(merge: Merge, delay: int) -> str:

@@ -14,6 +14,7 @@ from benchmarks.convergence.variant import Method, Optimizer, Values, Variant
 from benchmarks.convergence.ways import (
     DDP,
     DILOCO,
+    HOPELESS,
     NESTEROV,
     OPTIMIZER_WAYS,
     SEEDS,
@@ -50,8 +51,6 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
 FINE_ALPHAS = (1.0, 1.41, 2.0)
 """Candidates of the default rule's α between the two factors of two that were best."""
-HOPELESS = 0.04
-"""An α that lost by more than this share on the tuning seed is not played on the reported ones."""
 LARGER_ROUNDS = 20
 LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
 """Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""

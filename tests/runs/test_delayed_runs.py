@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
-from run_builders import Ledger, MakeStage, Stage, genesis_without, play
+from nano_stage import BLOCK, NanoStage, Setting
+from run_builders import Ledger, MakeStage, Stage, play
 
 from muster.audit import Auditor
-from muster.lab.simulator import SimulatedRun
+from muster.lab import clock
+from muster.lab.adversary.leaders import TWICE, EquivocatorAtOnce
+from muster.lab.faults import Fault, Script
+from muster.lab.nano import counting_miner
+from muster.lab.simulator import SimulatedRun, Simulator
 from muster.node.miner import local_miner, stages
 from muster.node.miner.ahead import Ahead
 from muster.node.miner.engine import Delta
 from muster.node.miner.stages import Stages, Task
-from muster.node.telemetry.events import Joined
+from muster.node.telemetry.events import Applied, Joined, Undone
 
 ROUNDS = 6
 DELAYED = {"delay": 1}
+SIBLINGS = {"min_blocks": 3, "deadline": 8, "reveal": 8, "grace": 3, "seal_age": 1, "evaluate": 2, **DELAYED}
 
 
 @pytest.fixture(scope="module")
 def delayed(stage: MakeStage) -> tuple[Stage, SimulatedRun]:
     """Four miners, one of whom joins in round 3, from the checkpoint of round 2."""
     made = stage(miners=4, clock=DELAYED)
-    newcomer = made.member("miner-3").hotkey
-    return made, play(made, ROUNDS, genesis_without(made.spec, newcomer), arrivals={"miner-3": 3})
+    return made, play(made, ROUNDS, arrivals={"miner-3": 3})
 
 
 def test_every_replica_has_the_same_root_and_all_work_is_accepted(delayed: tuple[Stage, SimulatedRun]) -> None:
@@ -49,5 +56,81 @@ def test_a_newcomer_shows_possession_of_a_theta_that_it_never_held(delayed: tupl
 def test_the_audit_passes(delayed: tuple[Stage, SimulatedRun], first_round: int | None) -> None:
     made, run = delayed
     report = asyncio.run(Auditor(made.run, run.chain, run.buckets, lambda _line: None).audit(first_round))
-    assert report.ok, report.faults
+    report.raise_fault()
+    assert report.state_roots == run.state_roots[first_round or 0 :]
     assert report.closed
+
+
+def test_a_null_round_is_a_base_like_any_other(stage: MakeStage) -> None:
+    made = stage(clock=DELAYED | {"min_submissions": 2})
+    run = play(made, 5, absent=lambda name, round_: round_ == 1 and name != "miner-0")
+    assert run.state_roots[1] == run.state_roots[0] != run.state_roots[2]
+    for round_ in range(2, 5):
+        assert set(Ledger(run).reasons(made.roster, round_).values()) == {""}
+
+
+def halfway(task: Task, windows: list[int]) -> Ahead:
+    """As if the record came while the second step was taken."""
+    asked = iter((False, True))
+    one = replace(task, stop=threading.Event())
+    one.stop.is_set = lambda: next(asked)  # type: ignore[method-assign]
+    return stages.train_ahead(one, windows)
+
+
+def test_whatever_has_been_done_when_the_record_comes_is_gone_on_with(stage: MakeStage) -> None:
+    """In round 0 nothing, then two steps of three; the tokens are those of whole rounds."""
+    seen: list[tuple[int, int]] = []
+
+    def train(task: Task, windows: list[int]) -> Delta:
+        seen.append((task.tip.round, task.ahead.delta.steps if task.ahead else 0))
+        delta = stages.train(task, windows)
+        assert delta is not None
+        assert delta.steps == task.tip.spec.inner.steps
+        return delta
+
+    make = partial(local_miner, stages=Stages(ahead=halfway, train=train))
+    made = stage(clock=DELAYED)
+    run = play(made, 4, makers=lambda _behaviour: make)
+    assert {steps for round_, steps in seen if round_ == 0} == {0}
+    assert {steps for round_, steps in seen if 0 < round_ < 4} == {2}
+    assert len(set(run.state_roots)) == 4
+    assert run.losses[-1] < run.losses[0]
+
+
+@pytest.mark.parametrize("block", [7, 10])
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, block: int) -> None:
+    """Everybody is killed in the middle and comes back; miners with what they made, and nothing done ahead."""
+    made = NanoStage.lay(Setting("restarted", DELAYED, 4), tmp_path / "run")
+    simulator = Simulator(
+        made.roster,
+        made.spec,
+        made.text,
+        makers=lambda _: counting_miner,
+        block_seconds=BLOCK,
+        folder=tmp_path,
+    )
+
+    async def twice() -> SimulatedRun:
+        first = asyncio.create_task(simulator.run(ROUNDS))
+        await simulator.chain.next_block(block)
+        first.cancel()
+        await asyncio.wait({first})
+        return await simulator.run(ROUNDS)
+
+    run = clock.run(twice())
+    assert len({participant.replica.root() for participant in run.participants.values()}) == 1
+    accepted = {len(event.accepted) for event in run.events("aggregator-0", Applied) if event.kind == "round"}
+    assert accepted == {2}
+
+
+def test_who_takes_a_record_back_proves_possession_of_the_theta_before_it(tmp_path: Path) -> None:
+    made = NanoStage.lay(Setting("siblings", SIBLINGS, 4, leader=EquivocatorAtOnce, final_after=30), tmp_path)
+    blind = Fault("missing", "store.get", f"*/bundles/{TWICE:08d}-*", who="miner-0", count=1)
+    script = Script([blind])
+    run = made.play(script, 4)
+    assert script.unfired() == []
+    assert [event.round for event in run.events("miner-0", Undone)] == [TWICE]
+    assert run.state_roots
+    for event in run.events("aggregator-0", Applied):
+        assert not any("possession" in reason for reason in event.rejected.values())
+    assert [len(event.accepted) for event in run.events("aggregator-0", Applied)] == [2, 1, 2, 2, 0]

@@ -195,18 +195,18 @@ class _Run:
         variant, layout = self._variant, self._replica.layout
         early = windows[: variant.delay * self._spec.inner.batch]
         rest = windows[len(early) :]
+        first = not peer.weights  # then no step is on its way
         start = Local(layout, peer.weights or self._theta)
-        between = "take" if variant.merge == "fresh" else variant.merge
         delta = self._train(peer.engine, early, start)
         reached = start.after(delta)
         if len(rest):
-            # In its first round there is no step that could still come.
-            start = Local(layout, merged(variant.merge, self._theta, reached, delta) if peer.weights else reached)
+            start = Local(layout, reached if first else merged(variant.merge, self._theta, reached, delta))
             more = self._train(peer.engine, rest, start, variant.delay)
             ended = start.after(more)
             peer.weights = merged("take", self._theta, ended, more) if variant.merge == "fresh" else ended
             return [a + b for a, b in zip(delta, more, strict=True)]
-        peer.weights = merged(between, self._theta, reached, delta)
+        unmixed = first and variant.merge == "mix"
+        peer.weights = reached if unmixed else merged(variant.merge, self._theta, reached, delta)
         return delta
 
     def _train_together(self, round_: int) -> None:

@@ -64,7 +64,7 @@ class Miner(Follower):
     moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
     durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
     there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
-    the host's memory all the same. In a run with a delay it holds one more, what it has trained ahead, where Δ is.
+    the host's memory all the same. In a run with a delay it holds two more (`Ahead`).
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
-        self._ahead: Ahead | None = None
+        self._ahead = Ahead() if tip.spec.clock.delay else None
         self._ahead_of: Tip | None = None
         self._errands: Errands | None = None
         self._sent: Made | None = None
@@ -150,7 +150,7 @@ class Miner(Follower):
             return
         made = self.made or await self._make(now)
         if made is not None:
-            if self._errands is not None and now.tip.spec.clock.delay and self._ahead_of is not now.tip:
+            if self._ahead and self._errands is not None and self._ahead_of is not now.tip:
                 self._ahead_of = now.tip
                 self._errands.start(self._go_ahead(now))
             await self._send(now, made)
@@ -247,7 +247,7 @@ class Miner(Follower):
             assign = await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number)
             if uid is not None and self._tip is tip:
                 coming = foreseen(tip, assign)
-                task = Task(now.context, coming, now.replica, uid, self._text, self._engine, stop)
+                task = Task(now.context, coming, now.replica, uid, self._text, self._engine, stop, self._ahead)
                 await self.context.offload(lambda: self._work_ahead(tip, task))
         except (ChainError, RoundLost) as error:
             log.warning("nothing is done ahead of round %d: %s", tip.round + 1, error)
@@ -304,8 +304,7 @@ class Miner(Follower):
         with self._busy:
             if task.stop.is_set() or self._over is tip:
                 return
-            self._ahead = None  # its memory, before more is taken
-            self._ahead = self._stages.ahead(task, self._stages.windows(task))
+            self._stages.ahead(task, self._stages.windows(task))
             give_back()
 
     def _do(self, task: Task) -> MinerState | None:
@@ -321,7 +320,7 @@ class Miner(Follower):
         if not windows:
             return None
         self.note(events.Training(round_))
-        delta, self._ahead = stages.train(task, windows), None
+        delta = stages.train(task, windows)
         give_back()
         if delta is None:
             return None

@@ -12,9 +12,9 @@ test, gives the miner a `Stages` with that one replaced. What a submission looks
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from blake3 import blake3
@@ -28,7 +28,7 @@ from muster.node.ledger.participant import possession
 from muster.node.ledger.reader import FoundSeal
 from muster.node.miner.ahead import Ahead
 from muster.node.miner.answering import answer
-from muster.node.miner.engine import Delta, Engine, Job, RoundLost
+from muster.node.miner.engine import Delta, Engine, Job, OnStep, RoundLost
 from muster.node.miner.passes import full
 from muster.node.miner.state import Made
 from muster.node.replica import Replica
@@ -57,7 +57,7 @@ class OpenRound:
 class Task(OpenRound):
     """The round's work in the slot of now, with what it takes; `stop` is set when it is no longer wanted.
 
-    `ahead` is what has been done of it before the round was open. While that is done, `tip` is the foreseen one.
+    `ahead` is what a run with a delay has besides. While the next round's work is done, `tip` is the foreseen one.
     """
 
     uid: int
@@ -108,24 +108,42 @@ def train(task: Task, windows: list[int]) -> Delta | None:
 
     Raises:
         Diverged: a number is not finite.
+        RoundLost: a GPU's memory is full.
     """
-    trip, stop, ahead = task.context.faults.trip, task.stop.is_set, task.ahead
-    job = job_of(task, windows)
-    run = task.engine.run if ahead is None or not ahead.belongs(job, windows) else partial(ahead.finish, task.engine)
-    delta = run(task.replica, job, on_step=lambda _step, _loss: trip("train.step"), stop=stop)
+    stop, ahead, job = task.stop.is_set, task.ahead, job_of(task, windows)
+    if ahead is None:
+        delta = task.engine.run(task.replica, job, _tripping(task), stop)
+    else:
+        with _fits():
+            delta = ahead.train(task.engine, task.replica, job, windows, _tripping(task), stop)
     return None if stop() else delta
 
 
-def train_ahead(task: Task, windows: list[int]) -> Ahead:
-    """The work of the round that comes next, from the θ that is there: as far as it comes until it is stopped.
+def train_ahead(task: Task, windows: list[int]) -> None:
+    """The next round's work, of which `tip` is what is foreseen, as far as it comes until it is stopped.
 
     Raises:
         Diverged: a number is not finite.
+        RoundLost: a GPU's memory is full.
     """
-    trip, stop = task.context.faults.trip, task.stop.is_set
-    job = job_of(task, windows)
-    delta = task.engine.run(task.replica, job, on_step=lambda _step, _loss: trip("train.step"), stop=stop)
-    return Ahead(job, windows, delta)
+    assert task.ahead is not None, "only in a run with a delay"
+    with _fits():
+        job = job_of(task, windows)
+        task.ahead.begin(task.engine, task.replica, job, windows, _tripping(task), task.stop.is_set)
+
+
+def _tripping(task: Task) -> OnStep:
+    trip = task.context.faults.trip
+    return lambda _step, _loss: trip("train.step")
+
+
+@contextmanager
+def _fits() -> Iterator[None]:
+    """What a GPU has no memory for is the round's loss."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as problem:
+        raise RoundLost(full(str(problem))) from problem
 
 
 def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseUpdate, tuple[Tensor, ...]]:
@@ -143,9 +161,8 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseU
         for tensor in delta.tensors
     )
     try:
-        return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
-    except torch.cuda.OutOfMemoryError as problem:
-        raise RoundLost(full(str(problem))) from problem
+        with _fits():
+            return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
     except ValueError as problem:
         raise RoundLost(
             f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
@@ -219,7 +236,7 @@ class Stages:
     slot: Callable[[OpenRound], Awaitable[int | None]] = slot_of
     windows: Callable[[Task], list[int]] = assigned_windows
     train: Callable[[Task, list[int]], Delta | None] = train
-    ahead: Callable[[Task, list[int]], Ahead] = train_ahead
+    ahead: Callable[[Task, list[int]], None] = train_ahead
     compress: Callable[[Task, Delta, Sequence[Tensor]], tuple[SparseUpdate, tuple[Tensor, ...]]] = compress
     build: Callable[[Task, SparseUpdate, Sequence[int], bytes], bytes] = build
     put: Callable[[OpenRound, Made], Awaitable[None]] = put

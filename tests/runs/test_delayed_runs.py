@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nano_stage import BLOCK, NanoStage, Setting
@@ -18,11 +18,15 @@ from muster.lab.adversary.leaders import TWICE, EquivocatorAtOnce
 from muster.lab.faults import Fault, Script
 from muster.lab.nano import counting_miner
 from muster.lab.simulator import SimulatedRun, Simulator
-from muster.node.miner import local_miner, stages
-from muster.node.miner.ahead import Ahead
-from muster.node.miner.engine import Delta
+from muster.node.context import Context
+from muster.node.data.dataset import TextReader
+from muster.node.miner import Memory, Miner, stages
+from muster.node.miner.engine import Delta, Job, ThetaView
+from muster.node.miner.inner import LocalEngine
 from muster.node.miner.stages import Stages, Task
-from muster.node.telemetry.events import Applied, Joined, Undone
+from muster.node.replica import Replica
+from muster.node.telemetry.events import Applied, Joined, Scored, Undone
+from muster.protocol.ledger import Tip
 
 ROUNDS = 6
 DELAYED = {"delay": 1}
@@ -69,30 +73,36 @@ def test_a_null_round_is_a_base_like_any_other(stage: MakeStage) -> None:
         assert set(Ledger(run).reasons(made.roster, round_).values()) == {""}
 
 
-def halfway(task: Task, windows: list[int]) -> Ahead:
+def halfway(task: Task, windows: list[int]) -> None:
     """As if the record came while the second step was taken."""
     asked = iter((False, True))
     one = replace(task, stop=threading.Event())
     one.stop.is_set = lambda: next(asked)  # type: ignore[method-assign]
-    return stages.train_ahead(one, windows)
+    stages.train_ahead(one, windows)
 
 
 def test_whatever_has_been_done_when_the_record_comes_is_gone_on_with(stage: MakeStage) -> None:
-    """In round 0 nothing, then two steps of three; the tokens are those of whole rounds."""
-    seen: list[tuple[int, int]] = []
+    """Two steps of three; the tokens are those of whole rounds."""
+    left: list[tuple[int, int]] = []
 
-    def train(task: Task, windows: list[int]) -> Delta:
-        seen.append((task.tip.round, task.ahead.delta.steps if task.ahead else 0))
-        delta = stages.train(task, windows)
-        assert delta is not None
-        assert delta.steps == task.tip.spec.inner.steps
-        return delta
+    class Counting(LocalEngine):
+        def run(self, theta: ThetaView, job: Job, *how: Any, **more: Any) -> Delta:
+            delta = super().run(theta, job, *how, **more)
+            left.append((job.round, delta.steps))
+            return delta
 
-    make = partial(local_miner, stages=Stages(ahead=halfway, train=train))
-    made = stage(clock=DELAYED)
-    run = play(made, 4, makers=lambda _behaviour: make)
-    assert {steps for round_, steps in seen if round_ == 0} == {0}
-    assert {steps for round_, steps in seen if 0 < round_ < 4} == {2}
+    def counting(context: Context, tip: Tip, replica: Replica, text: TextReader, memory: Memory | None) -> Miner:
+        engine = Counting(tip.spec.model, tip.spec.inner)
+        return Miner(context, tip, replica, text, memory, engine, Stages(ahead=halfway))
+
+    made = stage(clock=DELAYED, miners=2)
+    run = play(made, 4, makers=lambda _behaviour: counting)
+    assert [steps for round_, steps in left if round_ == 0] == [3, 3]
+    for round_ in range(1, 4):
+        assert sorted(steps for of, steps in left if of == round_) == [1, 1, 2, 2]
+    windows = made.spec.inner.steps * made.spec.inner.batch
+    rows = [row for scored in run.events("validator-0", Scored) for row in scored.peers]
+    assert {row.windows for row in rows} == {windows}
     assert len(set(run.state_roots)) == 4
     assert run.losses[-1] < run.losses[0]
 

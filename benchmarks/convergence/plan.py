@@ -248,7 +248,7 @@ def lengths(rows: Rows) -> Table:
     }
 
 
-OPEN = ("alphas", "larger")
+OPEN = ("alphas", "larger", "overdue", "delayed")
 """The dear questions: the page tells what has been played of them, and how much is missing."""
 QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
@@ -279,6 +279,12 @@ def open_larger(rows: Rows) -> int:
     return untuned + unseeded + len(SEEDS) * (len(OPTIMIZER_WAYS) - len(table))
 
 
+def open_latency(rows: Rows) -> tuple[int, int]:
+    """How many runs of `overdue` and of `delayed` are missing."""
+    late, delay = (sum(v not in rows for v in seeded(table(rows).values())) for table in (overdue, delayed))
+    return late, delay
+
+
 def _tune(_rows: Rows) -> list[Variant]:
     return [variant for way in WAYS for variant in way.candidates()]
 
@@ -286,7 +292,7 @@ def _tune(_rows: Rows) -> list[Variant]:
 def _tune_parts(rows: Rows) -> list[Variant]:
     tuned = [variant for rule in RULE_ALPHAS for peers in BATCH_OF for variant in rule_candidates(rows, rule, peers)]
     same = [v for rule in RULE_ALPHAS for peers in SAME_BATCH_PEERS for v in same_batch_candidates(rows, rule, peers)]
-    return tuned + same + momentum_candidates(rows) + sign_candidates(rows) + delay_candidates(rows)
+    return tuned + same + momentum_candidates(rows) + sign_candidates(rows)
 
 
 def _tune_alpha(rows: Rows) -> list[Variant]:
@@ -310,7 +316,8 @@ def _enlarge(rows: Rows) -> list[Variant]:
 
 
 def _answer(rows: Rows) -> list[Variant]:
-    shorter = [question for question in QUESTIONS.values() if question not in (alphas, larger, lengths)]
+    later = (alphas, larger, lengths, overdue, delayed)
+    shorter = [question for question in QUESTIONS.values() if question not in later]
     return seeded(variant for question in shorter for variant in question(rows).values())
 
 
@@ -338,13 +345,21 @@ def _tune_delay(rows: Rows) -> list[Variant]:
     return delay_candidates(rows)
 
 
-def _latency(rows: Rows) -> list[Variant]:
-    return seeded((overdue(rows) | delayed(rows)).values())
+def _mix(rows: Rows) -> list[Variant]:
+    return seeded(variant for variant in delayed(rows).values() if variant.merge == "mix")
+
+
+def _late(rows: Rows) -> list[Variant]:
+    return seeded(overdue(rows).values())
+
+
+def _delay(rows: Rows) -> list[Variant]:
+    return seeded(delayed(rows).values())
 
 
 ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
-LATENCY = Plan("latency", (_tune, _tune_delay, _latency))
+LATENCY = Plan("latency", (_tune, _tune_delay, _mix, _late, _delay))
 LARGER = Plan("larger", (_tune_larger, _widen_larger, _enlarge))
-FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LARGER.stages))
+FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LATENCY.stages[1:], *LARGER.stages))
 QUICK = Plan("quick", (_effects,))
 PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LATENCY, LARGER, QUICK)}

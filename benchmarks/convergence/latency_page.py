@@ -45,10 +45,16 @@ def latency_findings(answers: Answers) -> list[Finding]:
 
 def _late_findings(answers: Answers) -> Iterator[Finding]:
     for weight in reversed(AGE_WEIGHTS):
-        gains = {f"{share:.0%} late": gain for share in OVERDUE if (gain := _against_lost(answers, share, weight))}
-        if len(gains) == len(OVERDUE):
+        gains = _gains(answers, weight)
+        if gains:
             claim = f"late work that counts {weight:g} in the round after is better than lost"
             yield Finding(claim, over(gains, list(gains.values())), all_below(list(gains.values())))
+
+
+def _gains(answers: Answers, weight: float) -> dict[str, Stat]:
+    """What late work of a weight does to the loss against its being lost, by the share that is late, as far as played."""
+    pairs = ((share, _against_lost(answers, share, weight)) for share in OVERDUE)
+    return {f"{share:.0%} late": gain for share, gain in pairs if gain is not None}
 
 
 def _against_lost(answers: Answers, share: float, weight: float) -> Stat | None:
@@ -92,16 +98,12 @@ def _missing(count: int) -> str:
 
 
 def _late_verdict(answers: Answers) -> str:
-    known = {
-        weight: stats
-        for weight in AGE_WEIGHTS
-        if len(stats := [s for share in OVERDUE if (s := _against_lost(answers, share, weight))]) == len(OVERDUE)
-    }
-    if len(known) < len(AGE_WEIGHTS):
+    gains = {weight: list(_gains(answers, weight).values()) for weight in AGE_WEIGHTS}
+    if len(_gains(answers, 1.0)) < len(OVERDUE) or len({len(stats) for stats in gains.values()}) > 1:
         return "Until all of it has been played nothing is decided: `max_age` is 0."
-    best = min(known, key=lambda weight: sum(stat.mean for stat in known[weight]))
-    told = over([f"{share:.0%}" for share in OVERDUE], known[best])
-    if all_below(known[best]) == "as expected":
+    best = min(gains, key=lambda weight: sum(stat.mean for stat in gains[weight]))
+    told = over([f"{share:.0%} late" for share in OVERDUE], gains[best])
+    if all_below(gains[best]) == "as expected":
         return f"""Against losing it, late work is best at weight {best:g} ({told}), beyond {SURE:g} standard errors for each share: `max_age` = 1 with
 that weight helps. The table shows it of honest work alone, which is late by chance."""
     return f"""Against losing it, late work is best at weight {best:g} ({told}), which is not beyond {SURE:g} standard errors for each share:

@@ -126,6 +126,8 @@ class Variant:
             raise ValueError("attackers send 2-bit values, so everybody must")
         if self.delay > self.steps:
             raise ValueError(f"a delay of {self.delay} inner steps is longer than a round of {self.steps}")
+        if self.delay == self.steps and self.merge == "fresh":
+            raise ValueError('a whole round late, "fresh" is "take"')
 
     def _differs(self, name: str) -> bool:
         return bool(getattr(self, name) != _DEFAULTS[name])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.convergence.effects import Effect, main_effects_of
+from benchmarks.convergence.latency import delay_candidates_of, delayed, overdue
 from benchmarks.convergence.plan import FULL, QUESTIONS, QUICK, Plan, main_effects
 from benchmarks.convergence.results import PARTS, Results, Row
 from benchmarks.convergence.runner import Runner
@@ -74,6 +75,23 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 def test_a_method_has_no_settings_of_another() -> None:
     with pytest.raises(ValueError, match="ddp has no k, alpha"):
         Variant(method="ddp", k=32, alpha=0.5)
+
+
+def test_a_delay_is_a_round_at_most_and_has_one_name() -> None:
+    with pytest.raises(ValueError, match="longer than a round of 15"):
+        Variant(delay=16)
+    with pytest.raises(ValueError, match='"fresh" is "take"'):
+        Variant(delay=15, merge="fresh")
+
+
+def test_what_comes_late_and_who_trains_on_are_played_on_every_seed_but_for_rules_that_lost() -> None:
+    rows = Played()
+    assert set(overdue(rows)) == {"all in time"} | {
+        f"{share} late, {how}" for share in ("10%", "30%") for how in ("lost", "weight 0.25", "weight 0.5", "weight 1")
+    }
+    best = delay_candidates_of(rows, "mix", 5)[0]
+    rows[best] = row(best, 0.0005)
+    assert [label for label in delayed(rows) if "5 steps late" in label and "15" not in label] == ["mix, 5 steps late"]
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:

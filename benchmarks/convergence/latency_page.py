@@ -83,8 +83,9 @@ def _late(answers: Answers) -> str:
     return f"""### Work that comes late
 
 A share of the submissions, drawn by seed, comes too late for its round's step, and is applied in the next one beside that round's
-own, its weight times an age weight; lost is weight 0. Error feedback gives up what was sent when it was sent, in every row. Runs of
-{OVERDUE_ROUNDS} rounds: θ moves fastest early, so age matters most there.{_missing(open_latency(answers.rows)[0])}
+own, its weight times an age weight; lost is weight 0. It is one of the submissions that the rule divides by and that medians are over.
+Error feedback gives up what was sent when it was sent, in every row. Runs of {OVERDUE_ROUNDS} rounds: θ moves fastest early, so age matters
+most there.{_missing(open_latency(answers.rows)[0])}
 
 {difference_table(answers, "overdue", "all in time")}
 
@@ -100,14 +101,14 @@ def _missing(count: int) -> str:
 def _late_verdict(answers: Answers) -> str:
     gains = {weight: list(_gains(answers, weight).values()) for weight in AGE_WEIGHTS}
     if len(_gains(answers, 1.0)) < len(OVERDUE) or len({len(stats) for stats in gains.values()}) > 1:
-        return "Until all of it has been played nothing is decided: `max_age` is 0."
+        return "Until all of it has been played nothing is decided, and no preset takes late work."
     best = min(gains, key=lambda weight: sum(stat.mean for stat in gains[weight]))
     told = over([f"{share:.0%} late" for share in OVERDUE], gains[best])
     if all_below(gains[best]) == "as expected":
-        return f"""Against losing it, late work is best at weight {best:g} ({told}), beyond {SURE:g} standard errors for each share: `max_age` = 1 with
-that weight helps. The table shows it of honest work alone, which is late by chance."""
+        return f"""Against losing it, late work is best at weight {best:g} ({told}), beyond {SURE:g} standard errors for each share: taking
+work that is one round late, with that weight, helps. The table shows it of honest work alone, which is late by chance."""
     return f"""Against losing it, late work is best at weight {best:g} ({told}), which is not beyond {SURE:g} standard errors for each share:
-no reason to take it, so `max_age` stays 0."""
+no reason to take it, so no preset does."""
 
 
 def _delayed(answers: Answers) -> str:

@@ -177,11 +177,19 @@ def _delay_verdict(answers: Answers) -> str:
     if len(played) < len(DELAYS):
         return "Until all of it has been played nothing is decided: `clock.delay` is 0 in every preset."
     costs = {delay: answers["delayed", label].minus(answers["delayed", "waiting"]) for delay, label in played.items()}
-    told = "; ".join(f"{delay} steps late {cost.signed()}" for delay, cost in costs.items())
-    worth = [f"{delay} steps late {_break_even(answers, cost)}" for delay, cost in costs.items()]
-    return f"""`mix` costs {told}. More rounds in the same time would have to make up for that: by what runs of {LENGTHS[1]} and {LENGTHS[-1]} rounds differ
-in (section 6), it pays, {"; ".join(worth)}. `clock.delay` is 0 in every preset; with 1 this implementation's miners do as
-`mix`, from where training ended and in whatever step θ comes."""
+    told = "; ".join(
+        f"{delay} steps late {cost.signed()}, {_beside_chance(cost)}, which pays {_break_even(answers, cost)}"
+        for delay, cost in costs.items()
+    )
+    return f"""What `mix` costs, and where the time it saves is worth more, by what runs of {LENGTHS[1]} and {LENGTHS[-1]} rounds differ in (section 6):
+{told}. So a delay is for runs whose rounds close in a small part of the time they train, or have no choice. It is 0 in every preset: what one
+small model shows is for a run's owner to weigh. With 1, this implementation's miners do as `mix`, whenever θ comes."""
+
+
+def _beside_chance(cost: Stat) -> str:
+    return {"against expectation": "beyond chance", "as expected": "better than waiting"}.get(
+        expect_below(cost), "not told apart from waiting"
+    )
 
 
 def _break_even(answers: Answers, cost: Stat) -> str:

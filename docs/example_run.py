@@ -21,7 +21,7 @@ from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.identity import Identity
 from muster.protocol.identity import verify as is_signature
 from muster.protocol.ledger import Tip, genesis_tip
-from muster.protocol.ledger.roots import GENESIS_RUN, possession, state_root
+from muster.protocol.ledger.roots import GENESIS_RUN, held_digest, possession, state_root
 from muster.protocol.rules.assignment import assigned, data_digest
 from muster.protocol.spec import ChainSpec, RunSpec
 from muster.protocol.spec.history import SpecHistory
@@ -142,6 +142,10 @@ class Run:
     def proof(self, public: bytes) -> bytes:
         """What a peer that holds θ_0 shows in round 0."""
         return possession(self.theta, self.layout, self.tip.opening.possess.value, public, 0)
+
+    def held(self, beacon: bytes) -> bytes:
+        """What such proofs are made of, by a beacon."""
+        return held_digest(self.theta, self.layout, beacon)
 
     def payload(self, uid: int) -> bytes:
         """The pinned encoding of an update."""

@@ -270,7 +270,7 @@ def _objects(run: Run) -> Vectors:
     record_data = wire.encode_record(record, run.leader)
     read, digest = wire.decode_record(record_data, run.run_id, len(run.layout.shapes))
     judge = partial(admit, run.tip.facts(run.proof))
-    applied = verify(run.tip, read, digest, sealed, decision.root, judge, open_bundle(run.tip, read, bundle))
+    applied = verify(run.tip, read, digest, sealed, decision.root, judge, open_bundle(run.tip, read, bundle), run.held)
     theta = [tensor.clone() for tensor in run.theta]
     aggregate_(theta, applied.updates, applied.weights, run.spec.outer.alpha_at(0), run.spec.outer.rule)
     alice = run.miners[0].public

@@ -29,7 +29,7 @@ from muster.protocol import wire
 from muster.protocol.identity import Identity
 from muster.protocol.ledger import Applied, Tip, genesis_tip, open_bundle, prepare, verify
 from muster.protocol.ledger.bundle import Opened, write_bundle
-from muster.protocol.ledger.roots import state_root
+from muster.protocol.ledger.roots import held_digest, state_root
 from muster.protocol.rules.admission import admit
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Entry, Record, Seal
@@ -62,6 +62,7 @@ class Closed:
             "root": root,
             "admit": partial(admit, self.tip.facts(proof)),
             "open_accepted": open_bundle(self.tip, record, self.bundle),
+            "held": lambda beacon: held_digest(theta(), layout(), beacon),
         }
         return verify(self.tip, record, digest, **(judged | changes))
 

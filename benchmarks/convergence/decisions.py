@@ -6,14 +6,9 @@ from benchmarks.convergence.findings import SURE, Answers, Stat
 from benchmarks.convergence.markdown import play, table
 from benchmarks.convergence.plan import (
     FINE_ALPHAS,
-    HOPELESS,
     LARGER_ALPHAS,
     LARGER_RATES,
     LARGER_ROUNDS,
-    NESTEROV,
-    OPTIMIZER_WAYS,
-    SEEDS,
-    Way,
     fine_candidates,
     fine_settings,
     larger_rates,
@@ -22,6 +17,7 @@ from benchmarks.convergence.plan import (
 )
 from benchmarks.convergence.setting import PRESETS
 from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.ways import HOPELESS, NESTEROV, OPTIMIZER_WAYS, SEEDS, Way
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
 

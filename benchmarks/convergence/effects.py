@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from benchmarks.convergence.plan import SEEDS, Rows, main_effects
+from benchmarks.convergence.plan import main_effects
 from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.ways import SEEDS, Rows
 
 SURE = 2.0
 """Standard errors beyond which a difference is no accident."""

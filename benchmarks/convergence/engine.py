@@ -10,6 +10,8 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +19,13 @@ from torch import Tensor
 
 from benchmarks.convergence import updates
 from benchmarks.convergence.attack import on_empty_entries
+from benchmarks.convergence.overlap import Local, merged
 from benchmarks.convergence.setting import roster_of, spec_of, windows_of
 from benchmarks.convergence.stopwatch import Stopwatch
 from benchmarks.convergence.variant import Variant
 from muster.kernels import SparseUpdate, fold
 from muster.node.data.dataset import TextReader
-from muster.node.miner.engine import Diverged, Job
+from muster.node.miner.engine import Diverged, Job, ThetaView
 from muster.node.miner.inner import LocalEngine
 from muster.node.replica import Replica
 from muster.node.replica.genesis import genesis_parameters
@@ -54,6 +57,14 @@ class Result:
     stopwatch: Stopwatch
 
 
+class Sent(NamedTuple):
+    """An update on its way into a step, with the windows its peer declares and what it counts for beside the others."""
+
+    update: SparseUpdate
+    windows: int
+    weight: float = 1.0
+
+
 class Peer:
     """An honest peer: its engine with its moments, and its error feedback."""
 
@@ -65,6 +76,8 @@ class Peer:
         self._variant = variant
         self._grid = layout_of(spec.model).grid
         self._error: list[Tensor] | None = None
+        self.weights: Sequence[Tensor] = ()
+        """Where it trains on from, where it does not wait for θ."""
 
     def works(self, round_: int) -> bool:
         """Whether it takes part in a round."""
@@ -127,6 +140,7 @@ class _Run:
         self._outer_step = 0
         self._inner = spec.inner
         self._sent: list[int] = []
+        self._overdue: dict[int, list[Sent]] = {}
         roster = roster_of(variant)
         workers = roster.miners[: 1 if variant.method == "single" else variant.peers]
         first = len(roster.operators)
@@ -168,10 +182,32 @@ class _Run:
         count = spec.inner.steps * spec.inner.batch
         return self._text.windows(windows_of(spec.genesis.seed, round_, uid, spec.data, count))
 
-    def _train(self, engine: LocalEngine, windows: Tensor) -> Sequence[Tensor]:
-        job = Job(self._outer_step, self._outer_step * self._inner.steps, self._inner, windows)
+    def _train(
+        self, engine: LocalEngine, windows: Tensor, start: ThetaView | None = None, done: int = 0
+    ) -> Sequence[Tensor]:
+        """Δ of the steps that `windows` are for, from `start`, θ unless given; `done` of the round's are over."""
+        job = Job(self._outer_step, self._outer_step * self._inner.steps + done, self._inner, windows)
         with self._stopwatch.time_training():
-            return engine.run(self._replica, job).tensors
+            return engine.run(start or self._replica, job).tensors
+
+    def _train_on(self, peer: Peer, windows: Tensor) -> Sequence[Tensor]:
+        """Δ of a round in which θ reaches the peer only after `delay` steps."""
+        variant, layout = self._variant, self._replica.layout
+        early = windows[: variant.delay * self._spec.inner.batch]
+        rest = windows[len(early) :]
+        first = not peer.weights  # then no step is on its way
+        start = Local(layout, peer.weights or self._theta)
+        delta = self._train(peer.engine, early, start)
+        reached = start.after(delta)
+        if len(rest):
+            start = Local(layout, reached if first else merged(variant.merge, self._theta, reached, delta))
+            more = self._train(peer.engine, rest, start, variant.delay)
+            ended = start.after(more)
+            peer.weights = merged("take", self._theta, ended, more) if variant.merge == "fresh" else ended
+            return [a + b for a, b in zip(delta, more, strict=True)]
+        unmixed = first and variant.merge == "mix"
+        peer.weights = reached if unmixed else merged(variant.merge, self._theta, reached, delta)
+        return delta
 
     def _train_together(self, round_: int) -> None:
         """H steps on batches made of everybody's."""
@@ -190,7 +226,8 @@ class _Run:
         for peer in self._peers:
             if peer.works(round_):
                 windows = self._windows(round_, peer.uid)[: peer.inner_steps * self._spec.inner.batch]
-                deltas.append((peer, self._train(peer.engine, windows)))
+                train = partial(self._train_on, peer) if self._variant.delay else partial(self._train, peer.engine)
+                deltas.append((peer, train(windows)))
         return deltas
 
     def _accepted(self, round_: int, peer: Peer) -> bool:
@@ -209,29 +246,40 @@ class _Run:
         """SparseLoCo: compress with error feedback, cap and weigh what is accepted, aggregate."""
         deltas = self._deltas(round_)
         batch = self._spec.inner.batch
-        accepted: dict[bytes, tuple[SparseUpdate, int]] = {}
+        accepted: dict[bytes, Sent] = {}
+        overdue: list[Sent] = []
         with self._stopwatch.time("compress"):
             for peer, delta in deltas:
                 good = self._accepted(round_, peer)
                 update = peer.send(delta, round_, good)
                 self._sent.append(updates.payload_bytes(update, self._variant.values))
-                if good:
-                    accepted[peer.public] = update, peer.inner_steps * batch
+                sent = Sent(update, peer.inner_steps * batch)
+                if self._in_time(round_, peer):
+                    if good:
+                        accepted[peer.public] = sent
+                else:
+                    overdue.append(sent._replace(weight=self._variant.age_weight))
             if accepted:
-                honest = [update for update, _ in accepted.values()]
+                honest = [sent.update for sent in accepted.values()]
                 for uid, public in enumerate(self._attackers):
                     draws = np.random.default_rng(chance(self._variant, _ATTACKER, round_, uid).getrandbits(63))
-                    accepted[public] = on_empty_entries(honest, draws), self._spec.inner.steps * batch
-        if accepted:
+                    accepted[public] = Sent(on_empty_entries(honest, draws), self._spec.inner.steps * batch)
+        self._overdue[round_ + self._variant.age] = overdue
+        # A record lists submissions by key, and sums are in its order.
+        applied = [accepted[public] for public in sorted(accepted)] + self._overdue.pop(round_, [])
+        if applied:
             with self._stopwatch.time("outer"):
-                # A record lists submissions by key, and sums are in its order.
-                self._aggregate([accepted[public] for public in sorted(accepted)])
+                self._aggregate(applied)
 
-    def _aggregate(self, accepted: list[tuple[SparseUpdate, int]]) -> None:
-        """The outer step with updates and their declared windows."""
+    def _in_time(self, round_: int, peer: Peer) -> bool:
+        # The very draws of `loss`, so that what comes late and what never comes are compared on the same submissions.
+        return chance(self._variant, "lost", round_, peer.uid).random() >= self._variant.overdue
+
+    def _aggregate(self, applied: list[Sent]) -> None:
+        """The outer step with what was sent, each by its own weight on top of the clip's."""
         variant, outer = self._variant, self._spec.outer
-        sent, windows = zip(*accepted, strict=True)
-        capped, weights, _ = prepare(sent, windows, self._spec)
+        capped, weights, _ = prepare([s.update for s in applied], [s.windows for s in applied], self._spec)
+        weights = weights * np.array([[s.weight] for s in applied], np.float32)
         if not (variant.outer_momentum or variant.sign):
             updates.aggregate_(self._theta, capped, weights, outer.alpha_at(self._outer_step), outer.rule)
             self._outer_step += 1

@@ -15,23 +15,18 @@ from typing import Literal
 from benchmarks.convergence.plan import (
     ATTACKED_PEERS,
     BATCH_OF,
-    DILOCO,
     FINE_ALPHAS,
     INNER_STEPS,
     KEPT,
     LENGTHS,
     OPEN,
-    OPTIMIZER_WAYS,
     QUESTIONS,
     RULE_ALPHAS,
-    SEEDS,
-    Rows,
-    Table,
     fine_settings,
-    played,
     rule_candidates,
 )
 from benchmarks.convergence.variant import Optimizer, Variant
+from benchmarks.convergence.ways import DILOCO, OPTIMIZER_WAYS, SEEDS, Rows, Table, played
 from muster.kernels import Rule
 
 SURE = 2.0

@@ -7,22 +7,21 @@ from statistics import fmean
 
 from benchmarks.convergence.decisions import alpha, larger
 from benchmarks.convergence.findings import Answers, Finding, dense_bytes
-from benchmarks.convergence.markdown import play, table
+from benchmarks.convergence.latency_page import latency, latency_findings
+from benchmarks.convergence.markdown import difference_table, play, table
 from benchmarks.convergence.plan import (
     BATCH_OF,
     KEPT,
     LENGTHS,
     RULE_ALPHAS,
     SAME_BATCH_PEERS,
-    SEEDS,
-    TUNING_SEED,
     VALUES,
-    WAYS,
     rule_candidates,
     same_batch_candidates,
 )
 from benchmarks.convergence.setting import STUDY
 from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.ways import SEEDS, TUNING_SEED, WAYS
 from muster.kernels import Rule
 from muster.protocol.spec import load_template
 from muster.protocol.spec.layout import layout_of
@@ -42,6 +41,7 @@ def write(answers: Answers) -> str:
         _horizons,
         _ablations,
         _churn,
+        latency,
         _optimizers,
         larger,
         _lengths,
@@ -115,7 +115,7 @@ def _verdicts(answers: Answers) -> str:
         mark = {"as expected": "✓", "against expectation": "✗", "not told apart": "–"}[finding.verdict]
         return finding.claim, finding.measured, f"{mark} {finding.verdict}"
 
-    findings = answers.findings()
+    findings = [*answers.findings(), *latency_findings(answers)]
     against = sum(finding.verdict == "against expectation" for finding in findings)
     open_ = sum(finding.verdict == "not told apart" for finding in findings)
     return f"""## Expected and found
@@ -275,26 +275,10 @@ H at equal tokens: fewer rounds for more inner steps.
 ![Loss by H for DiLoCo and SparseLoCo](img/results-horizons.svg)"""
 
 
-def _differences(answers: Answers, question: str, base: str) -> str:
-    variants = answers.tables[question]
-    return table(
-        ("run", "loss", f"above “{base}”", "command"),
-        (
-            (
-                label,
-                answers[question, label],
-                "" if label == base else answers[question, label].minus(answers[question, base]).signed(),
-                play(variants[label]),
-            )
-            for label in variants
-        ),
-    )
-
-
 def _ablations(answers: Answers) -> str:
     return f"""Parts of the algorithm, each taken away or changed; outer momentum and the sign have an α of their own, tuned.
 
-{_differences(answers, "ablations", "β=0.95")}
+{difference_table(answers, "ablations", "β=0.95")}
 
 ![What each part is worth](img/results-ablations.svg)"""
 
@@ -306,7 +290,7 @@ A peer that is absent does nothing that round; late peers join at half-time with
 of H. A lost submission was trained but not accepted: error feedback then either waits for the record, or gives up what
 was sent as if it had arrived (the protocol's way: it was better here).
 
-{_differences(answers, "churn", "all present")}
+{difference_table(answers, "churn", "all present")}
 
 ![What churn costs](img/results-churn.svg)"""
 
@@ -316,7 +300,7 @@ def _optimizers(answers: Answers) -> str:
 
 Each tuned on its own. Muon trains the matrices inside the blocks, AdamW the rest.
 
-{_differences(answers, "optimizers", "diloco adamw")}"""
+{difference_table(answers, "optimizers", "diloco adamw")}"""
 
 
 def _lengths(answers: Answers) -> str:

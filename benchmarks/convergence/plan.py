@@ -6,31 +6,31 @@ a seed of their own; the next tune what depends on those winners; the last answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from benchmarks.convergence.results import Row
+from benchmarks.convergence.latency import delay_candidates, delayed, overdue
 from benchmarks.convergence.variant import Method, Optimizer, Values, Variant
+from benchmarks.convergence.ways import (
+    DDP,
+    DILOCO,
+    HOPELESS,
+    NESTEROV,
+    OPTIMIZER_WAYS,
+    SEEDS,
+    SINGLE,
+    SPARSE,
+    TUNING_SEED,
+    WAYS,
+    Rows,
+    Table,
+    Way,
+    best,
+    seeded,
+)
 from muster.kernels import Rule
 
-TUNING_SEED = 100
-"""No reported run has it, so no reported loss was chosen for being low."""
-SEEDS = (0, 1, 2)
-
-Rows = Mapping[Variant, Row]
 Stage = Callable[[Rows], list[Variant]]
-
-NESTEROV = 0.9
-"""DiLoCo's own (arXiv 2311.08105)."""
-
-RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.7e-3, 8e-3, 11.3e-3)
-"""Inner learning rates of methods with nothing else to tune: factors of √2."""
-COARSE_RATES: Mapping[Optimizer, tuple[float, ...]] = {
-    "adamw": (1e-3, 2e-3, 4e-3, 8e-3),
-    "muon": (2e-3, 4e-3, 8e-3, 16e-3),
-}
-"""Inner learning rates of methods that have an outer one too; times two of those, as many candidates."""
-OUTER_RATES: Mapping[Method, tuple[float, ...]] = {"sparse": (0.7, 1.0), "diloco": (0.3, 0.5)}
 
 ROUNDS_OF_MANY = 32
 """Rounds of the runs with many peers: enough to compare rules, and what they cost."""
@@ -51,8 +51,6 @@ SAME_BATCH_ALPHAS: Mapping[Rule, tuple[float, ...]] = {
 """Candidates where every peer has the usual batch, so that updates of many peers are no noisier than those of four."""
 FINE_ALPHAS = (1.0, 1.41, 2.0)
 """Candidates of the default rule's α between the two factors of two that were best."""
-HOPELESS = 0.04
-"""An α that lost by more than this share on the tuning seed is not played on the reported ones."""
 LARGER_ROUNDS = 20
 LARGER_ALPHAS: Mapping[Method, float] = {"sparse": 1.41, "diloco": 0.3}
 """Outer rates on the larger model, the same for both optimizers: of `FINE_ALPHAS` the middle, and DiLoCo's best."""
@@ -81,54 +79,6 @@ class Plan:
 
     name: str
     stages: tuple[Stage, ...]
-
-
-def best(rows: Rows, candidates: Iterable[Variant]) -> Variant:
-    """The candidate with the lowest final loss; of equals the first.
-
-    Raises:
-        KeyError: one of them has not been played.
-    """
-    return min(candidates, key=lambda variant: rows[variant].final)
-
-
-def seeded(variants: Iterable[Variant], seeds: Sequence[int] = SEEDS) -> list[Variant]:
-    """Every variant with every seed, each once, in order."""
-    return list(dict.fromkeys(replace(variant, seed=seed) for variant in variants for seed in seeds))
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A way to train: a method with an inner optimizer."""
-
-    method: Method
-    optimizer: Optimizer = "adamw"
-
-    def candidates(self) -> list[Variant]:
-        """What it is tuned over: as many candidates for every way."""
-        base = Variant(method=self.method, optimizer=self.optimizer, seed=TUNING_SEED)
-        if self.method not in OUTER_RATES:
-            return [replace(base, lr=lr) for lr in RATES]
-        if self.method == "diloco":
-            base = replace(base, outer_momentum=NESTEROV)
-        return [
-            replace(base, lr=lr, alpha=alpha)
-            for lr in COARSE_RATES[self.optimizer]
-            for alpha in OUTER_RATES[self.method]
-        ]
-
-    def tuned(self, rows: Rows) -> Variant:
-        """Its best candidate, on seed 0."""
-        return replace(best(rows, self.candidates()), seed=0)
-
-
-SINGLE, DDP, DILOCO, SPARSE = Way("single"), Way("ddp"), Way("diloco"), Way("sparse")
-DILOCO_MUON, SPARSE_MUON = Way("diloco", "muon"), Way("sparse", "muon")
-WAYS = (SINGLE, DDP, DILOCO, SPARSE, DILOCO_MUON, SPARSE_MUON)
-OPTIMIZER_WAYS = (DILOCO, DILOCO_MUON, SPARSE, SPARSE_MUON)
-
-Table = dict[str, Variant]
-"""What a row of a table is called → its variant, on seed 0; every one is played with all of `SEEDS`."""
 
 
 def frontier(rows: Rows) -> Table:
@@ -298,7 +248,7 @@ def lengths(rows: Rows) -> Table:
     }
 
 
-OPEN = ("alphas", "larger")
+OPEN = ("alphas", "larger", "overdue", "delayed")
 """The dear questions: the page tells what has been played of them, and how much is missing."""
 QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "frontier": frontier,
@@ -308,15 +258,12 @@ QUESTIONS: Mapping[str, Callable[[Rows], Table]] = {
     "horizons": horizons,
     "ablations": ablations,
     "churn": churn,
+    "overdue": overdue,
+    "delayed": delayed,
     "optimizers": optimizers,
     "larger": larger,
     "lengths": lengths,
 }
-
-
-def played(rows: Rows, variant: Variant) -> bool:
-    """Whether every reported seed of a variant has been played."""
-    return all(replace(variant, seed=seed) in rows for seed in SEEDS)
 
 
 def open_alphas(rows: Rows) -> int:
@@ -330,6 +277,12 @@ def open_larger(rows: Rows) -> int:
     untuned = sum(candidate not in rows for way in OPTIMIZER_WAYS for candidate in larger_grid(way))
     unseeded = sum(variant not in rows for variant in seeded(table.values()))
     return untuned + unseeded + len(SEEDS) * (len(OPTIMIZER_WAYS) - len(table))
+
+
+def open_latency(rows: Rows) -> tuple[int, int]:
+    """How many runs of `overdue` and of `delayed` are missing."""
+    late, delay = (sum(v not in rows for v in seeded(table(rows).values())) for table in (overdue, delayed))
+    return late, delay
 
 
 def _tune(_rows: Rows) -> list[Variant]:
@@ -363,7 +316,8 @@ def _enlarge(rows: Rows) -> list[Variant]:
 
 
 def _answer(rows: Rows) -> list[Variant]:
-    shorter = [question for question in QUESTIONS.values() if question not in (alphas, larger, lengths)]
+    later = (alphas, larger, lengths, overdue, delayed)
+    shorter = [question for question in QUESTIONS.values() if question not in later]
     return seeded(variant for question in shorter for variant in question(rows).values())
 
 
@@ -387,8 +341,25 @@ def _effects(rows: Rows) -> list[Variant]:
     return seeded(main_effects(rows).values())
 
 
+def _tune_delay(rows: Rows) -> list[Variant]:
+    return delay_candidates(rows)
+
+
+def _mix(rows: Rows) -> list[Variant]:
+    return seeded(variant for variant in delayed(rows).values() if variant.merge == "mix")
+
+
+def _late(rows: Rows) -> list[Variant]:
+    return seeded(overdue(rows).values())
+
+
+def _delay(rows: Rows) -> list[Variant]:
+    return seeded(delayed(rows).values())
+
+
 ALPHA = Plan("alpha", (_tune, _tune_alpha, _refine))
+LATENCY = Plan("latency", (_tune, _tune_delay, _mix, _late, _delay))
 LARGER = Plan("larger", (_tune_larger, _widen_larger, _enlarge))
-FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LARGER.stages))
+FULL = Plan("full", (_tune, _tune_parts, _tune_alpha, _answer, _refine, _lengthen, *LATENCY.stages[1:], *LARGER.stages))
 QUICK = Plan("quick", (_effects,))
-PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LARGER, QUICK)}
+PLANS: Mapping[str, Plan] = {plan.name: plan for plan in (FULL, ALPHA, LATENCY, LARGER, QUICK)}

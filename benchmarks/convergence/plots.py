@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.convergence.findings import Answers, Stat
+from benchmarks.convergence.latency import AGE_WEIGHTS, DELAYS, MERGES, OVERDUE, delay_label, overdue_label
 from benchmarks.convergence.plan import (
     BATCH_OF,
     FINE_ALPHAS,
@@ -49,6 +50,8 @@ def draw_all(answers: Answers, folder: Path) -> list[Path]:
         "horizons": _horizons,
         "ablations": _ablations,
         "churn": _churn,
+        "late": _late,
+        "delay": _delay,
         "lengths": _lengths,
     }
     paths = []
@@ -169,6 +172,32 @@ def _ablations(answers: Answers, axes: Any) -> None:
 
 def _churn(answers: Answers, axes: Any) -> None:
     _differences(answers, axes, "churn", "all present")
+
+
+def _late(answers: Answers, axes: Any) -> None:
+    weights = (0.0, *AGE_WEIGHTS)
+    for share in OVERDUE:
+        labels = {weight: overdue_label(share, weight) for weight in weights}
+        known = [weight for weight in weights if labels[weight] in answers.tables["overdue"]]
+        stats = [answers["overdue", labels[weight]] for weight in known]
+        _points(axes, known, stats, f"{share:.0%} of the submissions a round late")
+    axes.axhline(answers["overdue", "all in time"].mean, color="grey", linestyle=":", label="all in time")
+    axes.set(xlabel="age weight (0: lost)", ylabel="held-out loss, nat/byte")
+    axes.set_xticks(list(weights))
+    axes.legend(fontsize=8)
+
+
+def _delay(answers: Answers, axes: Any) -> None:
+    waiting = answers["delayed", "waiting"]
+    for merge in MERGES:
+        labels = {delay: delay_label(merge, delay) for delay in DELAYS}
+        known = [delay for delay in DELAYS if labels[delay] in answers.tables["delayed"]]
+        if known:
+            stats = [waiting, *(answers["delayed", labels[delay]] for delay in known)]
+            _points(axes, [0, *known], stats, merge)
+    axes.set(xlabel="inner steps before θ comes, of 15", ylabel="held-out loss, nat/byte")
+    axes.set_xticks([0, *DELAYS])
+    axes.legend(fontsize=8)
 
 
 def _lengths(answers: Answers, axes: Any) -> None:

@@ -13,6 +13,7 @@ Model = Literal["study", "larger"]
 Values = Literal["2bit", "8bit", "exact"]
 Selection = Literal["topk", "randomk"]
 Commit = Literal["accepted", "always"]
+Merge = Literal["take", "add", "mix", "fresh"]
 
 BASELINE = "default"
 """The id of the variant that differs from the defaults in nothing."""
@@ -28,6 +29,11 @@ _SPARSE_ONLY = (
     "sign",
     "commit",
     "attackers",
+    "overdue",
+    "age",
+    "age_weight",
+    "delay",
+    "merge",
 )
 _OUTER_ONLY = ("alpha", "outer_momentum", "absence", "loss", "late", "uneven")
 
@@ -62,11 +68,20 @@ class Variant:
             gives up what was sent, as if it had been accepted.
         late: half of the peers join only when half of the rounds are over.
         uneven: peers manage a quarter, a half, three quarters or all of H, in turn.
+        overdue: how likely a trained submission comes too late for its round's step.
+        age: how many rounds later such a one is applied, beside that round's own.
+        age_weight: what it counts for there, beside 1 for a round's own; what was sent is given up by error feedback as
+            always.
+        delay: inner steps of the next round that a peer has trained when the outer step of the last one reaches it; 0,
+            it waits for that step; H, it is a whole round behind.
+        merge: how a peer's weights go on then: "take", they become the new θ; "add", they become the new θ with what
+            was trained since the last submission on top; "mix", the mean of the new θ and of what they were; "fresh",
+            as "add", but a round begins from the newest θ there is and not from where the last one ended.
         attackers: peers that send large values at entries nobody else lists.
         seed: of genesis, assignment and every chance in the run.
 
     Raises:
-        ValueError: a setting that the method does not have is not at its default.
+        ValueError: a setting that the method does not have is not at its default, or a delay is longer than a round.
     """
 
     method: Method = "sparse"
@@ -92,6 +107,11 @@ class Variant:
     commit: Commit = "accepted"
     late: bool = False
     uneven: bool = False
+    overdue: float = 0.0
+    age: int = 1
+    age_weight: float = 1.0
+    delay: int = 0
+    merge: Merge = "add"
     attackers: int = 0
     seed: int = 0
 
@@ -104,6 +124,10 @@ class Variant:
             raise ValueError(f"method {self.method} has no {', '.join(changed)}")
         if self.attackers and self.values != "2bit":
             raise ValueError("attackers send 2-bit values, so everybody must")
+        if self.delay > self.steps:
+            raise ValueError(f"a delay of {self.delay} inner steps is longer than a round of {self.steps}")
+        if self.delay == self.steps and self.merge == "fresh":
+            raise ValueError('a whole round late, "fresh" is "take"')
 
     def _differs(self, name: str) -> bool:
         return bool(getattr(self, name) != _DEFAULTS[name])

@@ -137,6 +137,7 @@ class Following:
                 replica.root(),
                 lambda owner, head, facts=facts: admit(facts, owner, head),
                 lambda _accepted, updates=updates: updates,
+                replica.held,
             )
             replica.step(applied, tip.spec)
             replica.root()

@@ -108,8 +108,8 @@ class Auditor:
             return None
         if read[0].checkpoint == ledger.NO_CHECKPOINT:
             raise UsageError(f"the record of round {first_round} pins no checkpoint; an audit cannot start there")
-        replica = await find_theta(evidence, self._faults, tip, read[0])
-        return None if replica is None else Standing(tip, replica)
+        found = await find_theta(evidence, self._faults, tip, read[0])
+        return None if found is None else Standing(*found)
 
 
 async def audit_run(

@@ -19,7 +19,7 @@ from muster.node.ledger.participant import judge, open_updates
 from muster.node.ledger.reader import Fetched, Reader
 from muster.node.ledger.siblings import listing, siblings
 from muster.node.replica import Replica
-from muster.protocol import paths, wire
+from muster.protocol import ledger, paths, wire
 from muster.protocol.chain.base import Chain, Peer
 from muster.protocol.errors import AuditError, LedgerError, ObjectDamaged, ObjectMissing, StorageError
 from muster.protocol.identity import hotkey_of
@@ -304,9 +304,12 @@ class Evidence:
         """
         return judge(fetched, tip, replica)
 
-    async def checkpoint(self, tip: Tip, record: Record) -> Replica:
-        """θ before a record that pins a checkpoint; raises as `record` does."""
-        return await catch_up.load_checkpoint(self.places, tip, record)
+    async def checkpoint(self, tip: Tip, record: Record) -> tuple[Tip, Replica]:
+        """The tip, with what it lacks where θ was not known, and θ before a record that pins a checkpoint; raises as
+        `record` does."""
+        manifest = await catch_up.read_pinned(self.places, tip, record)
+        replica = await catch_up.load_checkpoint(self.places, tip, record, manifest)
+        return ledger.with_held(tip, manifest), replica
 
     async def beyond(self, round_: int) -> list[str]:
         """The names of the records, `MAX_BEYOND` at most, in the aggregators' buckets from `round_` on, one a round.

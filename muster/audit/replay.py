@@ -122,8 +122,10 @@ class Replay:
         resumed = False
         if standing.by_the_rules and standing.replica is None and record.checkpoint != ledger.NO_CHECKPOINT:
             assert tip is not None
-            standing.replica = await self._theta(tip, record)
-            resumed = standing.replica is not None
+            theta = await self._theta(tip, record)
+            if theta is not None:
+                tip, standing.replica = theta
+            resumed = theta is not None
         applied = None if tip is None else await self._judged(found, tip, standing.replica)
         if applied is None or tip is None:
             with self._faults.noting(paths.record(self._run_id, round_, digest), round_):
@@ -180,8 +182,8 @@ class Replay:
                     raise
         return None
 
-    async def _theta(self, tip: Tip, record: Record) -> Replica | None:
-        """θ from the checkpoint that a record pins; None where it is not to be had, and a fault where it has to be."""
+    async def _theta(self, tip: Tip, record: Record) -> tuple[Tip, Replica] | None:
+        """Tip and θ by the checkpoint that a record pins; None where there is none, and a fault where there has to be."""
         with self._faults.noting(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), tip.round):
             try:
                 return await self._evidence.checkpoint(tip, record)
@@ -260,8 +262,8 @@ async def find_record(evidence: Evidence, faults: FaultLog, round_: int) -> tupl
     return None
 
 
-async def find_theta(evidence: Evidence, faults: FaultLog, tip: Tip, record: Record) -> Replica | None:
-    """θ from the checkpoint that a record pins; None, and a fault, where it is not to be had."""
+async def find_theta(evidence: Evidence, faults: FaultLog, tip: Tip, record: Record) -> tuple[Tip, Replica] | None:
+    """Tip and θ by the checkpoint that a record pins; None, and a fault, where it is not to be had."""
     with faults.noting(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), tip.round):
         return await evidence.checkpoint(tip, record)
     return None

@@ -265,6 +265,9 @@ class _Planner:
                 "weights in bf16", halved, [Phase.FORWARD], "2 bytes an entry of every matrix, until used twice"
             )
         self.shared("optimizer's work", self._work(), [Phase.BACKWARD], "the largest matrix, while it is stepped")
+        if spec.clock.delay:
+            self.shared("weights of its own", FLOAT * n, _LIVING, "4 N: where it trains on from while a round closes")
+            self.shared("Δ made ahead", FLOAT * n, [*step, Phase.APPLY], "4 N, until the rest of its round is done")
 
     def _moments(self) -> int:
         """Bytes of moments, by mode and optimizer; gains keep both in full."""

@@ -19,6 +19,7 @@ from muster.protocol.chain.base import Chain
 from muster.protocol.errors import LedgerError, WireError
 from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
+from muster.protocol.ledger.roots import proof_of
 from muster.protocol.ledger.round import Duty, Event, RoundState
 from muster.protocol.rules.admission import admit
 from muster.protocol.types import Block
@@ -321,10 +322,14 @@ def judge(fetched: Fetched, tip: Tip, replica: Replica) -> Applied:
         replica.root(),
         lambda owner, head: admit(facts, owner, head),
         ledger.open_bundle(tip, fetched.record, fetched.bundle) if updates is None else lambda _accepted: updates,
+        replica.held,
     )
 
 
 def possession(tip: Tip, replica: Replica) -> ledger.Possession:
-    """The proof each peer must show in the open round, by a replica that holds its θ."""
+    """The proof each peer must show in the open round, by a replica that stands at its tip."""
     beacon, round_ = tip.opening.possess.value, tip.round
-    return lambda public: replica.possession(beacon, public, round_)
+    if tip.opening.base_round == round_:
+        return lambda public: replica.possession(beacon, public, round_)
+    assert tip.held, "a tip lacks what is kept of the θ before; who judged its record has it, and a checkpoint"
+    return lambda public: proof_of(tip.held, beacon, public, round_)

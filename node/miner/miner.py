@@ -21,8 +21,10 @@ from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.freed import give_back
 from muster.node.ledger.participant import Errands, Follower
+from muster.node.ledger.reader import ASSIGN, draw
 from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import overdue
+from muster.node.miner.ahead import Ahead, foreseen
 from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
@@ -33,7 +35,7 @@ from muster.node.miner.tidying import forget_submissions
 from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
-from muster.protocol.errors import StorageError
+from muster.protocol.errors import ChainError, StorageError
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
 from muster.protocol.types import Block
@@ -66,7 +68,7 @@ class Miner(Follower):
     moments. Δ takes the gradients' place, and the new e is made in Δ's. The old e, which counts until the new one is
     durable, is read from the file, so it takes memory for as long as the miner compresses, and no more of it than
     there is to spare. (Models too small for the compiled kernels take scratch then.) Where Δ is on a GPU, both e are in
-    the host's memory all the same.
+    the host's memory all the same. In a run with a delay it holds two more (`Ahead`).
     """
 
     def __init__(
@@ -105,6 +107,9 @@ class Miner(Follower):
         self._over: Tip | None = None
         self._trouble: tuple[int, str] | None = None
         self._busy = threading.Lock()
+        self._ahead = Ahead() if tip.spec.clock.delay else None
+        self._ahead_of: Tip | None = None
+        self._errands: Errands | None = None
         self._sent: Made | None = None
         self._sending = False
         self._refused: set[bytes] = set()
@@ -118,6 +123,7 @@ class Miner(Follower):
     def begin(self, errands: Errands) -> None:
         """See beside the round what is made of the earlier ones' work; what of it is not up yet may come late, and what
         nobody asks for any more goes."""
+        self._errands = errands
         errands.start(self._earnings.look(self._tip))
         errands.start(forget_submissions(self.context, self._tip))
         made = self._state.made
@@ -154,6 +160,9 @@ class Miner(Follower):
             return
         made = self.made or await self._make(now)
         if made is not None:
+            if self._ahead and self._errands is not None and self._ahead_of is not now.tip:
+                self._ahead_of = now.tip
+                self._errands.start(self._go_ahead(now))
             await self._send(now, made)
 
     async def stop_training(self) -> None:
@@ -227,7 +236,7 @@ class Miner(Follower):
             return None
         self._stop = stop = threading.Event()
         try:
-            task = Task(now.context, tip, now.replica, uid, self._text, self._engine, stop)
+            task = Task(now.context, tip, now.replica, uid, self._text, self._engine, stop, self._ahead)
             return await self.context.offload(lambda: self._work(task))
         except RoundLost as error:
             self._over = tip
@@ -236,6 +245,24 @@ class Miner(Follower):
             return None
         finally:
             stop.set()  # a thread does not end with the task that waits for it
+
+    async def _go_ahead(self, now: OpenRound) -> None:
+        """Train for the next round while this one closes, until its record is applied; what fails is done then."""
+        tip, chain = now.tip, self.context.chain
+        if self.sits_out(tip.round + 1):
+            return
+        self._stop = stop = threading.Event()
+        try:
+            uid = await self._stages.slot(now)
+            assign = await draw(chain, ASSIGN, tip.round + 1, tip.opening.open.number)
+            if uid is not None and self._tip is tip:
+                coming = foreseen(tip, assign)
+                task = Task(now.context, coming, now.replica, uid, self._text, self._engine, stop, self._ahead)
+                await self.context.offload(lambda: self._work_ahead(tip, task))
+        except (ChainError, RoundLost) as error:
+            log.warning("nothing is done ahead of round %d: %s", tip.round + 1, error)
+        finally:
+            stop.set()
 
     async def _send(self, now: OpenRound, made: Made) -> None:
         """Put a submission, again at every block, until the bucket has it or the round is over."""
@@ -288,6 +315,14 @@ class Miner(Follower):
                 self._unsaved = None
                 give_back()
             return self.made
+
+    def _work_ahead(self, tip: Tip, task: Task) -> None:
+        """In a thread, when the open round's work is done: train for the next one while θ stays."""
+        with self._busy:
+            if task.stop.is_set() or self._over is tip:
+                return
+            self._stages.ahead(task, self._stages.windows(task))
+            give_back()
 
     def _do(self, task: Task) -> MinerState | None:
         """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.

@@ -2,6 +2,7 @@
 
     slot → windows → train → compress → build        → put              → key
            (in a thread; nothing leaves the machine)    (once durable)     (once sealed)
+                                                       → ahead, of the next round, where the run has a delay
 
 `Miner` gives them their order and makes them safe to kill. Whoever does one of them differently, an adversary or a
 test, gives the miner a `Stages` with that one replaced. What a submission looks like on the wire is known to `build`,
@@ -11,7 +12,8 @@ test, gives the miner a `Stages` with that one replaced. What a submission looks
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +24,11 @@ from muster.kernels import SparseUpdate, compress_
 from muster.node.context import Context
 from muster.node.data.dataset import TextReader
 from muster.node.ledger.objects import BULK_DEADLINE
+from muster.node.ledger.participant import possession
 from muster.node.ledger.seals import FoundSeal
+from muster.node.miner.ahead import Ahead
 from muster.node.miner.answering import answer
-from muster.node.miner.engine import Delta, Engine, Job, RoundLost
+from muster.node.miner.engine import Delta, Engine, Job, OnStep, RoundLost
 from muster.node.miner.passes import full
 from muster.node.miner.state import Made
 from muster.node.replica import Replica
@@ -51,12 +55,16 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True)
 class Task(OpenRound):
-    """The round's work in the slot of now, with what it takes; `stop` is set when it is no longer wanted."""
+    """The round's work in the slot of now, with what it takes; `stop` is set when it is no longer wanted.
+
+    `ahead` is what a run with a delay has besides. While the next round's work is done, `tip` is the foreseen one.
+    """
 
     uid: int
     text: TextReader
     engine: Engine
     stop: threading.Event
+    ahead: Ahead | None = None
 
 
 async def slot_of(now: OpenRound) -> int | None:
@@ -92,7 +100,7 @@ def assigned_windows(task: Task) -> list[int]:
 def job_of(task: Task, windows: list[int]) -> Job:
     """The round's inner training on these windows; its learning rates follow the outer step, never the round."""
     inner = task.tip.spec.inner
-    return Job(task.tip.round, task.replica.outer_step * inner.steps, inner, task.text.windows(windows))
+    return Job(task.tip.round, task.tip.outer_step * inner.steps, inner, task.text.windows(windows))
 
 
 def train(task: Task, windows: list[int]) -> Delta | None:
@@ -100,11 +108,42 @@ def train(task: Task, windows: list[int]) -> Delta | None:
 
     Raises:
         Diverged: a number is not finite.
+        RoundLost: a GPU's memory is full.
     """
-    trip, stop = task.context.faults.trip, task.stop.is_set
-    job = job_of(task, windows)
-    delta = task.engine.run(task.replica, job, on_step=lambda _step, _loss: trip("train.step"), stop=stop)
+    stop, ahead, job = task.stop.is_set, task.ahead, job_of(task, windows)
+    if ahead is None:
+        delta = task.engine.run(task.replica, job, _tripping(task), stop)
+    else:
+        with _fits():
+            delta = ahead.train(task.engine, task.replica, job, windows, _tripping(task), stop)
     return None if stop() else delta
+
+
+def train_ahead(task: Task, windows: list[int]) -> None:
+    """The next round's work, of which `tip` is what is foreseen, as far as it comes until it is stopped.
+
+    Raises:
+        Diverged: a number is not finite.
+        RoundLost: a GPU's memory is full.
+    """
+    assert task.ahead is not None, "only in a run with a delay"
+    with _fits():
+        job = job_of(task, windows)
+        task.ahead.begin(task.engine, task.replica, job, windows, _tripping(task), task.stop.is_set)
+
+
+def _tripping(task: Task) -> OnStep:
+    trip = task.context.faults.trip
+    return lambda _step, _loss: trip("train.step")
+
+
+@contextmanager
+def _fits() -> Iterator[None]:
+    """What a GPU has no memory for is the round's loss."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as problem:
+        raise RoundLost(full(str(problem))) from problem
 
 
 def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseUpdate, tuple[Tensor, ...]]:
@@ -122,9 +161,8 @@ def compress(task: Task, delta: Delta, error: Sequence[Tensor]) -> tuple[SparseU
         for tensor in delta.tensors
     )
     try:
-        return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
-    except torch.cuda.OutOfMemoryError as problem:
-        raise RoundLost(full(str(problem))) from problem
+        with _fits():
+            return compress_(delta.tensors, error, tip.spec.sparse.error_decay, tip.codec, left), left
     except ValueError as problem:
         raise RoundLost(
             f"{problem}; check this machine's RAM, and if every round ends so, start with a blank memory file"
@@ -142,7 +180,7 @@ def build(task: Task, update: SparseUpdate, windows: Sequence[int], key: bytes) 
         base_round=tip.opening.base_round,
         uid=task.uid,
         layout=tip.layout.digest,
-        possession=task.replica.possession(tip.opening.possess.value, identity.public, tip.round),
+        possession=possession(tip, task.replica)(identity.public),
         data_digest=data_digest(windows),
         windows=len(windows),
         tokens=len(windows) * tip.spec.data.window,
@@ -191,12 +229,14 @@ async def show_key(now: OpenRound, made: Made, found: FoundSeal) -> None:
 class Stages:
     """How a miner does each part of a round; the functions of this module unless others are given.
 
-    No windows mean no work this round. `train`, `compress` and `build` run in a thread, beside the event loop.
+    No windows mean no work this round. `ahead` is for runs with a delay. It, `train`, `compress` and `build` run in a
+    thread, beside the event loop.
     """
 
     slot: Callable[[OpenRound], Awaitable[int | None]] = slot_of
     windows: Callable[[Task], list[int]] = assigned_windows
     train: Callable[[Task, list[int]], Delta | None] = train
+    ahead: Callable[[Task, list[int]], None] = train_ahead
     compress: Callable[[Task, Delta, Sequence[Tensor]], tuple[SparseUpdate, tuple[Tensor, ...]]] = compress
     build: Callable[[Task, SparseUpdate, Sequence[int], bytes], bytes] = build
     put: Callable[[OpenRound, Made], Awaitable[None]] = put

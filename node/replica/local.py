@@ -27,7 +27,7 @@ from muster.node.scratch import made_again
 from muster.protocol import paths
 from muster.protocol.errors import DiskFailed
 from muster.protocol.ledger import Applied, Tip
-from muster.protocol.ledger.roots import GENESIS_RUN, chosen_tiles, proof_of, state_root
+from muster.protocol.ledger.roots import GENESIS_RUN, held_digest, proof_of, state_root
 from muster.protocol.spec import ModelSpec, RunSpec
 from muster.protocol.spec.layout import Layout, layout_of
 from muster.protocol.wire import Kind
@@ -76,7 +76,7 @@ class Replica:
         self._theta = [tensor.contiguous() for tensor in theta]
         self._model = model_class(model).over(model, self._theta)
         self._root: bytes | None = None
-        self._tiles: tuple[bytes, bytes] | None = None
+        self._held: tuple[bytes, bytes] | None = None
 
     @classmethod
     def genesis(cls, spec: RunSpec, run_id: bytes, device: torch.device | None = None) -> Replica:
@@ -112,11 +112,15 @@ class Replica:
             self._root = state_root(self._theta, self.layout, self.run_id, self.outer_step)
         return self._root
 
+    def held(self, beacon: bytes) -> bytes:
+        """The digest of the tiles of θ, as it is now, that a beacon chooses; read once per outer step."""
+        if self._held is None or self._held[0] != beacon:
+            self._held = beacon, held_digest(self._theta, self.layout, beacon)
+        return self._held[1]
+
     def possession(self, beacon: bytes, public: bytes, round_: int) -> bytes:
-        """The proof of possession peer `public` must show in a round; a beacon's tiles are read once per outer step."""
-        if self._tiles is None or self._tiles[0] != beacon:
-            self._tiles = beacon, chosen_tiles(self._theta, self.layout, beacon)
-        return proof_of(self._tiles[1], beacon, public, round_)
+        """The proof of possession that peer `public` must show in a round whose base is θ as it is now."""
+        return proof_of(self.held(beacon), beacon, public, round_)
 
     def step(self, applied: Applied, spec: RunSpec) -> Undo | None:
         """Take the outer step of a verified record; what `undo` needs, None where the record changes nothing."""
@@ -125,7 +129,7 @@ class Replica:
         alpha = spec.outer.alpha_at(self.outer_step)
         undo = aggregate_(self._theta, applied.updates, applied.weights, alpha, spec.outer.rule)
         self.outer_step += 1
-        self._root = self._tiles = None
+        self._root = self._held = None
         return undo
 
     def undo(self, applied: Applied, undo: Undo) -> None:
@@ -136,7 +140,7 @@ class Replica:
         """
         undo_(self._theta, applied.updates, undo)
         self.outer_step -= 1
-        self._root = self._tiles = None
+        self._root = self._held = None
 
     @contextmanager
     def perturbed(self, update: SparseUpdate, weights: npt.NDArray[np.float32], scale: float) -> Iterator[None]:

@@ -16,7 +16,7 @@ from muster.protocol.ledger.judge import (
     verify,
 )
 from muster.protocol.ledger.rescue import kept_under, rescuer
-from muster.protocol.ledger.resume import resume, tip_info
+from muster.protocol.ledger.resume import resume, tip_info, with_held
 from muster.protocol.ledger.sealing import continues, unanswerable
 from muster.protocol.ledger.tip import RESCUE, SCORES_AGE, Possession, Tip, genesis_tip, next_opening, spec_digest
 
@@ -48,4 +48,5 @@ __all__ = [
     "tip_info",
     "unanswerable",
     "verify",
+    "with_held",
 ]

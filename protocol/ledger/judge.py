@@ -40,6 +40,10 @@ OpenAccepted = Callable[[Sequence[Signed]], Sequence[SparseUpdate]]
 """Gives the updates of a record's accepted submissions, in its order; LedgerError where one of them is not good."""
 
 
+Held = Callable[[bytes], bytes]
+"""Gives the digest of the tiles of the judge's own θ that a beacon chooses (`roots.held_digest`)."""
+
+
 def adopt_amendments(tip: Tip, record: Record) -> SpecHistory:
     """The history with a record's amendments.
 
@@ -97,8 +101,9 @@ def verify(
     root: bytes,
     admit: Admit,
     open_accepted: OpenAccepted,
+    held: Held,
 ) -> Applied:
-    """Judge the record of the open round; `seal` with its digest, `root` the judge's own, of its θ.
+    """Judge the record of the open round; `seal` with its digest, `root` and `held` the judge's own, of its θ.
 
     `admit` judges heads by the judge's own θ (`admission.admit` with `tip.facts`), `open_accepted` gives the accepted
     updates (`open_bundle`); who holds heads and payloads judged before hands them over here, and nothing is done twice.
@@ -121,11 +126,15 @@ def verify(
     if weighed.unmoved != record.unmoved:
         raise LedgerError("the tensors it leaves alone are not what the accepted submissions give")
     after = advance(tip, record, digest)
+    if after.opening.base_round == tip.round < after.round:
+        after = replace(after, held=held(after.opening.possess.value))
     return Applied(record, digest, seal[0].block, tuple(weighed.updates), weighed.weights, after)
 
 
 def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     """The tip after a record that continues this ledger, without looking at θ or at submissions.
+
+    It lacks `held`, which is of θ.
 
     Raises:
         LedgerError: an amendment, a proof or the next opening breaks a rule.
@@ -136,13 +145,14 @@ def advance(tip: Tip, record: Record, digest: bytes) -> Tip:
     past = remember(tip.past, record)
     opening = record.opening
     if opening is None:
-        return replace(tip, history=history, parent=digest, past=past, author=record.leader, closed=True, late=())
+        closed = replace(tip, history=history, parent=digest, past=past, author=record.leader)
+        return replace(closed, closed=True, late=(), held=b"")
     if opening != next_opening(history, record.round + 1, past, opening.assign, opening.possess):
         raise LedgerError("the opening of the next round is not what the rules give")
     if opening.assign.block != tip.opening.open:
         raise LedgerError("the next round's assignment is not drawn at this round's opening")
     step = tip.outer_step + (record.kind is Kind.ROUND)
-    after = replace(tip, history=history, parent=digest, past=past, author=record.leader)
+    after = replace(tip, history=history, parent=digest, past=past, author=record.leader, held=b"")
     return replace(after, opening=opening, outer_step=step, late=still_open(tip.late, record, history))
 
 

@@ -7,6 +7,7 @@ the record before it, and both must be what the rules make of the tip.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 
 from muster.protocol.errors import LedgerError, WireError
@@ -38,6 +39,7 @@ def tip_info(tip: Tip) -> TipInfo:
             for one in tip.late
         ),
         past="".join(NULL if seen.null else ROUND for seen in tip.past),
+        held=tip.held.hex() or None,
         peers={peer.hex(): "".join(_mark(peer, seen) for seen in tip.past) for peer in peers},
     )
 
@@ -73,9 +75,23 @@ def resume(start: Tip, manifest: Manifest, before: tuple[Record, bytes] | None) 
     proofs = tuple(bytes.fromhex(proof) for proof in manifest.tip.proofs)
     late = _late(manifest, record, history)
     tip = Tip(history, start.layout, opening, digest, step, past, record.leader, False, proofs, silenced, strikes, late)
+    tip = with_held(tip, manifest)
     if manifest.tip.leaders != tip.spec.genesis.leaders:
         raise LedgerError("the checkpoint's tip has leaders that nothing before it gives")
     return tip
+
+
+def with_held(tip: Tip, manifest: Manifest) -> Tip:
+    """A tip made without θ, with what a checkpoint made there says of the θ before.
+
+    What it is worth, whoever judged the record that pins it has seen: all make the same checkpoint.
+
+    Raises:
+        LedgerError: the checkpoint says nothing of it and must, or the other way round.
+    """
+    if (manifest.tip.held is not None) != (tip.opening.base_round != tip.round):
+        raise LedgerError("the checkpoint's tip does not say of the θ before what the round's base asks for")
+    return replace(tip, held=bytes.fromhex(manifest.tip.held or ""))
 
 
 def _mark(peer: bytes, seen: Attendance) -> str:

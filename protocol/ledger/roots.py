@@ -73,12 +73,12 @@ def possession(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes, pub
 
     Copying somebody else's proof fails because the hotkey is inside; computing it needs the tiles themselves.
     """
-    return proof_of(chosen_tiles(theta, layout, beacon), beacon, public, round_)
+    return proof_of(held_digest(theta, layout, beacon), beacon, public, round_)
 
 
-def chosen_tiles(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes) -> bytes:
-    """θ's float32 bytes in the 64 tiles that a beacon chooses, at most 1 MiB: what all proofs are made of."""
-    return join_tiles([held_tiles(theta, Slice.all_of(layout.grid), beacon)])
+def held_digest(theta: Sequence[torch.Tensor], layout: Layout, beacon: bytes) -> bytes:
+    """The digest of θ's 64 tiles that a beacon chooses: what all proofs are made of, and what is kept of an old θ."""
+    return digest_of(join_tiles([held_tiles(theta, Slice.all_of(layout.grid), beacon)]))
 
 
 def held_tiles(theta: Sequence[torch.Tensor], held: Slice, beacon: bytes) -> dict[int, bytes]:
@@ -117,6 +117,11 @@ def join_tiles(found: Iterable[Mapping[int, bytes]]) -> bytes:
     return b"".join(tiles[place] for place in sorted(tiles))
 
 
-def proof_of(tiles: bytes, beacon: bytes, public: bytes, round_: int) -> bytes:
-    """A peer's proof from the chosen tiles, which are the same for all: who judges many reads them once."""
-    return blake3(b"muster/possession/v1" + beacon + public + round_.to_bytes(8, "little") + tiles).digest()
+def digest_of(tiles: bytes) -> bytes:
+    """The digest of chosen tiles, θ's float32 bytes in the order drawn, at most 1 MiB."""
+    return blake3(b"muster/tiles/v1" + tiles).digest()
+
+
+def proof_of(held: bytes, beacon: bytes, public: bytes, round_: int) -> bytes:
+    """A peer's proof from the digest of the chosen tiles, which is the same for all: who judges many makes it once."""
+    return blake3(b"muster/possession/v2" + beacon + public + round_.to_bytes(8, "little") + held).digest()

@@ -43,7 +43,9 @@ class Tip:
     that changed θ, `past` is what the last records say about who was there, oldest first; `author` made the newest.
     `silenced` are the validators whose scores do not count any more, `proofs` the disputes that made it so and
     `strikes` who signed two things where there may be one, in the order they were recorded. `late` is earlier rounds'
-    work that may still be taken in, by round and hotkey. A closed ledger has no open round.
+    work that may still be taken in, by round and hotkey. `held` is all that is needed of an older θ: where the open
+    round's base is the round before it, the digest of the tiles of that θ that proofs of possession are made of; else,
+    and where the tip was made without looking at θ, it is empty. A closed ledger has no open round.
     """
 
     history: SpecHistory
@@ -58,6 +60,7 @@ class Tip:
     silenced: frozenset[bytes] = frozenset()
     strikes: tuple[Strike, ...] = ()
     late: tuple[Late, ...] = ()
+    held: bytes = b""
 
     @property
     def run_id(self) -> bytes:
@@ -194,7 +197,7 @@ def next_opening(
         deadline=deadline,
         anchor_by=deadline + spec.clock.reveal + spec.gauntlet.score_wait + spec.clock.anchor,
         expected=expected(past),
-        base_round=round_,
+        base_round=max(round_ - spec.clock.delay, 0),
         spec_digest=spec_digest(spec),
         assign=assign,
         possess=possess,

@@ -78,6 +78,9 @@ class ClockSpec(Section):
     its record is late. An aggregator without an anchor for `touch` blocks is not waited for. No round is sealed before
     the record `finality` rounds before it is final. Where a round has been late for `silent` blocks, who the owner
     names may close it (`ledger.rescue`).
+
+    `delay` is by how many rounds the θ that work begins from is older than the one that it is applied to: with 1,
+    miners train on while the last round closes.
     """
 
     min_blocks: Natural
@@ -95,6 +98,7 @@ class ClockSpec(Section):
     min_submissions: Positive
     checkpoint_every: Positive
     amend_delay: Positive
+    delay: Annotated[int, Field(ge=0, le=1)] = 0
 
     @property
     def shortest(self) -> int:

@@ -82,7 +82,8 @@ class TipInfo(_Part):
     out where there is none. `past` has a letter for each record remembered, oldest
     first: `r` or, for a null record, `n`. `peers` has a letter for each of these for everybody (public key,
     hexadecimal) who has an entry in one: `g` good, `f` failed with a reason of the payload's class, `a` another entry,
-    `-` none.
+    `-` none. `held` is the digest of the tiles of the θ before that proofs of possession are made of, and left out
+    where the round's base is that round itself.
     """
 
     amendments: tuple[AmendmentInfo, ...]
@@ -92,11 +93,12 @@ class TipInfo(_Part):
     late: tuple[LateInfo, ...] = ()
     past: Annotated[str, Field(pattern="^[rn]*$")]
     peers: dict[Hex32, _Marks]
+    held: Hex32 | None = None
 
     @model_serializer(mode="wrap")
-    def _without_nobody(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_there_is_not(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = made(self)
-        nobody = {name for name in ("struck", "late") if not fields[name]}
+        nobody = {name for name in ("struck", "late", "held") if not fields[name]}
         return {name: value for name, value in fields.items() if name not in nobody}
 
 

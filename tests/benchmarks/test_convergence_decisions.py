@@ -8,8 +8,9 @@ import pytest
 
 import benchmarks.convergence
 from benchmarks.convergence.findings import Answers, Stat, preferred
-from benchmarks.convergence.plan import FINE_ALPHAS, SEEDS, alphas, larger, open_alphas, open_larger
+from benchmarks.convergence.plan import FINE_ALPHAS, alphas, larger, open_alphas, open_larger
 from benchmarks.convergence.results import Results
+from benchmarks.convergence.ways import SEEDS
 from muster.protocol.spec import OuterSpec, load_template, preset_names
 
 LARGE = sorted({*preset_names()} - {"tiny"})

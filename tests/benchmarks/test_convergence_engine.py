@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.convergence.engine import play
 from benchmarks.convergence.setting import roster_of, spec_of, text_of
-from benchmarks.convergence.variant import Variant
+from benchmarks.convergence.variant import Merge, Variant
 from muster.lab.simulator import Simulator
 from muster.node.data.dataset import TextReader
 
@@ -41,6 +41,36 @@ async def test_losses_are_the_simulators_to_the_bit(variant: Variant, text: Text
     simulator = Simulator(roster_of(variant), spec_of(variant, text.manifest), text)
     simulated = await simulator.run(variant.rounds)
     assert list(play(variant, text).losses) == simulated.losses
+
+
+async def test_a_whole_round_late_is_a_run_with_a_delay_to_the_bit(text: TextReader) -> None:
+    """In the simulator training takes no time, so all of a round is done ahead."""
+    variant = replace(SHORT, rounds=5, delay=SHORT.steps, merge="mix")
+    spec = spec_of(variant, text.manifest)
+    delayed = spec.model_copy(update={"clock": spec.clock.model_copy(update={"delay": 1})})
+    simulated = await Simulator(roster_of(variant), delayed, text).run(variant.rounds)
+    assert list(play(variant, text).losses) == simulated.losses
+
+
+@pytest.mark.parametrize("merge", ["take", "add", "mix", "fresh"])
+def test_each_way_to_take_theta_in_is_another_and_waiting_is_none(text: TextReader, merge: Merge) -> None:
+    """Who has trained one step when θ comes goes on otherwise than who had it from the first; round 0 is the same."""
+    waits, goes_on = play(SHORT, text).losses, play(replace(SHORT, delay=1, merge=merge), text).losses
+    assert waits[0] == pytest.approx(goes_on[0], abs=1e-5)
+    assert waits[1] != goes_on[1]
+
+
+def test_what_comes_late_counts_by_its_weight_in_the_round_after(text: TextReader) -> None:
+    lost, half, whole = (
+        play(variant, text).losses
+        for variant in (
+            replace(SHORT, loss=0.5, commit="always"),
+            replace(SHORT, overdue=0.5, age_weight=0.5),
+            replace(SHORT, overdue=0.5),
+        )
+    )
+    assert lost[0] == half[0] == whole[0], "the very same submissions are in time"
+    assert len({lost[1], half[1], whole[1]}) == 3
 
 
 def test_a_runs_chances_depend_on_its_seed_alone(text: TextReader) -> None:

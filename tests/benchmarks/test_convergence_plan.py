@@ -12,22 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.convergence.effects import Effect, main_effects_of
-from benchmarks.convergence.plan import (
-    FULL,
-    QUESTIONS,
-    QUICK,
-    SEEDS,
-    SPARSE,
-    TUNING_SEED,
-    WAYS,
-    Plan,
-    best,
-    main_effects,
-    seeded,
-)
+from benchmarks.convergence.latency import delay_candidates_of, delayed, overdue
+from benchmarks.convergence.plan import FULL, QUESTIONS, QUICK, Plan, main_effects
 from benchmarks.convergence.results import PARTS, Results, Row
 from benchmarks.convergence.runner import Runner
 from benchmarks.convergence.variant import BASELINE, Variant
+from benchmarks.convergence.ways import SEEDS, SPARSE, TUNING_SEED, WAYS, best, seeded
 
 NO_TIME = dict.fromkeys(PARTS, 0.0)
 CHOICES: dict[str, st.SearchStrategy[Any]] = {
@@ -38,6 +28,8 @@ CHOICES: dict[str, st.SearchStrategy[Any]] = {
     "selection": st.sampled_from(["topk", "randomk"]),
     "commit": st.sampled_from(["accepted", "always"]),
     "attackers": st.just(0),
+    "delay": st.just(0),
+    "merge": st.sampled_from(["take", "add", "mix", "fresh"]),
     "method": st.just("sparse"),
 }
 BY_TYPE: dict[type, st.SearchStrategy[Any]] = {
@@ -85,6 +77,23 @@ def test_a_method_has_no_settings_of_another() -> None:
         Variant(method="ddp", k=32, alpha=0.5)
 
 
+def test_a_delay_is_a_round_at_most_and_has_one_name() -> None:
+    with pytest.raises(ValueError, match="longer than a round of 15"):
+        Variant(delay=16)
+    with pytest.raises(ValueError, match='"fresh" is "take"'):
+        Variant(delay=15, merge="fresh")
+
+
+def test_what_comes_late_and_who_trains_on_are_played_on_every_seed_but_for_rules_that_lost() -> None:
+    rows = Played()
+    assert set(overdue(rows)) == {"all in time"} | {
+        f"{share} late, {how}" for share in ("10%", "30%") for how in ("lost", "weight 0.25", "weight 0.5", "weight 1")
+    }
+    best = delay_candidates_of(rows, "mix", 5)[0]
+    rows[best] = row(best, 0.0005)
+    assert [label for label in delayed(rows) if "5 steps late" in label and "15" not in label] == ["mix, 5 steps late"]
+
+
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = [row(Variant(seed=1), 3.0, 2.5, 2.25), row(Variant(lr=1.0), math.inf)]
     results = Results.open(tmp_path / "r.csv")
@@ -94,7 +103,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert list(Results.read(tmp_path / "r.csv").values()) == rows
 
 
-@pytest.mark.parametrize("cut", [1, 20, 200])
+@pytest.mark.parametrize("cut", [1, 20, 250])
 def test_a_row_that_was_cut_off_is_played_again(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "r.csv"
     for seed in (1, 2):
@@ -103,7 +112,7 @@ def test_a_row_that_was_cut_off_is_played_again(tmp_path: Path, cut: int) -> Non
         results.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    assert set(Results.read(path)) == ({Variant(seed=1)} if cut < 200 else set())
+    assert set(Results.read(path)) == ({Variant(seed=1)} if cut < 250 else set())
     results = Results.open(path)
     for seed in (1, 2):
         if Variant(seed=seed) not in results:
@@ -150,7 +159,7 @@ def test_the_whole_study_has_a_size_one_can_wait_for() -> None:
     played: set[Variant] = set()
     for stage in FULL.stages:
         played |= set(stage(Played()))
-    assert len(played) < 420
+    assert len(played) < 480
 
 
 def test_every_row_of_a_table_is_a_run_of_its_own() -> None:

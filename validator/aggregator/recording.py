@@ -233,9 +233,11 @@ class Recording:
         record = compose(tip, decision, intake.heads(), work)
         data = wire.encode_record(record, leading.context.identity)
         digest = wire.digest_of(data)
-        named = (sealed.seal, sealed.digest)
+        named, held = (sealed.seal, sealed.digest), leading.replica.held
         applied = await offload(
-            lambda: ledger.verify(tip, record, digest, named, decision.root, intake.admitted, lambda _accepted: updates)
+            lambda: ledger.verify(
+                tip, record, digest, named, decision.root, intake.admitted, lambda _accepted: updates, held
+            )
         )
         return MadeRecord(data, applied, bundle)
 

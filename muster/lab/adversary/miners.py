@@ -9,6 +9,7 @@ import torch
 from blake3 import blake3
 
 from muster.kernels import SparseUpdate
+from muster.node.ledger.participant import possession
 from muster.node.ledger.seals import FoundSeal
 from muster.node.miner import stages
 from muster.node.miner.engine import Delta
@@ -137,7 +138,7 @@ class Resigner:
         mine = replace(
             signed.header,
             public=public,
-            possession=now.replica.possession(tip.opening.possess.value, public, tip.round),
+            possession=possession(tip, now.replica)(public),
             uid=uid,
             data_digest=data_digest(own[: signed.header.windows]),
         )

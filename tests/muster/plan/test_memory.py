@@ -77,6 +77,18 @@ def test_every_preset_has_a_plan_for_every_role(name: str, role: Role, gpus: int
     assert plan_object(plan)["peaks"]["host"]["bytes"] == plan.host
 
 
+def test_a_run_with_a_delay_takes_a_miner_two_models_more() -> None:
+    document = load_template("tiny").model_dump()
+    document["clock"]["delay"] = 1
+    plain, delayed = (plan_of(t, Role.MINER) for t in (load_template("tiny"), Template.model_validate(document)))
+    theta = 4 * layout_of(load_template("tiny").model).parameters
+    more = {phase: delayed.at(Place.HOST, phase) - plain.at(Place.HOST, phase) for phase in plain.phases}
+    assert more == {Phase.JOIN: 0, Phase.COMPRESS: theta} | dict.fromkeys(
+        (Phase.FORWARD, Phase.BACKWARD, Phase.APPLY), 2 * theta
+    )
+    assert plan_of(Template.model_validate(document), Role.VALIDATOR) == plan_of(load_template("tiny"), Role.VALIDATOR)
+
+
 def test_gpus_divide_what_is_of_the_models_size() -> None:
     template = load_template("72b")
     one, eight = (plan_of(template, Role.MINER, GPU, gpus=gpus) for gpus in (1, 8))

@@ -18,7 +18,8 @@ from muster.kernels import Slice
 from muster.protocol.ledger.roots import (
     GENESIS_RUN,
     band_leaves,
-    chosen_tiles,
+    digest_of,
+    held_digest,
     held_tiles,
     join_leaves,
     join_tiles,
@@ -54,7 +55,7 @@ def test_golden() -> None:
         "6a7889d808850f58852e62bb97b69c274c6d13943be5d14389603f94bb791868"
     )
     assert possession(theta(), layout(), BEACON, ALICE, 4).hex() == (
-        "afaf1b6e48e54e298f7e23bd0cb92488bbc0552616b6f92d5c90c784ca4b6d15"
+        "13109a52e2498661536398004221d4ff3ea1aa1c72edead824b96361cc77e206"
     )
 
 
@@ -114,7 +115,7 @@ def proof(values: list[Tensor], beacon: bytes = BEACON, public: bytes = ALICE, r
 
 
 def test_possession_equals_the_description() -> None:
-    grid, made = layout_of(WIDE).grid, blake3(b"muster/possession/v1" + BEACON + ALICE + struct.pack("<Q", 4))
+    grid, tiles = layout_of(WIDE).grid, blake3(b"muster/tiles/v1")
     count = min(64, grid.tiles)
     for tile in sample(BEACON, b"possession", grid.tiles, count):
         i = max(i for i, (first, _) in enumerate(grid.tensor_tiles) if first <= tile)
@@ -124,7 +125,8 @@ def test_possession_equals_the_description() -> None:
         else:
             row, column = divmod(inside, -(-tensor.shape[1] // 64))
             part = tensor[64 * row : 64 * (row + 1), 64 * column : 64 * (column + 1)]
-        made.update(np.ascontiguousarray(part.numpy()).astype("<f4").tobytes())
+        tiles.update(np.ascontiguousarray(part.numpy()).astype("<f4").tobytes())
+    made = blake3(b"muster/possession/v2" + BEACON + ALICE + struct.pack("<Q", 4) + tiles.digest())
     assert proof(wide_theta()) == made.digest()
 
 
@@ -159,8 +161,8 @@ def test_root_and_possession_of_slices_are_the_whole_models(slices: list[Slice],
     parts = [held.parts(theta_) for held in slices]
     leaves = [list(band_leaves(part, held)) for held, part in zip(slices, parts, strict=True)]
     assert root_of(join_leaves(slices, leaves), RUN, outer_step) == state_root(theta_, whole, RUN, outer_step)
-    tiles = join_tiles(held_tiles(part, held, BEACON) for held, part in zip(slices, parts, strict=True))
-    assert tiles == chosen_tiles(theta_, whole, BEACON)
+    tiles = digest_of(join_tiles(held_tiles(part, held, BEACON) for held, part in zip(slices, parts, strict=True)))
+    assert tiles == held_digest(theta_, whole, BEACON)
     assert proof_of(tiles, BEACON, ALICE, 4) == possession(theta_, whole, BEACON, ALICE, 4)
 
 

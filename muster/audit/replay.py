@@ -183,7 +183,7 @@ class Replay:
         return None
 
     async def _theta(self, tip: Tip, record: Record) -> tuple[Tip, Replica] | None:
-        """Tip and θ by the checkpoint that a record pins; None where there is none, and a fault where there has to be."""
+        """Tip and θ by the checkpoint that a record pins; None where there is none, a fault where one has to be."""
         with self._faults.noting(paths.checkpoint(tip.run_id, tip.round, paths.MANIFEST), tip.round):
             try:
                 return await self._evidence.checkpoint(tip, record)

@@ -7,6 +7,7 @@ client, which asks the chain once a block for all of them: the runtime takes a s
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,11 @@ class Addresses(MemoryBuckets):
         return self.bucket(location.removesuffix(MOVED)) if location.endswith(MOVED) else super()._make(location)
 
 
+def say(what: str) -> None:
+    """To who reads what a test that failed has printed."""
+    sys.stdout.write(f"{what}\n")
+
+
 async def _nap(seconds: float) -> None:
     await asyncio.sleep(min(seconds, POLL_SECONDS))
 
@@ -92,7 +98,8 @@ class LiveRun:
             self._start(miner.name, miner, self._miner)
 
     def _start(self, label: str, member: Member, make: Make) -> None:
-        self.journals[label] = Journal(None, clock=asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.journals[label] = Journal(None, clock=clock, listener=lambda noted: say(f"{label}: {noted.event}"))
         context = Context(
             member.identity,
             self.writes(member, label),

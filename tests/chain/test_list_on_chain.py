@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from live_run import MOVED, LiveRun, Write, writes_since
+from live_run import MOVED, LiveRun, Write, say, writes_since
 from local_chain import TEMPO, Subnet
 from runs.run_builders import Stage, template, write_text
 
@@ -109,6 +109,7 @@ async def play(subnet: Subnet, folder: Path) -> Seen:
     async def at(what: str) -> None:
         seen.moments[what] = (await client.head()).number
         seen.spaces.append(await client.commit_space())
+        say(f"block {seen.moments[what]}: {what}")
 
     def final() -> int:
         return max(run.finals(WATCH), default=-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,15 @@ class Addresses(MemoryBuckets):
 def say(what: str) -> None:
     """To who reads what a test that failed has printed."""
     sys.stdout.write(f"{what}\n")
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: the SDK swallows a cancellation that comes while it reconnects."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=POLL_SECONDS)
 
 
 async def _nap(seconds: float) -> None:
@@ -129,10 +138,7 @@ class LiveRun:
 
     async def kill(self, operator: Member) -> None:
         """Both participants of an operator end at once, and its bucket is gone."""
-        gone = [self.tasks.pop(f"{role}-{operator.name}") for role in ("aggregator", "validator")]
-        for task in gone:
-            task.cancel()
-        await asyncio.gather(*gone, return_exceptions=True)
+        await _end([self.tasks.pop(f"{role}-{operator.name}") for role in ("aggregator", "validator")])
         bucket = self.buckets.bucket(f"mem:{operator.name}")
         for info in await bucket.list():
             await bucket.delete(info.key)
@@ -148,9 +154,7 @@ class LiveRun:
 
     async def end(self) -> None:
         """Stop everybody."""
-        for task in self.tasks.values():
-            task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await _end(self.tasks.values())
         await self.client.close()
 
     def told(self, label: str) -> Iterator[events.Event]:

@@ -59,7 +59,7 @@ def say(what: str) -> None:
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: the SDK swallows a cancellation that comes while it reconnects."""
+    """Cancel tasks until they have ended: the SDK swallows a cancellation that comes while it closes a connection."""
     left = set(tasks)
     while left:
         for task in left:

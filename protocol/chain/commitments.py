@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from muster.protocol.errors import ChainError, RateLimited
 from muster.protocol.types import MAX_LOCATION, Anchor
@@ -190,12 +191,16 @@ def to_info(fields: Sequence[bytes]) -> dict[str, list[list[dict[str, str]]]]:
 def from_info(info: object) -> tuple[bytes, ...]:
     """The fields of a commitment as it is read from the chain; a field that is no bytes (a hash, sealed) is empty."""
     fields = info.get("fields") if isinstance(info, Mapping) else None
-    # The chain's bounded list decodes as a list in a list.
-    while isinstance(fields, Sequence) and len(fields) == 1 and isinstance(fields[0], Sequence):
+    # The chain's bounded list decodes as a list in a list; of a text the first character is a text again, for ever.
+    while _is_list(fields) and len(fields) == 1 and _is_list(fields[0]):
         fields = fields[0]
-    if not isinstance(fields, Sequence) or isinstance(fields, str):
+    if not _is_list(fields):
         return ()
     return tuple(_field(field) for field in fields[:MAX_FIELDS])
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _field(field: object) -> bytes:

@@ -16,8 +16,8 @@ TAO = 10**9
 
 
 @pytest.fixture(scope="session")
-def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
-    """A fresh subnet, in which who has stake has a permit."""
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain]:
+    """A development chain."""
     folder = tmp_path_factory.mktemp("chain")
     with pytest.MonkeyPatch.context() as patch:
         # The SDK's caches; the genesis hash of such chains is always the same, so a shared one would mix runtimes up.
@@ -25,10 +25,16 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subnet]:
         patch.setenv("BTCLI_TOKEN_SYMBOLS_CACHE", str(folder / "symbols.json"))
         patch.setenv("BTCLI_CONFIG", str(folder / "btcli.json"))
         try:
-            with local_chain(folder) as chain:
-                yield asyncio.run(_set_up(chain))
+            with local_chain(folder) as found:
+                yield found
         except ChainAbsent as absent:
             pytest.skip(str(absent))
+
+
+@pytest.fixture(scope="session")
+def subnet(chain: LocalChain) -> Subnet:
+    """A fresh subnet, in which who has stake has a permit."""
+    return asyncio.run(_set_up(chain))
 
 
 async def _set_up(chain: LocalChain) -> Subnet:

@@ -7,7 +7,8 @@ client, which asks the chain once a block for all of them: the runtime takes a s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,20 @@ class Addresses(MemoryBuckets):
         return self.bucket(location.removesuffix(MOVED)) if location.endswith(MOVED) else super()._make(location)
 
 
+def say(what: str) -> None:
+    """To who reads what a test that failed has printed."""
+    sys.stdout.write(f"{what}\n")
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: the SDK swallows a cancellation that comes while it closes a connection."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=POLL_SECONDS)
+
+
 async def _nap(seconds: float) -> None:
     await asyncio.sleep(min(seconds, POLL_SECONDS))
 
@@ -92,7 +107,8 @@ class LiveRun:
             self._start(miner.name, miner, self._miner)
 
     def _start(self, label: str, member: Member, make: Make) -> None:
-        self.journals[label] = Journal(None, clock=asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.journals[label] = Journal(None, clock=clock, listener=lambda noted: say(f"{label}: {noted.event}"))
         context = Context(
             member.identity,
             self.writes(member, label),
@@ -122,10 +138,7 @@ class LiveRun:
 
     async def kill(self, operator: Member) -> None:
         """Both participants of an operator end at once, and its bucket is gone."""
-        gone = [self.tasks.pop(f"{role}-{operator.name}") for role in ("aggregator", "validator")]
-        for task in gone:
-            task.cancel()
-        await asyncio.gather(*gone, return_exceptions=True)
+        await _end([self.tasks.pop(f"{role}-{operator.name}") for role in ("aggregator", "validator")])
         bucket = self.buckets.bucket(f"mem:{operator.name}")
         for info in await bucket.list():
             await bucket.delete(info.key)
@@ -141,9 +154,7 @@ class LiveRun:
 
     async def end(self) -> None:
         """Stop everybody."""
-        for task in self.tasks.values():
-            task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await _end(self.tasks.values())
         await self.client.close()
 
     def told(self, label: str) -> Iterator[events.Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,9 @@ async def _sealed(subnet: Subnet) -> list[str]:
 
 async def test_too_many_bytes_in_an_epoch_are_refused_here_and_there(subnet: Subnet, client: BittensorChain) -> None:
     limit = int(await subnet.chain.query("Commitments", "MaxSpace", []))
-    miner = subnet.members[2]
+    aggregator, miner = subnet.members[1], subnet.members[3]
+    anchor = Anchor(45, bytes(32))
+    await client.commit(aggregator, LOCATION, anchor)
     await subnet.chain.sudo("Commitments", "set_max_space", new_limit=120)
     other = subnet.chain.client(subnet.netuid)
     try:
@@ -226,10 +229,14 @@ async def test_too_many_bytes_in_an_epoch_are_refused_here_and_there(subnet: Sub
         for one in (client, other):
             with pytest.raises(RateLimited, match=r"100 of the 120 bytes .* committed from about block \d+"):
                 await one.commit(miner, "dir:two")
+        with pytest.raises(RateLimited, match=r"0 of the 120 bytes .* as many are kept for the next anchor"):
+            await client.commit(aggregator, "dir:two")
+        await client.commit(aggregator, "dir:two", replace(anchor, round=46))
     finally:
         await other.close()
         await subnet.chain.sudo("Commitments", "set_max_space", new_limit=limit)
     assert await location_of(client, miner) == "dir:one"
+    assert await location_of(client, aggregator) == "dir:two", "with an anchor there is room for it"
 
 
 async def test_an_endpoint_that_is_behind_or_dead_is_named(subnet: Subnet) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from live_run import MOVED, LiveRun, Write, writes_since
-from local_chain import TEMPO, Subnet
+from live_run import MOVED, LiveRun, Write, say, writes_since
+from local_chain import TEMPO, LocalChain
 from runs.run_builders import Stage, template, write_text
 
 from muster.node.data.dataset import TextReader
@@ -34,7 +34,7 @@ ROSTER = Roster.of(SEED, MINERS, AGGREGATORS, {})
 LEADER, SECOND, THIRD = ROSTER.operators
 WATCH = "miner-0"
 CLOCK = {
-    "min_blocks": 0, "deadline": 16, "reveal": 8, "grace": 6, "seal_age": 15, "evaluate": 16, "anchor": 6,
+    "min_blocks": 0, "deadline": 12, "reveal": 6, "grace": 5, "seal_age": 15, "evaluate": 16, "anchor": 5,
     "term": 1000, "turn": 4, "touch": 120, "checkpoint_every": 100,
 }  # fmt: skip
 BLOCK_MS = 2_000
@@ -70,12 +70,12 @@ class Seen:
         }
 
 
-async def lay_out(subnet: Subnet, folder: Path) -> Stage:
+async def lay_out(chain: LocalChain, folder: Path) -> Stage:
     """A subnet of the roster's, and a run that stands on it."""
     hotkeys = [member.hotkey for member in ROSTER.members]
     stakes = {operator.hotkey: STAKE for operator in ROSTER.operators}
-    netuid = await set_up_subnet(subnet.chain.url, hotkeys, stakes, tempo=TEMPO)
-    client = BittensorChain([subnet.chain.url], netuid)
+    netuid = await set_up_subnet(chain.url, hotkeys, stakes, tempo=TEMPO)
+    client = BittensorChain([chain.url], netuid)
     origin, head = await client.origin(), await client.head()
     await client.close()
     made = template(
@@ -83,7 +83,7 @@ async def lay_out(subnet: Subnet, folder: Path) -> Stage:
         gauntlet={"eval_windows": 24, "step_scale": 1.0, "score_wait": 0},
         clock=CLOCK,
     )
-    parts = RunFile(run_id=NO_RUN, chain=BITTENSOR, netuid=netuid, endpoints=(subnet.chain.url,))
+    parts = RunFile(run_id=NO_RUN, chain=BITTENSOR, netuid=netuid, endpoints=(chain.url,))
     texts = write_text(folder / "text")
     run = create(folder / "run", made, ROSTER, texts, 0.25, parts, head.number, origin)
     return Stage(run, ROSTER, TextReader.open(run.data, run.history.genesis.data.manifest))
@@ -100,15 +100,16 @@ async def amend(run: LiveRun) -> int:
     return round_
 
 
-async def play(subnet: Subnet, folder: Path) -> Seen:
+async def play(chain: LocalChain, folder: Path) -> Seen:
     """The whole story, one thing after another."""
-    chain, run = subnet.chain, LiveRun(subnet.chain, await lay_out(subnet, folder), folder / "queues")
+    run = LiveRun(chain, await lay_out(chain, folder), folder / "queues")
     seen, client = Seen(run), run.client
     first = run.stage.spec.genesis.block
 
     async def at(what: str) -> None:
         seen.moments[what] = (await client.head()).number
         seen.spaces.append(await client.commit_space())
+        say(f"block {seen.moments[what]}: {what}")
 
     def final() -> int:
         return max(run.finals(WATCH), default=-1)
@@ -150,11 +151,11 @@ async def play(subnet: Subnet, folder: Path) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(subnet: Subnet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+def seen(chain: LocalChain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     """The run, once for all that is asked of it."""
-    if not subnet.chain.ours:
+    if not chain.ours:
         pytest.skip("a chain of one's own makes blocks as fast as this needs them")
-    yield asyncio.run(play(subnet, tmp_path_factory.mktemp("list")))
+    yield asyncio.run(play(chain, tmp_path_factory.mktemp("list")))
 
 
 def test_a_record_is_final_once_a_majority_has_held_for_a_turn(seen: Seen) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from muster.protocol.chain.commitments import (
@@ -152,6 +152,8 @@ def test_a_location_leaves_room_for_the_next_anchor(limit: int, used: int, neede
 
 
 @given(values)
+@example({"fields": ["x"]})
+@example({"fields": "x"})
 def test_whatever_a_stranger_commits_reads_as_something(info: Any) -> None:
     found = decode(from_info(info))
     if found.location is not None:

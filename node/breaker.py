@@ -90,15 +90,11 @@ class BreakerBuckets(ForwardingBuckets):
     """Buckets of which each that does not answer is let alone, but the `own` one: writes are tried as they come."""
 
     def __init__(self, buckets: Buckets, own: str) -> None:
-        self._breakers: list[BreakerStore] = []
-        super().__init__(buckets, lambda location, store: store if location == own else self._breaker(store))
-
-    def _breaker(self, store: Store) -> Store:
-        self._breakers.append(BreakerStore(store))
-        return self._breakers[-1]
+        super().__init__(buckets, lambda location, store: store if location == own else BreakerStore(store))
 
     async def close(self) -> None:
         """Look no more, and close what is behind."""
-        for breaker in self._breakers:
-            await breaker.stop()
+        for store in self._open.values():
+            if isinstance(store, BreakerStore):
+                await store.stop()
         await super().close()

@@ -1,6 +1,7 @@
 """What need not be there any more: aggregators let go of bundles and checkpoints that are older than two checkpoints.
 
-That is no fault of the run; that a round cannot be replayed is said all the same. What is missing from there on is one.
+They do so from the oldest on. So what is missing is no fault of the run where nothing older is there either; that the
+round cannot be replayed is said all the same. A gap is a fault, and so is whatever is missing from there on.
 """
 
 from __future__ import annotations
@@ -25,16 +26,37 @@ class Kept:
         self._evidence = evidence
         self._faults = faults
         self._first: int | None = None
+        self._begin: int | None = None
         self._gone: set[int] = set()
 
-    async def may_lack(self, round_: int) -> bool:
-        """Whether nobody has to have the bundle and the checkpoint of this round, which are missing."""
+    async def may_lack_bundle(self, round_: int) -> bool:
+        """Whether nobody has to have the bundle of this round, which is missing."""
+        return await self._may_lack(round_, round_)
+
+    async def may_lack_checkpoint(self, round_: int) -> bool:
+        """Whether nobody has to have the checkpoint of this round, which is missing: it goes before the bundle does."""
+        return await self._may_lack(round_, round_ - 1)
+
+    async def _may_lack(self, round_: int, before: int) -> bool:
         if self._first is None:
-            self._first = await self._oldest()
-        if round_ >= self._first:
+            self._first, self._begin = await self._oldest(), await self._oldest_bundle()
+        if round_ >= self._first or (self._begin is not None and before >= self._begin):
             return False
         self._gone.add(round_)
         return True
+
+    async def _oldest_bundle(self) -> int | None:
+        """The round of the oldest bundle in any bucket; None where no bucket shows one."""
+        prefix, rounds = paths.bundles(self._evidence.run_id), list[int]()
+        for store in self._evidence.stores:
+            try:
+                listed = await store.list(prefix, limit=1)
+            except StorageError:
+                self._evidence.silent.add(store)
+                continue
+            numbers = [info.key.removeprefix(prefix).partition("-")[0] for info in listed]
+            rounds += [int(number) for number in numbers if number.isdecimal()]
+        return min(rounds, default=None)
 
     async def _oldest(self) -> int:
         """The round of the second newest checkpoint that a record pins and a bucket has; genesis is one, too."""

@@ -178,7 +178,7 @@ class Replay:
             try:
                 return await self._evidence.bundle(record, digest, size)
             except ObjectMissing:
-                if not await self._kept.may_lack(record.round):
+                if not await self._kept.may_lack_bundle(record.round):
                     raise
         return None
 
@@ -188,7 +188,7 @@ class Replay:
             try:
                 return await self._evidence.checkpoint(tip, record)
             except ObjectMissing:
-                if not await self._kept.may_lack(record.round):
+                if not await self._kept.may_lack_checkpoint(record.round):
                     raise
         return None
 
@@ -238,7 +238,7 @@ class Replay:
             try:
                 await self._evidence.check_same(key, len(manifest), lambda data: data == manifest)
             except ObjectMissing:
-                there = not await self._kept.may_lack(tip.round)
+                there = not await self._kept.may_lack_checkpoint(tip.round)
                 if there:
                     raise
         for shard in shards if there else ():

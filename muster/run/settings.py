@@ -80,7 +80,7 @@ class NodeConfig(BaseSettings):
     """Make activations again in the backward pass instead of keeping them: less memory, a third more work."""
     save_every: int = Field(default=1, ge=1)
     """Rounds from one writing of a miner's error feedback and moments to the next; killed, it loses those since."""
-    keep_gb: float = Field(default=100.0, gt=0.0)
+    keep_gb: float = Field(default=100.0, gt=0.0, allow_inf_nan=False)
     """GB of bundles and checkpoints that an aggregator keeps: above, the oldest go; those of two checkpoints stay."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`."""

@@ -98,3 +98,12 @@ def test_what_is_missing_later_is_a_fault_all_the_same(case: Case) -> None:
     assert (fault.round, fault.name) == (SECOND, gone)
     assert not right(case, report)
     assert asyncio.run(case.bucket("operator-0").head(gone)) is not None
+
+
+def test_a_gap_in_what_is_older_is_a_fault(case: Case) -> None:
+    first = min(rounds(case, "operator-0", paths.checkpoints))
+    assert first < SECOND
+    gap = case.key("bundles", first + 1)
+    with case.changed({(name, gap): None for name in case.operators}):
+        report = case.audit()
+    assert [(fault.round, fault.name) for fault in report.of(FaultClass.LEDGER)] == [(first + 1, gap)]

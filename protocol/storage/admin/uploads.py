@@ -107,6 +107,11 @@ class Uploads:
             if not upload.lasting:
                 self._start(partial(self._abort, upload, name))
 
+    def close(self) -> None:
+        """Let go of the file of certificates."""
+        if self._trusted is not None:
+            self._trusted.close()
+
     def _open(self, what: _Object) -> _Upload:
         """The upload to go on with; a new one where there is none."""
         service, bucket = self._service(), self._location.bucket

@@ -21,6 +21,7 @@ SPECIAL: dict[str, Any] = {
     "device": "cpu",
     "precision": "fp32",
     "compile": True,
+    "keep_gb": 2.5,
     "moments": "8bit",
     "recompute": True,
 }

@@ -332,7 +332,8 @@ async def test_a_child_whose_supervisor_is_gone_does_not_start(tmp_path: Path) -
 async def test_a_signal_stops_all_and_shows_in_the_status(
     number: signal.Signals, status: int, tmp_path: Path, exchange: Exchange
 ) -> None:
-    process = await supervisor_process(PATIENT, exchange, tmp_path / "log")
+    # The tests themselves may run under nohup.
+    process = await supervisor_process(PATIENT, exchange, tmp_path / "log", "env", "--default-signal=HUP")
     line = await exchange.next_call()
     assert await line.read() == "ready"
     process.send_signal(number)

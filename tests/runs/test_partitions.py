@@ -184,14 +184,14 @@ def test_a_minority_waits_and_the_majority_goes_on(tmp_path: Path, partition: Pa
 @pytest.mark.parametrize(
     ("operators", "partition"),
     [
-        (3, cut("o0 m0", "o1 m1", "o2", blocks=60)),
+        (3, cut("o0 m0", "o1 m1", "o2", blocks=50)),
         pytest.param(5, cut("o0 o1 m0", "o2 o3 m1", "o4", cut="hang"), marks=pytest.mark.slow),
     ],
 )
 def test_where_nobody_is_a_majority_everybody_waits_and_says_so(
     tmp_path: Path, operators: int, partition: Partition
 ) -> None:
-    torn = Torn(tmp_path, operators, partition, 7)
+    torn = Torn(tmp_path, operators, partition, 6)
     finality = torn.run.spec.clock.finality
     began, ended = (torn.rounds(torn.operators, block) for block in (FROM, partition.until_block - 1))
     assert max(ended) <= max(began) + finality

@@ -60,7 +60,7 @@ async def rounds_of(bucket: MemoryStore, run_id: bytes) -> dict[str, list[int]]:
     return {kind: sorted(rounds) for kind, rounds in found.items()}
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(0, ROUNDS))
 def test_a_miner_keeps_what_may_still_be_asked_for(round_: int) -> None:
     tip = at(round_)
@@ -76,7 +76,7 @@ def test_a_miner_keeps_what_may_still_be_asked_for(round_: int) -> None:
     asyncio.run(go())
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(-1, ROUNDS - 1), st.integers(1, 4))
 def test_an_operator_keeps_everything_from_a_checkpoint_on_that_a_newcomer_may_begin_at(final: int, keep: int) -> None:
     tip = at(ROUNDS)

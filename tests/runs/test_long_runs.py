@@ -141,7 +141,7 @@ def test_nothing_grows_by_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """With short windows, so that few rounds show it."""
     for module, name in WINDOWS.items():
         monkeypatch.setattr(module, name, 4)
-    run = played(tmp_path, 2, 17, 9, shown=16)
+    run = played(tmp_path, 2, 20, 10, shown=18)
     assert grows(run, 0.4) == {}
     assert kept(run, 2) == pytest.approx(6.0, abs=0.5), "a seal and a record each, and what their leader keeps beside"
 
@@ -161,7 +161,7 @@ class Leaky(Aggregator):
 def test_a_leak_of_one_number_a_round_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in WINDOWS.items():
         monkeypatch.setattr(module, name, 4)
-    run = played(tmp_path, 2, 17, 9, shown=16, leader=Leaky)
+    run = played(tmp_path, 2, 20, 10, shown=18, leader=Leaky)
     assert list(grows(run, 0.4)) == ["muster.leaky.Leaky.hoard"]
 
 

@@ -189,7 +189,7 @@ class Recording:
             amendments=await self._amendments(scores),
             proofs=leading.proofs(scores),
             closing=leading.closing,
-            turn=leading.turn,
+            turn=max(leading.turn, sealed.seal.turn),  # an earlier life may have sealed it in a later turn
         )
         record = compose(tip, decision, intake.heads(), Work(choice, weighed, bundle.digest, bundle.size))
         data = wire.encode_record(record, leading.context.identity)

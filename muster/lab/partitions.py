@@ -67,11 +67,12 @@ def drawn(seed: int, places: Sequence[str], from_block: int, blocks: int) -> Par
     """A partition of these places into two or three groups, with chains that are late or away, by a seed."""
     draw = random.Random(seed)  # noqa: S311 - a bench's
     count = draw.choice((2, 2, 3))
-    groups: list[set[str]] = [set() for _ in range(count)]
-    for place in places:
-        groups[draw.randrange(count)].add(place)
+    shuffled = draw.sample(places, len(places))
+    groups = [{place} for place in shuffled[:count]]
+    for place in shuffled[count:]:
+        draw.choice(groups).add(place)
     return Partition(
-        tuple(frozenset(group) for group in groups if group),
+        tuple(map(frozenset, groups)),
         from_block,
         from_block + blocks,
         draw.choice(("error", "hang", "missing")),

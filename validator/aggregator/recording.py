@@ -225,7 +225,7 @@ class Recording:
             amendments=await self._amendments(scores),
             proofs=leading.proofs(scores),
             closing=leading.closing and not leading.rescuing,
-            turn=leading.turn,
+            turn=max(leading.turn, sealed.seal.turn),  # an earlier life may have sealed it in a later turn
             rescuer=leading.context.identity.public if leading.rescuing else None,
         )
         entries = tuple(Entry(one.public, one.round, payload.opened.signed.head, "") for one, payload in late)

@@ -38,7 +38,7 @@ ARGUMENTS = {
     "muster.protocol.rules.sampling:sample": ["beacon", "label", "population", "count"],
     "muster.protocol.rules.weighing:as_applied": ["update", "windows", "limits", "outer"],
     "muster.protocol.rules.weighing:limits_of": ["updates", "windows", "outer"],
-    "muster.protocol.rules.weighing:weigh": ["updates", "windows", "outer"],
+    "muster.protocol.rules.weighing:weigh": ["updates", "windows", "outer", "ages"],
     "muster.protocol.spec.layout:layout_of": ["model"],
     "muster.protocol.spec:RunSpec.canonical": ["self"],
     "muster.protocol.spec:RunSpec.from_bytes": ["data"],

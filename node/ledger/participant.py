@@ -291,7 +291,8 @@ class Follower(Participant):
 
 
 def open_updates(tip: Tip, record: Record, bundle: bytes) -> Sequence[SparseUpdate]:
-    """The updates of a record's accepted submissions out of its bundle, in record order; any tip of its spec will do.
+    """The updates of a record's accepted submissions out of its bundle, in record order; any tip of its spec will do,
+    but for late work that of its round.
 
     Raises:
         LedgerError: a head is not readable, the bundle is not the record's, or a submission in it is not good.

@@ -332,8 +332,9 @@ def _open(tip: Tip, record: Record, submission: Opened) -> SparseUpdate:
     header = submission.signed.header
     try:
         key = wire.decode_key(submission.key, tip.run_id, header.round, header.public)
-        if key.seal != tip.answered(header, record.seal):
-            named = "the record names" if header.round == record.round else "that of its round"
+        late = header.round != record.round
+        if key.seal != (tip.sealed_late(header) if late else record.seal):
+            named = "that of its round" if late else "the record names"
             raise WireError(KEY_SEAL, f"its key answers another seal than {named}")
         return wire.open_payload(header, submission.ciphertext, key.payload_key, tip.codec)
     except WireError as error:

@@ -164,11 +164,8 @@ class Tip:
         """The late work that a record of the open round may take in; see `late.admissible`."""
         return admissible(self.late, self.round, scores, self.past, self.history)
 
-    def answered(self, header: Header, seal: bytes) -> bytes | None:
-        """The digest of the seal that the key of an accepted head must answer, by the digest of the open round's own:
-        of late work that of its round; None for what is none that may be taken in."""
-        if header.round == self.round:
-            return seal
+    def sealed_late(self, header: Header) -> bytes | None:
+        """The digest of the seal that the key of late work must answer; None for what may not be taken in any more."""
         return next((one.seal for one in self.late if one.place == (header.round, header.public)), None)
 
     def facts(self, possession: Possession, peers: dict[bytes, int] | None = None) -> RoundFacts:

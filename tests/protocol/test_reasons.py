@@ -12,7 +12,9 @@ from muster.protocol.reasons import (
     HEAD_REASONS,
     KEY_MISSING,
     KEY_SEAL,
+    LATE,
     LEADERS_WORD,
+    NOT_IN_TIME,
     PAYLOAD_REASONS,
     REASONS,
     UNAVAILABLE,
@@ -55,6 +57,6 @@ def test_what_is_wrong_with_a_key_never_goes_by_the_name_of_a_head() -> None:
 
 def test_what_only_a_watcher_saw() -> None:
     """A key or payload that was not there decides its seat like one that was bad, and yet nobody can check it."""
-    assert {KEY_MISSING, UNAVAILABLE} == LEADERS_WORD & PAYLOAD_REASONS
+    assert {KEY_MISSING, UNAVAILABLE, LATE} == NOT_IN_TIME == LEADERS_WORD & PAYLOAD_REASONS
     assert {"unregistered", "uid_mismatch"} == LEADERS_WORD - PAYLOAD_REASONS
     assert not LEADERS_WORD & (HEAD_REASONS | DECISIONS)

@@ -28,6 +28,9 @@ SINCE = 2
 
 LATECOMER, NEWCOMER = "miner-3", "miner-4"
 AGES = (0.5, 0.25)
+MIN_BLOCKS = 3
+"""Time for its head to be in the seal, though nobody expects it."""
+
 JOINS = 5
 """The round that the newcomer joins in, from the checkpoint before the round before."""
 
@@ -51,7 +54,8 @@ class Case:
 
 
 def played(stage: MakeStage, since: int, ages: tuple[float, ...] = AGES) -> Case:
-    made, script = stage(miners=5, outer={"age_weights": ages}), ComesLate(LATECOMER, since)
+    made = stage(miners=5, outer={"age_weights": ages}, clock={"min_blocks": MIN_BLOCKS})
+    script = ComesLate(LATECOMER, since)
     simulator = Simulator(made.roster, made.spec, made.text, script=script, arrivals={NEWCOMER: JOINS})
     script.open_round = lambda: simulator.participants[LATECOMER].tip.round
     return Case(made, asyncio.run(simulator.run(ROUNDS)), script)
@@ -162,7 +166,7 @@ def test_a_run_that_takes_none_is_as_it_was(stage: MakeStage) -> None:
 @pytest.mark.slow
 def test_whoever_leads_next_takes_in_what_was_late_for_another(stage: MakeStage) -> None:
     """Turns pass on every round: each leader knows from the tip alone what is open, and fetches it itself."""
-    clock = {"term": 1, "turn": 8, "touch": 200, "min_blocks": 3}  # its head is in the seal, though nobody expects it
+    clock = {"term": 1, "turn": 8, "touch": 200, "min_blocks": MIN_BLOCKS}
     made = stage(miners=4, validators=3, outer={"age_weights": AGES}, clock=clock)
     script = ComesLate(LATECOMER, SINCE)
     simulator = Simulator(made.roster, made.spec, made.text, script=script)

@@ -26,7 +26,7 @@ SCORE = score_row("alice", mu=0.4, rating_mu=26.0, rating_sigma=3.0, peer_score=
 
 
 def peer(uid: int, name: str) -> PeerRow:
-    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"late": 1, "possession": 2}, SCORE, "rank 1 of 2")
+    return PeerRow(uid, f"5F{uid}", name, "honest", 3, 2, {"tardy": 1, "possession": 2}, SCORE, "rank 1 of 2")
 
 
 def round_row(number: int) -> RoundRow:
@@ -102,7 +102,7 @@ def test_the_page_tells_the_run() -> None:
             "26.00 ± 3.00",
             "17.00",
             "2 × The peer did not show that",
-            "1 × late",
+            "1 × tardy",
             "rank 1 of 2",
             "50.0%",
             ROOTS[2],

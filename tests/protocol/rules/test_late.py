@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from builders import hash32, header, identity, round_facts, run_spec
 from closed_rounds import good
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.protocol import wire
@@ -18,6 +18,7 @@ from muster.protocol.reasons import KEY_MISSING, LATE, PAYLOAD_REASONS, UNAVAILA
 from muster.protocol.rules.attendance import Attendance, attendance
 from muster.protocol.rules.late import Late, admissible, still_open
 from muster.protocol.rules.selection import choose
+from muster.protocol.spec import RunSpec
 from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Entry, Kind, Record, ScoresUsed, UsedScore
 
@@ -57,12 +58,13 @@ def entry_of(one: Late) -> Entry:
 outcomes = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["", LATE, LATE, "payload_auth"]))
 
 
+@settings(max_examples=60)
 @given(data=st.data(), max_age=st.integers(0, 3))
 def test_whatever_is_late_is_accepted_once_and_young(data: st.DataObject, max_age: int) -> None:
     known = history((0.5,) * max_age)
     open_: tuple[Late, ...] = ()
     accepted, slots, missed = Counter[tuple[int, bytes]](), Counter[tuple[int, int]](), set[tuple[int, bytes]]()
-    for round_ in range(8):
+    for round_ in range(6):
         told = data.draw(outcomes)
         if not told.get("bob", LATE) and not told.get("carol", LATE):
             del told["carol"]  # of a slot one is accepted: the judge sees to that
@@ -136,15 +138,20 @@ reasons = st.dictionaries(
 )
 
 
+@cache
+def scarce(least: int, ages: tuple[float, ...]) -> RunSpec:
+    """Of three seats, and so many submissions at least."""
+    return run_spec(clock={"min_submissions": least}, gauntlet={"seats": 3}, outer={"age_weights": ages})
+
+
 @given(known=reasons, least=st.integers(1, 3))
 def test_late_changes_a_choice_by_its_name_alone(known: dict[bytes, str], least: int) -> None:
     """Seats, kind and all other reasons are as where the run takes no late work."""
-    scarce = {"clock": {"min_submissions": least}, "gauntlet": {"seats": 3}}
-    late = choose(known, (), (), bytes(32), run_spec(**scarce, outer={"age_weights": (0.5,)}))
-    never = choose(known, (), (), bytes(32), run_spec(**scarce))
+    late = choose(known, (), (), bytes(32), scarce(least, (0.5,)))
+    never = choose(known, (), (), bytes(32), scarce(least, ()))
     assert (late.kind, late.accepted, late.reasons.keys()) == (never.kind, never.accepted, never.reasons.keys())
     for peer, reason in late.reasons.items():
         assert reason == (LATE if never.reasons[peer] in (KEY_MISSING, UNAVAILABLE) else never.reasons[peer])
     assert LATE in PAYLOAD_REASONS
-    again = choose(late.reasons, (), (), bytes(32), run_spec(**scarce, outer={"age_weights": (0.5,)}))
+    again = choose(late.reasons, (), (), bytes(32), scarce(least, (0.5,)))
     assert again.reasons == late.reasons

@@ -321,8 +321,10 @@ class Miner(Follower):
         with self._busy:
             if task.stop.is_set() or self._over is tip:
                 return
-            self._stages.ahead(task, self._stages.windows(task))
-            give_back()
+            windows = self._stages.windows(task)
+            if windows:
+                self._stages.ahead(task, windows)
+                give_back()
 
     def _do(self, task: Task) -> MinerState | None:
         """The round's stages, and what is to be remembered of them; None where there is no work or the round was over.

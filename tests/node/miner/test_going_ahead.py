@@ -85,6 +85,18 @@ async def test_who_sits_the_next_round_out_does_nothing_for_it() -> None:
     assert seen.ahead == []
 
 
+async def test_no_windows_are_no_work_ahead() -> None:
+    world, ahead = await World.begin(), []
+    how = Stages(
+        windows=lambda task: stages.assigned_windows(task) if task.tip.round == 0 else [],
+        ahead=lambda *what: ahead.append(what),
+    )
+    miner = world.miner(stages=how, spec=DELAYED, replica=HELD)
+    await during(miner, miner.train, world)
+    assert world.events("submitted") == [0]
+    assert ahead == []
+
+
 @pytest.mark.parametrize("trouble", ["chain", "training"])
 async def test_what_fails_ahead_costs_nothing_but_the_time(trouble: str) -> None:
     world = await World.begin()

@@ -167,7 +167,7 @@ async def test_a_round_goes_through_each_stage_once_and_in_order() -> None:
 
         return passing
 
-    names = [field.name for field in fields(Stages)]
+    names = [field.name for field in fields(Stages) if field.name != "ahead"]  # which no round of its own is for
     miner = world.miner(stages=Stages(**{name: noted(name) for name in names}))
     await miner.train()
     found = await miner.choose_seal([seal_of(miner, world.signed().digest)], await world.chain.head())

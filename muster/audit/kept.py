@@ -51,8 +51,8 @@ class Kept:
         for store in self._evidence.stores:
             try:
                 listed = await store.list(prefix, limit=1)
-            except StorageError:
-                self._evidence.silent.add(store)
+            except StorageError as problem:
+                self._evidence.conduct.blame(store, str(problem))
                 continue
             numbers = [info.key.removeprefix(prefix).partition("-")[0] for info in listed]
             rounds += [int(number) for number in numbers if number.isdecimal()]

@@ -203,7 +203,7 @@ def test_where_nobody_is_a_majority_everybody_waits_and_says_so(
 
 @pytest.mark.slow
 def test_who_sealed_a_round_in_a_later_turn_records_it_in_that(tmp_path: Path) -> None:
-    """A leader whose turn came again, and that then took the round before back, finds its own seal of the later turn."""
+    """A leader whose turn came again, and that took the round before back, finds its own seal of the later turn."""
     late = {"operator-1": 0.5, "operator-2": 0.5, "operator-4": 2.0, "miner-0": 0.5, "miner-1": 2.0}
     partition = cut("o2 o0", "m0 m1 o4 o1 o3", chainless=frozenset({"operator-3"}), late=late)
     Torn(tmp_path, 5, partition).is_one_ledger_again()

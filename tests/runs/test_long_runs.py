@@ -7,6 +7,7 @@ for long and comes back. What the bench itself remembers (events, anchors ever m
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -37,8 +38,11 @@ CLOCK = {"min_blocks": 3, "deadline": 8, "reveal": 8, "grace": 3, "seal_age": 1,
 CLOCK |= {"checkpoint_every": 2, "turn": 8, "touch": 80}
 
 
-BYTES_A_ROUND = 2048
-"""Of memory: the bench's buckets keep the ledger there, 8 objects a round."""
+BYTES_A_ROUND = 4096
+"""Of memory, besides the ledger, which the bench's buckets keep there."""
+
+ENTRY_BYTES = 160
+"""What one more entry of a dictionary takes, with the float that it holds."""
 
 LEDGER = ("records", "seals")
 SCORES = ("scores", "disputes")
@@ -83,8 +87,18 @@ class Observed(Simulator):
     def _now(self) -> Census:
         found = taken_now(ignored=BENCH)
         found.update(Counter(self._objects()))
-        found["bytes"] = resident()
+        found["bytes"] = resident() - self._ledger()
         return found
+
+    def _ledger(self) -> int:
+        """Bytes of memory that the records and seals in the bench's buckets take."""
+        return sum(
+            sys.getsizeof(key) + sys.getsizeof(one) + sys.getsizeof(one.data) + ENTRY_BYTES
+            for bucket in self._buckets._open.values()
+            if isinstance(bucket, MemoryStore)
+            for key, one in bucket._objects.items()
+            if key.split("/")[1] in LEDGER
+        )
 
     def _objects(self) -> Iterator[str]:
         """What lies in the buckets, by kind and owner."""

@@ -202,6 +202,14 @@ def test_where_nobody_is_a_majority_everybody_waits_and_says_so(
 
 
 @pytest.mark.slow
+def test_who_sealed_a_round_in_a_later_turn_records_it_in_that(tmp_path: Path) -> None:
+    """A leader whose turn came again, and that took the round before back, finds its own seal of the later turn."""
+    late = {"operator-1": 0.5, "operator-2": 0.5, "operator-4": 2.0, "miner-0": 0.5, "miner-1": 2.0}
+    partition = cut("o2 o0", "m0 m1 o4 o1 o3", chainless=frozenset({"operator-3"}), late=late)
+    Torn(tmp_path, 5, partition).is_one_ledger_again()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("operators", [3, 5])
 @pytest.mark.parametrize("seed", range(16))
 def test_whatever_the_pieces_are_it_is_one_ledger_again(tmp_path: Path, operators: int, seed: int) -> None:

@@ -44,7 +44,7 @@ from muster.node.writes import QueuedWrites
 from muster.protocol.errors import ConfigError
 from muster.protocol.faults import Faults
 from muster.protocol.identity import Identity
-from muster.protocol.storage import Credentials, MeteredBuckets
+from muster.protocol.storage import Buckets, Credentials, MeteredBuckets
 from muster.protocol.storage.pointer import check_bootstrap
 from muster.protocol.types import Role
 from muster.run.credentials import ACCESS_KEY, SECRET_KEY, load_credentials, load_identity
@@ -131,8 +131,7 @@ async def _take_part(
     opened = run.buckets(location, credentials, config.allow)
     check_bootstrap(location, config.bootstrap)
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
-    watched = WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments)
-    buckets = MeteredBuckets(BreakerBuckets(watched, location))
+    buckets = _as_used(opened, location, drain, facts, journal)
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
     context = Context(
         identity,
@@ -164,6 +163,12 @@ async def _take_part(
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
+
+
+def _as_used(opened: Buckets, location: str, drain: Drain, facts: Facts, journal: Journal) -> MeteredBuckets:
+    """The run's buckets as a daemon goes to them: drained with it, watched, counted, and let alone if they hang."""
+    watched = WatchedBuckets(DrainedBuckets(opened, drain), facts.store_failed, journal.ailments)
+    return MeteredBuckets(BreakerBuckets(watched, location))
 
 
 def _listener(role: Role, facts: Facts) -> Callable[[Noted], None]:

@@ -99,8 +99,9 @@ def _missing(count: int) -> str:
 
 
 def _late_verdict(answers: Answers) -> str:
-    gains = {weight: list(_gains(answers, weight).values()) for weight in AGE_WEIGHTS}
-    if len(_gains(answers, 1.0)) < len(OVERDUE) or len({len(stats) for stats in gains.values()}) > 1:
+    played = {weight: list(_gains(answers, weight).values()) for weight in AGE_WEIGHTS}
+    gains = {weight: stats for weight, stats in played.items() if len(stats) == len(OVERDUE)}
+    if len(gains) < 2:
         return "Until all of it has been played nothing is decided, and no preset takes late work."
     best = min(gains, key=lambda weight: sum(stat.mean for stat in gains[weight]))
     told = over([f"{share:.0%} late" for share in OVERDUE], gains[best])

@@ -45,8 +45,9 @@ class Liar(Aggregator):
         rounds: int | None,
         spool: Path | None = None,
         signed: Path | None = None,
+        keep: int = 0,
     ) -> None:
-        super().__init__(context, tip, replica, rounds, spool, signed)
+        super().__init__(context, tip, replica, rounds, spool, signed, keep)
         if tip.listed[0] == self.public:
             self._twice = _Silent(context, tip.run_id)
 

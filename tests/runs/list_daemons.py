@@ -36,7 +36,7 @@ from muster.testnet.roster import Roster
 SEED = 8
 CLOCK = {
     "min_blocks": 4, "deadline": 40, "reveal": 12, "grace": 8, "seal_age": 15, "evaluate": 16, "anchor": 6,
-    "term": 1000, "turn": 40, "touch": 180, "checkpoint_every": 100,
+    "term": 1000, "turn": 40, "touch": 280, "checkpoint_every": 100,
 }  # fmt: skip
 """In blocks of 0.25 s."""
 

@@ -14,7 +14,7 @@ from list_daemons import CLOCK, Daemons, daemons_of
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(3000)]
 
 MINERS = 2
-FALLS = 2
+FALLS = 4
 """The round in which the leader dies: it has signed the record on its disk, and nobody has seen it."""
 FAULT = f"record.before_put:crash@{FALLS + 1}"
 LAST = FALLS + 3
@@ -46,6 +46,8 @@ def daemons(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemons]
 def test_the_next_closes_the_round_and_the_run_goes_on(daemons: Daemons) -> None:
     leader = f"aggregator-{DEAD}"
     daemons.until(lambda: daemons.running[leader].poll() is not None)
+    # What nobody else has voted for nobody else may have.
+    assert FALLS - 2 in daemons.votes(NEXT), "the next has started too late to have anything of the dead one's"
     daemons.place.lose(DEAD)
     daemons.until(lambda: LAST in daemons.applied("miner-0"))
     records = {record.round: record for record in daemons.records(NEXT).values()}

@@ -8,6 +8,7 @@ anchors of the round itself, and what was anchored after the block that decided 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from muster.node.amendments import Rescue
@@ -20,12 +21,16 @@ from muster.protocol.types import Anchor
 if TYPE_CHECKING:
     from muster.node.ledger.reader import Reader
 
+LATER = b""
+"""Stands for whatever record of this round one of a later round continues, where that is not known."""
+
 Seen = tuple[bytes, int, Anchor]
 """Who anchored, in which block, and what."""
 
 
 class Ballot:
-    """The votes of one look at a round; `problem` is the first thing that was in the way of leading an anchor back."""
+    """The votes of one look at a round; `problem` is the first thing that was in the way of leading an anchor back, and
+    `lost` is what such anchors name, by their places: the record that one of this round is of, or else `LATER`."""
 
     def __init__(self, reader: Reader, tip: Tip, places: Mirrors, rescuers: Mapping[bytes, Rescue]) -> None:
         self._reader = reader
@@ -33,6 +38,8 @@ class Ballot:
         self._places = places
         self._rescuers = rescuers
         self._alone = False
+        self._counted: Sequence[int] = ()
+        self.lost: dict[int, bytes] = {}
         self.problem: StorageError | LedgerError | None = None
 
     async def votes(self, seen: Sequence[Seen]) -> list[Vote]:
@@ -44,17 +51,19 @@ class Ballot:
         early = [place for place, (_, _, anchor) in enumerate(seen) if anchor.round <= round_]
         for place in early:
             voter, block, anchor = seen[place]
-            votes[place] = Vote(voter, block, await self._stands(anchor) if anchor.round == round_ else None)
+            stands = await self._stands(anchor, place) if anchor.round == round_ else None
+            votes[place] = Vote(voter, block, stands)
         while True:
             known = [votes[place] for place in sorted(votes)]
             poll = roll.decided(known, horizon, roll.patience(known))
             until = horizon if poll is None else poll.block
             later = [place for place, one in enumerate(seen) if place not in votes and one[1] <= until]
             if not later:
+                self._counted = sorted(votes)
                 return known
             for place in later:
                 voter, block, anchor = seen[place]
-                votes[place] = Vote(voter, block, await self._stands(anchor))
+                votes[place] = Vote(voter, block, await self._stands(anchor, place))
 
     def rescues(self, seen: Sequence[Seen]) -> frozenset[bytes]:
         """The records of the open round that a rescuer's anchors lead back to, through the record that it rescues by.
@@ -72,7 +81,12 @@ class Ballot:
                 found |= {at.digest} if at.round == self._tip.round else set()
         return frozenset(found)
 
-    async def _stands(self, anchor: Anchor) -> bytes | None:
+    def with_lost(self, votes: Sequence[Vote]) -> list[Vote]:
+        """The same votes, those among them whose record is not at hand as if it were, and continued this ledger."""
+        at = zip(self._counted, votes, strict=True)
+        return [replace(one, stands=self.lost[place]) if place in self.lost else one for place, one in at]
+
+    async def _stands(self, anchor: Anchor, place: int) -> bytes | None:
         """The record of the open round that an anchor leads back to.
 
         None for one that is not valid or does not continue this ledger, and where what lies between is not to be had.
@@ -90,6 +104,7 @@ class Ballot:
                 await reader.learn(at, tip, self._places)
         except StorageError as error:
             self.problem = self.problem or error
+            self.lost[place] = anchor.digest if anchor.round == tip.round else LATER
             return None
         except LedgerError as error:
             if anchor.round == tip.round:

@@ -82,11 +82,12 @@ class Fetched:
 @dataclass(frozen=True, slots=True)
 class _Count:
     """One count of a round's votes: the records that the chain proves, the anchors of this round or later ones, the
-    final block that decides it, and what was in the way."""
+    final block that decides it, who has decided it by a record that is not to be had, and what was in the way."""
 
     found: list[Pointer] = field(default_factory=list)
     shown: list[Anchor] = field(default_factory=list)
     decided: int | None = None
+    lost: frozenset[bytes] = frozenset()
     problem: StorageError | LedgerError | None = None
 
 
@@ -131,6 +132,8 @@ class Reader:
         self.lineage = Lineage()
         self.rescuers = Rescuers(chain, directory)
         self.ahead = ReadAhead()
+        self.lost: frozenset[bytes] = frozenset()
+        """Who has decided the round that `go_on` was last asked for, by a record that is not to be had."""
         self.refused: set[Anchor] = set()
         """Records that were judged and are not valid, each in the round that it was anchored for: no votes."""
         self._records: dict[bytes, tuple[Record, bytes]] = {}
@@ -144,16 +147,17 @@ class Reader:
         Raises:
             ChainError, StorageError: what there is cannot be looked at now.
         """
-        return (await self._proven(tip))[0]
+        return (await self._proven(tip)).found
 
     async def go_on(self, tip: Tip, how: Open) -> list[Pointer]:
         """As `anchored`; and where the chain proves records of later rounds, too, the next of them are read ahead.
 
         What is not ahead of this tip any more is dropped. `how` decodes bundles (`ReadAhead.want`).
         """
-        found, shown = await self._proven(tip)
+        count = await self._proven(tip)
+        found, self.lost = count.found, count.lost
         if found:
-            later = self._later(tip.round, shown)
+            later = self._later(tip.round, count.shown)
             self.ahead.want(found[0].places, tip, later, [pointer.digest for pointer in found], how)
         return found
 
@@ -168,15 +172,16 @@ class Reader:
         of |= {at.round: at for at in reversed(shown) if first <= at.round <= last}
         return [of[number] for number in sorted(of)]
 
-    async def _proven(self, tip: Tip) -> tuple[list[Pointer], list[Anchor]]:
-        """What `anchored` gives, and the anchors of this round or later ones, in chain order."""
+    async def _proven(self, tip: Tip) -> _Count:
+        """What `anchored` gives, and what else is known of the round by that."""
         count = await self._counted(tip, {})
         if count.decided is None or count.decided >= tip.turn_begins(RESCUE):
             rescuers = await self.rescuers.of(tip)
             count = await self._counted(tip, rescuers) if rescuers else count
         if not count.found and count.problem is not None:
+            self.lost = count.lost
             raise count.problem
-        return count.found, count.shown
+        return count
 
     async def _counted(self, tip: Tip, rescuers: Mapping[bytes, Rescue]) -> _Count:
         members = {hotkey_of(public): public for public in (*tip.leaders, *rescuers)}
@@ -203,7 +208,13 @@ class Reader:
         ordered = claims(votes, roll, final, self.lineage.turns(tip.round), settle)
         found = [Pointer(claim, likeliest(stores.values(), on[claim.digest], self.conduct)) for claim in ordered]
         poll = roll.decided(votes, final, roll.patience(votes), settle)
-        return _Count(found, shown, None if poll is None else poll.block, ballot.problem)
+        block, lost = None if poll is None else poll.block, frozenset[bytes]()
+        if ballot.lost and len(roll.voters) > 1:
+            shown_votes = ballot.with_lost(votes)
+            poll = roll.decided(shown_votes, final, roll.patience(shown_votes), settle)
+            if poll is not None and poll.winner in ballot.lost.values():
+                lost = frozenset(voter for voter, stands in poll.stands.items() if stands == poll.winner)
+        return _Count(found, shown, block, lost, ballot.problem)
 
     async def stores(self, tip: Tip) -> dict[bytes, Store]:
         """The buckets of a tip's list and its rescuers, by key, of those who have one that can be opened; ChainError

@@ -24,7 +24,7 @@ from muster.node.telemetry import events
 from muster.protocol.chain.base import Chain
 from muster.protocol.errors import ChainError, LedgerError, MusterError, StorageError
 from muster.protocol.identity import hotkey_of
-from muster.protocol.ledger import Applied
+from muster.protocol.ledger import RESCUE, Applied
 from muster.protocol.ledger.machine import RoundMachine, Transition
 from muster.protocol.ledger.round import (
     Done,
@@ -185,6 +185,17 @@ class Session:
 
     def _blamed(self, owner: str, problem: str) -> None:
         self._participant.note(events.BadMirror(owner=owner, problem=problem))
+
+    def is_lost(self) -> bool:
+        """Whether the open round has been decided by others, by a record that is nowhere: who then closed it again
+        would part from whoever has that record. It is looked for on, and where it is gone for good a rescue goes on.
+        """
+        lost = self._reader.lost
+        if not lost or self._participant.public in lost:
+            return False
+        whose = ", ".join(sorted(map(hotkey_of, lost)))
+        self.complain(f"round {self._participant.tip.round} is decided by {whose}, and its record is not to be had yet")
+        return True
 
     def complain(self, problem: str) -> None:
         """Say what does not work, once for as long as it is the same."""
@@ -353,6 +364,8 @@ class _Round:
             turn = await self._me.turn(head) if state.phase is Phase.SUBMIT else None
             if turn is not None and comes(state, turn):
                 return [*news, TurnCame(turn)]
+            if state.duty is Duty.LEAD and state.turn != RESCUE and self._session.is_lost():
+                return news
             return [*news, *await self._me.observe(state, head), Looked()]
         except (StorageError, ChainError) as error:
             self._session.complain(f"round {self.tip.round} cannot be looked at: {error}")

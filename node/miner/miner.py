@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -29,6 +30,7 @@ from muster.node.miner.answering import answered
 from muster.node.miner.earnings import Earnings
 from muster.node.miner.engine import Engine, RoundLost
 from muster.node.miner.memory import Memory
+from muster.node.miner.passed_over import Shown, passed_over
 from muster.node.miner.stages import HONEST, OpenRound, Stages, Task
 from muster.node.miner.state import Made, MinerState
 from muster.node.miner.tidying import forget_submissions
@@ -36,6 +38,7 @@ from muster.node.replica import Replica
 from muster.node.telemetry import events
 from muster.protocol import wire
 from muster.protocol.errors import ChainError, StorageError
+from muster.protocol.identity import hotkey_of
 from muster.protocol.ledger import Applied, Tip
 from muster.protocol.ledger.round import Duty
 from muster.protocol.types import Block
@@ -111,6 +114,7 @@ class Miner(Follower):
         self._ahead_of: Tip | None = None
         self._errands: Errands | None = None
         self._sent: Made | None = None
+        self._shown: Shown | None = None
         self._sending = False
         self._refused: set[bytes] = set()
         self._earnings = Earnings(context)
@@ -181,8 +185,14 @@ class Miner(Follower):
         await self.stop_training()
 
     async def after_apply(self, applied: Applied) -> None:
-        """Scores of the round will be named by its record."""
+        """Scores of the round will be named by its record; and whoever was passed over says so."""
         self._earnings.applied(applied)
+        shown, self._shown = self._shown, None
+        problem = "" if shown is None else passed_over(shown, self.public, applied)
+        if problem:
+            leader = hotkey_of(applied.record.leader)
+            log.warning("round %d, closed by %s: %s", applied.record.round, leader, problem)
+            self.note(events.PassedOver(applied.record.round, leader=leader, problem=problem))
 
     async def before_undo(self) -> None:
         """So it does before θ moves back; error feedback stays as it is, for what was made counts as sent."""
@@ -219,9 +229,19 @@ class Miner(Follower):
         made, now = self.made, self._now()
         assert made is not None, "a seal is chosen by what is made"
         await self._stages.key(now, made, found)
+        if self._shown is not None and self._shown.made is made:
+            self._shown = replace(self._shown, key=await self._block())
         if self._sent is not made and not self._sending:  # an earlier life ended between head and payload
             await self._stages.put(now, made)
             self._sent = made
+
+    async def _block(self) -> int | None:
+        """The newest block; None where the chain does not say, and then nothing follows from it."""
+        try:
+            return (await self.context.chain.head()).number
+        except ChainError as error:
+            log.debug("at which block it is up is not known: %s", error)
+            return None
 
     def _now(self) -> OpenRound:
         return OpenRound(self.context, self._tip, self.replica)
@@ -288,7 +308,7 @@ class Miner(Follower):
         """Put the submission; False where the store failed and it is worth trying again."""
         try:
             await self._stages.put(now, made)
-            self._sent = made
+            self._sent, self._shown = made, Shown(made, await self._block())
         except StorageError as error:
             log.warning("the submission of round %d is not up yet: %s", made.round, error)
             if self._trouble != (made.round, str(error)):

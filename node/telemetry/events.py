@@ -165,6 +165,20 @@ class Judged(RoundEvent):
 
 
 @event
+class PassedOver(RoundEvent):
+    """Was passed over, by what it knows itself: `leader`, who closed the round, and `problem`, what stands against its
+    own bucket."""
+
+    by, failed = MINER, True
+    leader: str
+    problem: str
+
+    def said(self) -> str:
+        """By whom, and what speaks against it."""
+        return f"was passed over in the round that {self.leader} closed: {self.problem}"
+
+
+@event
 class Sealed(RoundEvent):
     """Sealed the round: as of `block`, with so many `submissions`."""
 

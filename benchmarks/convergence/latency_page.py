@@ -124,11 +124,11 @@ go on when θ comes:
 {rules}.
 
 Each at the better of two α on the tuning seed; what lost there by more than {HOPELESS:.0%} to the best of its row was not played on
-(a whole round late `fresh` is `take`):
+(a whole round late `fresh` is `take`).{_missing(open_latency(answers.rows)[1])}
 
 {_delay_tuning(answers)}
 
-{difference_table(answers, "delayed", "waiting")}{_missing(open_latency(answers.rows)[1])}
+{difference_table(answers, "delayed", "waiting")}
 
 ![The cost of training on, by how late the outer step comes](img/results-delay.svg)
 

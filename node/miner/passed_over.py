@@ -18,7 +18,7 @@ NOT_HAD = frozenset((KEY_MISSING, UNAVAILABLE, LATE))
 """What a record says of work whose bytes its leader did not have."""
 
 BETWEEN = 2
-"""Blocks within which an honest leader may not have looked again."""
+"""Blocks within which an honest leader may not have looked at heads again before it sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,10 @@ def passed_over(shown: Shown, public: bytes, applied: Applied) -> str:
     if entry is None:
         if shown.sent is None or applied.sealed.number < shown.sent + BETWEEN:
             return ""
-        return (
-            f"its submission was there by block {shown.sent}, and the seal of block {applied.sealed.number} lists none"
-        )
+        return f"it had sent by block {shown.sent}, and the seal of block {applied.sealed.number} does not list it"
     if entry.reason not in NOT_HAD or record.opening is None or shown.key is None or shown.sent is None:
         return ""
     there, made_at = max(shown.sent, shown.key), record.opening.open.number
-    if made_at < there + BETWEEN:
+    if made_at <= there:
         return ""
     return f"submission and key were there by block {there}, and the record of block {made_at} says {entry.reason}"

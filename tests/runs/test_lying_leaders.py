@@ -283,9 +283,12 @@ class TestTwoRecords:
 def test_work_that_a_leader_says_it_has_not_seen(
     leaders: str, deed: type[Aggregator], request: pytest.FixtureRequest
 ) -> None:
-    """It is not applied in that round, and is not measured, which costs no pay; in the next it is back."""
+    """It is not applied in that round, and is not measured, which costs no pay; in the next it is back. Its maker says
+    who passed it over; nobody else has anything to say."""
     scene = play(request.getfixturevalue(leaders), deed)
     assert accepted(scene.run) == ALL | {TWICE: MINERS - 1}
     nobodys_pay_is_touched(scene)
     for file in scene.files(TWICE):
         assert sorted(row.outcome for row in file.rows) == ["evaluated", "not_evaluated"]
+    said = [scene.run.events(f"miner-{i}", events.PassedOver) for i in range(MINERS)]
+    assert [(one.round, one.leader) for each in said for one in each] == [(TWICE, scene.liar)]

@@ -14,7 +14,7 @@ from muster.node.ledger.reader import Reader
 from muster.protocol.chain.base import AnchorSeen, Chain
 from muster.protocol.errors import LedgerError, StorageError
 from muster.protocol.identity import hotkey_of
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.storage import Store
 from muster.protocol.types import Anchor
 from muster.protocol.wire import Record
@@ -87,11 +87,15 @@ class Proven:
             ChainError: the chain cannot be read.
         """
         try:
-            pointers = await self._reader.anchored(tip)
+            pointers = await self._reader.anchored(tip) if await self._may_be_others(tip) else []
         except (StorageError, LedgerError) as error:
             self.problem = error
             return
         self._of |= [(tip.round, (pointer.digest,)) for pointer in pointers if pointer.claim.final]
+
+    async def _may_be_others(self, tip: Tip) -> bool:
+        """Whether somebody else than the one on a list of one may decide the open round by now."""
+        return len(self._voters) > 1 or (await self._chain.head()).number >= tip.turn_begins(RESCUE)
 
     async def trace(self, round_: int, read: Read) -> None:
         """Lead back what is known to `round_`: a record proves the one before it (`protocol/ledger/lineage.py`)."""

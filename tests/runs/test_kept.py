@@ -30,7 +30,7 @@ class Thrifty(Aggregator):
     """Keeps what it must."""
 
     def __init__(self, *parts: Any, **named: Any) -> None:
-        super().__init__(*parts, keep=1, **named)
+        super().__init__(*parts, **{**named, "keep": 1})
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_it_is_as_if_every_anchor_had_been_led_back(
         for who, block, round_, branch in history
     ]
     shelf = Shelf(held)
-    votes = asyncio.run(Ballot(cast(Reader, shelf), TIP, Mirrors(())).votes(seen))
+    votes = asyncio.run(Ballot(cast(Reader, shelf), TIP, Mirrors(()), {}).votes(seen))
 
     def final_ones(votes: list[Vote]) -> list[bytes]:
         return [claim.digest for claim in claims(votes, TIP.roll, final) if claim.final]
@@ -109,5 +109,5 @@ def test_whoever_is_far_behind_reads_nothing_of_what_came_later(later: int) -> N
     seen = [(one.public, 3 + i, Anchor(ROUND, record_of("one", ROUND))) for i, one in enumerate(LIST)]
     seen += [(LIST[i % 3].public, 10 + i, Anchor(ROUND + 1 + i, record_of("one", ROUND + 1 + i))) for i in range(later)]
     shelf = Shelf(frozenset(("one",)))
-    asyncio.run(Ballot(cast(Reader, shelf), TIP, Mirrors(())).votes(seen))
+    asyncio.run(Ballot(cast(Reader, shelf), TIP, Mirrors(()), {}).votes(seen))
     assert shelf.read == 1

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -133,17 +134,7 @@ async def _take_part(
     journal = await asyncio.to_thread(Journal, run.journal(name), listener=_listener(role, facts))
     buckets = _as_used(opened, location, drain, facts, journal)
     chain = QueuedWrites(run.chain(config.chain), turns, drain, journal.ailments)
-    context = Context(
-        identity,
-        chain,
-        buckets,
-        location,
-        journal,
-        faults=Faults.from_environment(os.environ),
-        meter=buckets.meter,
-        bootstrap=config.bootstrap,
-        run_id=run.history.run_id,
-    )
+    context = _around(config, run, Context(identity, chain, buckets, location, journal, meter=buckets.meter))
     service = Service(About(name, run.history.run_id.hex(), await asyncio.to_thread(_versions)), facts)
     journal.note(events.Started(role=role.value, pid=os.getpid()))
     if why:
@@ -163,6 +154,12 @@ async def _take_part(
         await asyncio.to_thread(journal.close)
         await chain.close()
         await buckets.close()
+
+
+def _around(config: NodeConfig, run: RunDirectory, context: Context) -> Context:
+    """What a participant of a run lives on: with its settings, and the faults that a test asks for."""
+    faults = Faults.from_environment(os.environ)
+    return replace(context, faults=faults, bootstrap=config.bootstrap, run_id=run.history.run_id)
 
 
 def _as_used(opened: Buckets, location: str, drain: Drain, facts: Facts, journal: Journal) -> MeteredBuckets:

@@ -54,7 +54,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document["inner"] |= {"steps": 12, "batch": 2, "warmup": 3, "total": 96}
     document["gauntlet"] |= {"eval_windows": 4, "heldout_windows": 16, "lag": 1, "score_wait": WAIT_BLOCKS}
     document["clock"] |= {"deadline": WAIT_BLOCKS, "reveal": WAIT_BLOCKS, "grace": WAIT_BLOCKS}
-    document["clock"] |= {"touch": 3 * WAIT_BLOCKS}
+    document["clock"] |= {"touch": 3 * WAIT_BLOCKS, "silent": 3 * WAIT_BLOCKS}
     document["data"] |= {"window": 32, "slots": 12}
     path = tmp_path_factory.mktemp("preset") / "miniature.toml"
     path.write_text(tomli_w.dumps(document))

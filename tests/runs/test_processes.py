@@ -37,7 +37,7 @@ SUMMARY_KEYS = {
     "bits_per_value", "compression_ratio", "bytes_up", "bytes_down", "utilisation", "peers",
 }  # fmt: skip
 PEER_KEYS = {
-    "uid", "hotkey", "behaviour", "submitted", "accepted", "rejected", "mu", "rating", "peer_score", "weight",
+    "uid", "hotkey", "behaviour", "submitted", "accepted", "late", "rejected", "mu", "rating", "peer_score", "weight",
     "score",
 }  # fmt: skip
 

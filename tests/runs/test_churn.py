@@ -4,21 +4,16 @@ costs the others what the rule says and no more."""
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from nano_stage import BLOCK, NanoStage, Setting
-from run_builders import Ledger, MakeStage, genesis_without, play
+from run_builders import Ledger
 
-from muster.audit import Auditor, AuditReport, FaultClass
 from muster.lab.faults import Fault, Script
-from muster.lab.nano import counting_miner
 from muster.lab.simulator import SimulatedRun
 from muster.node.telemetry.events import Joined, Scored
-from muster.protocol import paths
 from muster.protocol.identity import hotkey_of
-from muster.protocol.spec.history import SpecHistory
 from muster.protocol.wire import Kind
 
 CLOCK = {"min_blocks": 3, "deadline": 8, "reveal": 6, "grace": 3, "seal_age": 2, "evaluate": 3, "checkpoint_every": 2}
@@ -135,29 +130,3 @@ class TestColdJoin:
         assert min(taken) <= whole, "a round that is open already may do, too"
         assert taken == list(range(min(taken), len(opened)))
         assert hotkey_of(public) not in stage.spec.genesis.miners
-
-
-@pytest.mark.slow
-def test_a_run_that_keeps_two_checkpoints_is_joined_and_audited_from_them(stage: MakeStage) -> None:
-    """What is gone is named by a replay from genesis, and needed by nobody else."""
-    made = stage(miners=3, validators=2, clock={"term": 2, "checkpoint_every": 2})
-    spec = genesis_without(made.spec, made.member("miner-2").hotkey)
-    run = play(made, 10, spec, keep=2, arrivals={"miner-2": 8}, makers=lambda _: counting_miner)
-    assert len(run.state_roots) == 10
-    assert Ledger(run).reasons(made.roster, 9)["miner-2"] == ""
-
-    def audited(first: int | None) -> AuditReport:
-        directory = replace(made.run, history=SpecHistory.of(spec))
-        return asyncio.run(Auditor(directory, run.chain, run.buckets, lambda _line: None).audit(first))
-
-    kept = sorted(
-        {paths.round_of(info.key) for info in asyncio.run(Ledger(run).leader.list(f"{spec.run_id().hex()}/bundles/"))}
-    )
-    assert kept == list(range(kept[0], 10))
-    assert 4 <= kept[0] <= 6
-    report = audited(kept[0])
-    assert (report.faults, report.state_roots) == ([], run.state_roots[kept[0] :])
-    whole = audited(None)
-    assert {(fault.round, fault.name.split("/")[1]) for fault in whole.of(FaultClass.LEDGER)} >= {
-        (round_, "bundles") for round_ in range(kept[0])
-    }

@@ -118,7 +118,8 @@ class Torn:
         assert len({one.tip.parent for one in self.sim.participants.values()}) == 1
         top = max(round_ for round_, _ in self.healed.values())
         after = [at for block, at in self.sim.stood.items() if block >= self.partition.until_block] or [self.healed]
-        met = next(at for at in after if len(set(at.values())) == 1)
+        end = {name: (one.tip.round, one.tip.parent) for name, one in self.sim.participants.items()}
+        met = next((at for at in after if len(set(at.values())) == 1), end)  # it may be over within a block
         assert {round_ for round_, _ in met.values()}.pop() <= top + TOGETHER
         final = dict[int, str]()
         for name in self.sim.participants:

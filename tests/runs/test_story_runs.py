@@ -151,7 +151,7 @@ class TestRoundWithFailures:
     def test_failures_stand_out_on_the_page_and_lines_are_short(self, case: Case) -> None:
         story = case.story(BAD)
         lines = page(story, WIDTH).splitlines()
-        assert sum(line.startswith("!") for line in lines) == sum(moment.failed for moment in story.happened) == 6
+        assert sum(line.startswith("!") for line in lines) == sum(moment.failed for moment in story.happened) == 7
         assert max(map(len, lines)) <= WIDTH
         assert case.run.spec.run_id().hex() not in page(story, WIDTH)
 

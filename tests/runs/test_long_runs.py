@@ -87,17 +87,17 @@ class Observed(Simulator):
     def _now(self) -> Census:
         found = taken_now(ignored=BENCH)
         found.update(Counter(self._objects()))
-        found["bytes"] = resident() - self._ledger()
+        found["bytes"] = resident() - self._kept()
         return found
 
-    def _ledger(self) -> int:
-        """Bytes of memory that the records and seals in the bench's buckets take."""
+    def _kept(self) -> int:
+        """Bytes of memory that what is kept for ever takes in the bench's buckets."""
         return sum(
             sys.getsizeof(key) + sys.getsizeof(one) + sys.getsizeof(one.data) + ENTRY_BYTES
             for bucket in self._buckets._open.values()
             if isinstance(bucket, MemoryStore)
             for key, one in bucket._objects.items()
-            if key.split("/")[1] in LEDGER
+            if key.split("/")[1] in (*LEDGER, *SCORES)
         )
 
     def _objects(self) -> Iterator[str]:

@@ -56,7 +56,7 @@ lint: $(VENV)/.tests  ## Style, types, the rooms' imports, declared dependencies
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
-test: lint  ## What every change must pass: about 12 minutes on two cores
+test: lint  ## What every change must pass: about 15 minutes on two cores
 	@echo "looking for an S3 server to test against (Ceph's gateway, installed where that is allowed)"
 	@$(BIN)/python tests/s3_server.py
 	$(PYTEST) -n 2 -m "not processes and not slow and not night and not chain"

@@ -11,9 +11,7 @@ from muster.audit.report import FaultLog
 from muster.node.ledger.catch_up import read_pinned
 from muster.protocol import ledger, paths
 from muster.protocol.errors import LedgerError, StorageError
-
-KEPT_CHECKPOINTS = 2
-"""The newest ones, and every bundle from the older one's round on (docs/protocol.md §1, "Kept")."""
+from muster.validator.aggregator.retention import KEPT_CHECKPOINTS
 
 MAX_LISTED = 10_000
 """Objects of checkpoints that are looked at in a bucket."""

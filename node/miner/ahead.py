@@ -54,7 +54,7 @@ class Ahead:
         """
         self._done = None
         own, self._own = self._own if self._reached == job.round - 1 else None, None
-        delta = engine.run(theta if own is None else _Own(theta.layout, own), job, on_step, stop)
+        delta = engine.run(theta if own is None else OwnWeights(theta.layout, own), job, on_step, stop)
         self._own = _after(theta, delta) if own is None else _moved(own, delta.tensors)
         self._reached, self._done = job.round, _Done(job, windows, delta)
 
@@ -76,7 +76,7 @@ class Ahead:
                 mine.add_(away, alpha=MIXED)
             delta = done.delta
             if delta.steps < job.steps:
-                delta = _joined(delta, engine.run(_Own(theta.layout, own), done.rest(job), on_step, stop), own)
+                delta = _joined(delta, engine.run(OwnWeights(theta.layout, own), done.rest(job), on_step, stop), own)
         self._own, self._reached = own, job.round
         return delta
 
@@ -103,18 +103,20 @@ class _Done:
 
 
 @dataclass(frozen=True, slots=True)
-class _Own:
-    """Weights of the miner's own, as an engine's θ."""
+class OwnWeights:
+    """Weights of a miner's own as an engine's θ: fp32 tensors in layout order, which stay as they are."""
 
     layout: Layout
     tensors: Sequence[Tensor]
 
     def copy_into(self, parameters: Sequence[Tensor]) -> None:
+        """Make `parameters` a copy."""
         with torch.no_grad():
             for mine, theirs in zip(self.tensors, parameters, strict=True):
                 theirs.copy_(mine)
 
     def delta(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """These weights minus `parameters`, fp32, where these are."""
         pairs = zip(self.tensors, parameters, strict=True)
         return [mine - theirs.detach().to(mine.device).float() for mine, theirs in pairs]
 

@@ -12,7 +12,7 @@ from s3_server import RadosGateway
 
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
-from muster.protocol.errors import ConfigError, UsageError
+from muster.protocol.errors import ConfigError, IdentityError, LedgerError, UsageError
 from muster.run.amend import SPARE_ROUNDS, AmendRequest, amend_run
 from muster.run.backends import create_local_chain
 from muster.run.fetch import open_run
@@ -69,3 +69,24 @@ async def test_a_run_that_is_alone_in_its_folder_has_its_owners_word_only(tmp_pa
     amended = await amend_run(AmendRequest(place, "sparse.k=32", key_file=hotkey), {})
     assert (amended.signed, amended.enough) == ("signed by the owner", True)
     assert (tmp_path / "run" / paths.amendment((await open_run(place)).history.run_id, 1)).exists()
+
+
+async def test_a_rescue_is_the_owners_and_names_a_list_from_the_next_round_on(tmp_path: Path, hotkey: Path) -> None:
+    place = await publish_run(make_spec(tmp_path), str(tmp_path / "run"), None, {})
+    helper = ROSTER.miners[0]
+    request = AmendRequest(place, f'genesis.leaders=["{helper.hotkey}"]', key_file=hotkey, rescue=True)
+    run_id = (await open_run(place)).history.run_id
+    with pytest.raises(UsageError, match="--round does not go with --rescue"):
+        await amend_run(replace(request, round=3), {})
+    with pytest.raises(LedgerError, match=r"is an amendment of genesis\.leaders"):
+        await amend_run(replace(request, change="sparse.k=32"), {})
+    stranger = tmp_path / "stranger"
+    stranger.write_text(helper.seed.hex())
+    with pytest.raises(IdentityError, match="amends nothing"):
+        await amend_run(replace(request, key_file=stranger), {})
+    assert not (tmp_path / "run" / paths.amendment(run_id, 1)).exists()
+    amended = await amend_run(request, {})
+    assert (amended.amendment.number, amended.amendment.round, amended.enough) == (1, 1, True)
+    assert f"{helper.hotkey} may close round 0" in amended.signed
+    assert "where whom it names looks" in amended.where
+    assert (tmp_path / "run" / paths.amendment(run_id, 1)).exists()

@@ -121,7 +121,8 @@ async def watch_amendments(context: Context, tip: Callable[[], Tip], published: 
     height, told = -1, frozenset[str]()
     while True:
         try:
-            height = (await context.chain.next_block(height)).number + PERIOD - 1
+            block = (await context.chain.next_block(height)).number
+            height = block + PERIOD - 1
             where = await places(context.directory, tip(), published)
             waiting = await find_waiting(tip(), where)
         except ChainError as error:
@@ -133,7 +134,7 @@ async def watch_amendments(context: Context, tip: Callable[[], Tip], published: 
         told = frozenset(waiting.problems)
         for data in waiting.objects:
             await _keep(context, tip().run_id, data)
-        if height >= tip().turn_begins(RESCUE):
+        if block >= tip().turn_begins(RESCUE):
             await _keep_rescue(context, tip(), where)
 
 

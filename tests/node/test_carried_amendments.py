@@ -11,14 +11,14 @@ import pytest
 from builders import LEADER, OWNER, identity
 from closed_rounds import open_tip
 
-from muster.node.amendments import find_waiting, places, watch_amendments
+from muster.node.amendments import PERIOD, find_waiting, places, watch_amendments
 from muster.node.context import Context
 from muster.node.telemetry.journal import Journal
 from muster.protocol import paths, wire
 from muster.protocol.chain.rules import ChainGenesis
 from muster.protocol.chain.sqlite import SqliteChain
 from muster.protocol.errors import ObjectMissing
-from muster.protocol.ledger import Tip
+from muster.protocol.ledger import RESCUE, Tip
 from muster.protocol.storage import Store
 from muster.protocol.storage.locations import DirectoryBuckets, MemoryBuckets
 from muster.protocol.storage.memory import MemoryStore
@@ -176,3 +176,23 @@ async def test_a_place_that_fails_or_a_bucket_that_refuses_stops_nobody(
         return caplog.text.count("cannot be kept now") > 1
 
     await watch(refusing, published, said)
+
+
+@pytest.mark.parametrize(("first", "kept"), [(LEADER, True), ("second", False)])
+async def test_who_may_rescue_the_run_shows_why_once_it_is_time_and_nobody_else_does(
+    context: Context, first: str, kept: bool
+) -> None:
+    value = f'["{identity(first).hotkey}"]'
+    begins, data = 40, wire.encode_amendment(identity(OWNER), RUN, 1, 1, "genesis.leaders", value)
+    late = replace(TIP, opening=replace(TIP.opening, anchor_by=begins - TIP.spec.clock.silent))
+    assert late.turn_begins(RESCUE) == begins
+    seen: dict[int, bool] = {}
+
+    async def looked_long_enough() -> bool:
+        height = (await context.chain.head()).number
+        seen[height] = await held(context, 1) == data
+        return seen[height] if kept else height > begins + 5 * PERIOD
+
+    await watch(context, await holding(data), looked_long_enough, lambda: late)
+    assert [height for height, there in seen.items() if there and height < begins] == []
+    assert any(seen.values()) is kept
